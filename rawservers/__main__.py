@@ -1,0 +1,5 @@
+import sys
+
+from rawservers.cli import main
+
+sys.exit(main())

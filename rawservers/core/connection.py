@@ -1,0 +1,441 @@
+"""One accepted socket: receive, send, send files, back-pressure, deadlines, close.
+
+A connection lives for one exchange or one session. It carries bytes between its socket and its protocol, and these are
+its rules:
+
+- Try now, wait only when refused. A new connection is read at once, an answer is sent at once; the epoll set hears of it
+  only when the kernel says "not now" (EAGAIN). A short connection may never enter the set.
+- Sockets stay in blocking mode and each call says MSG_DONTWAIT, which saves a system call per connection. Only sendfile
+  has no such flag: before its first use the socket is made non-blocking.
+- What is said waits in one queue, in order. Above HIGH_WATER bytes of it the connection is not read: a peer that does not
+  take its answers cannot make us hold more of them.
+- The peer's FIN ends its input, not our output.
+- The deadline that runs is *send* while something is queued, else the one the protocol is `waiting` for. *send* restarts
+  whenever another 64 KiB, or all the rest, has left; "idle" with whatever is heard or said; the others only when the
+  protocol's waiting changes or it answers, so that trickling bytes gain nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fcntl import ioctl
+from typing import Any
+
+from rawservers.core.loop import Loop
+from rawservers.core.protocol import HIGH_WATER, Address, Answered, Chunk, Closing, FileSlice, Peer, Protocol, Urgent
+
+log = logging.getLogger("rawservers")
+
+READ = select.EPOLLIN | select.EPOLLPRI
+WRITE = select.EPOLLOUT
+PRIORITY = select.EPOLLPRI
+
+# Plain ints: an operation on the enum's own members takes ten times as long.
+DONTWAIT = int(socket.MSG_DONTWAIT)
+DONTWAIT_MORE = int(socket.MSG_DONTWAIT | socket.MSG_MORE)
+DONTWAIT_OOB = int(socket.MSG_DONTWAIT | socket.MSG_OOB)
+SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
+
+RECEIVE_SIZE = 65536  # bytes asked of one recv; larger ones gain nothing on loopback, and it bounds what one wake hears
+GATHER = 65536  # bytes of small answers joined for one send
+SHARE = 1 << 20  # bytes one connection may send per wake, so that a fast reader of large files does not starve the others
+PROGRESS = 65536  # bytes that must leave within the send deadline
+LINGER_BYTES = 16 << 20  # read and dropped after a refusal: a client that uploads 10 MB before it listens is still told
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the connections of one listener have in common.
+
+    name: for messages; start: how a conversation begins; deadlines: seconds for "head", "body", "idle", "send" and
+    "linger" (0 or absent: no deadline); report: is handed each answer's record with the bytes sent and the seconds taken;
+    banner: from the address that was bound, what is said of it at start-up.
+    """
+
+    name: str
+    start: Callable[[Peer], Protocol]
+    deadlines: Mapping[str, float]
+    report: Callable[[Peer, object, int, float], None]
+    banner: Callable[[str], str] = str
+
+
+class Connection:
+    """A source of the loop. It stands in `connections` from its beginning to its close."""
+
+    __slots__ = (
+        "_answer_sent",
+        "_connections",
+        "_ended",
+        "_events",
+        "_fd",
+        "_front_sent",
+        "_loop",
+        "_moved",
+        "_nonblocking",
+        "_owing",
+        "_protocol",
+        "_queue",
+        "_service",
+        "_sock",
+        "_unsent",
+        "_waiting",
+        "peer",
+        "since",
+    )
+
+    def __init__(
+        self, sock: socket.socket, address: Address, service: Service, loop: Loop, connections: set[Connection]
+    ) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()  # -1 once closed
+        self._service = service
+        self._loop = loop
+        self._connections = connections
+        self.peer = Peer(address, loop.clock, self._local, self._woken)
+        self._protocol = NOT_BEGUN
+        self._queue: list[Chunk] = []
+        self._unsent = 0  # bytes in the queue
+        self._front_sent = 0  # bytes of the queue's first chunk that have left
+        self._answer_sent = 0  # bytes of the present answer's earlier chunks, all of which have left
+        self._moved = 0  # bytes that have left since the send deadline was restarted
+        self._events = 0  # what the epoll set watches for
+        self._nonblocking = False
+        self._ended = False  # the peer has said its last byte
+        self._owing = False  # the protocol is to be asked for more when the queue has left
+        self._waiting = ""
+        self.since = loop.clock.now  # when the deadline that runs was started
+        connections.add(self)
+
+    def __repr__(self) -> str:
+        return f"{self._service.name} connection from {self.peer.address[0]} port {self.peer.address[1]}"
+
+    # The life of a connection, in order
+
+    def begin(self) -> None:
+        """Start the conversation, say its greeting, and see whether the peer has already spoken."""
+        self._protocol = protocol = self._service.start(self.peer)
+        self._say((protocol.greeting,) if protocol.greeting else ())
+        if self._reads():
+            self._receive()
+
+    def ready(self, events: int) -> None:
+        """The loop's call: the kernel says that trying again is worth while."""
+        if events & WRITE:
+            self._push()
+        elif self._reads():
+            self._receive(events & PRIORITY != 0 and not self._at_mark())
+        else:
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._lose(OSError(error, os.strerror(error)))
+
+    def _receive(self, urgent: bool = False) -> None:
+        try:
+            data = self._sock.recv(RECEIVE_SIZE, DONTWAIT)
+        except BlockingIOError:
+            self._go_on()
+        except OSError as error:
+            self._lose(error)
+        else:
+            if data:
+                self._say(self._protocol.receive(data, urgent))
+            else:
+                self._ended = True
+                self._say(self._protocol.end())
+
+    def _say(self, chunks: Sequence[Chunk]) -> None:
+        """Send `chunks`, which the protocol has just returned, and then do as it wishes."""
+        protocol = self._protocol
+        waiting = protocol.waiting
+        if chunks or waiting == "idle" or waiting != self._waiting:
+            self._waiting = waiting
+            if not self._queue:
+                self.since = self._loop.clock.now
+        if chunks and (self._queue or not self._send_at_once(chunks)):
+            self._enqueue(chunks)
+            self._push()
+        elif self._events != READ or self._queue or protocol.closing is not KEEP or self._ended:
+            self._go_on()
+        # else the usual case: all was said, and the set watches for the peer's next words already
+
+    def _send_at_once(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether `chunks` were one small piece of output, or one small answer, and the kernel took it whole."""
+        data = chunks[0]
+        answered = chunks[-1]
+        if type(data) is not bytes or len(data) > HIGH_WATER or len(chunks) > 2:
+            return False
+        if len(chunks) == 2 and type(answered) is not Answered:
+            return False
+        try:
+            sent = self._sock.send(data, DONTWAIT)
+        except OSError:
+            return False  # the queue will meet the same error, and knows what to do
+        if sent < len(data):
+            self._front_sent = sent
+            return False
+        self._answer_sent += sent
+        if type(answered) is Answered:
+            self._report(answered)
+        return True
+
+    def _enqueue(self, chunks: Sequence[Chunk]) -> None:
+        size = sum(map(length, chunks))
+        if size > HIGH_WATER:
+            self._owing = True  # the protocol may have stopped at the mark, with more to say
+        if not self._queue:
+            self._unsent = -self._front_sent
+        self._unsent += size
+        now = self._loop.clock.now
+        for chunk in chunks:
+            self._queue.append(Answered(chunk.record, now) if type(chunk) is Answered and not chunk.since else chunk)
+
+    def _push(self) -> None:
+        """Send what is queued, and what the protocol says after it, as far as it goes in this wake."""
+        share = SHARE
+        while share > 0 and self._fd >= 0:
+            share -= self._flush(share)
+            if self._queue or not self._owing:
+                break
+            self._owing = False
+            self._enqueue(self._protocol.resume())
+        self._go_on()
+
+    def _flush(self, share: int) -> int:
+        """Send from the queue until it is empty, the kernel says "not now", or `share` bytes have left; how many did."""
+        total = 0
+        try:
+            self._account(0)
+            while self._queue and total < share:
+                sent = self._send_some(share)
+                total += sent
+                self._account(sent)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._lose(error)
+        return total
+
+    def _send_some(self, share: int) -> int:
+        first = self._queue[0]
+        if type(first) is FileSlice:
+            return self._send_file(first, share)
+        if type(first) is Urgent:
+            return self._send_urgent(first)
+        parts: list[bytes | memoryview] = []
+        size = 0
+        flags = DONTWAIT
+        for chunk in self._queue:
+            if type(chunk) is bytes and size < GATHER:
+                parts.append(chunk)
+                size += len(chunk)
+            elif type(chunk) is not Answered:
+                if type(chunk) is FileSlice:
+                    flags = DONTWAIT_MORE  # the head travels in one packet with the beginning of the file
+                break
+        if self._front_sent:
+            parts[0] = memoryview(parts[0])[self._front_sent :]
+        return self._sock.send(parts[0] if len(parts) == 1 else b"".join(parts), flags)
+
+    def _send_file(self, piece: FileSlice, share: int) -> int:
+        if not self._nonblocking:
+            self._sock.setblocking(False)
+            self._nonblocking = True
+        left = piece.count - self._front_sent
+        sent = os.sendfile(self._fd, piece.file.fd, piece.offset + self._front_sent, min(left, share))
+        if sent == 0 and left:  # never pad: the short body tells the peer
+            log.warning("a file has shrunk while it was sent to %s", self.peer.address[0])
+            raise OSError(errno.EIO, "the file has shrunk")
+        return sent
+
+    def _send_urgent(self, data: Urgent) -> int:
+        if self._sock.family == socket.AF_UNIX:
+            return self._sock.send(data, DONTWAIT)
+        return self._sock.send(data, DONTWAIT_OOB)
+
+    def _account(self, sent: int) -> None:
+        """`sent` more bytes have left: take what is done off the queue, and report the answers that end there."""
+        self._unsent -= sent
+        self._moved += sent
+        left = self._front_sent + sent
+        done = 0
+        for chunk in self._queue:
+            if type(chunk) is Answered:
+                self._report(chunk)
+            else:
+                size = length(chunk)
+                if left < size:
+                    break
+                left -= size
+                self._answer_sent += size
+            done += 1
+        del self._queue[:done]
+        self._front_sent = left
+        if self._moved >= PROGRESS or not self._queue:
+            self.since = self._loop.clock.now
+            self._moved = 0
+
+    def _report(self, answered: Answered) -> None:
+        sent, self._answer_sent = self._answer_sent, 0
+        taken = self._loop.clock.now - answered.since if answered.since else 0.0
+        self._service.report(self.peer, answered.record, sent, taken)
+
+    def _go_on(self) -> None:
+        """Nothing more can be done in this wake: watch for what comes next, or come to the end."""
+        if self._fd < 0:
+            return
+        if self._queue or self._owing:
+            events = WRITE | READ if self._reads() else WRITE
+        elif self._protocol.closing is Closing.CLOSE:
+            return self.close()
+        elif self._protocol.closing is Closing.LINGER:
+            return self._linger()
+        else:
+            events = 0 if self._ended else READ
+        if events != self._events:
+            self._events = events
+            self._loop.watch(self._fd, self, events)
+
+    def _reads(self) -> bool:
+        """Whether the peer's next words are wanted now."""
+        return (
+            self._fd >= 0
+            and not self._ended
+            and not self._owing
+            and self._unsent < HIGH_WATER
+            and self._protocol.closing is KEEP
+        )
+
+    # The end
+
+    def close(self) -> None:
+        """Let go of everything. What was not sent is reported as lost."""
+        if self._fd < 0:
+            return
+        self._loop.forget(self._fd)
+        self._fd = -1
+        self._connections.discard(self)
+        self._sock.close()
+        self._answer_sent += self._front_sent
+        queue, self._queue = self._queue, []
+        for chunk in queue:
+            if type(chunk) is Answered:
+                self._report(chunk)
+
+    failed = close  # after an exception there is nothing better to do
+
+    def _lose(self, error: OSError) -> None:
+        """The network, or the peer's end of it, has failed: that ends this connection and is no concern of the others."""
+        log.debug("%r lost: %s", self, error.strerror or error)
+        self.close()
+
+    def _linger(self) -> None:
+        """All is said, but the peer may still be sending: say FIN, and read on for a while, so that no RST cuts it off."""
+        if self._ended:
+            return self.close()
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            return self._lose(error)
+        self._protocol = Lingering()
+        self._waiting = "linger"
+        self.since = self._loop.clock.now
+        self._go_on()
+
+    # Time
+
+    def tick(self) -> None:
+        """Look whether the deadline that runs has passed."""
+        sending = bool(self._queue)
+        limit = self._service.deadlines.get("send" if sending else self._protocol.waiting, 0)
+        now = self._loop.clock.now
+        if not limit or now - self.since < limit:
+            return
+        self.since = now
+        if sending:
+            self._reset()
+            self._lose(TimeoutError(errno.ETIMEDOUT, "the peer does not take what is sent"))
+        else:
+            self._say(self._protocol.expire())
+
+    def drain(self) -> None:
+        """The server is stopping: tell the protocol."""
+        self._say(self._protocol.drain())
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._protocol.waiting == "idle" and not self._queue and not self._owing
+
+    @property
+    def expendable(self) -> bool:
+        """Whether the peer loses nothing when this connection is closed now."""
+        return self._protocol.expendable and self.idle
+
+    def hang_up(self) -> None:
+        """Say FIN to a peer that waits for nothing."""
+        self._linger()
+
+    def _reset(self) -> None:
+        # A plain close would leave the unsent bytes to the kernel, for as long as it has patience.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    # What the protocol may ask of its peer
+
+    def _local(self) -> Address:
+        return name_of(self._sock.getsockname())
+
+    def _woken(self) -> None:
+        self._loop.soon(self, self._resume)
+
+    def _resume(self) -> None:
+        if self._fd >= 0:
+            self._say(self._protocol.resume())
+
+    def _at_mark(self) -> bool:
+        """Whether the next byte is the one that was sent as urgent (recv never reads across it)."""
+        return ioctl(self._fd, SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
+
+
+class Lingering(Protocol):
+    """The conversation after the last word: hear the peer out, within bounds, and say nothing."""
+
+    waiting = "linger"
+
+    def __init__(self) -> None:
+        self._left = LINGER_BYTES
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        self._left -= len(data)
+        if self._left < 0:
+            self.closing = Closing.CLOSE
+        return ()
+
+    def expire(self) -> Sequence[Chunk]:
+        self.closing = Closing.CLOSE
+        return ()
+
+
+def length(chunk: Chunk) -> int:
+    """How many bytes of the connection `chunk` takes."""
+    if type(chunk) is FileSlice:
+        return chunk.count
+    if type(chunk) is Answered:
+        return 0
+    return len(chunk)
+
+
+def name_of(address: tuple[Any, ...] | str) -> Address:
+    """Host and port of what the socket calls of any family give as an address."""
+    if isinstance(address, tuple):
+        return address[0].removeprefix("::ffff:"), address[1]  # an IPv4 peer of a dual-stack socket
+    return f"unix:{address}", 0
+
+
+KEEP = Closing.KEEP
+NOT_BEGUN = Protocol()

@@ -1,0 +1,186 @@
+"""The contract between the core and what is spoken over it.
+
+A protocol is one conversation: bytes in, chunks out. The core owns the socket, the readiness, the deadlines and the
+memory; the protocol owns the meaning. It never sees a socket or a clock of its own, so that a test of it is one line:
+
+    assert protocol.receive(b"abc\\r\\n") == (b"abc\\r\\n",)
+
+The life of a conversation, as the core drives it:
+
+    start(peer) -> protocol          accepted
+    protocol.greeting                said at once
+    protocol.receive(data)           whenever bytes arrive; returns what to say
+    protocol.resume()                somebody called peer.wake(), or a long answer has left: what more is there to say?
+    protocol.end()                   the peer has said its last byte (a FIN); it may still be listening
+    protocol.expire()                the deadline that `protocol.waiting` names has passed
+    protocol.drain()                 the server is stopping: come to an end soon
+
+After each call the core sends what was returned, then looks at `closing` and `waiting`. None of the calls may raise: bad
+input becomes an answer and a `closing`. However the same input is cut into pieces, the output is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TypeAlias, final
+
+
+class Closing(Enum):
+    """What the core does with the connection once everything said has left."""
+
+    KEEP = "keep"  # listen on
+    CLOSE = "close"  # close it; right when the peer is not expected to say more
+    LINGER = "linger"  # FIN, then read and drop for a while, then close: a peer that is still sending can read the answer
+    # (closing with input unread makes the kernel send a RST, and a RST wipes out what the peer has not yet read)
+
+
+class Clock:
+    """The loop's clock, the only one: read once per wake, shared by everything that runs in that wake.
+
+    now:  seconds since some fixed point, never set back (for deadlines and durations)
+    time: seconds since 1970, as the system's clock has it (for dates)
+    wake: a number that changes whenever news may have come in from outside. What was looked up (a file's stat, say) under
+          the same number was looked up after the bytes now being handled had begun to arrive, and so is still true for them
+    """
+
+    __slots__ = ("now", "time", "wake")
+
+    def __init__(self, now: float = 0.0, time: float = 0.0) -> None:
+        self.now = now
+        self.time = time
+        self.wake = 0
+
+
+Address: TypeAlias = "tuple[str, int]"  # host and port; ("unix:PATH", 0) for a unix socket
+
+
+class Peer:
+    """The other end of a connection, as a protocol sees it.
+
+    address: the peer's own; `local`: ours, the one that it reached; secure: whether TLS protects the bytes.
+    """
+
+    __slots__ = ("_local", "_wake", "address", "clock", "secure")
+
+    def __init__(
+        self,
+        address: Address,
+        clock: Clock,
+        local: Callable[[], Address] = lambda: ("", 0),
+        wake: Callable[[], None] = lambda: None,
+        secure: bool = False,
+    ) -> None:
+        self.address = address
+        self.clock = clock
+        self.secure = secure
+        self._local = local
+        self._wake = wake
+
+    @property
+    def local(self) -> Address:
+        """Our address on this connection (asked of the system only when somebody wants it)."""
+        return self._local()
+
+    def wake(self) -> None:
+        """Have the core call `resume` soon. From any thread; after the connection's end it does nothing."""
+        self._wake()
+
+
+@final
+class OpenFile:
+    """An open file that several answers may be sending at once.
+
+    Python counts who still refers to it: its descriptor is closed when the last answer has left or was dropped, and
+    whoever else kept it (a cache, say) has let go.
+    """
+
+    __slots__ = ("_close", "fd")
+
+    def __init__(self, fd: int, close: Callable[[int], None]) -> None:
+        self.fd = fd
+        self._close = close
+
+    def __del__(self) -> None:
+        self._close(self.fd)
+
+
+@final
+class FileSlice:
+    """`count` bytes of a file from `offset` on, sent by the kernel straight from its cache. Never changes."""
+
+    __slots__ = ("count", "file", "offset")
+
+    def __init__(self, file: OpenFile, offset: int, count: int) -> None:
+        self.file = file
+        self.offset = offset
+        self.count = count
+
+
+@final
+class Urgent(bytes):
+    """Bytes that leave as TCP urgent data (MSG_OOB), where there is such a thing; else in their place among the others."""
+
+    __slots__ = ()
+
+
+@final
+class Answered:
+    """An empty chunk that ends an answer.
+
+    When what stands before it was sent, or lost, the core reports `record` with the bytes that really left and the
+    seconds since `since` (on the loop's clock; 0.0 means since the core was handed the answer).
+    """
+
+    __slots__ = ("record", "since")
+
+    def __init__(self, record: object, since: float = 0.0) -> None:
+        self.record = record
+        self.since = since
+
+
+Chunk: TypeAlias = bytes | FileSlice | Urgent | Answered
+
+
+class Protocol:
+    """One conversation. Derive from it and override what you need: every default does nothing.
+
+    expendable: whether the core may close the connection while it is `waiting` "idle", when descriptors run out. True
+    where the peer is ready to connect again at any time, as HTTP's clients are.
+    """
+
+    greeting: bytes = b""
+    closing: Closing = Closing.KEEP
+    waiting: str = "idle"  # the deadline that runs: "head", "body", "idle", or "" for none
+    expendable: bool = False
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        """`data` arrived, at least one byte. `urgent`: it lies before the mark of a TCP urgent notification."""
+        return ()
+
+    def resume(self) -> Sequence[Chunk]:
+        """Say what has become ready: an answer that took its time, or the rest of one that was cut short.
+
+        Called after `peer.wake()`, and after more than `HIGH_WATER` bytes returned by one call have left: so a protocol that
+        stops at that mark, and keeps the input behind it for `resume`, uses bounded memory whatever is asked of it.
+        """
+        return ()
+
+    def end(self) -> Sequence[Chunk]:
+        """The peer will say no more. The default has nothing to add and closes."""
+        self.closing = Closing.CLOSE
+        return ()
+
+    def expire(self) -> Sequence[Chunk]:
+        """The deadline named by `waiting` has passed. The default hangs up."""
+        self.closing = Closing.LINGER
+        return ()
+
+    def drain(self) -> Sequence[Chunk]:
+        """The server is stopping. A connection that is waiting "idle" is closed a second later."""
+        return ()
+
+
+# Unsent output above which the core stops reading from a connection, in bytes. Two or three times a small answer with its
+# head, so that pipelining pays, and small enough that 10,000 stalled peers cost 640 MB at the very worst.
+HIGH_WATER = 65536

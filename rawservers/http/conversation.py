@@ -1,0 +1,207 @@
+"""One HTTP connection: requests in, answers out, in order.
+
+The short way first. Clients repeat themselves to the byte, so the bytes that one receive brought are looked up whole among
+the requests that were answered before (`recall`); a hit needs no parsing. What is not recalled goes the long way: gather
+until a head is complete, cut it off, check it, have it answered (`respond`).
+
+A request that cannot be understood is refused, and a refusal is the last word: nothing behind it is looked at, since nobody
+can say where the next request would begin.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, Peer, Protocol
+from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
+from rawservers.http.response import Answer, Stamp, error
+
+KEEP = Closing.KEEP
+BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
+BLANK_LINES = re.compile(rb"(?:\r?\n)*")
+HEAD_END = re.compile(rb"\n\r?\n")
+
+
+class Conversation(Protocol):
+    """HTTP with one peer.
+
+    respond(request) gives the answer, or raises Refused; recall(data) gives the answer to a request whose bytes are exactly
+    `data`, if it is known and still true, else None; requests: how many answers this connection may give (0: any number).
+    """
+
+    __slots__ = (
+        "_began",
+        "_buffer",
+        "_left",
+        "_peer",
+        "_recall",
+        "_respond",
+        "_scanned",
+        "_stamp",
+        "closing",
+        "waiting",
+    )
+
+    expendable = True
+
+    def __init__(
+        self,
+        peer: Peer,
+        respond: Callable[[Request], Answer],
+        recall: Callable[[bytes], Answer | None],
+        stamp: Stamp,
+        requests: int = 0,
+    ) -> None:
+        self.closing = KEEP
+        self.waiting = "head"
+        self._peer = peer
+        self._respond = respond
+        self._recall = recall
+        self._stamp = stamp
+        self._left = requests  # answers this connection may still give; never reaches 0 if it began there
+        self._buffer = b""  # input not yet answered
+        self._scanned = 0  # bytes of it known to hold no end of a head
+        self._began = 0.0  # when the first of them came
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        if not self._buffer and self.closing is KEEP:
+            answer = self._recall(data)
+            if answer is not None:
+                return self._say(answer)
+            self._began = self._peer.clock.now
+        self._buffer += data
+        return self._proceed()
+
+    def resume(self) -> Sequence[Chunk]:
+        return self._proceed()
+
+    def end(self) -> Sequence[Chunk]:
+        if self.closing is KEEP:
+            self.closing = Closing.CLOSE
+        return ()
+
+    def expire(self) -> Sequence[Chunk]:
+        self.closing = Closing.LINGER
+        if not self._buffer:
+            return ()
+        line = self._buffer.partition(b"\n")[0].decode("latin-1")
+        return self._say(Answer(error(408, "The request took too long to arrive."), None, line), self._began)
+
+    def drain(self) -> Sequence[Chunk]:
+        self._left = 1
+        if not self._buffer:
+            self.waiting = "idle"
+        return ()
+
+    def _proceed(self) -> Sequence[Chunk]:
+        """Answer what is in the buffer, until a head is incomplete, the connection is to end, or enough has been said."""
+        clock = self._peer.clock
+        chunks: list[Chunk] = []
+        said = 0
+        while self._buffer and self.closing is KEEP and said <= HIGH_WATER:
+            answer = self._next_answer()
+            if answer is None:
+                self.waiting = "head"
+                break
+            more = self._say(answer, self._began if self._began < clock.now else 0.0)
+            said += len(more[0]) + (answer.piece.count if answer.piece else 0)
+            chunks += more
+            self._began = clock.now
+            clock.wake += 1  # the request behind this one may be younger than what was looked up so far
+        return tuple(chunks)
+
+    def _next_answer(self) -> Answer | None:
+        """To the first request in the buffer; None if its head is incomplete."""
+        head = self._buffer
+        try:
+            found = self._cut_head()
+            if found is None:
+                return None
+            head = found
+            return self._recall(head) or self._respond(self._parse(head))
+        except Refused as refusal:
+            self.closing = Closing.LINGER
+            line = head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r")
+            return Answer(error(refusal.status, refusal.why), None, line.decode("latin-1"))
+
+    def _parse(self, head: bytes) -> Request:
+        request = parse_simple(head) or parse(head)
+        if request.length:  # nobody takes the body, and it must not be taken for a request
+            request.keep = False
+            self.closing = Closing.LINGER
+        return request
+
+    def _cut_head(self) -> bytes | None:
+        """Take one whole head off the buffer: None while it is incomplete, Refused if it never will be a good one.
+
+        Whatever shows in a part of a head is judged in the order in which it arrives, so that the answer is the same however
+        the head was cut into packets.
+        """
+        buffer = self._buffer
+        start = _skip_blank_lines(buffer)
+        line_end = buffer.find(b"\n", start) + 1
+        if (line_end or len(buffer)) - start > LINE_LIMIT:
+            raise Refused(414, f"The request line is longer than {LINE_LIMIT} bytes.")
+        if not line_end:
+            return None
+        if parse_simple(buffer[start:line_end]):
+            return self._cut_simple(start, line_end)
+        end = HEAD_END.search(buffer, max(line_end - 1, self._scanned - 2))
+        size = (end.end() if end else len(buffer)) - start
+        if end is None or size > HEAD_LIMIT:
+            check_line(buffer[start:line_end])
+            if size > HEAD_LIMIT:
+                raise Refused(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
+            self._scanned = len(buffer)
+            return None
+        return self._cut(start, end.end())
+
+    def _cut_simple(self, start: int, line_end: int) -> bytes:
+        if self._buffer[line_end:] not in {b"", b"\n", b"\r\n"}:
+            raise Refused(400, "The request line names no version.")
+        head = self._cut(start, line_end)
+        self._buffer = b""
+        return head
+
+    def _cut(self, start: int, end: int) -> bytes:
+        head = self._buffer[start:end]
+        self._buffer = self._buffer[end:]
+        self._scanned = 0
+        return head
+
+    def _say(self, answer: Answer, since: float = 0.0) -> tuple[bytes, *tuple[Chunk, ...]]:
+        """The chunks of `answer`, of which the first is its head; decides what becomes of the connection after it."""
+        stamp = self._stamp
+        if stamp.wake != self._peer.clock.wake:
+            stamp.renew(self._peer.clock)
+        self._left -= 1
+        answered = answer.answered
+        if answer.keep and self._left:
+            self.waiting = "idle"
+            head = answer.before + stamp.keep + answer.behind
+        else:
+            if self.closing is KEEP:
+                self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
+            self._buffer = b""
+            head = answer.before + stamp.close + answer.behind if answer.before else answer.behind
+            answered = answer.last()
+        if since:
+            answered = Answered(answered.record, since)
+        if answer.piece is None:
+            return head, answered
+        return head, answer.piece, answered
+
+
+def _skip_blank_lines(buffer: bytes) -> int:
+    """Where the request line begins. Raises Refused as soon as it cannot be one."""
+    match = BLANK_LINES.match(buffer)
+    start = match.end() if match else 0
+    if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
+        raise Refused(400, "There are too many empty lines before the request.")
+    if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
+        raise Refused(400, "This is not an HTTP request.")
+    return start
+
+
+TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in`: or nothing

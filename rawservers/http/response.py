@@ -1,0 +1,143 @@
+"""Response -> bytes.
+
+An answer leaves as its status line, then Date and Connection, then all the rest. Only those two depend on when and to whom
+it is said, so the others can be kept ready and said again (see `site`). Every answer says HTTP/1.0, and is either as long
+as its Content-Length or ended by the close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from datetime import UTC, datetime
+from html import escape
+from http import HTTPStatus
+
+from rawservers import __version__
+from rawservers.core.protocol import Answered, Clock, FileSlice
+from rawservers.http.request import Request
+
+REASONS = {status.value: status.phrase for status in HTTPStatus}
+WITHOUT_BODY = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+ERROR_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{status} {reason}</title>
+<style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 15vh auto 0; max-width: 32rem; padding: 0 1rem }}</style>
+<h1>{status} {reason}</h1>
+<p>{why}</p>
+</html>
+"""
+
+
+class Response:
+    """What to answer: a status, header fields, and a body. The sending adds Content-Length, Server, Date and Connection."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes | FileSlice = b"") -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+def error(status: int, why: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
+    """An answer that says what is wrong, to a person."""
+    page = ERROR_PAGE.format(status=status, reason=REASONS[status], why=escape(why))
+    return Response(status, [("Content-Type", "text/html; charset=utf-8"), *headers], page.encode())
+
+
+def http_date(seconds: float) -> str:
+    """Seconds since 1970 as RFC 9110 §5.6.7 writes a date: Sun, 06 Nov 1994 08:49:37 GMT."""
+    date = datetime.fromtimestamp(int(seconds), UTC)
+    return f"{DAYS[date.weekday()]}, {date.day:02} {MONTHS[date.month - 1]} {date.year:04} {date:%H:%M:%S} GMT"
+
+
+class Stamp:
+    """The two lines of an answer that depend on when and to whom it is said: made once a second, used by every answer."""
+
+    __slots__ = ("_second", "close", "keep", "wake")
+
+    def __init__(self) -> None:
+        self.wake = self._second = -1
+        self.keep = self.close = b""
+
+    def renew(self, clock: Clock) -> None:
+        """Bring the lines up to date; called by whoever finds that `wake` is not the clock's."""
+        self.wake = clock.wake
+        second = int(clock.time)
+        if second != self._second:
+            self._second = second
+            date = f"Date: {http_date(second)}\r\nConnection: ".encode()
+            self.keep = date + b"keep-alive\r\n"
+            self.close = date + b"close\r\n"
+
+
+class Record:
+    """What the access log is to know of an answer.
+
+    line: the request line, as sent; referer, agent: those header fields, or ""; status; size: bytes of the body as it was to
+    be sent; head: bytes in front of it; text: a place for the log to keep what it made of this record.
+    """
+
+    __slots__ = ("agent", "head", "line", "referer", "size", "status", "text")
+
+    def __init__(self, line: str, request: Request | None, status: int, head: int, size: int) -> None:
+        self.line = line
+        self.referer = request.fields.get("referer", "") if request else ""
+        self.agent = request.fields.get("user-agent", "") if request else ""
+        self.status = status
+        self.head = head
+        self.size = size
+        self.text = ""
+
+
+class Answer:
+    """The bytes of one answer, but for the stamp's.
+
+    before, behind: what stands on either side of the stamp, `behind` with a small body (`before` is empty in the answer to a
+    simple request, which has no head at all); piece: the body, where it leaves from a file; keep: whether the request lets
+    the connection persist; answered: the chunk that ends the answer if it does persist.
+    """
+
+    __slots__ = ("answered", "before", "behind", "keep", "piece")
+
+    def __init__(self, response: Response, request: Request | None, line: str = "") -> None:
+        """The answer to `request`, or to the request line `line` if no more of it was understood."""
+        status = response.status
+        body = response.body
+        size = body.count if isinstance(body, FileSlice) else len(body)
+        head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        if status not in WITHOUT_BODY:
+            head += f"Content-Length: {size}\r\n"
+        if status in WITHOUT_BODY or (request is not None and request.method == "HEAD"):
+            body, size = b"", 0
+        self.before = f"HTTP/1.0 {status} {REASONS.get(status, '')}\r\n".encode()
+        self.behind = f"{SERVER}{head}\r\n".encode("latin-1")
+        self.keep = request is not None and request.keep
+        if request is not None and request.version == (0, 9):
+            self.before = self.behind = b""
+        before_body = len(self.before) + len(self.behind) + (KEEP_SIZE if self.keep else CLOSE_SIZE if self.before else 0)
+        self.answered = Answered(Record(request.line if request else line, request, status, before_body, size))
+        self.piece = body if isinstance(body, FileSlice) else None
+        if isinstance(body, bytes):
+            self.behind += body
+
+    def last(self) -> Answered:
+        """The chunk that ends the answer if the connection does not persist."""
+        if not self.keep:
+            return self.answered
+        record = copy(self.answered.record)
+        assert isinstance(record, Record)
+        record.head += CLOSE_SIZE - KEEP_SIZE
+        return Answered(record)
+
+
+SERVER = f"Server: rawservers/{__version__}\r\n"
+KEEP_SIZE = len(f"Date: {http_date(0)}\r\nConnection: keep-alive\r\n")
+CLOSE_SIZE = len(f"Date: {http_date(0)}\r\nConnection: close\r\n")

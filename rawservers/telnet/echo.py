@@ -1,0 +1,418 @@
+"""The conversation: a line comes in, and what a service makes of it goes out.
+
+**Writing a service.** The simplest is a function of the line, without its end; what it returns is said, with its line
+ends as Telnet wants them, and None says nothing:
+
+    def shout(line: bytes) -> bytes | None:
+        return line.upper()
+
+A service that leads the conversation is a generator function. It is given the conversation, and yields prompts; each
+yield gives the line that was typed in answer. `say` says a line, `Hidden` is a prompt whose answer the screen must not
+show, and to return is to hang up, with a last line to say if there is one:
+
+    def greet(talk: Echo) -> Talk:
+        name = yield b"Your name? "
+        word = yield Hidden(b"The word? ")
+        talk.say(b"Hello " + name if word == b"swordfish" else b"Hello stranger")
+        return b"Goodbye"
+
+From outside, from any thread, `push` says a line unasked. A service that raises ends its own conversation, no other.
+
+**Who echoes.** We never negotiate first: any offer at connect breaks one client or another. A peer that asks for ECHO or
+SGA gets both, since SGA alone leaves some clients showing each character twice; from then on it sends characters as they
+are typed and the editor keeps its screen ("character mode"). Otherwise it sends lines that it has shown itself ("line
+mode"). These are two knowing deviations from RFC 1123, which wants SGA offered unasked (§3.2.2) and any server ready to
+begin negotiating (§3.2.1). For a hidden line we say WILL ECHO and echo nothing, then WONT ECHO.
+
+**Control functions** (RFC 854 p. 13, RFC 1184 §2.5). AYT answers `[Yes]`. IP, BRK and ABORT abandon the line, as does ^C
+in character mode. AO is answered with a Synch and leaves the line alone: what we have said is out of our hands by then.
+EC and EL edit. EOF, and ^D on an empty line, end the input: an unfinished line is answered and the connection closed.
+NOP, GA, SUSP and a DM outside urgent data do nothing.
+
+**Fast and slow.** Nearly every packet is one or more plain lines while nothing is pending. `receive` tells those by a few
+methods of bytes, and echoes them without a look at the single byte. The rest is taken byte by byte where it must be, in
+`_work`, a generator, so that it can stop: where little input asks for much output (^R, the history, a service's long
+answers) it rests as soon as a call has said more than HIGH_WATER bytes, and goes on in `resume` when they have left.
+All else says at most 4.5 bytes for each received (AYT: nine for two), beside the line that was held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from inspect import isgeneratorfunction
+from itertools import groupby
+from typing import TypeAlias, cast, final
+
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Peer, Protocol, Urgent
+from rawservers.telnet import nvt
+from rawservers.telnet.editor import Editor, shown
+from rawservers.telnet.nvt import Nvt, encode
+from rawservers.telnet.options import BINARY, ECHO, LOGOUT, NO, SGA, TIMING_MARK, YES, Options
+
+# The longest line, in bytes without its end. Whoever sends more gets one error line at once and is not remembered, so an
+# endless line costs nothing. Precedent: a terminal's line in Linux (N_TTY_BUF_SIZE, 4096); POSIX asks for 255 (MAX_CANON).
+LONGEST_LINE = 4096
+
+# The most that a receive may say, as a multiple of what it was given, before it rests at HIGH_WATER. AYT is the dearest
+# of the commands: two bytes ask for nine.
+AMPLIFICATION = 4.5
+
+YES_HERE = b"\r\n[Yes]\r\n"  # AYT
+IDLE = b"?Nothing was typed for too long: goodbye"
+FAILED = b"?Something went wrong here: goodbye"
+TOO_LONG = b"?Line too long: the limit is %d bytes"
+
+_SYNCH = (b"\xff", Urgent(b"\xf2"))  # IAC DM; the DM alone is urgent, as the urgent pointer names one byte
+_EDITING = b"\x00\x04\b\x15\x17\x7f"  # what is never plain text: NUL ^D BS ^U ^W DEL
+_PLAIN = bytes(code for code in range(0xFF) if code not in _EDITING)
+_PLAIN_SHOWN = _PLAIN.translate(None, b"\x03\x12\x1b")  # in character mode also not: ^C ^R ESC
+
+
+@final
+class Hidden(bytes):
+    """A prompt whose answer the screen must not show."""
+
+    __slots__ = ()
+
+
+Answer: TypeAlias = Callable[[bytes], "bytes | None"]
+Talk: TypeAlias = Generator[bytes, bytes, "bytes | None"]
+Service: TypeAlias = "Answer | Callable[[Echo], Talk]"
+
+
+def echo(line: bytes) -> bytes | None:
+    """RFC 862's service, a line at a time: `line` itself."""
+    return line
+
+
+class Echo(Protocol):
+    """One Telnet conversation.
+
+    peer:    the other end
+    failure: what the service raised, if it did; for whoever wants to report it
+    """
+
+    __slots__ = (
+        "_answer",
+        "_borrowed",
+        "_dropping",
+        "_editor",
+        "_ended",
+        "_hidden",
+        "_later",
+        "_longest",
+        "_nvt",
+        "_options",
+        "_out",
+        "_plain",
+        "_prompt",
+        "_pushed",
+        "_said",
+        "_talk",
+        "_work",
+        "closing",
+        "failure",
+        "greeting",
+        "peer",
+    )
+
+    def __init__(
+        self, peer: Peer, answer: Service = echo, *, longest: int = LONGEST_LINE, greeting: bytes = b""
+    ) -> None:
+        """`answer`: the service. `longest`: line, in bytes. `greeting`: text said at once, line ends of any kind."""
+        self.peer = peer
+        self.closing = Closing.KEEP
+        self.failure: Exception | None = None
+        self._longest = longest
+        self._nvt = Nvt()
+        self._options: Options | None = None
+        self._editor = Editor()
+        self._dropping = False  # the rest of a line that was too long
+        self._ended = False  # the peer will say no more
+        self._prompt = b""
+        self._hidden = False
+        self._borrowed = False  # the echo is ours only while a line is hidden
+        self._pushed: list[bytes] = []
+        self._later: list[tuple[bytes, bool]] = []
+        self._work: Iterator[None] | None = None
+        self._out: list[bytes] = []
+        self._said = 0
+        self._answer: Answer | None = None
+        self._talk: Talk | None = None
+        self._plain = answer is echo
+        self.greeting = encode(greeting)
+        if answer is not echo and isgeneratorfunction(answer):
+            self._begin(cast("Callable[[Echo], Talk]", answer))
+        else:
+            self._answer = cast("Answer", answer)
+
+    # What the core calls.
+
+    def receive(self, data: bytes, urgent: bool = False) -> tuple[Chunk, ...]:
+        """What to say to `data`, in the order of the stream. `urgent`: it lies before a Synch's mark."""
+        if (
+            self._plain
+            and not urgent
+            and data.endswith(b"\n")
+            and not data.translate(None, _PLAIN)
+            and (len(data) <= self._longest or max(map(len, data.split(b"\n"))) <= self._longest)
+        ):
+            if data.count(b"\n") == data.count(b"\r\n") == data.count(b"\r"):
+                return (data,)
+            return (data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n"),)
+        if self.closing is not Closing.KEEP:
+            return ()
+        self._later.append((data, urgent))
+        return self._go_on(max(HIGH_WATER, int(AMPLIFICATION * len(data))))
+
+    def resume(self) -> tuple[Chunk, ...]:
+        """What was pushed, and the rest of what was cut short."""
+        if self.closing is not Closing.KEEP:
+            return ()
+        while self._pushed:
+            self._interject(b"\r\n" if self._prompt or self._editor.shows else b"", encode(self._pushed.pop(0), self._binary))
+        return self._go_on(HIGH_WATER)
+
+    def end(self) -> tuple[Chunk, ...]:
+        """The peer will say no more: answer its unfinished last line and close."""
+        self._ended = True
+        return self._go_on(HIGH_WATER)
+
+    def expire(self) -> tuple[Chunk, ...]:
+        """The peer was silent for too long: say so and close."""
+        if self._prompt or self._editor.line:
+            self._put(b"\r\n")
+        self.say(IDLE)
+        self._hang_up()
+        return self._flush()
+
+    # What a service may call.
+
+    def say(self, text: bytes) -> None:
+        """Say `text` and end the line. For a service, while it is being asked."""
+        self._put(encode(text, self._binary) + b"\r\n")
+
+    def push(self, text: bytes) -> None:
+        """Say the line `text` soon, whoever's turn it is. From any thread; does nothing once the conversation is over."""
+        self._pushed.append(text)
+        self.peer.wake()
+
+    # Output.
+
+    def _put(self, data: bytes) -> None:
+        self._out.append(data)
+        self._said += len(data)
+
+    def _flush(self) -> tuple[Chunk, ...]:
+        """What was put, with neighbouring bytes made one."""
+        out, self._out, self._said = self._out, [], 0
+        if Urgent not in map(type, out):
+            whole = b"".join(out)
+            return (whole,) if whole else ()
+        chunks: list[Chunk] = []
+        for kind, run in groupby(out, type):
+            chunks += run if kind is Urgent else (b"".join(run),)
+        return tuple(filter(None, chunks))
+
+    # Input.
+
+    def _go_on(self, limit: int) -> tuple[Chunk, ...]:
+        """Work until the input is used up or `limit` bytes were said."""
+        work = self._work or self._read()
+        self._work = None
+        for _ in work:
+            if self.closing is not Closing.KEEP:
+                self._later.clear()
+                break
+            if self._said > limit:
+                self._work = work
+                break
+        self._plain = self._is_plain()
+        return self._flush()
+
+    def _read(self) -> Iterator[None]:
+        """Take what was received to pieces and act on each; a yield wherever it may rest."""
+        while self._later:
+            for code, what in self._nvt.parse(*self._later.pop(0)):
+                if code == nvt.TEXT:
+                    yield from self._type(what)
+                else:
+                    self._obey(code, what)
+                    yield
+        if self._ended:
+            self._finish()
+            self.closing = Closing.CLOSE
+
+    def _is_plain(self) -> bool:
+        """Whether a packet of plain lines would come back as it is."""
+        return (
+            self._answer is echo
+            and self._work is None
+            and self.closing is Closing.KEEP
+            and self._nvt.quiet
+            and not (self._editor.line or self._editor.shows or self._dropping or self._echoing)
+        )
+
+    def _type(self, text: bytes) -> Iterator[None]:
+        """`text` was typed, with LF for each line end."""
+        *lines, rest = text.split(b"\n")
+        for line in lines:
+            yield from self._keys(line)
+            self._enter()
+            yield
+        yield from self._keys(rest)
+
+    def _keys(self, keys: bytes) -> Iterator[None]:
+        if self._dropping or not keys:
+            return
+        plain = _PLAIN_SHOWN if self._echoing else _PLAIN
+        if not self._editor.escaped and not keys.translate(None, plain):
+            self._insert(keys)
+            return
+        for at in range(len(keys)):
+            self._key(keys[at : at + 1])
+            yield
+
+    def _key(self, key: bytes) -> None:
+        if self._dropping:
+            return
+        if self._echoing and (change := self._editor.key(key)) is not None:
+            self._put(change)
+        elif self._echoing and key == b"\x03":
+            self._interrupt()
+        elif self._echoing and key == b"\x12":
+            self._interject(b"^R\r\n")
+        elif key == b"\x04" and not self._editor.line:
+            self._hang_up()
+        elif key in _ERASE:
+            self._put(_ERASE[key](self._editor))
+        else:
+            self._insert(key)
+
+    def _insert(self, text: bytes) -> None:
+        room = self._longest - len(self._editor.line)
+        self._put(self._editor.insert(text[:room]))
+        if len(text) > room:
+            self._drop()
+
+    def _drop(self) -> None:
+        """The line is too long: say so now, and forget it up to its end."""
+        if self._editor.shows:
+            self._put(b"\r\n")
+        self._editor.clear()
+        self._dropping = True
+        self.say(TOO_LONG % self._longest)
+
+    def _enter(self) -> None:
+        """A line end was typed."""
+        if self._dropping:
+            self._dropping = False
+            self._put(self._prompt)
+            return
+        if self._echoing:
+            self._put(b"\r\n")
+        self._ask(self._editor.take())
+
+    def _finish(self) -> None:
+        """The input is over: what stands in the line was its last."""
+        if self._editor.line:
+            self._enter()
+        self._hang_up()
+
+    # The service.
+
+    def _begin(self, service: Callable[[Echo], Talk]) -> None:
+        """Start `service`; what it says before the first line is heard belongs to the greeting."""
+        try:
+            self._talk = service(self)
+            self._show_prompt(next(self._talk))
+        except StopIteration as stop:
+            self._stop(stop.value)
+        except Exception as failure:
+            self._fail(failure)
+        self.greeting += b"".join(self._out)
+        self._flush()
+
+    def _ask(self, line: bytes) -> None:
+        """Hand `line` to the service."""
+        try:
+            if self._talk is not None:
+                self._show_prompt(self._talk.send(line))
+            elif self._answer is not None:
+                text = self._answer(line)
+                if text is not None:
+                    self.say(text)
+        except StopIteration as stop:
+            self._stop(stop.value)
+        except Exception as failure:
+            self._fail(failure)
+
+    def _show_prompt(self, prompt: bytes) -> None:
+        self._hide(isinstance(prompt, Hidden))
+        self._prompt = encode(prompt, self._binary)
+        self._put(self._prompt)
+
+    def _stop(self, text: bytes | None) -> None:
+        """The service has come to its end."""
+        self._hide(False)
+        self._prompt = b""
+        try:
+            if text is not None:
+                self.say(text)
+        except Exception as failure:
+            self._fail(failure)
+        self._hang_up()
+
+    def _fail(self, failure: Exception) -> None:
+        self.failure = failure
+        self.say(FAILED)
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        talk, self._talk = self._talk, None
+        self.closing = Closing.LINGER
+        try:
+            if talk is not None:
+                talk.close()
+        except Exception as failure:
+            self.failure = failure
+
+    # Commands.
+
+    def _obey(self, code: int, option: bytes) -> None:
+        match code:
+            case nvt.WILL | nvt.WONT | nvt.DO | nvt.DONT:
+                self._negotiate(code, option[0])
+            case nvt.AYT:
+                self._interject(YES_HERE)
+            case nvt.AO:
+                self._out += _SYNCH
+                self._said += 2
+            case nvt.IP | nvt.BRK | nvt.ABORT:
+                self._interrupt()
+            case nvt.EC:
+                self._put(self._editor.erase_character())
+            case nvt.EL:
+                self._put(self._editor.erase_line())
+            case nvt.EOF:
+                self._finish()
+
+    def _interrupt(self) -> None:
+        """Abandon the line, be it too long or not."""
+        self._editor.clear()
+        self._dropping = False
+        if self._echoing:
+            self._put(b"^C\r\n" + self._prompt)
+
+    def _interject(self, *text: bytes) -> None:
+        """Say `text` in the middle of a line, and show the line again."""
+        ...
+
+    @property
+    def _echoing(self) -> bool:
+        """The peer has agreed that the echo is ours."""
+        return self._options is not None and self._options.us[ECHO] is YES and not self._borrowed
+
+    @property
+    def _binary(self) -> bool:
+        return self._options is not None and self._options.us[BINARY] is YES

@@ -1,0 +1,48 @@
+"""Pass all the tests, on a fresh machine too: python3 -m tests [PYTEST ARGUMENTS]
+
+Makes a virtual environment in .venv with what the tests need, installs the real clients that they drive (with apt, where
+it runs as root), then hands over to pytest. Elsewhere a missing client is a visible skip; where CI is set it is a failure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
+# The command and the Debian package that it comes in.
+CLIENTS = {"curl": "curl", "nc.openbsd": "netcat-openbsd", "strace": "strace"}
+
+
+def install_clients() -> None:
+    missing = [package for command, package in CLIENTS.items() if shutil.which(command) is None]
+    if importlib.util.find_spec("ensurepip") is None:  # Debian's own Python comes without
+        missing.append("python3-venv")
+    if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], env=quiet, check=False)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=quiet, check=True)
+
+
+def make_environment() -> None:
+    wanted = (ROOT / "pyproject.toml").read_text()
+    made_for = ROOT / ".venv" / "made-for.toml"
+    if PYTHON.exists() and made_for.exists() and made_for.read_text() == wanted:
+        return
+    subprocess.run([sys.executable, "-m", "venv", "--clear", ROOT / ".venv"], check=True)
+    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[test]"], check=True)
+    made_for.write_text(wanted)
+
+
+if __name__ == "__main__":
+    install_clients()
+    make_environment()
+    os.chdir(ROOT)
+    os.execv(PYTHON, [PYTHON, "-m", "pytest", *sys.argv[1:]])

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live import Server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder to serve, empty but for a file `f`."""
+    root = tmp_path / "www"
+    root.mkdir()
+    (root / "f").write_bytes(b"content of f\n")
+    return root
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    """Both servers, as they are started by hand, on free ports."""
+    with Server(folder, "--http", "0", "--telnet", "0") as running:
+        yield running
