@@ -43,7 +43,7 @@ class Server:
     """`python -m MODULE ARGUMENTS` from its first line to its last."""
 
     def __init__(self, *arguments: str | Path, module: str = "rawservers", **popen: object) -> None:
-        self.lines: list[str] = []
+        self._addresses: dict[str, tuple[str, int]] = {}
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,
@@ -80,17 +80,13 @@ class Server:
 
     def address(self, service: str) -> tuple[str, int]:
         """Where it says that `service` listens."""
-        pattern = rf"^{service} listening on (?:http://)?(.*):([0-9]+)(?:/ .*)?$"
-
-        def found() -> re.Match[str] | None:
-            self.pump(0.01)
-            assert self.process.poll() is None or self.stderr().count("listening"), self.stderr()
-            return re.search(pattern, self.stderr(), re.MULTILINE)
-
-        until(lambda: found() is not None, f"{service} listening; it said {self.stderr()!r}")
-        match = found()
-        assert match
-        return match[1].strip("[]"), int(match[2])
+        if service not in self._addresses:
+            line = re.compile(rf"^{service} listening on (?:http://)?(.*):([0-9]+)(?:/ .*)?$", re.MULTILINE)
+            until(lambda: self.process.poll() is not None or line.search(self.stderr()) is not None, f"{service} listening")
+            match = line.search(self.stderr())
+            assert match, self.stderr()
+            self._addresses[service] = match[1].strip("[]"), int(match[2])
+        return self._addresses[service]
 
     @property
     def url(self) -> str:

@@ -174,11 +174,21 @@ def check_framing(reply: Reply, record: Record) -> None:
 
 
 def test_the_records_head_is_what_is_sent_before_the_body(site: Site, clock: Clock) -> None:
-    for request in (b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /f HTTP/1.0\r\n\r\n", b"GET /f\r\n", b"HEAD /f HTTP/1.0\r\n\r\n"):
+    for request in (
+        b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /f HTTP/1.0\r\n\r\n",
+        b"GET /f\r\n",
+        b"HEAD /f HTTP/1.0\r\n\r\n",
+    ):
         for requests in (0, 1):
             client = Client(site, clock, requests).send(request)
             (record,) = client.records
             assert record.head + record.size == len(client.said)
+    client = Client(site, clock)
+    for request in (b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /f HTTP/1.0\r\n\r\n"):  # the second is kept, unasked
+        clock.now += 1
+        client.send(request)
+    assert sum(record.head + record.size for record in client.records) == len(client.said)
 
 
 def test_the_last_of_so_many_requests_says_close(site: Site, clock: Clock) -> None:
@@ -186,6 +196,23 @@ def test_the_last_of_so_many_requests_says_close(site: Site, clock: Clock) -> No
     client = Client(site, clock, requests=3).send(request, request, request + request)
     assert [dict(reply.headers)["Connection"] for reply in client.replies()] == ["keep-alive", "keep-alive", "close"]
     assert client.closing is Closing.LINGER
+
+
+def test_a_client_that_reuses_a_connection_need_not_ask_for_it_again(site: Site, clock: Clock) -> None:
+    old, new = b"GET /f HTTP/1.0\r\n\r\n", b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
+
+    def connections(*packets: bytes) -> list[str]:
+        client = Client(site, clock)
+        for packet in packets:
+            client.send(packet)
+            clock.now += 0.001
+        assert sum(record.head + record.size for record in client.records) == len(client.said)
+        return [dict(reply.headers)["Connection"] for reply in client.replies()]
+
+    assert connections(new, old, old) == ["keep-alive"] * 3  # curl
+    assert connections(old, old) == ["close"]
+    assert connections(new + old) == ["keep-alive", "close"]  # it cannot have seen that it was kept
+    assert connections(new, b"GET /f HTTP/1.0\r\nConnection: close\r\n\r\n") == ["keep-alive", "close"]
 
 
 def test_draining_ends_with_the_next_answer(site: Site, clock: Clock) -> None:

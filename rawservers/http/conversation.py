@@ -33,6 +33,7 @@ class Conversation(Protocol):
     __slots__ = (
         "_began",
         "_buffer",
+        "_kept",
         "_left",
         "_peer",
         "_recall",
@@ -62,14 +63,15 @@ class Conversation(Protocol):
         self._left = requests  # answers this connection may still give; never reaches 0 if it began there
         self._buffer = b""  # input not yet answered
         self._scanned = 0  # bytes of it known to hold no end of a head
-        self._began = 0.0  # when the first of them came
+        self._began = 0.0  # when the first of it came
+        self._kept = 0.0  # when an answer last left the connection open
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         if not self._buffer and self.closing is KEEP:
+            self._began = self._peer.clock.now
             answer = self._recall(data)
             if answer is not None:
                 return self._say(answer)
-            self._began = self._peer.clock.now
         self._buffer += data
         return self._proceed()
 
@@ -177,20 +179,30 @@ class Conversation(Protocol):
             stamp.renew(self._peer.clock)
         self._left -= 1
         answered = answer.answered
-        if answer.keep and self._left:
+        if self._left and (answer.keep or (answer.silent and self._is_reused())):
             self.waiting = "idle"
+            self._kept = self._peer.clock.now
             head = answer.before + stamp.keep + answer.behind
+            if not answer.keep:
+                answered = answer.ended(keep=True)
         else:
             if self.closing is KEEP:
                 self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
             self._buffer = b""
             head = answer.before + stamp.close + answer.behind if answer.before else answer.behind
-            answered = answer.last()
+            answered = answer.ended(keep=False)
         if since:
             answered = Answered(answered.record, since)
         if answer.piece is None:
             return head, answered
         return head, answer.piece, answered
+
+    def _is_reused(self) -> bool:
+        """Whether the present request began after an answer that kept the connection: its client knows what that means.
+
+        curl is such a client. It falls back to HTTP/1.0 once it has seen HTTP/1.0, and then says nothing of persistence.
+        """
+        return 0.0 < self._kept < self._began
 
 
 def _skip_blank_lines(buffer: bytes) -> int:

@@ -45,10 +45,11 @@ class Request:
 
     head: its exact bytes; line: the request line; method, target: as sent; version: (1, 0) or (1, 1), (0, 9) for a simple
     request; fields: header values by lower-case name, repeated ones joined by ", " (RFC 9110 §5.3); host: without the port,
-    lower case, "" if the request names none; length: bytes of body that follow; keep: whether the connection is to persist.
+    lower case, "" if the request names none; length: bytes of body that follow; keep: whether the connection is to persist;
+    silent: whether the request leaves that to what was usual in HTTP/1.0, by saying nothing.
     """
 
-    __slots__ = ("fields", "head", "host", "keep", "length", "line", "method", "target", "version")
+    __slots__ = ("fields", "head", "host", "keep", "length", "line", "method", "silent", "target", "version")
 
     def __init__(self, head: bytes, line: str, method: str, target: str, version: tuple[int, int]) -> None:
         self.head = head
@@ -60,6 +61,7 @@ class Request:
         self.host = ""
         self.length = 0
         self.keep = False
+        self.silent = False
 
     def locate(self) -> tuple[bytes, str]:
         """The path, percent-decoded once, and the query with its "?" or "" (RFC 1945 §5.1.2). Raises Refused.
@@ -107,6 +109,7 @@ def parse(head: bytes) -> Request:
     request.host = _host(request, names)
     request.length = _body_length(request, names)
     request.keep = _persists(request)
+    request.silent = request.version == (1, 0) and "connection" not in names and request.method not in WITH_BODY
     if request.method not in KNOWN_METHODS:
         raise Refused(501, "This server knows no such method.")
     return request

@@ -101,11 +101,11 @@ class Answer:
     """The bytes of one answer, but for the stamp's.
 
     before, behind: what stands on either side of the stamp, `behind` with a small body (`before` is empty in the answer to a
-    simple request, which has no head at all); piece: the body, where it leaves from a file; keep: whether the request lets
-    the connection persist; answered: the chunk that ends the answer if it does persist.
+    simple request, which has no head at all); piece: the body, where it leaves from a file; keep, silent: the request's wish
+    for the connection; answered: the chunk that ends the answer if that wish is granted.
     """
 
-    __slots__ = ("answered", "before", "behind", "keep", "piece")
+    __slots__ = ("answered", "before", "behind", "keep", "piece", "silent")
 
     def __init__(self, response: Response, request: Request | None, line: str = "") -> None:
         """The answer to `request`, or to the request line `line` if no more of it was understood."""
@@ -120,6 +120,7 @@ class Answer:
         self.before = f"HTTP/1.0 {status} {REASONS.get(status, '')}\r\n".encode()
         self.behind = f"{SERVER}{head}\r\n".encode("latin-1")
         self.keep = request is not None and request.keep
+        self.silent = request is not None and request.silent
         if request is not None and request.version == (0, 9):
             self.before = self.behind = b""
         before_body = len(self.before) + len(self.behind) + (KEEP_SIZE if self.keep else CLOSE_SIZE if self.before else 0)
@@ -128,13 +129,13 @@ class Answer:
         if isinstance(body, bytes):
             self.behind += body
 
-    def last(self) -> Answered:
-        """The chunk that ends the answer if the connection does not persist."""
-        if not self.keep:
+    def ended(self, keep: bool) -> Answered:
+        """The chunk that ends the answer if the connection persists, or does not, as `keep` says."""
+        if keep == self.keep or not self.before:
             return self.answered
         record = copy(self.answered.record)
         assert isinstance(record, Record)
-        record.head += CLOSE_SIZE - KEEP_SIZE
+        record.head += KEEP_SIZE - CLOSE_SIZE if keep else CLOSE_SIZE - KEEP_SIZE
         return Answered(record)
 
 

@@ -1,14 +1,14 @@
 """The conversation: a line comes in, and what a service makes of it goes out.
 
-**Writing a service.** The simplest is a function of the line, without its end; what it returns is said, with its line
-ends as Telnet wants them, and None says nothing:
+**Writing a service.** The simplest is a function of the line, without its end; what it returns is said, with its
+line ends as Telnet wants them, and None says nothing:
 
     def shout(line: bytes) -> bytes | None:
         return line.upper()
 
-A service that leads the conversation is a generator function. It is given the conversation, and yields prompts; each
-yield gives the line that was typed in answer. `say` says a line, `Hidden` is a prompt whose answer the screen must not
-show, and to return is to hang up, with a last line to say if there is one:
+A service that leads the conversation is a generator function. It is given the conversation, and yields prompts;
+each yield gives the line that was typed in answer. `say` says a line, `Hidden` is a prompt whose answer the screen
+must not show, and to return is to hang up, with a last line to say if there is one:
 
     def greet(talk: Echo) -> Talk:
         name = yield b"Your name? "
@@ -16,24 +16,27 @@ show, and to return is to hang up, with a last line to say if there is one:
         talk.say(b"Hello " + name if word == b"swordfish" else b"Hello stranger")
         return b"Goodbye"
 
-From outside, from any thread, `push` says a line unasked. A service that raises ends its own conversation, no other.
+From outside, from any thread, `push` says a line unasked. A service that raises ends its own conversation, no
+other.
 
-**Who echoes.** We never negotiate first: any offer at connect breaks one client or another. A peer that asks for ECHO or
-SGA gets both, since SGA alone leaves some clients showing each character twice; from then on it sends characters as they
-are typed and the editor keeps its screen ("character mode"). Otherwise it sends lines that it has shown itself ("line
-mode"). These are two knowing deviations from RFC 1123, which wants SGA offered unasked (§3.2.2) and any server ready to
-begin negotiating (§3.2.1). For a hidden line we say WILL ECHO and echo nothing, then WONT ECHO.
+**Who echoes.** We never negotiate first: any offer at connect breaks one client or another. A peer that asks for
+ECHO or SGA gets both, since SGA alone leaves some clients showing each character twice; from then on it sends
+characters as they are typed and the editor keeps its screen ("character mode"). Otherwise it sends lines that it
+has shown itself ("line mode"). These are two knowing deviations from RFC 1123, which wants SGA offered unasked
+(§3.2.2) and any server ready to begin negotiating (§3.2.1). For a hidden line we say WILL ECHO and echo nothing,
+then WONT ECHO.
 
-**Control functions** (RFC 854 p. 13, RFC 1184 §2.5). AYT answers `[Yes]`. IP, BRK and ABORT abandon the line, as does ^C
-in character mode. AO is answered with a Synch and leaves the line alone: what we have said is out of our hands by then.
-EC and EL edit. EOF, and ^D on an empty line, end the input: an unfinished line is answered and the connection closed.
-NOP, GA, SUSP and a DM outside urgent data do nothing.
+**Control functions** (RFC 854 p. 13, RFC 1184 §2.5). AYT answers `[Yes]`. IP, BRK and ABORT abandon the line, as
+does ^C in character mode. AO is answered with a Synch and leaves the line alone: what we have said is out of our
+hands by then. EC and EL edit. EOF, and ^D on an empty line, end the input: an unfinished line is answered and the
+connection closed. NOP, GA, SUSP and a DM outside urgent data do nothing.
 
-**Fast and slow.** Nearly every packet is one or more plain lines while nothing is pending. `receive` tells those by a few
-methods of bytes, and echoes them without a look at the single byte. The rest is taken byte by byte where it must be, in
-`_work`, a generator, so that it can stop: where little input asks for much output (^R, the history, a service's long
-answers) it rests as soon as a call has said more than HIGH_WATER bytes, and goes on in `resume` when they have left.
-All else says at most 4.5 bytes for each received (AYT: nine for two), beside the line that was held.
+**Fast and slow.** Nearly every packet is one or more plain lines while nothing is pending. `receive` tells those by
+a few methods of bytes, and echoes them without a look at the single byte. The rest is taken byte by byte where it
+must be, in `_work`, a generator, so that it can stop: where little input asks for much output (^R, the history, a
+service's long answers) it rests as soon as a call has said more than HIGH_WATER bytes, and goes on in `resume` when
+they have left. All else says at most 4.5 bytes for each received (AYT: nine for two), beside the line that was
+held.
 """
 
 from __future__ import annotations
@@ -47,10 +50,11 @@ from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Peer, Protocol,
 from rawservers.telnet import nvt
 from rawservers.telnet.editor import Editor, shown
 from rawservers.telnet.nvt import Nvt, encode
-from rawservers.telnet.options import BINARY, ECHO, LOGOUT, NO, SGA, TIMING_MARK, YES, Options
+from rawservers.telnet.options import BINARY, ECHO, LOGOUT, SGA, TIMING_MARK, WANTYES, YES, Options
 
-# The longest line, in bytes without its end. Whoever sends more gets one error line at once and is not remembered, so an
-# endless line costs nothing. Precedent: a terminal's line in Linux (N_TTY_BUF_SIZE, 4096); POSIX asks for 255 (MAX_CANON).
+# The longest line, in bytes without its end. One that grows beyond it is answered with an error line at once, and not
+# kept, so an endless line costs nothing. Precedents: 4096 for a line typed at a terminal in Linux (N_TTY_BUF_SIZE); 255
+# is the least that POSIX asks for (MAX_CANON).
 LONGEST_LINE = 4096
 
 # The most that a receive may say, as a multiple of what it was given, before it rests at HIGH_WATER. AYT is the dearest
@@ -66,6 +70,13 @@ _SYNCH = (b"\xff", Urgent(b"\xf2"))  # IAC DM; the DM alone is urgent, as the ur
 _EDITING = b"\x00\x04\b\x15\x17\x7f"  # what is never plain text: NUL ^D BS ^U ^W DEL
 _PLAIN = bytes(code for code in range(0xFF) if code not in _EDITING)
 _PLAIN_SHOWN = _PLAIN.translate(None, b"\x03\x12\x1b")  # in character mode also not: ^C ^R ESC
+_ERASE = {
+    b"\b": Editor.erase_character,
+    b"\x7f": Editor.erase_character,
+    b"\x15": Editor.erase_line,
+    b"\x17": Editor.erase_word,
+}
+_PARTNER = {ECHO: SGA, SGA: ECHO}  # who asks for one gets the other as well
 
 
 @final
@@ -96,6 +107,7 @@ class Echo(Protocol):
         "_answer",
         "_borrowed",
         "_dropping",
+        "_echoing",
         "_editor",
         "_ended",
         "_hidden",
@@ -116,9 +128,7 @@ class Echo(Protocol):
         "peer",
     )
 
-    def __init__(
-        self, peer: Peer, answer: Service = echo, *, longest: int = LONGEST_LINE, greeting: bytes = b""
-    ) -> None:
+    def __init__(self, peer: Peer, answer: Service = echo, *, longest: int = LONGEST_LINE, greeting: bytes = b"") -> None:
         """`answer`: the service. `longest`: line, in bytes. `greeting`: text said at once, line ends of any kind."""
         self.peer = peer
         self.closing = Closing.KEEP
@@ -128,6 +138,7 @@ class Echo(Protocol):
         self._options: Options | None = None
         self._editor = Editor()
         self._dropping = False  # the rest of a line that was too long
+        self._echoing = False  # the peer has agreed that the echo is ours
         self._ended = False  # the peer will say no more
         self._prompt = b""
         self._hidden = False
@@ -170,18 +181,22 @@ class Echo(Protocol):
         if self.closing is not Closing.KEEP:
             return ()
         while self._pushed:
-            self._interject(b"\r\n" if self._prompt or self._editor.shows else b"", encode(self._pushed.pop(0), self._binary))
+            self._interject(self._fresh() + self._pushed.pop(0))
         return self._go_on(HIGH_WATER)
 
     def end(self) -> tuple[Chunk, ...]:
         """The peer will say no more: answer its unfinished last line and close."""
+        if self.closing is not Closing.KEEP:
+            self.closing = Closing.CLOSE
+            return ()
         self._ended = True
         return self._go_on(HIGH_WATER)
 
     def expire(self) -> tuple[Chunk, ...]:
         """The peer was silent for too long: say so and close."""
-        if self._prompt or self._editor.line:
-            self._put(b"\r\n")
+        if self.closing is not Closing.KEEP:
+            return ()
+        self._put(self._fresh())
         self.say(IDLE)
         self._hang_up()
         return self._flush()
@@ -193,15 +208,24 @@ class Echo(Protocol):
         self._put(encode(text, self._binary) + b"\r\n")
 
     def push(self, text: bytes) -> None:
-        """Say the line `text` soon, whoever's turn it is. From any thread; does nothing once the conversation is over."""
-        self._pushed.append(text)
+        """Say the line `text` soon, whoever's turn it is. From any thread; once the conversation is over, nothing."""
+        self._pushed.append(encode(text, self._binary) + b"\r\n")
         self.peer.wake()
 
     # Output.
 
     def _put(self, data: bytes) -> None:
-        self._out.append(data)
-        self._said += len(data)
+        if data:
+            self._out.append(data)
+            self._said += len(data)
+
+    def _fresh(self) -> bytes:
+        """What brings the cursor to a row of its own, as far as we know where it is."""
+        return b"\r\n" if self._prompt or (self._editor.shows and self._editor.line) else b""
+
+    def _interject(self, text: bytes) -> None:
+        """Say `text`, whole rows, in the middle of a line, then show the line again."""
+        self._put(text + self._prompt + (shown(self._editor.line) if self._editor.shows else b""))
 
     def _flush(self) -> tuple[Chunk, ...]:
         """What was put, with neighbouring bytes made one."""
@@ -211,8 +235,9 @@ class Echo(Protocol):
             return (whole,) if whole else ()
         chunks: list[Chunk] = []
         for kind, run in groupby(out, type):
-            chunks += run if kind is Urgent else (b"".join(run),)
-        return tuple(filter(None, chunks))
+            said = list(run)
+            chunks += said if kind is Urgent else [b"".join(said)]
+        return tuple(chunks)
 
     # Input.
 
@@ -222,11 +247,12 @@ class Echo(Protocol):
         self._work = None
         for _ in work:
             if self.closing is not Closing.KEEP:
-                self._later.clear()
                 break
             if self._said > limit:
                 self._work = work
                 break
+        if self._ended and self.closing is Closing.LINGER:
+            self.closing = Closing.CLOSE
         self._plain = self._is_plain()
         return self._flush()
 
@@ -241,7 +267,6 @@ class Echo(Protocol):
                     yield
         if self._ended:
             self._finish()
-            self.closing = Closing.CLOSE
 
     def _is_plain(self) -> bool:
         """Whether a packet of plain lines would come back as it is."""
@@ -250,11 +275,13 @@ class Echo(Protocol):
             and self._work is None
             and self.closing is Closing.KEEP
             and self._nvt.quiet
-            and not (self._editor.line or self._editor.shows or self._dropping or self._echoing)
+            and not (self._editor.line or self._echoing or self._dropping)
         )
 
     def _type(self, text: bytes) -> Iterator[None]:
         """`text` was typed, with LF for each line end."""
+        if self._type_plainly(text):
+            return
         *lines, rest = text.split(b"\n")
         for line in lines:
             yield from self._keys(line)
@@ -262,11 +289,23 @@ class Echo(Protocol):
             yield
         yield from self._keys(rest)
 
+    def _type_plainly(self, text: bytes) -> bool:
+        """Echo `text` all at once, if nothing in it or before it asks for a closer look."""
+        if self._answer is not echo or self._echoing or self._dropping or text.translate(None, _PLAIN):
+            return False
+        whole = self._editor.line + text
+        if max(map(len, whole.split(b"\n"))) > self._longest:
+            return False
+        done = whole.rfind(b"\n") + 1
+        self._put(encode(whole[:done]))
+        self._editor.line = whole[done:]
+        return True
+
     def _keys(self, keys: bytes) -> Iterator[None]:
         if self._dropping or not keys:
             return
         plain = _PLAIN_SHOWN if self._echoing else _PLAIN
-        if not self._editor.escaped and not keys.translate(None, plain):
+        if not (self._echoing and self._editor.escaped) and not keys.translate(None, plain):
             self._insert(keys)
             return
         for at in range(len(keys)):
@@ -371,6 +410,8 @@ class Echo(Protocol):
     def _hang_up(self) -> None:
         talk, self._talk = self._talk, None
         self.closing = Closing.LINGER
+        self._plain = False
+        self._later.clear()
         try:
             if talk is not None:
                 talk.close()
@@ -404,15 +445,43 @@ class Echo(Protocol):
         if self._echoing:
             self._put(b"^C\r\n" + self._prompt)
 
-    def _interject(self, *text: bytes) -> None:
-        """Say `text` in the middle of a line, and show the line again."""
-        ...
+    # Options.
 
-    @property
-    def _echoing(self) -> bool:
-        """The peer has agreed that the echo is ours."""
-        return self._options is not None and self._options.us[ECHO] is YES and not self._borrowed
+    def _negotiate(self, verb: int, option: int) -> None:
+        if verb == nvt.DO and option in (TIMING_MARK, LOGOUT):  # not states but requests, each of which is granted
+            self._put(bytes((nvt.IAC, nvt.WILL, option)))
+            if option == LOGOUT:
+                self._hang_up()
+            return
+        options = self._options = self._options or Options()
+        answer = options.hear(verb, option)
+        self._put(answer)
+        if answer and verb == nvt.DO and option in _PARTNER and options.us[option] is YES:
+            self._borrowed = False
+            self._put(options.us.enable(_PARTNER[option]))
+        self._agree(options)
+
+    def _agree(self, options: Options) -> None:
+        """Go by what is agreed now."""
+        self._nvt.binary = options.him[BINARY] is YES
+        self._echoing = options.us[ECHO] is YES
+        self._editor.show(self._echoing and not self._hidden)
+
+    def _hide(self, hidden: bool) -> None:
+        """Have the screen show the line or not: the peer shows nothing while the echo is ours."""
+        if hidden == self._hidden:
+            return
+        self._hidden = hidden
+        options = self._options = self._options or Options()
+        if hidden:
+            self._borrowed = options.us[ECHO] not in (YES, WANTYES)
+            self._put(options.us.enable(ECHO))
+        elif self._borrowed:
+            self._borrowed = False
+            self._put(options.us.disable(ECHO))
+        self._agree(options)
 
     @property
     def _binary(self) -> bool:
+        """Whether we transmit binary."""
         return self._options is not None and self._options.us[BINARY] is YES

@@ -1,12 +1,12 @@
 """The line being typed: what it holds, and what the screen shows of it.
 
-The line is bytes and stays so: what the peer typed comes back as it was typed, UTF-8 or not. Only erasing looks closer,
-to take away a whole character at a time, and only as many columns as it filled.
+The line is bytes and stays so: what the peer typed comes back as it was typed, UTF-8 or not. Only erasing looks
+closer, to take away a whole character at a time, and only as many columns as it filled.
 
-Who types may see it in one of two ways. In line mode the peer shows its own typing and sends whole lines; nothing is
-shown from here. Once we have agreed to echo (`shows`) the screen is ours: each method returns the bytes that bring it up
-to date, and they keep one promise: **the screen shows what the line holds**. A control character is shown as ^X, two
-columns, so that no byte of the line can move the cursor behind our back.
+Who types may see it in one of two ways. In line mode the peer shows its own typing and sends whole lines; nothing
+is shown from here. Once we have agreed to echo (`shows`) the screen is ours: each method returns the bytes that
+bring it up to date, and they keep one promise: **the screen shows what the line holds**. A control character is
+shown as ^X, two columns, so that no byte of the line can move the cursor behind our back.
 
 Editing works in both. It has to: some clients that echo by themselves send DEL as it is typed.
 
@@ -15,8 +15,8 @@ Editing works in both. It has to: some clients that echo by themselves send DEL 
     ^U, EL       the whole line
     up, down     the lines entered before, while `shows`
 
-What we cannot know is where the terminal wraps: its size is never negotiated, and BS does not climb to the row above. On
-a line longer than the screen is wide, erasing tidies the last row; ^R shows the line afresh.
+What we cannot know is where the terminal wraps: its size is never negotiated, and BS does not climb to the row
+above. On a line longer than the screen is wide, erasing tidies the last row; ^R shows the line afresh.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from unicodedata import category, east_asian_width
 
 from rawservers.telnet.nvt import quote
 
-# How many lines a conversation remembers for the arrow keys. With lines of 4096 bytes they take 64 KiB at the worst, what
-# a stalled conversation may hold of output. Precedent: a router's command line keeps 10 (Cisco IOS `history size`).
+# How many lines a conversation remembers for the arrow keys. With lines of 4096 bytes they take 64 KiB at the worst, as
+# much as a stalled conversation may hold of output. Precedent: the command line of Cisco's routers keeps 10.
 HISTORY = 16
 
 _ESC, _CSI, _SS3 = b"\x1b", b"[", b"O"
@@ -57,8 +57,13 @@ def _character_width(character: str) -> int:
     return 2 if east_asian_width(character) in "WF" else 1
 
 
+def _is_mark(text: bytes) -> bool:
+    """Whether the first character of `text` takes no column of its own."""
+    return _character_width(text.decode("utf-8", "replace")[0]) == 0
+
+
 def without_character(line: bytes) -> bytes:
-    """`line` without its last character: one UTF-8 sequence (or the beginning of one), or a byte that is part of none."""
+    """`line` without its last character: a UTF-8 sequence (or the beginning of one), or a byte that is in none."""
     for size in range(_LONGEST_CHARACTER, 1, -1):
         tail = line[-size:]
         if len(tail) == size and tail[0] >= 0xC0 and len(tail.decode("utf-8", "replace")) == 1:
@@ -84,30 +89,33 @@ class Editor:
         """The next byte belongs to a key's escape sequence, or ends it."""
         return self._escape != b""
 
+    def show(self, shows: bool) -> None:
+        """From now on the screen is ours, or is not."""
+        self.shows = shows
+        self._escape = b""
+
     def insert(self, text: bytes) -> bytes:
         """`text`, without line ends, was typed."""
         self.line += text
         return shown(text) if self.shows else b""
 
     def erase_character(self) -> bytes:
-        line = self.line
-        rest = without_character(line) if line else b""
-        while rest and not width(line[len(rest) :]):
-            rest = without_character(rest)
-        return self._cut(len(rest))
+        return self._cut(without_character(self.line))
 
     def erase_word(self) -> bytes:
         blank = b" \t"
         rest = self.line.rstrip(blank)
-        return self._cut(max(rest.rfind(b" "), rest.rfind(b"\t")) + 1)
+        return self._cut(rest[: max(rest.rfind(b" "), rest.rfind(b"\t")) + 1])
 
     def erase_line(self) -> bytes:
-        return self._cut(0)
+        return self._cut(b"")
 
-    def _cut(self, length: int) -> bytes:
-        """Keep the first `length` bytes."""
-        columns = width(self.line[length:]) if self.shows else 0
-        self.line = self.line[:length]
+    def _cut(self, rest: bytes) -> bytes:
+        """Keep `rest`, what the line begins with; but a character goes with the accents that sit on it."""
+        while rest and _is_mark(self.line[len(rest) : len(rest) + _LONGEST_CHARACTER]):
+            rest = without_character(rest)
+        columns = width(self.line[len(rest) :]) if self.shows else 0
+        self.line = rest
         return b"\b" * columns + b" " * columns + b"\b" * columns
 
     def key(self, byte: bytes) -> bytes | None:

@@ -1,8 +1,8 @@
 """Bytes to text and commands: the Network Virtual Terminal of RFC 854, with the subnegotiations of RFC 855.
 
-A Telnet stream is text with commands mixed in. A command may stand between any two bytes of the text, even between the
-CR and the LF of one line end, and a packet may be cut anywhere, so two things are remembered from byte to byte: where in
-a command we are (`_state`), and whether the last byte of the text was a CR (`_after_cr`).
+A Telnet stream is text with commands mixed in. A command may stand between any two bytes of the text, even between
+the CR and the LF of one line end, and a packet may be cut anywhere, so two things are remembered from byte to byte:
+where in a command we are (`_state`), and whether the last byte of the text was a CR (`_after_cr`).
 
             +-- any other command -------------------------------+
             v                                                    |
@@ -12,16 +12,17 @@ a command we are (`_state`), and whether the last byte of the text was a CR (`_a
             |                  v  |
             +---- IAC SE ---- SUBNEGOTIATION
 
-A subnegotiation's bytes are counted and dropped. We agree to no option that has any, so nobody reads them; what is not
-stored can neither grow nor leak into the line.
+A subnegotiation's bytes are counted and dropped. We agree to no option that has any, so nobody reads them; what is
+not stored can neither grow nor leak into the line.
 
-**Line ends.** Text comes out with one sign for the end of a line, LF, whichever the peer sent: CR LF, CR NUL (RFC 1123
-§3.3.1 has both mean the same), a bare CR or a bare LF. A CR ends the line at once, without a wait for its second half:
-some clients never send one. A NUL elsewhere is No Operation (RFC 854 p. 11), but data in binary transmission (RFC 856).
+**Line ends.** Text comes out with one sign for the end of a line, LF, whichever the peer sent: CR LF, CR NUL (RFC
+1123 §3.3.1 has both mean the same), a bare CR or a bare LF. A CR ends the line at once, without a wait for its
+second half: some clients never send one. A NUL elsewhere is No Operation (RFC 854 p. 11), but data in binary
+transmission (RFC 856).
 
-**Synch.** A peer that wants to be heard over what it has already sent marks a place in the stream with TCP urgent data
-(RFC 854 p. 8). Before the mark text is dropped and commands are obeyed. It ends at the Data Mark; a peer that marks a
-byte that is no Data Mark is forgiven, and heard again from there on.
+**Synch.** A peer that wants to be heard over what it has already sent marks a place in the stream with TCP urgent
+data (RFC 854 p. 8). Before the mark text is dropped and commands are obeyed. It ends at the Data Mark; a peer that
+marks a byte that is no Data Mark is forgiven, and heard again from there on.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def encode(text: bytes, binary: bool = False) -> bytes:
 class Nvt:
     """One direction of a Telnet stream, taken apart.
 
-    binary:        whether the peer transmits binary (RFC 856); set by whoever negotiates, heeded from the next event on.
-    subnegotiated: how many bytes subnegotiations have carried so far, all of them dropped.
+    binary:        whether the peer transmits binary (RFC 856). Whoever negotiates sets it; the next event heeds it
+    subnegotiated: how many bytes subnegotiations have carried so far, all of them dropped
     """
 
     __slots__ = ("_after_cr", "_state", "_synch", "_verb", "binary", "subnegotiated")
@@ -85,7 +86,8 @@ class Nvt:
         """The events in `data`, in order, each as (code, what belongs to it).
 
         (TEXT, text with LF for each line end), (DO, option), also DONT, WILL and WONT; any other command with b"".
-        `urgent`: `data` lies before a Synch's mark. Read it to its end before the next call: events are found as asked for.
+        `urgent`: `data` lies before a Synch's mark. Events are found as they are asked for: come to the end of one call
+        before the next.
         """
         self._synch = max(self._synch, _SYNCH) if urgent else _NO_SYNCH
         at = 0

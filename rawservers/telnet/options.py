@@ -1,16 +1,16 @@
 """Who does what: the option negotiation of RFC 854 by the Q method of RFC 1143, as a table.
 
-For each option both ends can do something: `him` is what the peer does (it says WILL and WONT, we say DO and DONT), `us`
-what we do (the words swapped). The two mirror each other, so one table serves both, in which "yes" stands for WILL or DO
-and "no" for WONT or DONT. What RFC 1143 calls a state and a queue bit is one of six states here:
+For each option both ends can do something: `him` is what the peer does (it says WILL and WONT, we say DO and DONT),
+`us` what we do (the words swapped). The two mirror each other, so one table serves both, in which "yes" stands for
+WILL or DO and "no" for WONT or DONT. What RFC 1143 calls a state and a queue bit is one of six states here:
 
     NO, YES                agreed
     WANTNO, WANTYES        we have asked, and wait for the answer
     WANTNO_OPPOSITE, ...   as above, and have changed our mind since: once answered, we ask for the opposite
 
 Out of the table come what keeps two ends from talking for ever: a request for what is already so is not answered, a
-refusal is never confirmed, and nothing is asked again while an answer is due. The rows in which the peer breaks the rules
-("DONT answered by WILL") give it no more than a state to be in.
+refusal is never confirmed, and nothing is asked again while an answer is due. The rows in which the peer breaks the
+rules ("DONT answered by WILL") give it no more than a state to be in.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ TABLE: dict[tuple[State, Event], tuple[State, bool | None]] = {
 
 
 class Side:
-    """Every option of one side. Only options that are not off take memory: at most as many as are welcome or were enabled.
+    """Every option of one side. Only those that are not off take memory: the few that are welcome or were enabled.
 
     yes, no: what we say (DO and DONT of the peer's options, WILL and WONT of ours); welcome: options we agree to.
     """

@@ -1,0 +1,14 @@
+"""The servers with no patience: every deadline a second, for the tests of them."""
+
+import sys
+from dataclasses import replace
+from unittest import mock
+
+from rawservers import cli
+
+PARSE = cli.parse
+
+if __name__ == "__main__":
+    times = dict.fromkeys(("head_time", "body_time", "idle_time", "telnet_idle_time", "send_time", "linger_time"), 1.0)
+    with mock.patch.object(cli, "parse", lambda argv: replace(PARSE(argv), **times)):
+        sys.exit(cli.main())

@@ -1,0 +1,417 @@
+"""HTTP to the real process with real clients: requests, curl, and sockets that misbehave."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.live import DEADLINE, Server, exchange, need, receive_all, receive_until, until
+
+KEPT = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def library() -> tuple[Path, list[str]]:
+    """The standard library's folder, and the files in it that may be served."""
+    root = Path(sysconfig.get_path("stdlib")).resolve()
+    names = []
+    for base, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "site-packages")
+        inside = Path(base).relative_to(root)
+        for name in sorted(files):
+            path = root / inside / name
+            if not name.startswith(".") and path.is_file() and path.resolve().is_relative_to(root):
+                names.append((inside / name).as_posix())
+    assert len(names) > 1000
+    return root, names
+
+
+def url_of(server: Server, name: str) -> str:
+    return server.url + "/" + requests.utils.quote(name)
+
+
+def test_the_standard_library_through_one_session() -> None:
+    root, names = library()
+    with Server(root, "--http", "0", "--telnet", "off", "--access-log", "off") as server, requests.Session() as session:
+        ports = set()
+        for name in names:
+            with session.get(url_of(server, name), timeout=DEADLINE, stream=True) as answer:
+                ports.add(answer.raw.connection.sock.getsockname())
+                assert answer.status_code == 200, name
+                assert answer.content == (root / name).read_bytes(), name
+        assert len(ports) == 1
+
+
+def test_the_standard_library_through_one_curl(tmp_path: Path) -> None:
+    curl = need("curl")
+    root, names = library()
+    with Server(root, "--http", "0", "--telnet", "off", "--access-log", "off") as server:
+        config = tmp_path / "curl.conf"
+        lines = [f'url = "{url_of(server, name)}"\noutput = "{tmp_path / str(i)}"\n' for i, name in enumerate(names)]
+        config.write_text("".join(lines))
+        command = [
+            curl,
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--globoff",
+            "--write-out",
+            "%{num_connects}\n",
+            "--config",
+            config,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE * 2)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert sum(map(int, done.stdout.split())) == 1
+    for i, name in enumerate(names):
+        assert (tmp_path / str(i)).read_bytes() == (root / name).read_bytes(), name
+        (tmp_path / str(i)).unlink()
+
+
+def test_the_log_tells_one_line_per_answer(server: Server) -> None:
+    exchange(server, KEPT * 3 + b"GET /nope HTTP/1.0\r\nReferer: http://r/\r\nUser-Agent: a b\r\n\r\n")
+    lines = server.await_log(4)
+    assert len(lines) == 4
+    pattern = r"127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "
+    for line in lines[:3]:
+        assert re.fullmatch(pattern + r'"GET /f HTTP/1\.1" 200 13 "-" "-"', line)
+    assert re.fullmatch(pattern + r'"GET /nope HTTP/1\.0" 404 \d+ "http://r/" "a b"', lines[3])
+
+
+def test_the_log_escapes_what_the_peer_sends(server: Server) -> None:
+    exchange(server, b'GET /"\\\x1b[0m\xff\x00 HTTP/1.0\r\n\r\n')
+    assert '"GET /\\x22\\x5c\\x1b[0m\\xff\\x00 HTTP/1.0" 400 ' in server.await_log(1)[0]
+
+
+def test_a_large_file_with_flat_memory(folder: Path, server: Server) -> None:
+    size = 3 << 30
+    with open(folder / "huge", "wb") as file:
+        file.truncate(size)
+    with server.connect() as sock:
+        sock.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
+        head, _, body = sock.recv(65536).partition(b"\r\n\r\n")
+        assert f"Content-Length: {size}".encode() in head
+        received = len(body)
+        buffer = bytearray(1 << 20)
+        while count := sock.recv_into(buffer):
+            received += count
+    assert received == size
+    assert server.memory("VmHWM") < 60 << 20
+    assert server.await_log(1)[0].split()[8:10] == ["200", str(size)]
+
+
+def test_what_leaves_by_sendfile_is_the_file(folder: Path, server: Server) -> None:
+    content = os.urandom(5_000_000)
+    (folder / "big").write_bytes(content)
+    for _ in range(3):
+        assert requests.get(f"{server.url}/big", timeout=DEADLINE).content == content
+
+
+@pytest.mark.parametrize("target", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/%252e%252e/etc/passwd", "/..%2f..%2fetc/passwd",
+                                    "/out", "/.git/config", "/dir/../../outside", "//etc/passwd", "/folder/outside"])  # fmt: skip
+def test_nothing_outside_is_served(folder: Path, server: Server, target: str) -> None:
+    (folder.parent / "outside").write_text("canary root:x:0:0")
+    (folder / "out").symlink_to(folder.parent / "outside")
+    (folder / "folder").symlink_to(folder.parent)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("canary")
+    done = subprocess.run([need("curl"), "-si", "--path-as-is", server.url + target], capture_output=True, timeout=DEADLINE)
+    assert re.match(rb"HTTP/1\.0 40[034] ", done.stdout)
+    assert b"canary" not in done.stdout
+    assert b"root:x" not in done.stdout
+
+
+def test_a_link_that_flips_never_leads_outside(folder: Path, server: Server) -> None:
+    (folder.parent / "outside").write_text("canary")
+    (folder / "inside").write_text("inside")
+    (folder / "link").symlink_to("inside")
+    stop = threading.Event()
+
+    def flip() -> None:
+        while not stop.is_set():
+            for target in (folder.parent / "outside", Path("inside")):
+                (folder / "new").symlink_to(target)
+                (folder / "new").rename(folder / "link")
+
+    flipping = threading.Thread(target=flip)
+    flipping.start()
+    try:
+        bodies = set()
+        with server.connect() as sock:
+            for _ in range(2000):
+                sock.sendall(b"GET /link HTTP/1.1\r\nHost: h\r\n\r\n")
+                head = receive_until_head(sock)
+                bodies.add(head)
+    finally:
+        stop.set()
+        flipping.join()
+    assert b"inside" in bodies
+    assert not [body for body in bodies if b"canary" in body]
+
+
+def receive_until_head(sock: socket.socket) -> bytes:
+    """The body of the next answer on a kept connection."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += sock.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", head)
+    assert length
+    while len(body) < int(length[1]):
+        body += sock.recv(65536)
+    return body
+
+
+def test_never_stale(folder: Path, server: Server) -> None:
+    with server.connect() as sock:
+        for number in range(1000):
+            text = b"%06d" % number
+            (folder / "f").write_bytes(text)
+            for _ in range(3):
+                sock.sendall(KEPT)
+                assert receive_until_head(sock) == text
+
+
+def test_never_stale_when_size_and_mtime_are_kept(folder: Path, server: Server) -> None:
+    path = folder / "f"
+    long_ago = 1_000_000_000
+    with server.connect() as sock:
+        for number in range(200):
+            text = b"%06d" % number
+            path.write_bytes(text)
+            os.utime(path, (long_ago, long_ago))
+            if number % 20 == 0:
+                time.sleep(0.03)  # so that it is old enough to be remembered: the age is what this is about
+            for _ in range(3):
+                sock.sendall(KEPT)
+                assert receive_until_head(sock) == text
+
+
+def test_a_moved_root_is_followed(tmp_path: Path) -> None:
+    for release in ("one", "two"):
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "f").write_text(release)
+    (tmp_path / "current").symlink_to("one")
+    with Server(tmp_path / "current", "--http", "0", "--telnet", "off") as server, server.connect() as sock:
+        for release in ("one", "two", "one"):
+            (tmp_path / "new").symlink_to(release)
+            (tmp_path / "new").rename(tmp_path / "current")
+            for _ in range(3):
+                sock.sendall(KEPT)
+                assert receive_until_head(sock) == release.encode()
+
+
+def test_half_close_with_much_unread(folder: Path, server: Server) -> None:
+    content = os.urandom(5_000_000)
+    (folder / "big").write_bytes(content)
+    with server.connect() as sock:
+        sock.sendall(b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n")
+        sock.shutdown(socket.SHUT_WR)
+        until(lambda: str(folder / "big") in server.descriptors(), "the answer has begun")
+        assert receive_all(sock).endswith(content)
+    assert server.await_log(1)[0].split()[8:10] == ["200", "5000000"]
+
+
+def test_a_client_that_never_reads_costs_nothing(folder: Path, server: Server) -> None:
+    with open(folder / "huge", "wb") as file:
+        file.truncate(1 << 30)
+    exchange(server, KEPT)
+    before = server.memory()
+    with server.connect(rcvbuf=4096) as deaf:
+        deaf.sendall(b"GET /huge HTTP/1.1\r\nHost: h\r\n\r\n" * 500)
+        for _ in range(20):
+            assert exchange(server, KEPT).endswith(b"content of f\n")
+        deaf.setblocking(False)
+        with pytest.raises(BlockingIOError):  # it is not read any more, however much it sends
+            for _ in range(1000):
+                deaf.send(KEPT * 2000)
+        assert exchange(server, KEPT).endswith(b"content of f\n")
+        assert server.memory() - before < 2 << 20
+
+
+def test_a_reset_in_the_middle_frees_everything(folder: Path, server: Server) -> None:
+    with open(folder / "huge", "wb") as file:
+        file.truncate(1 << 30)
+    exchange(server, KEPT)
+    before = len(server.descriptors())
+    for _ in range(20):
+        sock = server.connect()
+        sock.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
+        sock.recv(65536)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        sock.close()
+    until(lambda: len(server.descriptors()) <= before + 1, "descriptors are given back (one stays for the hot file)")
+    assert len(server.await_log(21)) == 21
+    assert all(0 < int(line.split()[9]) < 1 << 30 for line in server.log()[1:])
+
+
+def test_a_file_that_shrinks_ends_the_answer_early(folder: Path, server: Server) -> None:
+    with open(folder / "huge", "wb") as file:
+        file.truncate(1 << 28)
+    with server.connect() as sock:
+        sock.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
+        received = len(sock.recv(4096))
+        os.truncate(folder / "huge", 1000)
+        while True:
+            try:
+                data = sock.recv(1 << 20)
+            except ConnectionResetError:
+                break
+            if not data:
+                break
+            received += len(data)
+    assert received < 1 << 28
+    until(lambda: "has shrunk" in server.stderr(), "a line in the error log")
+    assert exchange(server, b"GET /f\r\n") == b"content of f\n"
+
+
+def test_a_refusal_is_read_by_a_client_that_still_sends(server: Server) -> None:
+    for _ in range(30):
+        with server.connect() as sock:
+            sock.sendall(b"POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n")
+            sock.sendall(bytes(10_000_000))
+            assert receive_until(sock, b"</html>\n").startswith(b"HTTP/1.0 405 ")
+
+
+def test_the_head_deadline(folder: Path) -> None:
+    with Server(folder, "--http", "0", "--telnet", "off", module="tests.hasty") as server:
+        with server.connect() as silent, server.connect() as slow:
+            slow.sendall(b"GET /f ")
+            assert receive_all(silent) == b""
+            assert receive_all(slow).startswith(b"HTTP/1.0 408 ")
+        with server.connect() as trickling:  # one byte now and then gains no time
+            trickling.settimeout(0.2)
+            trickling.send(b"GET /f HTTP/1.0\r\nX: ")
+            began = time.monotonic()
+            answer = b""
+            while not answer:
+                assert time.monotonic() - began < 10
+                trickling.send(b"x")
+                try:
+                    answer = trickling.recv(65536)
+                except TimeoutError:
+                    continue
+            assert answer.startswith(b"HTTP/1.0 408 ")
+
+
+def test_the_idle_deadline(folder: Path) -> None:
+    with Server(folder, "--http", "0", "--telnet", "off", module="tests.hasty") as server, server.connect() as sock:
+        sock.sendall(KEPT)
+        assert receive_until_head(sock) == b"content of f\n"
+        assert receive_all(sock) == b""
+
+
+def test_the_send_deadline(folder: Path) -> None:
+    with open(folder / "huge", "wb") as file:
+        file.truncate(1 << 30)
+    with Server(folder, "--http", "0", "--telnet", "off", module="tests.hasty") as server:
+        with server.connect(rcvbuf=4096) as deaf:
+            deaf.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
+            (line,) = server.await_log(1)
+            assert 0 < int(line.split()[9]) < 1 << 30
+
+
+def test_sigterm_lets_a_slow_download_finish(folder: Path) -> None:
+    size = 100_000_000
+    with open(folder / "large", "wb") as file:
+        file.truncate(size)
+    with Server(folder, "--http", "0", "--telnet", "0") as server:
+        address = server.address("http")
+        with server.connect(rcvbuf=65536) as sock, server.connect() as idle:
+            idle.sendall(KEPT)
+            receive_until_head(idle)
+            sock.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+            received = len(sock.recv(65536))
+            server.signal()
+
+            def refused() -> bool:
+                try:
+                    socket.create_connection(address, timeout=5).close()
+                except ConnectionRefusedError:
+                    return True
+                return False
+
+            until(refused, "new connections are refused")
+            assert receive_all(idle) == b""
+            assert server.process.poll() is None
+            while data := sock.recv(1 << 20):
+                received += len(data)
+        assert size < received < size + 1000
+        assert server.wait() == 0
+
+
+def test_a_second_signal_hurries(folder: Path) -> None:
+    with open(folder / "huge", "wb") as file:
+        file.truncate(1 << 30)
+    with Server(folder, "--http", "0", "--telnet", "off") as server, server.connect(rcvbuf=4096) as sock:
+        sock.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
+        sock.recv(10)
+        server.signal()
+        until(lambda: not listening(server), "the listener is closed")
+        server.signal()
+        assert server.wait(3) == 0
+
+
+def listening(server: Server) -> bool:
+    try:
+        socket.create_connection(server.address("http"), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_out_of_descriptors(folder: Path) -> None:
+    with Server(folder, "--http", "0", "--telnet", "0") as server:
+        assert exchange(server, b"GET /f\r\n") == b"content of f\n"
+        with server.connect() as kept:
+            kept.sendall(KEPT)
+            receive_until_head(kept)
+            count = len(server.descriptors())
+            _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (count + 3, hard))
+            telnet = [server.connect("telnet") for _ in range(3)]
+            for sock in telnet:
+                sock.sendall(b"x\r\n")
+                assert receive_until(sock, b"\r\n") == b"x\r\n"
+            waiting = [server.connect("telnet") for _ in range(10)]
+            until(lambda: "cannot accept" in server.stderr(), "the refusal is logged")
+            before, began = server.cpu(), time.monotonic()
+            for sock in telnet:  # those that are there go on
+                sock.sendall(b"y\r\n")
+                assert receive_until(sock, b"\r\n") == b"y\r\n"
+            until(lambda: time.monotonic() - began > 1.5, "some time")
+            assert server.cpu() - before < 0.05 * 1.5 + 0.02
+            assert server.stderr().count("cannot accept") <= 4
+            for sock in telnet:
+                sock.close()
+            for sock in waiting[:3]:  # and those that waited are served when others leave
+                sock.sendall(b"z\r\n")
+                assert receive_until(sock, b"\r\n") == b"z\r\n"
+            for sock in waiting:
+                sock.close()
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        assert exchange(server, b"GET /f\r\n") == b"content of f\n"
+
+
+def test_idle_kept_connections_are_given_up_for_new_ones(folder: Path) -> None:
+    with Server(folder, "--http", "0", "--telnet", "off") as server:
+        exchange(server, KEPT)
+        count = len(server.descriptors())
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (count + 8, count + 8))
+        kept = [server.connect() for _ in range(7)]
+        for sock in kept:
+            sock.sendall(KEPT)
+            receive_until_head(sock)
+        for _ in range(20):
+            assert exchange(server, KEPT).endswith(b"content of f\n")
+        for sock in kept:
+            sock.close()

@@ -1,0 +1,528 @@
+"""The Telnet conversation: wire vectors at every cut, services, limits, and what it costs."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import pytest
+
+from rawservers.core.protocol import HIGH_WATER, Chunk, Clock, Closing, Peer, Urgent
+from rawservers.telnet import nvt
+from rawservers.telnet.echo import FAILED, IDLE, LONGEST_LINE, Echo, Hidden, Service, Talk, echo
+from tests import wire
+from tests.services_telnet import calculate, login
+
+CASES = wire.load("telnet")
+TOO_LONG = b"?Line too long: the limit is 4096 bytes\r\n"
+CHARACTERS = b"\xff\xfd\x01\xff\xfd\x03"  # the peer asks for character mode ...
+GRANTED = b"\xff\xfb\x01\xff\xfb\x03"  # ... and gets it
+
+
+def peer(wake: Callable[[], None] = lambda: None) -> Peer:
+    return Peer(("192.0.2.1", 40000), Clock(), wake=wake)
+
+
+def conversation(answer: Service = echo, **settings: Any) -> Echo:
+    return Echo(peer(), answer, **settings)
+
+
+def in_character_mode(answer: Service = echo, **settings: Any) -> Echo:
+    talk = conversation(answer, **settings)
+    talk.receive(CHARACTERS)
+    return talk
+
+
+def joined(chunks: Iterable[Chunk]) -> bytes:
+    return b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
+
+
+def said(talk: Echo, packets: Iterable[bytes]) -> bytes:
+    return b"".join(joined(talk.receive(packet)) for packet in packets)
+
+
+def neat(chunks: Sequence[Chunk]) -> bool:
+    """No chunk is empty and no two neighbours could be one."""
+    kinds = [type(chunk) for chunk in chunks]
+    return all(chunks) and all(Urgent in pair for pair in pairwise(kinds))
+
+
+# Vectors.
+
+
+def packets_of(case: dict[str, Any]) -> list[tuple[bytes, bool]]:
+    return [(wire.unescape(text), at in case.get("urgent", ())) for at, text in enumerate(case["in"])]
+
+
+def ways(case: dict[str, Any]) -> Iterable[list[tuple[bytes, bool]]]:
+    """As given; whole, byte by byte and split in two at every index (each packet by itself, if one is urgent)."""
+    packets = packets_of(case)
+    yield packets
+    if not case.get("urgent"):
+        for cut in wire.cuts(b"".join(data for data, _ in packets)):
+            yield [(data, False) for data in cut]
+        return
+    for at, (data, urgent) in enumerate(packets):
+        for cut in wire.cuts(data):
+            yield packets[:at] + [(part, urgent) for part in cut] + packets[at + 1 :]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_vector(case: dict[str, Any]) -> None:
+    expected = wire.unescape(case["out"])
+    closing = Closing.CLOSE if case.get("end") else Closing(case.get("closing", "keep"))
+    for packets in ways(case):
+        talk = conversation()
+        out: list[bytes] = []
+        for data, urgent in packets:
+            chunks = talk.receive(data, urgent)
+            assert neat(chunks)
+            out.append(joined(chunks))
+        if case.get("end"):
+            out.append(joined(talk.end()))
+        assert (b"".join(out), talk.closing) == (expected, closing), packets
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_vector_says_all_of_a_packet_at_once(case: dict[str, Any]) -> None:
+    for data, urgent in packets_of(case):
+        chunks = conversation().receive(data, urgent)
+        assert Urgent in map(type, chunks) or len(chunks) <= 1
+
+
+def test_the_answer_to_ao_is_a_synch() -> None:
+    chunks = conversation().receive(b"a\r\n\xff\xf5\xff\xf5b\r\n")
+    assert chunks == (b"a\r\n\xff", Urgent(b"\xf2"), b"\xff", Urgent(b"\xf2"), b"b\r\n")
+    assert [type(chunk) for chunk in chunks] == [bytes, Urgent, bytes, Urgent, bytes]
+
+
+def test_the_first_word_is_the_peers() -> None:
+    assert conversation().greeting == b""
+
+
+def test_greeting() -> None:
+    assert conversation(greeting=b"hello\nyou \xff\r\n").greeting == b"hello\r\nyou \xff\xff\r\n"
+
+
+# Limits.
+
+ONE_TOO_MANY = b"x" * (LONGEST_LINE + 1)
+
+
+def test_longest_line() -> None:
+    line = b"x" * LONGEST_LINE + b"\r\n"
+    assert conversation().receive(line) == (line,)
+    assert said(conversation(), [line[:1000], line[1000:]]) == line
+    assert said(conversation(), [line[i : i + 1] for i in range(len(line))]) == line
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r", b"\r\0"])
+@pytest.mark.parametrize("size", [LONGEST_LINE, LONGEST_LINE + 1, LONGEST_LINE + 2])
+@pytest.mark.parametrize("before", [b"", b"ok\r\n", b"y" * 3000 + b"\r\n"])
+def test_the_limit_is_exact_however_it_is_met(end: bytes, size: int, before: bytes) -> None:
+    data = before + b"x" * size + end + b"ok\r\n"
+    line = b"x" * size + b"\r\n" if size <= LONGEST_LINE else TOO_LONG
+    expected = before + line + b"ok\r\n"
+    assert said(conversation(), [data]) == expected
+    for cut in (1, 2, len(before) + 1, 4095, 4096, 4097, 4098, 4099, 4100, 4101, len(data) - 5, len(data) - 1):
+        assert said(conversation(), [data[:cut], data[cut:]]) == expected, cut
+    assert said(conversation(), [data[i : i + 1] for i in range(len(data))]) == expected
+
+
+def test_over_long_is_said_at_once_and_once() -> None:
+    talk = conversation()
+    assert talk.receive(ONE_TOO_MANY[:-1]) == ()
+    assert talk.receive(b"x") == (TOO_LONG,)
+    assert talk.receive(b"more" * 50_000) == ()
+    assert talk.receive(b"\x7f\x15\x17\x04 and more") == ()
+    assert talk.receive(b"\r\nok\r\n") == (b"ok\r\n",)
+    assert talk.closing is Closing.KEEP
+
+
+def test_over_long_then_end() -> None:
+    talk = conversation()
+    talk.receive(ONE_TOO_MANY)
+    assert talk.end() == ()
+    assert talk.closing is Closing.CLOSE
+
+
+def test_commands_are_heard_in_a_line_too_long() -> None:
+    talk = conversation()
+    assert talk.receive(ONE_TOO_MANY + b"\xff\xfd\x63y\xff\xf6\r\nok\r\n") == (TOO_LONG + b"\xff\xfc\x63\r\n[Yes]\r\nok\r\n",)
+
+
+def test_an_interrupt_abandons_a_line_too_long() -> None:
+    assert conversation().receive(ONE_TOO_MANY + b"\xff\xf4ok\r\n") == (TOO_LONG + b"ok\r\n",)
+
+
+def test_erasing_makes_room() -> None:
+    line = b"x" * LONGEST_LINE
+    assert conversation().receive(line + b"\x7fy\r\n") == (line[:-1] + b"y\r\n",)
+
+
+def test_the_limit_is_a_setting() -> None:
+    talk = conversation(longest=3)
+    assert talk.receive(b"abc\r\nabcd\r\nab\r\n") == (b"abc\r\n?Line too long: the limit is 3 bytes\r\nab\r\n",)
+
+
+def test_over_long_in_character_mode() -> None:
+    talk = in_character_mode(longest=3)
+    assert talk.receive(b"abcdef\r\nok\r\n") == (b"abc\r\n?Line too long: the limit is 3 bytes\r\nok\r\nok\r\n",)
+
+
+@pytest.mark.parametrize("flood", [b"\xff\xfa\x18" + b"A" * 100_000, b"\xff\xfa" + b"\xff\xff" * 50_000])
+def test_subnegotiation_is_counted_not_stored(flood: bytes) -> None:
+    machine = nvt.Nvt()
+    assert list(machine.parse(flood)) == []
+    assert machine.subnegotiated >= 50_000
+    assert conversation().receive(flood + b"\xff\xf0x\r\n") == (b"x\r\n",)
+
+
+@pytest.mark.parametrize("flood", [b"\xff\xf6", b"\xff\xfd\x63", b"\xff\xf5", b"\xff\xfd\x06", b"\r", b"\n", b"\x08a"])
+@pytest.mark.parametrize("make", [conversation, in_character_mode])
+def test_amplification(flood: bytes, make: Callable[[], Echo]) -> None:
+    data = flood * 20_000
+    assert len(joined(make().receive(data))) <= 4.5 * len(data)
+
+
+@pytest.mark.parametrize("flood", [b"\x12", b"\x1b[A", b"\x1b[A\r", b"\xff\xf6"])
+def test_what_asks_for_much_rests_at_the_high_water_mark(flood: bytes) -> None:
+    """However much is asked for, a call says little more than the mark, and all is said in the end, in order."""
+    talk = in_character_mode()
+    talk.receive(b"x" * 1000 + b"\r" + b"y" * 2000)
+    asked = flood * 300 + b"\r\nend\r\n"
+    out = [joined(talk.receive(asked))]
+    while len(out[-1]) > HIGH_WATER:
+        assert len(out[-1]) <= HIGH_WATER + 3 * LONGEST_LINE
+        out.append(joined(talk.resume()))
+    one_by_one = in_character_mode()
+    one_by_one.receive(b"x" * 1000 + b"\r" + b"y" * 2000)
+    assert b"".join(out) == said(one_by_one, [asked[i : i + 1] for i in range(len(asked))])
+    assert b"".join(out).endswith(b"end\r\nend\r\n")
+    assert talk.receive(b"") == talk.resume() == ()
+
+
+def test_resting_keeps_the_order_of_what_comes_later() -> None:
+    talk = in_character_mode()
+    talk.receive(b"x" * 4000)
+    out = [joined(talk.receive(b"\x12" * 50)), joined(talk.receive(b"\r1\r")), joined(talk.end())]
+    while talk.closing is Closing.KEEP:
+        out.append(joined(talk.resume()))
+    assert b"".join(out).count(b"^R") == 50
+    assert b"".join(out).endswith(b"x" * 4000 + b"\r\n1\r\n1\r\n")
+    assert talk.closing is Closing.CLOSE
+
+
+# The end.
+
+
+def test_idle() -> None:
+    talk = conversation()
+    assert talk.expire() == (IDLE + b"\r\n",)
+    assert talk.closing is Closing.LINGER
+    assert talk.receive(b"late\r\n") == talk.resume() == talk.expire() == ()
+
+
+def test_idle_in_the_middle_of_a_line() -> None:
+    talk = in_character_mode()
+    talk.receive(b"abc")
+    assert talk.expire() == (b"\r\n" + IDLE + b"\r\n",)
+
+
+def test_nothing_is_heard_after_the_end() -> None:
+    talk = conversation()
+    talk.receive(b"\x04")
+    assert talk.receive(b"late\r\n") == ()
+    assert (talk.closing, talk.end(), talk.closing) == (Closing.LINGER, (), Closing.CLOSE)
+
+
+def test_logout_then_fin_does_not_answer_the_unfinished_line() -> None:
+    talk = conversation()
+    talk.receive(b"abc\xff\xfd\x12")
+    assert talk.end() == ()
+
+
+def test_drain_waits_for_the_peer() -> None:
+    talk = conversation()
+    assert talk.drain() == ()
+    assert talk.closing is Closing.KEEP
+    assert talk.waiting == "idle"
+
+
+# Services.
+
+
+def test_a_function_of_the_line() -> None:
+    assert conversation(bytes.upper).receive(b"abc\r\nd\xff\xffe\r\n") == (b"ABC\r\nD\xff\xffE\r\n",)
+
+
+def test_none_says_nothing_and_line_ends_are_telnets() -> None:
+    answers: dict[bytes, bytes | None] = {b"none": None, b"two": b"a\nb\r\nc", b"cr": b"a\rb", b"": b""}
+    talk = conversation(answers.__getitem__)
+    assert talk.receive(b"none\r\ntwo\r\ncr\r\n\r\n") == (b"a\r\nb\r\nc\r\na\r\0b\r\n\r\n",)
+
+
+def test_no_nul_after_cr_in_binary() -> None:
+    talk = conversation(lambda line: b"a\rb")
+    assert talk.receive(b"\xff\xfd\x00x\r\n") == (b"\xff\xfb\x00a\rb\r\n",)
+
+
+def test_calculator() -> None:
+    talk = conversation(calculate)
+    assert talk.receive(b"2*(3+4)\r\n\r\n1/0\r\nx\r\n7 / 2\r\n") == (b"14\r\n?\r\n?\r\n3.5\r\n",)
+
+
+@pytest.mark.parametrize("evil", [b"(" * 4000, b"1+" * 2000 + b"1", b"'a'*3", b"-", b"__import__('os')", b"1j"])
+def test_calculator_survives(evil: bytes) -> None:
+    talk = conversation(calculate)
+    talk.receive(evil + b"\r\n")
+    assert talk.failure is None
+
+
+@pytest.mark.parametrize("service", [login, calculate])
+def test_a_service_is_under_twenty_lines(service: Callable[..., object]) -> None:
+    assert len(inspect.getsource(service).splitlines()) < 20
+
+
+def test_login_from_a_peer_that_shows_its_own_typing() -> None:
+    talk = conversation(login)
+    assert talk.greeting == b"login: "
+    assert talk.receive(b"ada\r\n") == (b"\xff\xfb\x01Password: ",)  # never SGA: that is for character mode
+    assert talk.receive(b"\xff\xfd\x01") == ()
+    assert talk.receive(b"lovelace\r\n") == (b"\r\nWelcome, ada\r\n\xff\xfc\x01$ ",)
+    assert talk.receive(b"\xff\xfe\x01") == ()
+    assert talk.receive(b"hi\r\n") == (b"hi\r\n$ ",)
+    assert talk.receive(b"logout\r\nmore\r\n") == (b"Goodbye\r\n",)
+    assert talk.closing is Closing.LINGER
+
+
+def test_login_in_character_mode() -> None:
+    talk = in_character_mode(login)
+    assert talk.receive(b"adx\x7fa\r") == (b"adx\x08 \x08a\r\nPassword: ",)
+    assert talk.receive(b"lovelacX\x7fe\r") == (b"\r\nWelcome, ada\r\n$ ",)
+    assert talk.receive(b"hi\r") == (b"hi\r\nhi\r\n$ ",)
+    assert talk.receive(b"\x1b[A\x1b[A\x1b[A\x1b[A") == (b"hi\x08\x08  \x08\x08ada",)  # not the password
+
+
+def test_login_at_any_cut() -> None:
+    data = b"bob\r\n\xff\xfd\x01x\r\n\xff\xfe\x01ada\r\n\xff\xfd\x01lovelace\r\nhi\r\nlogout\r\ngone"
+    whole = said(conversation(login), [data])
+    assert b"Login incorrect" in whole
+    assert whole.endswith(b"hi\r\n$ Goodbye\r\n")
+    for cut in wire.cuts(data):
+        assert said(conversation(login), cut) == whole
+
+
+def test_too_many_attempts() -> None:
+    talk = conversation(login)
+    assert joined(talk.receive(b"a\r\n\xff\xfd\x01b\r\n\xff\xfe\x01" * 4)).endswith(
+        b"incorrect\r\n\xff\xfc\x01Too many attempts\r\n"
+    )
+    assert talk.closing is Closing.LINGER
+
+
+def test_a_peer_that_will_not_have_its_typing_hidden() -> None:
+    talk = conversation(login)
+    talk.receive(b"ada\r\n")
+    assert talk.receive(b"\xff\xfe\x01") == ()
+    assert talk.receive(b"lovelace\r\n") == (b"Welcome, ada\r\n$ ",)
+
+
+def test_a_password_typed_before_the_peer_has_answered() -> None:
+    talk = conversation(login)
+    assert talk.receive(b"ada\r\nlovelace\r\n") == (b"\xff\xfb\x01Password: Welcome, ada\r\n$ ",)
+    assert talk.receive(b"\xff\xfd\x01") == (b"\xff\xfc\x01",)  # RFC 1143 §7: one question at a time
+    assert talk.receive(b"\xff\xfe\x01hi\r\n") == (b"hi\r\n$ ",)
+
+
+def test_a_peer_that_asks_for_characters_while_its_typing_is_hidden() -> None:
+    talk = conversation(login)
+    talk.receive(b"ada\r\n")
+    assert talk.receive(b"\xff\xfd\x01\xff\xfd\x03") == (b"\xff\xfb\x03",)
+    assert talk.receive(b"lovelace\r") == (b"\r\nWelcome, ada\r\n$ ",)
+    assert talk.receive(b"hi") == (b"hi",)
+
+
+def test_prompts_are_shown_again() -> None:
+    talk = in_character_mode(login)
+    assert talk.receive(b"ab\x12\xff\xf6\x03") == (b"ab^R\r\nlogin: ab\r\n[Yes]\r\nlogin: ab^C\r\nlogin: ",)
+
+
+def test_an_over_long_answer_to_a_prompt() -> None:
+    assert conversation(login, longest=3).receive(b"abcd\r\n") == (b"?Line too long: the limit is 3 bytes\r\nlogin: ",)
+
+
+def test_unfinished_last_line_goes_to_the_service() -> None:
+    talk = conversation(login)
+    talk.receive(b"ada\r\nlovelace\r\nlast")
+    assert talk.end() == (b"last\r\n$ ",)
+    assert talk.closing is Closing.CLOSE
+
+
+def test_push() -> None:
+    woken: list[int] = []
+    talk = Echo(peer(lambda: woken.append(1)))
+    talk.push(b"news \xff")
+    talk.push(b"more")
+    assert woken == [1, 1]
+    assert talk.resume() == (b"news \xff\xff\r\nmore\r\n",)
+    assert talk.resume() == ()
+
+
+def test_push_in_the_middle_of_a_line() -> None:
+    talk = in_character_mode(login)
+    talk.receive(b"ab")
+    talk.push(b"news")
+    assert talk.resume() == (b"\r\nnews\r\nlogin: ab",)
+    assert talk.receive(b"c\r") == (b"c\r\nPassword: ",)
+
+
+def test_push_while_typing_is_hidden() -> None:
+    talk = in_character_mode(login)
+    talk.receive(b"ada\rsec")
+    talk.push(b"news")
+    assert talk.resume() == (b"\r\nnews\r\nPassword: ",)
+
+
+def test_push_after_the_end_says_nothing() -> None:
+    talk = conversation()
+    talk.receive(b"\x04")
+    talk.push(b"late")
+    assert talk.resume() == ()
+
+
+def test_a_service_hangs_up_by_returning() -> None:
+    def daytime(talk: Echo) -> Talk:
+        talk.say(talk.peer.address[0].encode())
+        return b"bye"
+        yield b""
+
+    talk = conversation(daytime, greeting=b"hello\n")
+    assert (talk.greeting, talk.closing) == (b"hello\r\n192.0.2.1\r\nbye\r\n", Closing.LINGER)
+    assert talk.receive(b"abc\r\n") == ()
+
+
+def failing(talk: Echo) -> Talk:
+    yield b"> "
+    raise ValueError("broken")
+
+
+def failing_at_once(talk: Echo) -> Talk:
+    raise ValueError("broken")
+    yield b""
+
+
+def returning_nonsense(talk: Echo) -> Talk:
+    yield b"> "
+    return cast("bytes", "text")
+
+
+def prompting_nonsense(talk: Echo) -> Talk:
+    yield b"> "
+    yield cast("bytes", None)
+
+
+def failing_in_the_end(talk: Echo) -> Talk:
+    try:
+        yield b"> "
+    finally:
+        raise ValueError("broken")
+
+
+def failing_function(line: bytes) -> bytes:
+    raise ValueError(line)
+
+
+def answering_nonsense(line: bytes) -> bytes:
+    return cast("bytes", 5)
+
+
+@pytest.mark.parametrize(
+    "service",
+    [failing, failing_function, answering_nonsense, returning_nonsense, prompting_nonsense, failing_in_the_end],
+)
+def test_a_service_that_raises_costs_its_own_conversation(service: Service) -> None:
+    talk = conversation(service)
+    assert talk.receive(b"one\r\ntwo\r\n") == (FAILED + b"\r\n",)
+    assert talk.closing is Closing.LINGER
+    assert isinstance(talk.failure, (ValueError, TypeError, AttributeError))
+
+
+def test_a_service_that_raises_before_it_has_said_anything() -> None:
+    talk = conversation(failing_at_once)
+    assert (talk.greeting, talk.closing) == (FAILED + b"\r\n", Closing.LINGER)
+
+
+def test_a_service_that_raises_when_it_is_cut_off() -> None:
+    talk = conversation(failing_in_the_end)
+    assert talk.expire() == (b"\r\n" + IDLE + b"\r\n",)
+    assert isinstance(talk.failure, ValueError)
+
+
+def test_hidden_again_keeps_hiding() -> None:
+    def change(talk: Echo) -> Talk:
+        first = yield Hidden(b"New: ")
+        again = yield Hidden(b"Again: ")
+        return b"same" if first == again else b"not the same"
+
+    talk = conversation(change)
+    assert talk.greeting == b"\xff\xfb\x01New: "
+    assert talk.receive(b"\xff\xfd\x01a\r\n") == (b"\r\nAgain: ",)
+    assert talk.receive(b"a\r\n") == (b"\r\n\xff\xfc\x01same\r\n",)
+
+
+# Cost.
+
+
+def python_calls(call: Callable[[], object]) -> int:
+    """How many Python functions run during `call`."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.mark.parametrize("line", [b"x" * 62 + b"\r\n", b"x" * 63 + b"\n"])
+def test_calls_per_line(line: bytes) -> None:
+    talk = conversation()
+    receive = talk.receive
+
+    def one() -> None:
+        assert receive(line) == (line.rstrip() + b"\r\n",)
+
+    assert python_calls(one) - 1 <= 3
+
+
+def test_calls_per_packet_do_not_grow_with_its_lines() -> None:
+    talk = conversation()
+    assert python_calls(lambda: talk.receive(b"x" * 62 + b"\r\n" * 1000)) - 1 <= 3
+    talk.receive(b"x")
+    assert python_calls(lambda: talk.receive(b"y\r\n" * 1000 + b"z")) <= 20
+
+
+def size_of(thing: object, seen: set[int]) -> int:
+    """Bytes of memory that `thing` holds alone: no classes, functions, constants or what `seen` has already."""
+    if id(thing) in seen or isinstance(thing, type) or callable(thing) or thing is None:
+        return 0
+    seen.add(id(thing))
+    return sys.getsizeof(thing) + sum(size_of(part, seen) for part in gc.get_referents(thing))
+
+
+def test_an_idle_conversation_is_small() -> None:
+    other = peer()
+    talk = Echo(other)
+    talk.receive(b"x" * 62 + b"\r\n")
+    assert size_of(talk, {id(other), *map(id, Closing)}) < 1024

@@ -1,0 +1,218 @@
+"""What holds for any bytes: hypothesis looks for counterexamples, and a second opinion is asked 100,000 times."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rawservers.core.protocol import Chunk, Clock, Closing, Peer, Urgent
+from rawservers.telnet.echo import Echo, Service, echo
+from tests.services_telnet import calculate, login
+from tests.test_telnet import CHARACTERS, neat, size_of
+
+WORDS = [
+    *(b"a b c \r \n \r\n \0 \x7f \b \x15 \x17 \x03 \x04 \x12 \x1b \x1b[A \x1b[B \x1b[1;2C".split(b" ")),
+    *(bytes((255, code)) for code in range(236, 256)),
+    *(bytes((255, verb, option)) for verb in range(251, 255) for option in (0, 1, 3, 6, 24, 255)),
+    *("é я 日 😀".encode().split()),
+    *(
+        b" ",
+        b"\xff",
+        b"\xff\xff",
+        b"\xff\xfa",
+        b"\xff\xf0",
+        b"\xff\xfa\x18\0X\xff\xf0",
+        b"\xf0\x9f",
+        b"\x80",
+        b"word",
+        b"ada\r",
+        b"lovelace\r",
+    ),
+]
+TEXTS = st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=4)), max_size=40).map(b"".join)
+SERVICES = st.sampled_from([echo, login, calculate])
+
+
+def conversation(answer: Service = echo, longest: int = 20) -> Echo:
+    return Echo(Peer(("192.0.2.1", 40000), Clock()), answer, longest=longest)
+
+
+def tagged(chunks: tuple[Chunk, ...]) -> list[tuple[bool, int]]:
+    """Each byte, and whether it is urgent."""
+    return [(isinstance(chunk, Urgent), byte) for chunk in chunks if isinstance(chunk, bytes) for byte in chunk]
+
+
+def run(talk: Echo, packets: list[tuple[bytes, bool]]) -> tuple[list[tuple[bool, int]], Closing]:
+    out: list[tuple[bool, int]] = []
+    for data, urgent in packets:
+        chunks = talk.receive(data, urgent)
+        assert neat(chunks)
+        out += tagged(chunks)
+    out += tagged(talk.end())
+    assert talk.failure is None
+    return out, talk.closing
+
+
+@st.composite
+def streams_cut_twice(draw: st.DrawFn) -> tuple[list[tuple[bytes, bool]], list[tuple[bytes, bool]]]:
+    """One stream, some parts of it before a Synch's mark, in two ways to cut it."""
+    parts = draw(st.lists(st.tuples(TEXTS.filter(bool), st.booleans()), max_size=4))
+    merged: list[tuple[bytes, bool]] = []
+    for data, urgent in parts:
+        if merged and merged[-1][1] == urgent:
+            data = merged.pop()[0] + data
+        merged.append((data, urgent))
+    cut: list[tuple[bytes, bool]] = []
+    for data, urgent in merged:
+        places = sorted({0, len(data), *draw(st.lists(st.integers(0, len(data)), max_size=12))})
+        cut += [(data[a:b], urgent) for a, b in pairwise(places)]
+    return merged, cut
+
+
+@settings(max_examples=600, deadline=None)
+@given(streams_cut_twice(), SERVICES, st.booleans())
+def test_any_cut_says_the_same(streams: tuple[list[tuple[bytes, bool]], ...], service: Service, characters: bool) -> None:
+    results = []
+    for packets in streams:
+        talk = conversation(service)
+        if characters:
+            talk.receive(CHARACTERS)
+        results.append(run(talk, packets))
+    assert results[0] == results[1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, SERVICES)
+def test_byte_by_byte_says_the_same(data: bytes, service: Service) -> None:
+    whole = run(conversation(service), [(data, False)] if data else [])
+    assert run(conversation(service), [(data[i : i + 1], False) for i in range(len(data))]) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_a_line_mode_echo_says_at_most_four_and_a_half_times_what_it_heard(data: bytes) -> None:
+    data = data.replace(b"\xff\xfd\x01", b"").replace(b"\xff\xfd\x03", b"")
+    talk = conversation(longest=4096)
+    out = b"".join(c for c in talk.receive(data) if isinstance(c, bytes))
+    assert len(out) <= 4.5 * len(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["receive", "urgent", "end", "expire", "drain", "resume", "push"]), TEXTS),
+        max_size=12,
+    ),
+    SERVICES,
+)
+def test_nothing_raises_in_any_order(calls: list[tuple[str, bytes]], service: Service) -> None:
+    talk = conversation(service)
+    for name, data in calls:
+        match name:
+            case "receive" | "urgent":
+                talk.receive(data, name == "urgent")
+            case "push":
+                talk.push(data)
+            case _:
+                getattr(talk, name)()
+    assert talk.failure is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(
+        alphabet=st.characters(min_codepoint=1, exclude_characters="\x04\b\x15\x17\x7f", exclude_categories=["Cs"]),
+        max_size=200,
+    )
+)
+def test_without_editing_it_is_exactly_the_lines(text: str) -> None:
+    data = text.encode()
+    lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    talk = conversation(longest=4096)
+    assert b"".join(c for c in talk.receive(data) if isinstance(c, bytes)) == b"".join(line + b"\r\n" for line in lines[:-1])
+
+
+@pytest.mark.parametrize("characters", [False, True])
+def test_memory_is_bounded(characters: bool) -> None:
+    """Whatever was said to it, a conversation keeps its line, its history and little more."""
+    choose = random.Random(1)
+    talk = conversation(longest=4096)
+    if characters:
+        talk.receive(CHARACTERS)
+    words = [word for word in WORDS if word not in (b"\x04", b"\xff\xec", b"\xff\xfd", b"\xff\xfe", b"\xff\xfe\x01")]
+    tracemalloc.start()
+    try:
+        for _ in range(300):
+            talk.receive(b"x" * choose.randrange(4096) + b"".join(choose.choices(words, k=100)))
+            while talk._work is not None:
+                talk.resume()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert talk.closing is Closing.KEEP
+    assert size_of(talk, {id(talk.peer), *map(id, Closing)}) < 80_000
+    assert kept < 200_000
+
+
+# A second opinion: the rules for a line as one would write them down first, one byte at a time.
+
+
+def model(data: bytes, longest: int) -> bytes:
+    """What an echo in line mode says to text with no 255 and no ^D in it."""
+    out, line, after_cr, dropping = b"", bytearray(), False, False
+    for byte in data:
+        ends = byte == 13 or (byte == 10 and not after_cr)
+        skipped = byte == 0 or (byte == 10 and after_cr)
+        after_cr = byte == 13
+        if ends:
+            out += b"" if dropping else bytes(line) + b"\r\n"
+            line, dropping = bytearray(), False
+        elif skipped or dropping:
+            continue
+        elif byte in (8, 127):
+            del line[-1:]
+        elif byte == 21:
+            line.clear()
+        elif byte == 23:
+            line = line.rstrip(b" \t")
+            del line[max(line.rfind(b" "), line.rfind(b"\t")) + 1 :]
+        elif len(line) == longest:
+            out += b"?Line too long: the limit is %d bytes\r\n" % longest
+            line, dropping = bytearray(), True
+        else:
+            line.append(byte)
+    return out
+
+
+def test_a_hundred_thousand_inputs_against_the_model() -> None:
+    choose = random.Random(20)
+    keys = [
+        b"a",
+        b"b",
+        b"cd ",
+        b"\t",
+        b" ",
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"\0",
+        b"\x7f",
+        b"\b",
+        b"\x15",
+        b"\x17",
+        b"\x03",
+        b"\x1b",
+    ]
+    plain = [b"a", b"bc", b" ", b"\r\n", b"\r\n", b"\n", b"\r"]
+    for round_ in range(100_000):
+        longest = 2 + round_ % 7
+        data = b"".join(choose.choices(plain if round_ % 4 == 0 else keys, k=choose.randrange(14)))
+        cut = choose.randrange(len(data) + 1)
+        talk = conversation(longest=longest)
+        out = b"".join(talk.receive(data[:cut]) + talk.receive(data[cut:]))  # type: ignore[arg-type]
+        assert out == model(data, longest), (data, cut, longest)
