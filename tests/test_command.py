@@ -46,7 +46,7 @@ def test_an_address(text: str, endpoint: Endpoint) -> None:
     "text", ["", ":", "host", "h:", "h:x", "::1:80", "[::1]", "h:65536", "-1", "h:-1", "8 0", "unix:", "[::1]:"]
 )
 def test_not_an_address(text: str) -> None:
-    with pytest.raises(ValueError, match="address|port|path"):
+    with pytest.raises(ValueError, match=r"address|port|path"):
         Endpoint.parse(text)
 
 

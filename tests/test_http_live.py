@@ -116,8 +116,13 @@ def test_what_leaves_by_sendfile_is_the_file(folder: Path, server: Server) -> No
         assert requests.get(f"{server.url}/big", timeout=DEADLINE).content == content
 
 
-@pytest.mark.parametrize("target", ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/%252e%252e/etc/passwd", "/..%2f..%2fetc/passwd",
-                                    "/out", "/.git/config", "/dir/../../outside", "//etc/passwd", "/folder/outside"])  # fmt: skip
+OUTSIDE = """
+    /../../etc/passwd /%2e%2e/%2e%2e/etc/passwd /%252e%252e/etc/passwd /..%2f..%2fetc/passwd //etc/passwd
+    /out /.git/config /dir/../../outside /folder/outside
+"""
+
+
+@pytest.mark.parametrize("target", OUTSIDE.split())
 def test_nothing_outside_is_served(folder: Path, server: Server, target: str) -> None:
     (folder.parent / "outside").write_text("canary root:x:0:0")
     (folder / "out").symlink_to(folder.parent / "outside")
@@ -221,6 +226,14 @@ def test_half_close_with_much_unread(folder: Path, server: Server) -> None:
     assert server.await_log(1)[0].split()[8:10] == ["200", "5000000"]
 
 
+def takes(sock: socket.socket, data: bytes) -> bool:
+    """Whether the other end has room for some of `data`."""
+    try:
+        return sock.send(data) > 0
+    except BlockingIOError:
+        return False
+
+
 def test_a_client_that_never_reads_costs_nothing(folder: Path, server: Server) -> None:
     with open(folder / "huge", "wb") as file:
         file.truncate(1 << 30)
@@ -231,9 +244,7 @@ def test_a_client_that_never_reads_costs_nothing(folder: Path, server: Server) -
         for _ in range(20):
             assert exchange(server, KEPT).endswith(b"content of f\n")
         deaf.setblocking(False)
-        with pytest.raises(BlockingIOError):  # it is not read any more, however much it sends
-            for _ in range(1000):
-                deaf.send(KEPT * 2000)
+        until(lambda: not takes(deaf, KEPT * 2000), "it is not read any more, however much it sends")
         assert exchange(server, KEPT).endswith(b"content of f\n")
         assert server.memory() - before < 2 << 20
 
@@ -313,11 +324,11 @@ def test_the_idle_deadline(folder: Path) -> None:
 def test_the_send_deadline(folder: Path) -> None:
     with open(folder / "huge", "wb") as file:
         file.truncate(1 << 30)
-    with Server(folder, "--http", "0", "--telnet", "off", module="tests.hasty") as server:
-        with server.connect(rcvbuf=4096) as deaf:
-            deaf.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
-            (line,) = server.await_log(1)
-            assert 0 < int(line.split()[9]) < 1 << 30
+    running = Server(folder, "--http", "0", "--telnet", "off", module="tests.hasty")
+    with running as server, server.connect(rcvbuf=4096) as deaf:
+        deaf.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
+        (line,) = server.await_log(1)
+        assert 0 < int(line.split()[9]) < 1 << 30
 
 
 def test_sigterm_lets_a_slow_download_finish(folder: Path) -> None:

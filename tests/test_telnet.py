@@ -152,7 +152,8 @@ def test_over_long_then_end() -> None:
 
 def test_commands_are_heard_in_a_line_too_long() -> None:
     talk = conversation()
-    assert talk.receive(ONE_TOO_MANY + b"\xff\xfd\x63y\xff\xf6\r\nok\r\n") == (TOO_LONG + b"\xff\xfc\x63\r\n[Yes]\r\nok\r\n",)
+    out = talk.receive(ONE_TOO_MANY + b"\xff\xfd\x63y\xff\xf6\r\nok\r\n")
+    assert out == (TOO_LONG + b"\xff\xfc\x63\r\n[Yes]\r\nok\r\n",)
 
 
 def test_an_interrupt_abandons_a_line_too_long() -> None:
@@ -186,7 +187,9 @@ def test_subnegotiation_is_counted_not_stored(flood: bytes) -> None:
 @pytest.mark.parametrize("make", [conversation, in_character_mode])
 def test_amplification(flood: bytes, make: Callable[[], Echo]) -> None:
     data = flood * 20_000
-    assert len(joined(make().receive(data))) <= 4.5 * len(data)
+    talk = make()
+    assert len(joined(talk.receive(data))) <= 4.5 * len(data)
+    assert talk.resume() == ()
 
 
 @pytest.mark.parametrize("flood", [b"\x12", b"\x1b[A", b"\x1b[A\r", b"\xff\xf6"])
@@ -206,13 +209,23 @@ def test_what_asks_for_much_rests_at_the_high_water_mark(flood: bytes) -> None:
     assert talk.receive(b"") == talk.resume() == ()
 
 
+def test_nothing_overtakes_what_rests() -> None:
+    """Not even by the fast path: a flood of error lines, then a plain line."""
+    talk = conversation(longest=1)
+    out = [joined(talk.receive(b"xx\n" * 5000)), joined(talk.receive(b"y\n"))]
+    while len(out[-1]) > HIGH_WATER:
+        out.append(joined(talk.resume()))
+    assert b"".join(out) == b"?Line too long: the limit is 1 bytes\r\n" * 5000 + b"y\r\n"
+
+
 def test_resting_keeps_the_order_of_what_comes_later() -> None:
     talk = in_character_mode()
     talk.receive(b"x" * 4000)
-    out = [joined(talk.receive(b"\x12" * 50)), joined(talk.receive(b"\r1\r")), joined(talk.end())]
+    out = [joined(talk.receive(b"\x12" * 60)), joined(talk.receive(b"\r1\r")), joined(talk.end())]
     while talk.closing is Closing.KEEP:
         out.append(joined(talk.resume()))
-    assert b"".join(out).count(b"^R") == 50
+    assert max(map(len, out)) <= HIGH_WATER + 3 * LONGEST_LINE
+    assert b"".join(out).count(b"^R") == 60
     assert b"".join(out).endswith(b"x" * 4000 + b"\r\n1\r\n1\r\n")
     assert talk.closing is Closing.CLOSE
 
@@ -347,6 +360,13 @@ def test_a_peer_that_asks_for_characters_while_its_typing_is_hidden() -> None:
     assert talk.receive(b"hi") == (b"hi",)
 
 
+def test_hiding_while_our_offer_to_echo_is_not_answered_yet() -> None:
+    talk = conversation(login)
+    assert talk.receive(b"\xff\xfd\x03ada\r\n") == (b"\xff\xfb\x03\xff\xfb\x01Password: ",)
+    assert talk.receive(b"lovelace\r\n\xff\xfd\x01") == (b"Welcome, ada\r\n$ ",)
+    assert talk.receive(b"hi") == (b"hi",)
+
+
 def test_prompts_are_shown_again() -> None:
     talk = in_character_mode(login)
     assert talk.receive(b"ab\x12\xff\xf6\x03") == (b"ab^R\r\nlogin: ab\r\n[Yes]\r\nlogin: ab^C\r\nlogin: ",)
@@ -354,6 +374,11 @@ def test_prompts_are_shown_again() -> None:
 
 def test_an_over_long_answer_to_a_prompt() -> None:
     assert conversation(login, longest=3).receive(b"abcd\r\n") == (b"?Line too long: the limit is 3 bytes\r\nlogin: ",)
+
+
+def test_an_over_long_hidden_answer() -> None:
+    talk = in_character_mode(login, longest=3)
+    assert talk.receive(b"ada\rabcd\r") == (b"ada\r\nPassword: \r\n?Line too long: the limit is 3 bytes\r\nPassword: ",)
 
 
 def test_unfinished_last_line_goes_to_the_service() -> None:
@@ -422,8 +447,8 @@ def returning_nonsense(talk: Echo) -> Talk:
 
 
 def prompting_nonsense(talk: Echo) -> Talk:
-    yield b"> "
-    yield cast("bytes", None)
+    while True:
+        yield cast("bytes", None if talk.greeting else b"> ")
 
 
 def failing_in_the_end(talk: Echo) -> Talk:

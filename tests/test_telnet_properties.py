@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from itertools import pairwise
+from typing import TypeAlias
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +36,7 @@ WORDS = [
     ),
 ]
 TEXTS = st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=4)), max_size=40).map(b"".join)
+Packets: TypeAlias = list[tuple[bytes, bool]]
 SERVICES = st.sampled_from([echo, login, calculate])
 
 
@@ -47,7 +49,7 @@ def tagged(chunks: tuple[Chunk, ...]) -> list[tuple[bool, int]]:
     return [(isinstance(chunk, Urgent), byte) for chunk in chunks if isinstance(chunk, bytes) for byte in chunk]
 
 
-def run(talk: Echo, packets: list[tuple[bytes, bool]]) -> tuple[list[tuple[bool, int]], Closing]:
+def run(talk: Echo, packets: Packets) -> tuple[list[tuple[bool, int]], Closing]:
     out: list[tuple[bool, int]] = []
     for data, urgent in packets:
         chunks = talk.receive(data, urgent)
@@ -59,15 +61,15 @@ def run(talk: Echo, packets: list[tuple[bytes, bool]]) -> tuple[list[tuple[bool,
 
 
 @st.composite
-def streams_cut_twice(draw: st.DrawFn) -> tuple[list[tuple[bytes, bool]], list[tuple[bytes, bool]]]:
+def streams_cut_twice(draw: st.DrawFn) -> tuple[Packets, Packets]:
     """One stream, some parts of it before a Synch's mark, in two ways to cut it."""
     parts = draw(st.lists(st.tuples(TEXTS.filter(bool), st.booleans()), max_size=4))
-    merged: list[tuple[bytes, bool]] = []
+    merged: Packets = []
     for data, urgent in parts:
         if merged and merged[-1][1] == urgent:
             data = merged.pop()[0] + data
         merged.append((data, urgent))
-    cut: list[tuple[bytes, bool]] = []
+    cut: Packets = []
     for data, urgent in merged:
         places = sorted({0, len(data), *draw(st.lists(st.integers(0, len(data)), max_size=12))})
         cut += [(data[a:b], urgent) for a, b in pairwise(places)]
@@ -76,7 +78,7 @@ def streams_cut_twice(draw: st.DrawFn) -> tuple[list[tuple[bytes, bool]], list[t
 
 @settings(max_examples=600, deadline=None)
 @given(streams_cut_twice(), SERVICES, st.booleans())
-def test_any_cut_says_the_same(streams: tuple[list[tuple[bytes, bool]], ...], service: Service, characters: bool) -> None:
+def test_any_cut_says_the_same(streams: tuple[Packets, Packets], service: Service, characters: bool) -> None:
     results = []
     for packets in streams:
         talk = conversation(service)
@@ -134,7 +136,8 @@ def test_without_editing_it_is_exactly_the_lines(text: str) -> None:
     data = text.encode()
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     talk = conversation(longest=4096)
-    assert b"".join(c for c in talk.receive(data) if isinstance(c, bytes)) == b"".join(line + b"\r\n" for line in lines[:-1])
+    out = b"".join(c for c in talk.receive(data) if isinstance(c, bytes))
+    assert out == b"".join(line + b"\r\n" for line in lines[:-1])
 
 
 @pytest.mark.parametrize("characters", [False, True])

@@ -43,7 +43,7 @@ DONTWAIT_MORE = int(socket.MSG_DONTWAIT | socket.MSG_MORE)
 DONTWAIT_OOB = int(socket.MSG_DONTWAIT | socket.MSG_OOB)
 SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
 
-RECEIVE_SIZE = 65536  # bytes asked of one recv; larger ones gain nothing on loopback, and it bounds what one wake hears
+RECEIVE_SIZE = 16384  # bytes asked of one recv: many requests or lines, and few enough that what they grow into is small
 GATHER = 65536  # bytes of small answers joined for one send
 SHARE = 1 << 20  # bytes one connection may send per wake, so that a fast reader of large files does not starve the others
 PROGRESS = 65536  # bytes that must leave within the send deadline

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, Peer, Protocol
 from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
-from rawservers.http.response import Answer, Stamp, error
+from rawservers.http.response import Answer, Stamp, error, extent
 
 KEEP = Closing.KEEP
 BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
@@ -107,7 +107,7 @@ class Conversation(Protocol):
                 self.waiting = "head"
                 break
             more = self._say(answer, self._began if self._began < clock.now else 0.0)
-            said += len(more[0]) + (answer.piece.count if answer.piece else 0)
+            said += len(more[0]) + extent(answer.pieces)
             chunks += more
             self._began = clock.now
             clock.wake += 1  # the request behind this one may be younger than what was looked up so far
@@ -193,9 +193,9 @@ class Conversation(Protocol):
             answered = answer.ended(keep=False)
         if since:
             answered = Answered(answered.record, since)
-        if answer.piece is None:
+        if not answer.pieces:
             return head, answered
-        return head, answer.piece, answered
+        return head, *answer.pieces, answered
 
     def _is_reused(self) -> bool:
         """Whether the present request began after an answer that kept the connection: its client knows what that means.

@@ -12,6 +12,7 @@ from copy import copy
 from datetime import UTC, datetime
 from html import escape
 from http import HTTPStatus
+from typing import TypeAlias
 
 from rawservers import __version__
 from rawservers.core.protocol import Answered, Clock, FileSlice
@@ -35,15 +36,25 @@ ERROR_PAGE = """<!DOCTYPE html>
 """
 
 
+Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small, a part of a file, or pieces of both kinds
+
+
 class Response:
     """What to answer: a status, header fields, and a body. The sending adds Content-Length, Server, Date and Connection."""
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: bytes | FileSlice = b"") -> None:
+    def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: Body = b"") -> None:
         self.status = status
         self.headers = headers
         self.body = body
+
+
+def extent(body: Body) -> int:
+    """How many bytes a body has."""
+    if isinstance(body, tuple):
+        return sum(map(extent, body))
+    return body.count if isinstance(body, FileSlice) else len(body)
 
 
 def error(status: int, why: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
@@ -101,17 +112,17 @@ class Answer:
     """The bytes of one answer, but for the stamp's.
 
     before, behind: what stands on either side of the stamp, `behind` with a small body (`before` is empty in the answer to a
-    simple request, which has no head at all); piece: the body, where it leaves from a file; keep, silent: the request's wish
-    for the connection; answered: the chunk that ends the answer if that wish is granted.
+    simple request, which has no head at all); pieces: any other body, such as one that leaves from a file; keep, silent: the
+    request's wish for the connection; answered: the chunk that ends the answer if that wish is granted.
     """
 
-    __slots__ = ("answered", "before", "behind", "keep", "piece", "silent")
+    __slots__ = ("answered", "before", "behind", "keep", "pieces", "silent")
 
     def __init__(self, response: Response, request: Request | None, line: str = "") -> None:
         """The answer to `request`, or to the request line `line` if no more of it was understood."""
         status = response.status
         body = response.body
-        size = body.count if isinstance(body, FileSlice) else len(body)
+        size = len(body) if isinstance(body, bytes) else extent(body)
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         if status not in WITHOUT_BODY:
             head += f"Content-Length: {size}\r\n"
@@ -125,7 +136,7 @@ class Answer:
             self.before = self.behind = b""
         before_body = len(self.before) + len(self.behind) + (KEEP_SIZE if self.keep else CLOSE_SIZE if self.before else 0)
         self.answered = Answered(Record(request.line if request else line, request, status, before_body, size))
-        self.piece = body if isinstance(body, FileSlice) else None
+        self.pieces = body if isinstance(body, tuple) else () if isinstance(body, bytes) else (body,)
         if isinstance(body, bytes):
             self.behind += body
 

@@ -23,8 +23,8 @@ other.
 ECHO or SGA gets both, since SGA alone leaves some clients showing each character twice; from then on it sends
 characters as they are typed and the editor keeps its screen ("character mode"). Otherwise it sends lines that it
 has shown itself ("line mode"). These are two knowing deviations from RFC 1123, which wants SGA offered unasked
-(§3.2.2) and any server ready to begin negotiating (§3.2.1). For a hidden line we say WILL ECHO and echo nothing,
-then WONT ECHO.
+(§3.2.2) and any server ready to begin negotiating (§3.2.1); nor do we ever send GA, for which no client waits. For
+a hidden line we say WILL ECHO and echo nothing, then WONT ECHO.
 
 **Control functions** (RFC 854 p. 13, RFC 1184 §2.5). AYT answers `[Yes]`. IP, BRK and ABORT abandon the line, as
 does ^C in character mode. AO is answered with a Synch and leaves the line alone: what we have said is out of our
@@ -66,7 +66,7 @@ IDLE = b"?Nothing was typed for too long: goodbye"
 FAILED = b"?Something went wrong here: goodbye"
 TOO_LONG = b"?Line too long: the limit is %d bytes"
 
-_SYNCH = (b"\xff", Urgent(b"\xf2"))  # IAC DM; the DM alone is urgent, as the urgent pointer names one byte
+_DATA_MARK = Urgent(b"\xf2")  # of a Synch, IAC DM; it alone is urgent, as the urgent pointer names one byte
 _EDITING = b"\x00\x04\b\x15\x17\x7f"  # what is never plain text: NUL ^D BS ^U ^W DEL
 _PLAIN = bytes(code for code in range(0xFF) if code not in _EDITING)
 _PLAIN_SHOWN = _PLAIN.translate(None, b"\x03\x12\x1b")  # in character mode also not: ^C ^R ESC
@@ -128,7 +128,14 @@ class Echo(Protocol):
         "peer",
     )
 
-    def __init__(self, peer: Peer, answer: Service = echo, *, longest: int = LONGEST_LINE, greeting: bytes = b"") -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        answer: Service = echo,
+        *,
+        longest: int = LONGEST_LINE,
+        greeting: bytes = b"",
+    ) -> None:
         """`answer`: the service. `longest`: line, in bytes. `greeting`: text said at once, line ends of any kind."""
         self.peer = peer
         self.closing = Closing.KEEP
@@ -257,7 +264,7 @@ class Echo(Protocol):
         return self._flush()
 
     def _read(self) -> Iterator[None]:
-        """Take what was received to pieces and act on each; a yield wherever it may rest."""
+        """Act on what was received, event by event; a yield wherever it may rest."""
         while self._later:
             for code, what in self._nvt.parse(*self._later.pop(0)):
                 if code == nvt.TEXT:
@@ -336,7 +343,7 @@ class Echo(Protocol):
 
     def _drop(self) -> None:
         """The line is too long: say so now, and forget it up to its end."""
-        if self._editor.shows:
+        if self._echoing:
             self._put(b"\r\n")
         self._editor.clear()
         self._dropping = True
@@ -411,7 +418,6 @@ class Echo(Protocol):
         talk, self._talk = self._talk, None
         self.closing = Closing.LINGER
         self._plain = False
-        self._later.clear()
         try:
             if talk is not None:
                 talk.close()
@@ -427,8 +433,8 @@ class Echo(Protocol):
             case nvt.AYT:
                 self._interject(YES_HERE)
             case nvt.AO:
-                self._out += _SYNCH
-                self._said += 2
+                self._put(b"\xff")
+                self._put(_DATA_MARK)
             case nvt.IP | nvt.BRK | nvt.ABORT:
                 self._interrupt()
             case nvt.EC:

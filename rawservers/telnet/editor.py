@@ -66,7 +66,7 @@ def without_character(line: bytes) -> bytes:
     """`line` without its last character: a UTF-8 sequence (or the beginning of one), or a byte that is in none."""
     for size in range(_LONGEST_CHARACTER, 1, -1):
         tail = line[-size:]
-        if len(tail) == size and tail[0] >= 0xC0 and len(tail.decode("utf-8", "replace")) == 1:
+        if len(tail) == size and len(tail.decode("utf-8", "replace")) == 1:
             return line[:-size]
     return line[:-1]
 

@@ -123,7 +123,7 @@ class Nvt:
             self._state = _SUBNEGOTIATION
         elif byte == DM and self._synch == _SYNCH:
             self._synch = _MARKED
-        elif not (byte == SE and within):
+        else:
             return byte, b""
         return None
 

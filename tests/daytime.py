@@ -1,0 +1,31 @@
+"""RFC 867 as a third service over the same core: it speaks first and hangs up, before it has heard anything.
+
+python3 -m tests.daytime
+"""
+
+import logging
+import time
+
+from rawservers.config import Config
+from rawservers.core.connection import Service
+from rawservers.core.protocol import Clock, Closing, Peer, Protocol
+from rawservers.daemon.worker import Worker
+from rawservers.services import SERVICES, Report, ending
+
+
+class Daytime(Protocol):
+    closing = Closing.LINGER  # "any data received is thrown away"
+
+    def __init__(self, peer: Peer) -> None:
+        self.greeting = time.strftime("%A, %B %d, %Y %H:%M:%S-UTC\r\n", time.gmtime(peer.clock.time)).encode()
+
+
+def daytime(config: Config, clock: Clock, report: Report) -> Service:
+    return Service("daytime", Daytime, ending(config), report)
+
+
+SERVICES["daytime"] = daytime
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    Worker(Config(listen=(("daytime", "127.0.0.1:0"),))).run()

@@ -1,0 +1,39 @@
+"""A service with a bug: it raises when it is told to, and when it starts on a port of its own. For the test of the core.
+
+python3 -m tests.faulty
+"""
+
+import logging
+from collections.abc import Sequence
+
+from rawservers.config import Config
+from rawservers.core.connection import Service
+from rawservers.core.protocol import Chunk, Clock, Peer, Protocol
+from rawservers.daemon.worker import Worker
+from rawservers.services import SERVICES, Report
+
+
+class Faulty(Protocol):
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        if data == b"raise\n":
+            raise RuntimeError("as told")
+        return (data,)
+
+
+def stillborn(peer: Peer) -> Protocol:
+    raise RuntimeError("at the start")
+
+
+def faulty(config: Config, clock: Clock, report: Report) -> Service:
+    return Service("faulty", lambda peer: Faulty(), {}, report)
+
+
+def unborn(config: Config, clock: Clock, report: Report) -> Service:
+    return Service("unborn", stillborn, {}, report)
+
+
+SERVICES |= {"faulty": faulty, "unborn": unborn}
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    Worker(Config(listen=(("faulty", "127.0.0.1:0"), ("unborn", "127.0.0.1:0")))).run()

@@ -1,0 +1,289 @@
+"""What the core gives every protocol alike, seen in the real process: other services on it, faults, wake-ups, the clock."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from rawservers.core.connection import Connection, Service
+from rawservers.core.listener import Endpoint, Listener, bind
+from rawservers.core.loop import Loop
+from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, FileSlice, OpenFile, Peer, Protocol, Urgent
+from tests.live import DEADLINE, Server, receive_all, receive_until, until
+
+
+def test_a_third_protocol() -> None:
+    with Server(module="tests.daytime") as server:
+        for _ in range(3):
+            with server.connect("daytime") as sock:
+                sock.sendall(b"this is thrown away")
+                text = receive_all(sock).decode()
+            said = datetime.strptime(text, "%A, %B %d, %Y %H:%M:%S-%Z\r\n").replace(tzinfo=UTC)
+            assert abs((datetime.now(UTC) - said).total_seconds()) < 5
+        server.signal()
+        assert server.wait() == 0
+
+
+def test_an_exception_costs_one_connection_and_a_line() -> None:
+    with Server(module="tests.faulty", may_fail=True) as server:
+        with server.connect("faulty") as other, server.connect("faulty") as sock:
+            sock.sendall(b"raise\n")
+            assert receive_all(sock) == b""
+            other.sendall(b"as before\n")
+            assert receive_until(other, b"\n") == b"as before\n"
+        for _ in range(3):
+            with server.connect("unborn") as sock:
+                assert receive_all(sock) == b""
+        assert server.stderr().count("RuntimeError: as told") == 1
+        assert server.stderr().count("RuntimeError: at the start") == 3
+        server.signal()
+        assert server.wait() == 0
+
+
+class Running:
+    """A loop in a thread, with one service on a free port."""
+
+    def __init__(self, protocol: type[Protocol], **deadlines: float) -> None:
+        self.loop = Loop()
+        self.reports: list[tuple[object, int]] = []
+        self.begun: list[Protocol] = []
+        service = Service(
+            "test", self.start, deadlines, lambda peer, record, sent, seconds: self.reports.append((record, sent))
+        )
+        self.protocol = protocol
+        (self.sock,) = bind(Endpoint("127.0.0.1", 0))
+        self.address = self.sock.getsockname()
+        self.listener = Listener(self.sock, service, self.loop)
+        self.loop.at_tick.append(self.listener.tick)
+        self.thread = threading.Thread(target=self.run)
+
+    def start(self, peer: Peer) -> Protocol:
+        protocol = self.protocol(peer)  # type: ignore[call-arg]
+        self.begun.append(protocol)
+        return protocol
+
+    def report(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
+        self.reports.append((record, sent))
+
+    def run(self) -> None:
+        self.listener.open()
+        self.loop.run()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=DEADLINE)
+
+    def __enter__(self) -> Running:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.loop.soon(self.loop, self.loop.stop)
+        self.thread.join(DEADLINE)
+        assert not self.thread.is_alive()
+        for connection in list(self.listener.connections):
+            connection.close()
+        self.listener.close()
+        self.loop.close()
+
+
+class Recording(Protocol):
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.heard: list[tuple[bytes, bool]] = []
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        self.heard.append((data, urgent))
+        return (b".",)
+
+
+def test_urgent_data_comes_in_two_parts() -> None:
+    class Slow(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            super().receive(data, urgent)
+            if data == b"first":
+                go_on.wait(DEADLINE)
+            return ()
+
+    go_on = threading.Event()
+    with Running(Slow) as running, running.connect() as sock:
+        sock.sendall(b"first")
+        until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
+        sock.sendall(b"junk")
+        sock.send(b"\xff\xf2", socket.MSG_OOB)
+        sock.sendall(b"after")
+        go_on.set()  # all of it is queued behind what the server was busy with
+        (protocol,) = running.begun
+        assert isinstance(protocol, Slow)
+        until(lambda: protocol.heard[-1:] == [(b"\xf2after", False)], f"the mark, after {protocol.heard}")
+        assert protocol.heard == [(b"first", False), (b"junk\xff", True), (b"\xf2after", False)]
+
+
+def test_urgent_output() -> None:
+    class Sync(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            return (b"before\xff", Urgent(b"\xf2"), b"after")
+
+    with Running(Sync) as running, running.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sock.sendall(b"x")
+        assert receive_until(sock, b"after") == b"before\xff\xf2after"
+
+
+def test_a_thread_may_wake_a_conversation() -> None:
+    class Late(Recording):
+        said: Sequence[Chunk] = ()
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            threading.Thread(target=self.answer, args=(data,)).start()
+            return ()
+
+        def answer(self, data: bytes) -> None:
+            self.said = (data.upper(),)
+            self.peer.wake()
+
+        def resume(self) -> Sequence[Chunk]:
+            said, self.said = self.said, ()
+            return said
+
+    with Running(Late) as running, running.connect() as sock:
+        for _ in range(100):
+            sock.sendall(b"x\n")
+            assert receive_until(sock, b"\n") == b"X\n"
+        sock.close()
+        until(lambda: not running.listener.connections, "it is closed")
+        running.begun[0].peer.wake()  # type: ignore[attr-defined]  # too late, and harmless
+
+
+def test_more_than_the_mark_is_resumed_until_all_is_said() -> None:
+    class Endless(Recording):
+        left = 50
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            return self.resume()
+
+        def resume(self) -> Sequence[Chunk]:
+            if self.left == 0:
+                return ()
+            self.left -= 1
+            return (b"x" * (HIGH_WATER + 1), Answered("record"))
+
+    with Running(Endless) as running, running.connect() as sock:
+        sock.sendall(b"go")
+        received = 0
+        while received < 50 * (HIGH_WATER + 1):
+            received += len(sock.recv(1 << 20))
+        until(lambda: len(running.reports) == 50, "every answer is reported")
+        assert set(running.reports) == {("record", HIGH_WATER + 1)}
+
+
+def test_what_is_lost_is_reported_as_far_as_it_got(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10_000_000))
+    closed: list[int] = []
+
+    def close(fd: int) -> None:
+        closed.append(fd)
+        os.close(fd)
+
+    class Long(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            file = OpenFile(os.open(path, os.O_RDONLY), close)
+            return (b"head", FileSlice(file, 0, 10_000_000), Answered("sent"), b"more", Answered("never begun"))
+
+    with Running(Long) as running:
+        sock = running.connect()
+        sock.sendall(b"go")
+        assert sock.recv(4) == b"head"
+        sock.close()  # with input unread: a RST
+        until(lambda: len(running.reports) == 2, "both are reported")
+        (first, sent), second = running.reports
+        assert first == "sent"
+        assert 4 < sent < 10_000_004
+        assert second == ("never begun", 0)
+        until(lambda: len(closed) == 1, "the file is closed, once")
+
+
+@pytest.mark.parametrize("size", [1, 100, HIGH_WATER, HIGH_WATER + 1, 3_000_000])
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+def test_every_size_arrives_whole_and_is_counted(size: int, pieces: int) -> None:
+    class Sized(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.closing = Closing.CLOSE
+            return (*[b"x" * size] * pieces, Answered("all"))
+
+    with Running(Sized) as running, running.connect() as sock:
+        sock.sendall(b"go")
+        assert receive_all(sock) == b"x" * (size * pieces)
+        assert running.reports == [("all", size * pieces)]
+
+
+def test_a_deadline_runs_for_what_is_waited_for() -> None:
+    class Impatient(Recording):
+        waiting = "body"
+        expired = 0
+
+        def expire(self) -> Sequence[Chunk]:
+            self.expired += 1
+            self.closing = Closing.LINGER
+            return (b"too late",)
+
+    with Running(Impatient, body=1, idle=60) as running, running.connect() as sock:
+        began = time.monotonic()
+        assert receive_all(sock) == b"too late"
+        assert 0.9 < time.monotonic() - began < 4
+
+
+def test_no_deadline_without_a_limit() -> None:
+    with Running(Recording, head=1) as running, running.connect() as sock:
+        sock.settimeout(2.5)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+
+
+def test_ten_thousand_wake_ups_from_four_threads_are_all_served() -> None:
+    class Counting(Recording):
+        resumed = 0
+
+        def resume(self) -> Sequence[Chunk]:
+            self.resumed += 1
+            return ()
+
+    with Running(Counting) as running, running.connect() as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"."
+        (protocol,) = running.begun
+        assert isinstance(protocol, Counting)
+
+        def wake() -> None:
+            for _ in range(2500):
+                protocol.peer.wake()
+
+        threads = [threading.Thread(target=wake) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        until(lambda: protocol.resumed == 10_000, "every one was served")
+
+
+def test_a_connection_is_small() -> None:
+    import tracemalloc
+
+    with Running(Recording) as running:
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        socks = [running.connect() for _ in range(500)]
+        until(lambda: len(running.listener.connections) == 500, "all are accepted")
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        ours = sum(sock.__sizeof__() for sock in socks)
+        assert (after - before - ours) / 500 < 3000  # the clients' sockets are in it, too
+        for sock in socks:
+            sock.close()
+    assert all(isinstance(connection, Connection) for connection in running.listener.connections)
