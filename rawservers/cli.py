@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from rawservers import __version__
-from rawservers.config import Config
+from rawservers.config import Config, SiteConfig
 from rawservers.core.listener import Endpoint
 from rawservers.daemon.worker import CannotStart, Worker, reason
 
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
     logging.raiseExceptions = False  # a closed standard error is no reason to fail
     try:
-        check_folder(config.folder)
+        for site in config.sites:
+            check_folder(site.root)
         worker = Worker(config)
     except CannotStart as error:
         print(f"rawservers: {error}", file=sys.stderr)
@@ -48,10 +49,12 @@ def parse(argv: Sequence[str] | None) -> Config:
         metavar="FILE",
         help="a file to append to, - for standard output (the default), or off",
     )
+    parser.add_argument("--listing", action="store_true", help="list folders that have no index.html")
     parser.add_argument("--version", action="version", version=f"rawservers {__version__}")
     said = parser.parse_args(argv)
     listen = [(name, where) for name, usual in default.listen for where in getattr(said, name) or [usual]]
-    return Config(root=said.root, listen=tuple(row for row in listen if row[1] != "off"), access_log=said.access_log)
+    site = SiteConfig(said.root or SiteConfig().root, listing=said.listing)
+    return Config(sites=(site,), listen=tuple(row for row in listen if row[1] != "off"), access_log=said.access_log)
 
 
 def address(text: str) -> str:

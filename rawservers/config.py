@@ -2,24 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
+
+Function: TypeAlias = Callable[[Any], Any]  # Request -> Response, or a Future of one
 
 WELCOME = Path(__file__).parent / "welcome"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteConfig:
+    """One tree of documents. Paths begin with a slash and are meant below the root; patterns may hold * and ?."""
+
+    root: str = str(WELCOME)
+    """The folder to serve."""
+
+    hosts: tuple[str, ...] = ()
+    """Host names that this site answers to, without a port. The first site of all also answers to any other name."""
+
+    index: tuple[str, ...] = ("index.html",)
+    """Names to look for where a folder is asked for; the first one found is served."""
+
+    listing: bool = False
+    """Whether a folder without an index is listed. Off, as in nginx and Apache: names may tell what content does not."""
+
+    precompressed: bool = True
+    """Whether NAME.br, NAME.zst or NAME.gz is sent for NAME to clients that take it, if it is no older. nginx: gzip_static."""
+
+    max_age: int | None = None
+    """Seconds that files may be used again without asking (Cache-Control). Without it, browsers guess from the file's age."""
+
+    headers: tuple[tuple[str, str, str], ...] = ()
+    """Header fields to add: a pattern for the path, a name, a value. A field of the same name is replaced."""
+
+    redirects: tuple[tuple[str, str], ...] = ()
+    """Moved for good: a path, and where to. A * at the end of both stands for the rest."""
+
+    error_pages: tuple[tuple[int, str], ...] = ()
+    """Pages of one's own: a status, and a file's path."""
+
+    fallback: str | None = None
+    """A file that answers for paths that name none and have no dot in their last part: single-page applications."""
+
+    types: tuple[tuple[str, str], ...] = ()
+    """Media types by name ending, over those of the standard library: (".wasm", "application/wasm")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """What the servers are to do. Times are in seconds; 0 means no limit."""
 
-    root: str | None = None
-    """The folder to serve; without it, the bundled welcome page."""
+    sites: tuple[SiteConfig, ...] = (SiteConfig(),)
+    """What the HTTP server serves, by host name; without any, the bundled welcome page."""
+
+    functions: tuple[tuple[str, Function], ...] = ()
+    """Code that answers in place of files: the beginning of a path, and a function of the request (see http/router.py)."""
+
+    body_limit: int = 1 << 20
+    """Bytes of a request body that a function may be given. nginx 1 MiB: it is held in memory."""
 
     listen: tuple[tuple[str, str], ...] = (("http", "127.0.0.1:8080"), ("telnet", "127.0.0.1:2323"))
     """Services, by their names in `services.py`, and the addresses to give them at, as `Endpoint.parse` takes them."""
 
     access_log: str = "-"
     """A file to append to, "-" for standard output, or "off"."""
+
+    log_format: str = "combined"
+    """"combined", with the seconds taken behind it, or "json": an object a line."""
 
     head_time: float = 10
     """For a whole request head, however its bytes trickle in. nginx 60, Apache 20 to 40; a head is one packet or two."""
@@ -47,8 +98,3 @@ class Config:
 
     longest_line: int = 4096
     """Bytes of a Telnet line. Terminals in line mode stop at 4095 (Linux, N_TTY)."""
-
-    @property
-    def folder(self) -> str:
-        """The folder that is served."""
-        return str(WELCOME) if self.root is None else self.root

@@ -8,27 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rawservers.config import Config
+from rawservers.config import Config, SiteConfig
 from rawservers.core.connection import Service
 from rawservers.core.protocol import Clock, Peer, Protocol
+from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
-from rawservers.http.response import Stamp
+from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.telnet.echo import Echo
+
+ANSWERS, ANSWER_BYTES = 16384, 32 << 20  # bounds of what is remembered: 2 KiB each for a request and its small answer
 
 Report: TypeAlias = Callable[[Peer, object, int, float], None]
 
 
 def http(config: Config, clock: Clock, report: Report) -> Service:
-    """HTTP/1.0 from a folder's files."""
-    site = Site(config.folder, clock)
-    stamp = Stamp()
+    """HTTP/1.0 from files and functions."""
+    answers = Answers(clock, ANSWERS, ANSWER_BYTES)
+    sites = [(site.hosts, Site(site, clock, answers)) for site in config.sites or (SiteConfig(),)]
+    router = Router(sites, config.functions, answers, config.body_limit)
+    roots = ", ".join(site.root for site in config.sites) or "the welcome page"
 
     def start(peer: Peer) -> Protocol:
-        return Conversation(peer, site.respond, site.recall, stamp, config.requests)
+        return Conversation(peer, router, config.requests)
 
     def banner(address: str) -> str:
-        return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {config.folder})"
+        return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
 
     deadlines = {"head": config.head_time, "body": config.body_time, "idle": config.idle_time} | ending(config)
     return Service("http", start, deadlines, report, banner)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from rawservers.config import Function, SiteConfig
 from rawservers.core.protocol import Answered, Clock, Closing, FileSlice, Peer
+from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
-from rawservers.http.response import Record, Stamp
+from rawservers.http.response import Record
+from rawservers.http.router import Router
 from rawservers.http.site import Site
 from tests import wire
 
-CASES = wire.load("http")
+CASES = wire.load("http") + wire.load("http_files")
+
+
+def router(clock: Clock, *sites: SiteConfig, functions: Sequence[tuple[str, Function]] = (), body_limit: int = 100) -> Router:
+    answers = Answers(clock, 100, 1 << 20)
+    return Router([(site.hosts, Site(site, clock, answers)) for site in sites], functions, answers, body_limit)
 
 
 class Reply(NamedTuple):
@@ -28,9 +36,9 @@ class Reply(NamedTuple):
 class Client:
     """Drives one conversation as the core would, and keeps what it says."""
 
-    def __init__(self, site: Site, clock: Clock, requests: int = 0) -> None:
+    def __init__(self, site: Router, clock: Clock, requests: int = 0) -> None:
         self.clock = clock
-        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site.respond, site.recall, Stamp(), requests)
+        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests)
         self.said = b""
         self.ends: list[int] = []  # where in `said` each answer ends
         self.records: list[Record] = []
@@ -95,17 +103,27 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dir/.well-known/x": b"secret",
         "big": bytes(range(250)) * 160,
         "../outside": b"secret",
+        "nothing": b"",
+        "page.html": b"as identity",
+        "page.html.br": b"as br",
+        "page.html.gz": b"as gzip",
+        "old.html": b"new",
+        "old.html.gz": b"old",
+        "leak.html": b"inside",
     }.items():
         (root / name).write_bytes(content)
     (base / "outdoors").mkdir()
     (root / "out").symlink_to("../outside")
     (root / "outside").symlink_to("../outdoors")
+    (root / "leak.html.gz").symlink_to("../outside")
     (root / "to-git").symlink_to(".git/config")
     (root / "link").symlink_to("f")
     os.mkfifo(root / "fifo")
     for path in (root, *root.rglob("*")):
         if not path.is_symlink():
             os.utime(path, (784111777, 784111777))
+    os.utime(root / "old.html.gz", (784111776, 784111776))
+    os.utime(base / "outside", (784111777, 784111777))
     return root
 
 
@@ -115,8 +133,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def site(root: Path, clock: Clock) -> Site:
-    return Site(str(root), clock)
+def site(root: Path, clock: Clock) -> Router:
+    return router(clock, SiteConfig(str(root)))
 
 
 def bytes_of(case: dict[str, Any]) -> bytes:
@@ -128,7 +146,7 @@ def bytes_of(case: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_vector(case: dict[str, Any], site: Site, clock: Clock) -> None:
+def test_vector(case: dict[str, Any], site: Router, clock: Clock) -> None:
     data = bytes_of(case)
     seen = set()
     for packets in [[data]] if case.get("whole") else wire.cuts(data):
@@ -173,7 +191,7 @@ def check_framing(reply: Reply, record: Record) -> None:
         assert (record.status, dict(reply.headers).keys() >= {"Date", "Server", "Connection"}) == (reply.status, True)
 
 
-def test_the_records_head_is_what_is_sent_before_the_body(site: Site, clock: Clock) -> None:
+def test_the_records_head_is_what_is_sent_before_the_body(site: Router, clock: Clock) -> None:
     for request in (
         b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET /f HTTP/1.0\r\n\r\n",
@@ -191,14 +209,14 @@ def test_the_records_head_is_what_is_sent_before_the_body(site: Site, clock: Clo
     assert sum(record.head + record.size for record in client.records) == len(client.said)
 
 
-def test_the_last_of_so_many_requests_says_close(site: Site, clock: Clock) -> None:
+def test_the_last_of_so_many_requests_says_close(site: Router, clock: Clock) -> None:
     request = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
     client = Client(site, clock, requests=3).send(request, request, request + request)
     assert [dict(reply.headers)["Connection"] for reply in client.replies()] == ["keep-alive", "keep-alive", "close"]
     assert client.closing is Closing.LINGER
 
 
-def test_a_client_that_reuses_a_connection_need_not_ask_for_it_again(site: Site, clock: Clock) -> None:
+def test_a_client_that_reuses_a_connection_need_not_ask_for_it_again(site: Router, clock: Clock) -> None:
     old, new = b"GET /f HTTP/1.0\r\n\r\n", b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
 
     def connections(*packets: bytes) -> list[str]:
@@ -215,7 +233,7 @@ def test_a_client_that_reuses_a_connection_need_not_ask_for_it_again(site: Site,
     assert connections(new, b"GET /f HTTP/1.0\r\nConnection: close\r\n\r\n") == ["keep-alive", "close"]
 
 
-def test_draining_ends_with_the_next_answer(site: Site, clock: Clock) -> None:
+def test_draining_ends_with_the_next_answer(site: Router, clock: Clock) -> None:
     request = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
     client = Client(site, clock).send(request, request)
     client.take(client.conversation.drain())
@@ -225,14 +243,14 @@ def test_draining_ends_with_the_next_answer(site: Site, clock: Clock) -> None:
     assert client.closing is Closing.CLOSE
 
 
-def test_a_new_connection_is_idle_once_the_server_drains(site: Site, clock: Clock) -> None:
+def test_a_new_connection_is_idle_once_the_server_drains(site: Router, clock: Clock) -> None:
     client = Client(site, clock)
     assert client.conversation.waiting == "head"
     client.take(client.conversation.drain())
     assert client.conversation.waiting == "idle"
 
 
-def test_the_deadlines_follow_the_request(site: Site, clock: Clock) -> None:
+def test_the_deadlines_follow_the_request(site: Router, clock: Clock) -> None:
     client = Client(site, clock)
     assert client.conversation.waiting == "head"
     client.send(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -241,7 +259,7 @@ def test_the_deadlines_follow_the_request(site: Site, clock: Clock) -> None:
     assert client.conversation.waiting == "head"
 
 
-def test_a_silent_connection_gets_a_fin_an_unfinished_head_a_408(site: Site, clock: Clock) -> None:
+def test_a_silent_connection_gets_a_fin_an_unfinished_head_a_408(site: Router, clock: Clock) -> None:
     silent = Client(site, clock)
     silent.take(silent.conversation.expire())
     assert (silent.said, silent.closing) == (b"", Closing.LINGER)
@@ -253,7 +271,7 @@ def test_a_silent_connection_gets_a_fin_an_unfinished_head_a_408(site: Site, clo
     assert len(slow.replies()) == 1
 
 
-def test_a_long_pipeline_stops_at_the_mark_until_it_is_resumed(site: Site, clock: Clock) -> None:
+def test_a_long_pipeline_stops_at_the_mark_until_it_is_resumed(site: Router, clock: Clock) -> None:
     requests = b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n" * 5
     conversation = Client(site, clock).conversation
     said = [len([chunk for chunk in conversation.receive(requests) if isinstance(chunk, Answered)])]
@@ -262,7 +280,7 @@ def test_a_long_pipeline_stops_at_the_mark_until_it_is_resumed(site: Site, clock
     assert said == [2, 2, 1]
 
 
-def test_the_time_taken_is_counted_from_the_first_byte(site: Site, clock: Clock) -> None:
+def test_the_time_taken_is_counted_from_the_first_byte(site: Router, clock: Clock) -> None:
     conversation = Client(site, clock).conversation
     conversation.receive(b"GET /f HTTP/1.1\r\n")
     clock.now += 3

@@ -16,20 +16,22 @@ PACKAGE = ROOT / "rawservers"
 
 # Which of our own modules a module may import: those in a lower layer, or its own room.
 LAYERS = [
-    {"core"},
-    {"http", "telnet", "config"},
+    {"core", "config"},
+    {"http", "telnet"},
     {"services"},
     {"daemon"},
     {"cli"},
     {"__main__"},
 ]
-PROTOCOLS_SEE = {"core.protocol"}
+PROTOCOLS_SEE = {"core.protocol", "config"}
 PURE = {
     "core.protocol",
     "http.request",
     "http.response",
     "http.cache",
+    "http.conditional",
     "http.conversation",
+    "http.listing",
     "telnet.nvt",
     "telnet.options",
     "telnet.editor",

@@ -160,7 +160,7 @@ class Connection:
         if chunks and (self._queue or not self._send_at_once(chunks)):
             self._enqueue(chunks)
             self._push()
-        elif self._events != READ or self._queue or protocol.closing is not KEEP or self._ended:
+        elif self._events != READ or self._queue or protocol.closing is not KEEP or self._ended or not waiting:
             self._go_on()
         # else the usual case: all was said, and the set watches for the peer's next words already
 
@@ -296,7 +296,7 @@ class Connection:
         elif self._protocol.closing is Closing.LINGER:
             return self._linger()
         else:
-            events = 0 if self._ended else READ
+            events = READ if self._reads() else 0
         if events != self._events:
             self._events = events
             self._loop.watch(self._fd, self, events)
@@ -309,6 +309,7 @@ class Connection:
             and not self._owing
             and self._unsent < HIGH_WATER
             and self._protocol.closing is KEEP
+            and self._protocol.waiting != ""
         )
 
     # The end

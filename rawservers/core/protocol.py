@@ -151,7 +151,7 @@ class Protocol:
 
     greeting: bytes = b""
     closing: Closing = Closing.KEEP
-    waiting: str = "idle"  # the deadline that runs: "head", "body", "idle", or "" for none
+    waiting: str = "idle"  # the deadline that runs: "head", "body" or "idle"; "": none, the peer is not even read from
     expendable: bool = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:

@@ -4,18 +4,22 @@ The servers never wait for their log. A pipe or a terminal is opened anew in non
 shell holds the same one, and would be surprised); what its reader does not take is kept up to a bound, then dropped in
 whole lines, and how many were dropped is said as soon as there is room.
 
-The format is Apache's and nginx's "combined". The peer's bytes are escaped, so that an answer is always one line of
-printable ASCII, and cut, so that it stays a short one.
+There are two formats. "combined" is Apache's and nginx's, with the seconds from the request's first byte to the answer's last
+behind it; "json" is an object a line. The peer's bytes are escaped, so that an answer is always one line of printable ASCII,
+and cut, so that it stays a short one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
 import stat
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from rawservers.core.protocol import Clock, Peer
 from rawservers.http.response import Record
@@ -28,9 +32,10 @@ UNPRINTABLE = re.compile(r"[^ !#-\[\]-~]")  # and the two that would end the fie
 
 
 class AccessLog:
-    """target: a file's path, "-" for standard output, or "off". OSError if the file cannot be opened."""
+    """target: a file's path, "-" for standard output, or "off"; style: one of FORMATS. OSError if the file cannot be opened."""
 
-    def __init__(self, target: str, clock: Clock) -> None:
+    def __init__(self, target: str, style: str, clock: Clock) -> None:
+        self._format = FORMATS[style]
         self._clock = clock
         self._fd = open_target(target)
         self._lines: list[str] = []
@@ -44,15 +49,13 @@ class AccessLog:
         if self._fd < 0 or not isinstance(record, Record):
             return
         size = sent - record.head
-        if size != record.size:
-            text = combined(record, max(0, size))
-        elif record.text:
-            text = record.text
+        if size == record.size and not seconds:  # the usual case, of which the text is made once
+            text = record.text = record.text or self._format.text(record, size, 0.0)
         else:
-            text = record.text = combined(record, size)
+            text = self._format.text(record, max(0, size), seconds)
         if not self._lines:
             self._set_time()
-        self._lines.append(f"{peer.address[0]} - - {self._time}{text}")
+        self._lines.append(f"{self._format.before}{peer.address[0]}{self._format.between}{self._time}{text}")
 
     def flush(self) -> None:
         """Write what was noted in this wake."""
@@ -91,7 +94,7 @@ class AccessLog:
         second = int(self._clock.time)
         if second != self._second:
             self._second = second
-            self._time = time.strftime("[%d/%b/%Y:%H:%M:%S %z] ", time.localtime(second))
+            self._time = time.strftime(self._format.time, time.localtime(second))
 
 
 def open_target(target: str) -> int:
@@ -110,13 +113,41 @@ def open_target(target: str) -> int:
     return os.dup(1)
 
 
-def combined(record: Record, size: int) -> str:
-    """The part of a line that does not depend on the peer and the time."""
+def combined(record: Record, size: int, seconds: float) -> str:
+    """The part of a line that does not depend on the peer and the time of day."""
     line = escaped(record.line)
-    return f'"{line}" {record.status} {size} "{escaped(record.referer)}" "{escaped(record.agent)}"\n'
+    return f'"{line}" {record.status} {size} "{escaped(record.referer)}" "{escaped(record.agent)}" {seconds:.3f}\n'
+
+
+def as_json(record: Record, size: int, seconds: float) -> str:
+    """The same, for an object that has begun already."""
+    told = {
+        "request": record.line[:FIELD],
+        "status": record.status,
+        "bytes": size,
+        "seconds": round(seconds, 3),
+        "referer": record.referer[:FIELD],
+        "agent": record.agent[:FIELD],
+    }
+    return json.dumps(told)[1:] + "\n"
 
 
 def escaped(text: str) -> str:
     """A field as printable ASCII, other bytes as \\xHH; "-" for an empty one."""
     text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:FIELD])
     return text or "-"
+
+
+class Format(NamedTuple):
+    """A line is `before`, the peer's host, `between`, the time of day by `time`, and what `text` makes of the rest."""
+
+    before: str
+    between: str
+    time: str
+    text: Callable[[Record, int, float], str]
+
+
+FORMATS = {
+    "combined": Format("", " - - ", "[%d/%b/%Y:%H:%M:%S %z] ", combined),
+    "json": Format('{"peer": "', '", "time": ', '"%Y-%m-%dT%H:%M:%S%z", ', as_json),
+}

@@ -30,6 +30,11 @@ class CannotStart(Exception):
     """What could not be done, and why, in one line."""
 
 
+def serve(config: Config) -> None:
+    """Serve as `config` says until SIGTERM or SIGINT, in this process and its main thread. Raises CannotStart."""
+    Worker(config).run()
+
+
 class Worker:
     """Binds all that `config` names at once, or raises CannotStart and leaves nothing behind."""
 
@@ -39,7 +44,7 @@ class Worker:
         self._stopped = 0.0  # when the order to stop came; 0.0: it has not
         self.listeners: list[Listener] = []
         try:
-            self._log = AccessLog(config.access_log, self._loop.clock)
+            self._log = AccessLog(config.access_log, config.log_format, self._loop.clock)
         except OSError as error:
             raise CannotStart(f"cannot write the access log {config.access_log}: {reason(error)}") from error
         names = {name for name, _ in config.listen}

@@ -1,18 +1,18 @@
-"""Preconditions and ranges: RFC 9110 §13 and §14, for a representation that is there and would be sent whole with a 200.
+"""Preconditions and ranges: RFC 9110 §13 and §14, of a file that is there and would be sent whole with a 200.
 
 Two validators say which state of a file a client knows: an entity tag, made from the time of the last change in
-nanoseconds and the size, and that same time in seconds, as Last-Modified has it. The questions are asked in the order of
-RFC 9110 §13.2.2, preconditions first:
+nanoseconds and the size, and that same time in seconds, as Last-Modified has it. The questions are asked in the order
+of RFC 9110 §13.2.2, preconditions first:
 
     precondition(request, tag, modified, now)       304, 412, or None: go on
     ranges(request, size, tag, modified, now)       [] for 416, spans for 206, or None: send it all
 
 and each of the answers has its maker: `not_modified`, `precondition_failed`, `unsatisfiable` and `partial`.
 
-What a client may send is doubted on the safe side. A tag that is not one matches nothing, and takes its whole list with
-it: If-Match then fails, and If-None-Match has the file sent. A date that is not one, or is there twice, is as if it had not
-been sent. A malformed `bytes=` is refused, since a client that asked for a part may not be prepared for the whole of a
-large file; a unit nobody knows is ignored, as the RFC demands.
+What a client sends is doubted on the safe side. A tag that is not one matches nothing, and takes its whole list with
+it: If-Match then fails, and If-None-Match has the file sent. A date that is not one, or is there twice, is as if it had
+not been sent. A malformed `bytes=` is refused, since a client that asked for a part may not be prepared for the whole
+of a large file; a unit nobody knows is ignored, as the RFC demands.
 
 What one request can cost is bounded, whatever it asks for. Ranges that touch or overlap become one, so that no byte is
 sent twice and nothing is to be gained from asking for it twice (CVE-2011-3192); above RANGES of them the file is sent
@@ -30,11 +30,11 @@ from hashlib import blake2b
 
 from rawservers.core.protocol import FileSlice
 from rawservers.http.request import Request
-from rawservers.http.response import DAYS, MONTHS, Response, error
+from rawservers.http.response import DAYS, MONTHS, Headers, Response, error
 
-# Ranges in one request above which the file is sent whole. A reader of an archive or a PDF asks for a handful at a time.
-# Each part of a large file costs two system calls and some 150 bytes of head, so a flood of them would cost us much more
-# than it costs to ask; Apache's MaxRanges is 200, nginx's max_ranges has no limit until one is set.
+# Ranges in one request above which the file is sent whole. A reader of an archive or a PDF asks for a handful at once.
+# Each part of a large file costs two system calls and some 150 bytes of head, so a flood of them would cost us much
+# more than it costs to ask; Apache's MaxRanges is 200, nginx's max_ranges has no limit until one is set.
 RANGES = 16
 
 FAR = 10**18  # beyond the end of any file, and cheap to count with
@@ -57,7 +57,6 @@ WITHOUT_PRECONDITIONS = frozenset({"CONNECT", "OPTIONS", "TRACE"})  # they selec
 OF_A_304 = frozenset({"cache-control", "content-location", "etag", "expires", "vary"})  # RFC 9110 §15.4.5
 OF_A_PART = frozenset({"content-type", "content-encoding"})  # in a multipart they describe the parts, not the wrapping
 
-Fields = Sequence[tuple[str, str]]
 Span = tuple[int, int]  # the first byte, and how many
 
 
@@ -75,8 +74,8 @@ def etag(mtime_ns: int, size: int) -> str:
 def parse_date(text: str, now: float) -> int | None:
     """The seconds since 1970 that an HTTP date names, in any of its three forms (§5.6.7); None if it is none.
 
-    `now`, in seconds since 1970, tells which century a two-digit year means. That the name of the day is the right one is
-    not checked: it adds nothing.
+    `now`, in seconds since 1970, tells which century a two-digit year means. Whether the name of the day is the right
+    one is not looked at: it adds nothing.
     """
     if match := IMF_FIXDATE.fullmatch(text):
         day, month, year, *time = match.groups()
@@ -115,8 +114,8 @@ def _full_year(digits: int, month: str, day: str, time: Sequence[str], now: floa
 def precondition(request: Request, tag: str, modified: int, now: float) -> int | None:
     """The status that the request's preconditions call for, 304 or 412; None if they leave it be (§13.2.2).
 
-    tag: the representation's entity tag; modified: when it last changed; now: the time; both in seconds since 1970. A file
-    that changed in the future is best told as it is: no date can then vouch for it.
+    tag: the file's entity tag; modified: when it last changed; now: the time; both in seconds since 1970. If it changed
+    in the future, `modified` should say so: then no date vouches for it.
     """
     fields = request.fields
     reads = request.method in {"GET", "HEAD"}
@@ -155,11 +154,11 @@ def _lists(value: str, tag: str, weakly: bool) -> bool:
 
 
 def ranges(request: Request, size: int, tag: str, modified: int, now: float) -> list[Span] | None:
-    """Which bytes of `size` the request asks for, as (first, count), in its order; [] if it cannot be served: 416.
+    """Which bytes of a file of `size` the request asks for, in its order; [] if they cannot be had: 416 (§14.2).
 
-    None: send it all, because no range is asked for in a way that counts, or too many are, or If-Range says that the client
-    knows another state (§13.1.5, §14.2). The spans lie inside the file and neither touch nor overlap. tag, modified, now:
-    as for `precondition`, which comes first.
+    None: send it all, because no range is asked for in a way that counts, or too many are, or If-Range says that the
+    client knows another state (§13.1.5). The spans lie inside the file and neither touch nor overlap. tag, modified,
+    now: as for `precondition`, which comes first.
     """
     fields = request.fields
     if "range" not in fields or request.method != "GET":
@@ -237,18 +236,18 @@ def unsatisfiable(size: int) -> Response:
     return error(416, why, [("Content-Range", f"bytes */{size}")])
 
 
-def not_modified(headers: Fields) -> Response:
+def not_modified(headers: Headers) -> Response:
     """304 in place of the 200 whose header fields are `headers`: those that a cache needs, and no other (§15.4.5)."""
     tagged = any(name.lower() == "etag" for name, _ in headers)
     kept = OF_A_304 if tagged else OF_A_304 | {"last-modified"}
     return Response(304, [field for field in headers if field[0].lower() in kept])
 
 
-def partial(headers: Fields, body: bytes | FileSlice, spans: Sequence[Span], size: int) -> Response:
+def partial(headers: Headers, body: bytes | FileSlice, spans: Sequence[Span], size: int) -> Response:
     """206 in place of the 200 with these header fields and this body of `size` bytes: only `spans` of it (§15.3.7).
 
-    spans: as `ranges` gives them, at least one. Several become a multipart/byteranges, of which the parts of a FileSlice
-    remain slices of the same file.
+    spans: as `ranges` gives them, at least one. Several become a multipart/byteranges, in which what is cut from a
+    FileSlice remains a slice of the same file.
     """
     if len(spans) == 1:
         return Response(206, [*headers, _content_range(spans[0], size)], _cut(body, spans[0]))
@@ -278,7 +277,7 @@ def _cut(body: bytes | FileSlice, span: Span) -> bytes | FileSlice:
     return FileSlice(body.file, body.offset + first, count)
 
 
-def _boundary(headers: Fields, spans: Sequence[Span], size: int) -> str:
+def _boundary(headers: Headers, spans: Sequence[Span], size: int) -> str:
     """A line that the parts do not hold: 120 bits of a hash, which no file holds but by design.
 
     It depends on nothing but what is answered, so that the same request has the same answer from every process. Whoever

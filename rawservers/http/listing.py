@@ -1,15 +1,15 @@
 r"""A folder's content, as a page for people or as JSON for programs.
 
-A name is whatever bytes the file system has: markup, line ends, broken UTF-8. It is told in two ways. Its href is made
-from the raw bytes, percent-encoded, and always leads back to exactly that name; it begins with "./", so that no name can
-pass for a scheme (javascript:x) or a host. Its text is for reading: HTML-escaped, and what cannot be seen, or would turn
-the line around, is spelled out: \xff for a byte that is not UTF-8, \x0a for a line end, \u{202e} for a right-to-left
-override.
+A name is whatever bytes the file system has: markup, line ends, broken UTF-8. It is told in two ways. Its href is
+made from the raw bytes, percent-encoded, and always leads back to exactly that name; it begins with "./", so that no
+name can pass for a scheme (javascript:x) or a host. Its text is for reading: HTML-escaped, and what cannot be seen,
+or would turn the line around, is spelled out: \xff for a byte that is not UTF-8, \x0a for a line end, \u{202e} for a
+right-to-left override.
 
 All addresses are relative to the folder's own, which ends with a slash: the page holds behind a proxy that serves the
-site under a prefix. It loads nothing, and is complete without its script, which only adds buttons that sort; POLICY lets
-a browser run that script alone. Folders and files are two bodies of one table, so that folders stay first however each
-is sorted.
+site under a prefix. It loads nothing, and is complete without its script, which only adds buttons that sort; POLICY
+lets a browser run that script alone. Folders and files are two bodies of one table, so that folders stay first
+however each is sorted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 import unicodedata
 from base64 import b64encode
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from html import escape
 from urllib.parse import quote
@@ -29,7 +29,7 @@ STYLE = r"""
 body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }
 h1 { font-size: 1.35rem; font-weight: 600; margin: 0 }
 h1, td { overflow-wrap: anywhere; white-space: pre-wrap }
-h1 a:first-of-type { padding-inline: .3em }
+h1 a:first-of-type { margin-inline: -.3em; padding-inline: .3em }
 a { text-decoration: none }
 a:link { color: light-dark(#0b57d0, #a8c7fa) }
 a:hover, a:focus-visible { text-decoration: underline }
@@ -79,7 +79,7 @@ heads.forEach((head, column) => {
     for (const other of heads) other.removeAttribute("aria-sort")
     head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending")
     const compare = (a, b) => sign * (key(a) - key(b)) || order.get(a) - order.get(b)
-    for (const body of table.tBodies) body.append(...[...body.rows].sort(compare))
+    for (const body of table.tBodies) for (const row of [...body.rows].sort(compare)) body.append(row)
   }
 })
 """
@@ -123,7 +123,8 @@ SPELLED_OUT = {code: f"\\x{code:02x}" if code < 0x80 else f"\\u{{{code:x}}}" for
 NUMBER = re.compile("0*([0-9]+)")
 
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-EARLIEST, LATEST = -62135596800, 253402300799  # seconds: the years 1 to 9999, all that the ISO form has a place for
+EPOCH = datetime(1970, 1, 1)  # without a zone, whose offset isoformat would write
+EARLIEST, LATEST = -62135596800, 253402300799  # seconds: the years 1 to 9999, all that four digits can tell
 
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
@@ -184,9 +185,13 @@ def as_json(path: bytes, entries: Iterable[Entry]) -> bytes:
 
 
 def prefers_json(accept: str) -> bool:
-    """Whether the Accept field `accept` rates application/json above text/html (RFC 9110 §12.5.1). A tie is for people."""
+    """Whether the Accept field `accept` rates application/json above text/html (RFC 9110 §12.5.1).
+
+    Of two that weigh the same it prefers the one that it names: programs say "application/json, */*", and mean it.
+    """
     ranges = media_ranges(accept)
-    return quality("application/json", ranges) > quality("text/html", ranges)
+    as_json, as_html = quality("application/json", ranges), quality("text/html", ranges)
+    return as_json > as_html or (as_json == as_html > 0 and "application/json" in ranges and "text/html" not in ranges)
 
 
 # Parts of the page
@@ -226,6 +231,7 @@ def href(entry: Entry) -> str:
 
 
 def readable(name: bytes) -> str:
+    """The text of a name, exact but for bytes that are not UTF-8."""
     return name.decode("utf-8", "backslashreplace")
 
 
@@ -246,8 +252,7 @@ def magnitude(size: int) -> str:
 
 def moment(seconds: float) -> str:
     """Seconds since 1970 in ISO 8601: 1994-11-06T08:49:37Z."""
-    date = datetime.fromtimestamp(min(max(seconds, EARLIEST), LATEST) // 1, UTC)
-    return f"{date.isoformat()[:19]}Z"
+    return f"{(EPOCH + timedelta(0, min(max(seconds, EARLIEST), LATEST) // 1)).isoformat()}Z"
 
 
 # The order

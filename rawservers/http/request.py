@@ -46,10 +46,25 @@ class Request:
     head: its exact bytes; line: the request line; method, target: as sent; version: (1, 0) or (1, 1), (0, 9) for a simple
     request; fields: header values by lower-case name, repeated ones joined by ", " (RFC 9110 §5.3); host: without the port,
     lower case, "" if the request names none; length: bytes of body that follow; keep: whether the connection is to persist;
-    silent: whether the request leaves that to what was usual in HTTP/1.0, by saying nothing.
+    silent: whether the request leaves that to what was usual in HTTP/1.0, by saying nothing; body: what followed the head;
+    query: with its "?", "" if there is none (once `locate` was called).
     """
 
-    __slots__ = ("fields", "head", "host", "keep", "length", "line", "method", "silent", "target", "version")
+    __slots__ = (
+        "_path",
+        "body",
+        "fields",
+        "head",
+        "host",
+        "keep",
+        "length",
+        "line",
+        "method",
+        "query",
+        "silent",
+        "target",
+        "version",
+    )
 
     def __init__(self, head: bytes, line: str, method: str, target: str, version: tuple[int, int]) -> None:
         self.head = head
@@ -62,27 +77,41 @@ class Request:
         self.length = 0
         self.keep = False
         self.silent = False
+        self.body = b""
+        self.query = ""
+        self._path: bytes | None = None
 
-    def locate(self) -> tuple[bytes, str]:
-        """The path, percent-decoded once, and the query with its "?" or "" (RFC 1945 §5.1.2). Raises Refused.
+    @property
+    def path(self) -> str:
+        """The path as text; bytes in it that are not UTF-8 are surrogates (PEP 383)."""
+        return self.locate().decode("utf-8", "surrogateescape")
+
+    def locate(self) -> bytes:
+        """The path, percent-decoded once (RFC 1945 §5.1.2); sets `query`. Raises Refused.
 
         A target in absolute form also names the host, which counts more than the Host header (RFC 9112 §3.2.2).
         """
+        if self._path is None:
+            self._path = self._locate()
+        return self._path
+
+    def _locate(self) -> bytes:
         target = self.target
         if not target.startswith("/"):
             self.host, target = _split_absolute(target)
         if "#" in target:
             raise Refused(400, "A fragment is not part of what is asked of a server.")
         path, mark, query = target.partition("?")
+        self.query = mark + query
         if "%" not in path:
-            return path.encode("latin-1"), mark + query
+            return path.encode("latin-1")
         if re.search("%(?![0-9A-Fa-f]{2})", path):
             raise Refused(400, "A percent sign in the path is not followed by two hexadecimal digits.")
         if "%00" in path:
             raise Refused(400, "The path holds a NUL.")
         if re.search("%2f", path, re.IGNORECASE):
             raise Refused(404, "No name here holds an encoded slash.")
-        return unquote_to_bytes(path), mark + query
+        return unquote_to_bytes(path)
 
 
 def parse_simple(line: bytes) -> Request | None:

@@ -7,6 +7,7 @@ as its Content-Length or ended by the close.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import copy
 from datetime import UTC, datetime
@@ -16,9 +17,16 @@ from typing import TypeAlias
 
 from rawservers import __version__
 from rawservers.core.protocol import Answered, Clock, FileSlice
-from rawservers.http.request import Request
+from rawservers.http.request import TOKEN, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
+REASONS |= {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+}  # RFC 9110; Python 3.11 has older names
+YEAR_1 = -62135596800  # the earliest that four digits can tell; a file system may hold an earlier one
+OURS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
 WITHOUT_BODY = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -36,6 +44,7 @@ ERROR_PAGE = """<!DOCTYPE html>
 """
 
 
+Headers: TypeAlias = Sequence[tuple[str, str]]
 Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small, a part of a file, or pieces of both kinds
 
 
@@ -44,7 +53,7 @@ class Response:
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int, headers: Sequence[tuple[str, str]] = (), body: Body = b"") -> None:
+    def __init__(self, status: int, headers: Headers = (), body: Body = b"") -> None:
         self.status = status
         self.headers = headers
         self.body = body
@@ -57,15 +66,24 @@ def extent(body: Body) -> int:
     return body.count if isinstance(body, FileSlice) else len(body)
 
 
-def error(status: int, why: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
+def error(status: int, why: str, headers: Headers = ()) -> Response:
     """An answer that says what is wrong, to a person."""
     page = ERROR_PAGE.format(status=status, reason=REASONS[status], why=escape(why))
     return Response(status, [("Content-Type", "text/html; charset=utf-8"), *headers], page.encode())
 
 
+def check_headers(headers: Headers) -> None:
+    """ValueError or TypeError unless these header fields can be sent, and are not the server's own."""
+    for name, value in headers:
+        if not re.fullmatch(TOKEN, name) or not re.fullmatch(r"[\t -~\x80-\xff]*", value):
+            raise ValueError(f"not a header field: {name!r}: {value!r}")
+        if name.lower() in OURS:
+            raise ValueError(f"the server itself says {name}")
+
+
 def http_date(seconds: float) -> str:
     """Seconds since 1970 as RFC 9110 §5.6.7 writes a date: Sun, 06 Nov 1994 08:49:37 GMT."""
-    date = datetime.fromtimestamp(int(seconds), UTC)
+    date = datetime.fromtimestamp(max(int(seconds), YEAR_1), UTC)
     return f"{DAYS[date.weekday()]}, {date.day:02} {MONTHS[date.month - 1]} {date.year:04} {date:%H:%M:%S} GMT"
 
 

@@ -1,19 +1,8 @@
-"""Which bytes a target names. The only file that opens files.
+"""One tree of documents: which file a target names, and how it is served.
 
-Nothing outside the root is ever served, and no name that begins with a dot but /.well-known/. A path is not trusted for
-that: links can lead anywhere, and can change between a look and an open. So what a path names is first opened as a mere
-place (O_PATH, which touches nothing, not even a FIFO), the kernel is asked where that place really is, and only a regular
-file inside the root is then opened through the same descriptor.
-
-Two memories make it fast, and neither can be stale:
-
-- `_answers`: whole answers by the exact bytes of the request, so that a repeated one needs no parsing at all.
-- `_files`: files by path, the small ones' content and the large ones' open descriptor, for requests that differ.
-
-Each entry names the file it came from with its device, inode, size and times to the nanosecond. Before an entry is used,
-stat must confirm them; once per wake of the loop is enough, since what was confirmed in this wake was confirmed after the
-request had begun to arrive. A file that changed a moment ago is not remembered at all: the file system's clock is so coarse
-that a second change could leave the same times behind.
+In this order: the method, the redirects, the file (or a folder's index, or its listing), the precompressed neighbour that the
+client would rather have, the preconditions, the range. What goes wrong with a file is answered by a page, of the site's own
+if it has one. The answers that time alone does not change are remembered with the files they came from.
 """
 
 from __future__ import annotations
@@ -21,29 +10,34 @@ from __future__ import annotations
 import errno
 import logging
 import mimetypes
-import os
-import stat
+import re
+from fnmatch import translate
+from os import fsdecode, fsencode
 from urllib.parse import quote
 
-from rawservers.core.protocol import Clock, FileSlice, OpenFile
-from rawservers.http.cache import Cache
-from rawservers.http.request import Request
-from rawservers.http.response import Answer, Response, error, http_date
+from rawservers.config import SiteConfig
+from rawservers.core.protocol import Clock
+from rawservers.http import listing
+from rawservers.http.cache import Answers, Source
+from rawservers.http.conditional import (
+    etag,
+    not_modified,
+    parse_date,
+    partial,
+    precondition,
+    precondition_failed,
+    ranges,
+    unsatisfiable,
+)
+from rawservers.http.files import File, Files, hidden
+from rawservers.http.request import Refused, Request
+from rawservers.http.response import Answer, Headers, Response, check_headers, error, http_date
 
 log = logging.getLogger("rawservers")
 
-SMALL = 16384  # bytes up to which a file is kept in memory, and leaves in one piece with its head
-ANSWERS, ANSWER_BYTES = 16384, 16 << 20  # bounds of the answers' memory: 1 KiB for a request and its answer's head
-FILES, FILE_BYTES = 16384, 64 << 20  # bounds of the files' memory: 16,384 of 4 KiB, or fewer larger ones
-LARGE_COST = FILE_BYTES // 256  # what an open descriptor counts for: at most 256 are kept, of the 1024 a process may have
-OVERHEAD = 600  # bytes that Python takes for an entry besides its content
-SIGHTED = 8192  # requests of which no more is kept than that they came once
-
-SETTLED = 0.020  # seconds after a change until the times tell changes apart: two ticks of a 100 Hz kernel
-SETTLED_COARSE = 2.0  # the same where the file system keeps whole seconds only (FAT: two)
-
-INDEX = b"index.html"
-ALLOW = ("Allow", "GET, HEAD, OPTIONS")
+METHODS = "GET, HEAD, OPTIONS"
+CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # neighbours by ending, the smallest first
+COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
 TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".avif": "image/avif",
     ".br": "application/octet-stream",
@@ -59,7 +53,7 @@ TYPES = mimetypes.common_types | mimetypes.types_map | {
 }  # fmt: skip
 
 STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
-STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL), 404)
+STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR), 404)
 WHY = {
     403: "You may not read this.",
     404: "There is nothing here by that name.",
@@ -69,212 +63,215 @@ WHY = {
 }
 
 
-class File:
-    """A regular file as it stood when it was opened, and how it is served."""
-
-    __slots__ = ("body", "cost", "headers", "passed", "path", "signature", "steady", "wake")
-
-    def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: Clock) -> None:
-        self.path = path
-        self.signature = signature(status)
-        self.body = body
-        self.wake = self.passed = clock.wake
-        self.cost = OVERHEAD + (len(body) if isinstance(body, bytes) else LARGE_COST)
-        self.steady = clock.time - max(status.st_mtime, status.st_ctime) >= settling_time(status)
-        modified = http_date(min(status.st_mtime, clock.time))  # never later than Date (RFC 9110 §8.8.2.1)
-        self.headers = [("Content-Type", content_type(path)), ("Last-Modified", modified)]
-
-    def confirm(self, wake: int) -> bool:
-        """Whether the path still names this file, unchanged: looked up at most once per wake."""
-        if self.wake != wake:
-            try:
-                if signature(os.stat(self.path)) != self.signature:
-                    return False
-            except OSError:
-                return False
-            self.wake = wake
-        return True
-
-
-class Remembered:
-    """An answer, and the file it tells of."""
-
-    __slots__ = ("answer", "cost", "file", "passed", "wake")
-
-    def __init__(self, request: Request, answer: Answer, file: File) -> None:
-        self.answer = answer
-        self.file = file
-        self.wake = self.passed = file.wake
-        self.cost = OVERHEAD + len(request.head) + len(answer.before) + len(answer.behind)
-
-
 class Site:
-    """Answers requests from the files below `root`, a folder's path. `clock` is the loop's."""
+    """Answers requests from the files of one site. `clock` is the loop's; `answers` remembers. ValueError for a bad header."""
 
-    def __init__(self, root: str, clock: Clock) -> None:
-        self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
-        self._landing = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"  # where files of the root really are
+    def __init__(self, config: SiteConfig, clock: Clock, answers: Answers) -> None:
+        self._config = config
         self._clock = clock
-        self._answers: Cache[Remembered] = Cache(ANSWERS, ANSWER_BYTES)
-        self._files: Cache[File] = Cache(FILES, FILE_BYTES)
-        self._sighted: set[int] = set()
-
-    # The short way
-
-    def recall(self, data: bytes) -> Answer | None:
-        """The answer to a request whose bytes are exactly `data`, if it is remembered and still true."""
-        entry = self._answers.get(data)
-        if entry is None:
-            return None
-        wake = self._clock.wake
-        if entry.wake != wake:
-            if not entry.file.confirm(wake):
-                self._answers.drop(data)
-                return None
-            entry.wake = wake
-        return entry.answer
-
-    # The long way
+        self._answers = answers
+        self._types = TYPES | dict(config.types)
+        self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
+        self._pages = dict(config.error_pages)
+        self._files = Files(config.root, clock, self._endings)
+        check_headers([(name, value) for _, name, value in config.headers])
+        check_headers([("Location", target) for _, target in config.redirects])
 
     def respond(self, request: Request) -> Answer:
         """The answer to `request`. Raises Refused if its target is malformed."""
+        if request.method == "OPTIONS" and request.target == "*":
+            return Answer(Response(204, [("Allow", METHODS)]), request)
+        if request.method not in {"GET", "HEAD", "OPTIONS"}:
+            return self._fail(405, request, [("Allow", METHODS)])
+        path = request.locate()
         if request.method == "OPTIONS":
-            if request.target != "*":
-                request.locate()
-            return Answer(Response(204, [ALLOW]), request)
-        if request.method not in {"GET", "HEAD"}:
-            return Answer(error(405, WHY[405], [ALLOW]), request)
-        path, query = request.locate()
+            return Answer(Response(204, self._dressed(path, [("Allow", METHODS)])), request)
+        location = self._redirected(path, request.query)
+        if location is not None:
+            return self._redirect(location, request)
         try:
-            if hidden(path):
-                raise FileNotFoundError(errno.ENOENT, "hidden")
-            file = self._find(path + INDEX if path.endswith(b"/") else path)
+            return self._serve(path, request)
         except IsADirectoryError:
-            if path.endswith(b"/"):  # the index is one
-                return self._answer_error(404, request)
-            return self._redirect(f"{quote(path)}/{query}", request)
+            return self._redirect(f"{quote(path)}/{request.query}", request)
         except OSError as failure:
-            return self._answer_error(self._status(path, failure), request)
-        answer = Answer(Response(200, file.headers, file.body), request)
-        self._remember(request, answer, file)
+            status = STATUS.get(failure.errno or 0, 500)
+            if status == 500:
+                log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
+            return self._fall_back(request) if status == 404 else self._fail(status, request)
+
+    # Files
+
+    def _serve(self, path: bytes, request: Request) -> Answer:
+        """What the file or folder at `path` answers. OSError if it cannot be had; IsADirectoryError for want of a slash."""
+        absent: list[Source] = []
+        if path.endswith(b"/"):
+            for name in self._config.index:
+                index = path + fsencode(name)
+                try:
+                    file = self._files.find(index)
+                except (FileNotFoundError, IsADirectoryError):
+                    absent.append(self._files.look(index))
+                else:
+                    return self._send(index, file, request, absent)
+            return self._list(path, request)
+        return self._send(path, self._files.find(path), request, absent)
+
+    def _send(self, path: bytes, file: File, request: Request, absent: list[Source]) -> Answer:
+        """The file itself, as the request's fields would have it; `absent`: what must not be there for it to be the one."""
+        chosen, coding = self._negotiate(path, file, request)
+        tag = etag(chosen.modified_ns, chosen.size)
+        if coding:
+            tag = f'{tag[:-1]}-{coding}"'
+        headers = [("Content-Type", self._type(path))]
+        if coding:
+            headers.append(("Content-Encoding", coding))
+        if any(neighbour.signature for neighbour in file.neighbours):
+            headers.append(("Vary", "Accept-Encoding"))
+        now = self._clock.time
+        headers += [
+            ("Last-Modified", http_date(min(chosen.modified, now))),  # never later than Date (RFC 9110 §8.8.2.1)
+            ("ETag", tag),
+            ("Accept-Ranges", "bytes"),
+        ]
+        if self._config.max_age is not None:
+            headers.append(("Cache-Control", f"max-age={self._config.max_age}"))
+        headers = self._dressed(request.locate(), headers)
+        response = conditional(request, chosen, tag, headers, now)
+        if response.status == 412 or response.status == 416:
+            return self._fail(response.status, request, response.headers, response)
+        answer = Answer(response, request)
+        if is_lasting(request, response, now) and file.steady and chosen.steady:
+            self._answers.remember(request, answer, {file, chosen, *absent})
         return answer
 
-    def _answer_error(self, status: int, request: Request) -> Answer:
-        return Answer(error(status, WHY[status]), request)
+    def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
+        """The file, or its precompressed neighbour, and the neighbour's coding (RFC 9110 §12.5.3)."""
+        accepted = request.fields.get("accept-encoding")
+        if not accepted or not any(neighbour.signature for neighbour in file.neighbours):
+            return file, ""
+        weights = listing.media_ranges(accepted)
+        best, chosen, coding = weights.get("identity", 0.0), file, ""
+        for neighbour, (ending, name) in zip(file.neighbours, CODINGS.items(), strict=True):
+            weight = weights.get(name, weights.get("*", 0.0))
+            if weight > best or (weight == best > 0 and not coding):
+                # An older neighbour was made from what the file once was.
+                if neighbour.signature is None or int(neighbour.modified) < int(file.modified):
+                    continue
+                try:
+                    best, chosen, coding = weight, self._files.find(path + ending), name
+                except OSError:
+                    continue
+        return chosen, coding
+
+    def _endings(self, path: bytes) -> tuple[bytes, ...]:
+        """The endings of the neighbours that may be sent in place of the file at `path`."""
+        return tuple(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else ()
+
+    def _type(self, path: bytes) -> str:
+        """The media type that a name's ending stands for, text with its charset."""
+        _, dot, ending = path.rpartition(b"/")[2].rpartition(b".")
+        kind = self._types.get("." + ending.decode("latin-1").lower()) if dot else None
+        if kind is None:
+            return "application/octet-stream"
+        return f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
+
+    def _dressed(self, path: bytes, headers: Headers) -> list[tuple[str, str]]:
+        """`headers` with those that the site adds for `path`."""
+        dressed = list(headers)
+        text = fsdecode(path)
+        for pattern, name, value in self._headers:
+            if pattern.match(text):
+                dressed = [field for field in dressed if field[0].lower() != name.lower()]
+                dressed.append((name, value))
+        return dressed
+
+    # Folders, redirects, errors
+
+    def _list(self, path: bytes, request: Request) -> Answer:
+        if not self._files.is_folder(path):
+            raise FileNotFoundError(errno.ENOENT, "no such folder")
+        if not self._config.listing:
+            return self._fail(403, request)
+        entries = self._files.entries(path)
+        vary = ("Vary", "Accept")
+        if listing.prefers_json(request.fields.get("accept", "")):
+            headers = [("Content-Type", "application/json"), vary]
+            return Answer(Response(200, self._dressed(path, headers), listing.as_json(path, entries)), request)
+        headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", listing.POLICY)]
+        return Answer(Response(200, self._dressed(path, headers), listing.as_html(path, entries)), request)
+
+    def _redirected(self, path: bytes, query: str) -> str | None:
+        """Where the table of redirects sends `path`, if it does."""
+        for source, target in self._config.redirects:
+            rest = ""
+            if source.endswith("*") and path.startswith(fsencode(source[:-1])):
+                rest = quote(path[len(fsencode(source)) - 1 :])
+            elif path != fsencode(source):
+                continue
+            target = target[:-1] + rest if target.endswith("*") else target
+            return target + query if "?" not in target else target
+        return None
 
     def _redirect(self, location: str, request: Request) -> Answer:
-        response = error(301, "This is a folder: its address ends with a slash.", [("Location", location)])
-        return Answer(response, request)
+        why = "What you are looking for has another address."
+        headers = self._dressed(request.locate(), [("Location", location)])
+        return Answer(error(301, why, headers), request)
 
-    def _status(self, path: bytes, failure: OSError) -> int:
-        """The status that tells of `failure` to find `path`."""
-        status = STATUS.get(failure.errno or 0, 500)
-        if status == 500:
-            log.error("cannot read %r: %s", os.fsdecode(self._root + path), failure.strerror)
-        if status == 404 and path.endswith(b"/") and not hidden(path) and self._is_folder(path):
-            return 403  # there is no index, and the folder's other names are nobody's business
-        return status
-
-    def _is_folder(self, path: bytes) -> bool:
+    def _fall_back(self, request: Request) -> Answer:
+        """The answer when there is no such file."""
+        path = request.locate()
+        fallback = self._config.fallback
+        if fallback is None or hidden(path) or b"." in path.rpartition(b"/")[2]:
+            return self._fail(404, request)
         try:
-            os.close(self._open(path))
+            file = self._files.find(fsencode(fallback))
         except OSError as failure:
-            return isinstance(failure, IsADirectoryError)
+            log.error("cannot read the fallback %s: %s", fallback, failure.strerror)
+            return self._fail(404, request)
+        return self._send(fsencode(fallback), file, request, [self._files.look(path)])
+
+    def _fail(self, status: int, request: Request, headers: Headers = (), response: Response | None = None) -> Answer:
+        """An error, told by the site's own page if it has one."""
+        dressed = self._dressed(located(request), headers)
+        page = self._pages.get(status)
+        if page is not None:
+            try:
+                file = self._files.find(fsencode(page))
+            except OSError as failure:
+                log.error("cannot read the error page %s: %s", page, failure.strerror)
+            else:
+                own = [field for field in dressed if field[0].lower() != "content-type"]
+                return Answer(Response(status, [("Content-Type", self._type(file.path)), *own], file.body), request)
+        return Answer(response or error(status, WHY[status], dressed), request)
+
+
+def located(request: Request) -> bytes:
+    """The path, for what is the same whether the request has a good one or not."""
+    try:
+        return request.locate()
+    except Refused:
+        return b"/"
+
+
+def conditional(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
+    """The 200 with `headers` and the content of `file`, or the 304, 412, 206 or 416 that the request prefers to it."""
+    status = precondition(request, tag, int(file.modified), now)
+    if status == 304:
+        return not_modified(headers)
+    if status == 412:
+        return precondition_failed()
+    spans = ranges(request, file.size, tag, int(file.modified), now)
+    if spans is None:
+        return Response(200, headers, file.body)
+    return partial(headers, file.body, spans, file.size) if spans else unsatisfiable(file.size)
+
+
+def is_lasting(request: Request, response: Response, now: float) -> bool:
+    """Whether the answer depends on nothing but the request's bytes and the files, time left aside."""
+    fields = request.fields
+    if response.status not in {200, 304} or request.length or request.version == (0, 9):
         return False
-
-    def _find(self, path: bytes) -> File:
-        """The regular file at `path` below the root, remembered or looked up anew. OSError if there is none to be had."""
-        file = self._files.get(path)
-        if file is None or not file.confirm(self._clock.wake):
-            self._files.drop(path)
-            file = self._load(path)
-            if file.steady:
-                self._files.put(path, file)
-        return file
-
-    def _load(self, path: bytes) -> File:
-        fd = self._open(path)
-        opened = OpenFile(fd, os.close)
-        before = os.fstat(fd)
-        if before.st_size > SMALL:
-            return File(self._root + path, before, FileSlice(opened, 0, before.st_size), self._clock)
-        content = read_all(fd, before.st_size)
-        file = File(self._root + path, before, content, self._clock)
-        if signature(os.fstat(fd)) != file.signature or len(content) != before.st_size:
-            file.steady = False  # it was being written meanwhile
-        return file
-
-    def _open(self, path: bytes) -> int:
-        """A descriptor of the regular file at `path`, wherever links lead inside the root."""
-        place = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            mode = os.fstat(place).st_mode
-            way = b"/proc/self/fd/%d" % place
-            if not self._inside(os.readlink(way)):
-                raise FileNotFoundError(errno.ENOENT, "outside the root")
-            if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, "a folder")
-            if not stat.S_ISREG(mode):
-                raise PermissionError(errno.EACCES, "not a regular file")
-            return os.open(way, os.O_RDONLY | os.O_CLOEXEC)
-        finally:
-            os.close(place)
-
-    def _inside(self, landed: bytes) -> bool:
-        """Whether a place that the kernel names is one that may be served."""
-        if not (landed + b"/").startswith(self._landing):
-            # Perhaps the root is a link that has been moved, as deployments do: look where it leads now.
-            self._landing = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
-            if not (landed + b"/").startswith(self._landing):
-                return False
-        return not hidden(b"/" + landed[len(self._landing) :])
-
-    def _remember(self, request: Request, answer: Answer, file: File) -> None:
-        """Keep the answer to a request that came a second time: one that never comes again must not drive out others."""
-        if not file.steady or request.length or request.version == (0, 9) or "authorization" in request.fields:
-            return
-        sighted = hash(request.head)
-        if sighted in self._sighted:
-            self._answers.put(request.head, Remembered(request, answer, file))
-        else:
-            if len(self._sighted) >= SIGHTED:
-                self._sighted.clear()
-            self._sighted.add(sighted)
-
-
-def hidden(path: bytes) -> bool:
-    """Whether `path` has an empty segment, or one that begins with a dot; /.well-known/ (RFC 8615) is not hidden."""
-    if b"/." not in path and b"//" not in path:
+    if not fields.keys().isdisjoint({"authorization", "range", "if-range"}):
         return False
-    segments = path.split(b"/")[1:]
-    if segments[0] == b".well-known":
-        del segments[0]
-    return any(segment.startswith(b".") for segment in segments) or b"" in segments[:-1]
-
-
-def content_type(path: bytes) -> str:
-    """The media type that a name's ending stands for, text with its charset."""
-    _, dot, ending = path.rpartition(b"/")[2].rpartition(b".")
-    kind = TYPES.get("." + ending.decode("latin-1").lower(), "application/octet-stream") if dot else None
-    if kind is None:
-        return "application/octet-stream"
-    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
-
-
-def signature(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """What tells a file, and each state of it, from any other."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def settling_time(status: os.stat_result) -> float:
-    coarse = status.st_mtime_ns % 1_000_000_000 == 0 and status.st_ctime_ns % 1_000_000_000 == 0
-    return SETTLED_COARSE if coarse else SETTLED
-
-
-def read_all(fd: int, size: int) -> bytes:
-    """Up to `size` bytes of a file from its beginning."""
-    parts = []
-    while size > 0 and (part := os.read(fd, size)):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+    since = fields.get("if-modified-since")
+    return since is None or (parse_date(since, now) or 0) <= now

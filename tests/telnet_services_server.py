@@ -1,0 +1,34 @@
+"""The services of services_telnet.py over the real core, each on a free port.
+
+python3 -m tests.telnet_services_server
+"""
+
+import logging
+
+from rawservers.config import Config
+from rawservers.core.connection import Service
+from rawservers.core.protocol import Clock, Peer, Protocol
+from rawservers.daemon.worker import Worker
+from rawservers.services import SERVICES, Report, ending
+from rawservers.telnet import echo
+from tests.services_telnet import calculate, login
+
+ANSWERS: dict[str, echo.Service] = {"calculator": calculate, "login": login}
+
+
+def add(name: str, answer: echo.Service) -> None:
+    def start(peer: Peer) -> Protocol:
+        return echo.Echo(peer, answer)
+
+    def service(config: Config, clock: Clock, report: Report) -> Service:
+        return Service(name, start, {"idle": config.telnet_idle_time} | ending(config), report)
+
+    SERVICES[name] = service
+
+
+for name, answer in ANSWERS.items():
+    add(name, answer)
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    Worker(Config(listen=tuple((name, "127.0.0.1:0") for name in ANSWERS))).run()

@@ -1,0 +1,364 @@
+"""A folder as HTML and as JSON: every name leads back to its bytes, and none of them passes for markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rawservers.http.listing import POLICY, SCRIPT, Entry, as_html, as_json, magnitude, moment, prefers_json
+
+NASTY = [
+    b"javascript:alert(1)", b"data:text/html,x", b"a:b", b"..x", b"...", b"%41", b"%2e%2e", b"a?b", b"a#b", b"\n",
+    b"\r\n", b"\t", b" ", b" x ", b"<script>alert(1)</script>", b'"><img src=x>', b"'", b"&amp;", b"</a>", b"</table>",
+    b"<!--", b"-->", b"]]>", b"{title}", b"\\", b"\\\\evil", b"\xff\xfe", b"caf\xe9", "é日本😀".encode(), b"\x1b[31m",
+    b"\x7f", b";", b"~", b"\xc2\x85", "evil\u202egpj.exe".encode(), "\ufffe\ufeff\u2028".encode(),
+    "\U0001ffff".encode(), b"\xed\xa0\x80", b"9" * 255, b"x" * 200,
+]  # fmt: skip
+NAMES = st.one_of(
+    st.binary(min_size=1, max_size=40).map(lambda name: name.replace(b"\0", b"").replace(b"/", b"")),
+    st.sampled_from(NASTY),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), max_size=20).map(str.encode),
+).filter(lambda name: name not in {b"", b".", b".."})
+ENTRIES = st.lists(
+    st.builds(Entry, NAMES, st.booleans(), st.integers(0, 1 << 63), st.floats(-(2.0**63), 2.0**63)),
+    max_size=8,
+    unique_by=lambda entry: entry.name,
+)
+PATHS = st.lists(NAMES, max_size=4).map(lambda parts: b"/" + b"".join(part + b"/" for part in parts))
+
+# Every tag and attribute that a page may have: a name that got through would show as another.
+TAGS = {
+    "a", "bdi", "data", "h1", "html", "meta", "p", "script", "small", "span", "style", "table", "tbody", "td", "th",
+    "thead", "time", "title", "tr",
+}  # fmt: skip
+ATTRIBUTES = {
+    "aria-current", "aria-sort", "charset", "class", "content", "datetime", "href", "lang", "name", "title", "value",
+}  # fmt: skip
+VOID = {"meta"}
+CLOSED_BY_OTHERS = {"tbody", "td", "th", "thead", "tr"}
+UNSEEN = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff\U0001ffff]")
+
+
+class Page(HTMLParser):
+    """What a reader of a page finds: its links with their text, words, times and sizes; every tag in its place."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[tuple[str, str]] = []
+        self.title = self.text = ""
+        self.values: list[int] = []
+        self.times: list[str] = []
+        self.feed(page.decode())
+        self.close()
+        assert not self.rawdata
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in TAGS
+        assert {name for name, _ in attrs} <= ATTRIBUTES
+        found = {name: value or "" for name, value in attrs}
+        if tag == "a":
+            assert "a" not in self.open
+            self.links.append((found["href"], ""))
+        if tag == "data":
+            self.values.append(int(found["value"]))
+        if tag == "time":
+            self.times.append(found["datetime"])
+        if tag not in VOID | CLOSED_BY_OTHERS:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag == self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self.open or "style" in self.open:
+            return
+        self.text += data
+        if "title" in self.open:
+            self.title += data
+        if "a" in self.open:
+            href, text = self.links[-1]
+            self.links[-1] = href, text + data
+
+    @property
+    def names(self) -> list[str]:
+        return [text for href, text in self.links if href.startswith("./")]
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(f"a comment: {data}")
+
+    def handle_pi(self, data: str) -> None:
+        raise AssertionError(f"an instruction: {data}")
+
+
+def file(name: bytes, size: int = 0, modified: float = 0) -> Entry:
+    return Entry(name, False, size, modified)
+
+
+def folder(name: bytes) -> Entry:
+    return Entry(name, True, 4096, 0)
+
+
+def names(*entries: Entry) -> list[str]:
+    """The names on the page, in its order, which is also that of the JSON."""
+    told = json.loads(as_json(b"/", entries))["entries"]
+    page = Page(as_html(b"/", entries))
+    assert [href for href, _ in page.links] == [entry["href"] for entry in told]
+    return page.names
+
+
+def quoted(path: bytes) -> str:
+    """A path as an address on its own, written without the function under test: every byte but "/" in percent."""
+    return "".join("/" if byte == 0x2F else f"%{byte:02X}" for byte in path)
+
+
+def followed(path: bytes, href: str) -> bytes:
+    """The bytes that a link on the page of the folder at `path` leads to."""
+    address = urlsplit(urljoin(f"http://example.test{quoted(path)}", href))
+    assert (address.scheme, address.netloc, address.query, address.fragment) == ("http", "example.test", "", "")
+    return unquote_to_bytes(address.path)
+
+
+# Any bytes
+
+
+@given(PATHS, ENTRIES)
+@example(b"/", [file(name) for name in NASTY])
+@example(b"/", [folder(name) for name in NASTY])
+def test_every_link_leads_to_its_name_and_no_name_is_markup(path: bytes, entries: list[Entry]) -> None:
+    html = as_html(path, entries)
+    page = Page(html)
+    assert UNSEEN.search(html.decode()) is None
+    found = {followed(path, href) for href, _ in page.links if href.startswith("./")}
+    assert found == {path + entry.name + (b"/" if entry.is_folder else b"") for entry in entries}
+    assert sorted(page.values) == sorted(entry.size for entry in entries if not entry.is_folder)
+    assert len(page.times) == len(entries)
+
+
+@given(PATHS, ENTRIES)
+@example(b"/", [file(name) for name in NASTY])
+def test_the_json_says_the_same(path: bytes, entries: list[Entry]) -> None:
+    data = as_json(path, entries)
+    assert data.isascii()
+    assert data.endswith(b"}\n")
+    assert data.count(b"\n") == 1
+    told = json.loads(data)
+    assert list(told) == ["path", "entries"]
+    by_path = {path + entry.name + (b"/" if entry.is_folder else b""): entry for entry in entries}
+    assert {followed(path, entry["href"]) for entry in told["entries"]} == set(by_path)
+    for row in told["entries"]:
+        entry = by_path[followed(path, row["href"])]
+        assert list(row) == ["name", "href", "type", "size", "modified"]
+        assert row["type"] == ("directory" if entry.is_folder else "file")
+        assert row["size"] == (None if entry.is_folder else entry.size)
+        assert row["name"] == entry.name.decode("utf-8", "backslashreplace")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["modified"])
+
+
+@given(PATHS)
+def test_each_crumb_leads_to_an_ancestor(path: bytes) -> None:
+    page = Page(as_html(path, []))
+    ancestors = [path[: place + 1] for place, byte in enumerate(path) if byte == 0x2F][:-1]
+    crumbs = page.links[: len(ancestors)]
+    assert [followed(path, href) for href, _ in crumbs] == ancestors
+    parent = ancestors[-1:]
+    assert [followed(path, href) for href, _ in page.links[len(ancestors) :]] == parent
+
+
+# What people see
+
+
+def test_what_cannot_be_seen_is_spelled_out() -> None:
+    raw = (b"a\nb", b"caf\xe9", "x\u202egpj".encode(), b"c\xc2\x85", "\u200d".encode(), b"tab\t")
+    assert set(names(*map(file, raw))) == {r"a\x0ab", r"caf\xe9", r"x\u{202e}gpj", r"c\u{85}", "\u200d", r"tab\x09"}
+
+
+def test_the_page_tells_where_it_is() -> None:
+    page = Page(as_html(b"/pub/<b>/", [folder(b"x"), file(b"y"), file(b"z")]))
+    assert page.title == "Index of /pub/<b>/"
+    assert page.links[:3] == [("../../", "/"), ("../", "pub/"), ("../", "Parent folder")]
+    assert "1 folder, 2 files" in page.text
+
+
+def test_the_root_has_no_parent() -> None:
+    page = Page(as_html(b"/", [file(b"x")]))
+    assert page.title == "Index of /"
+    assert page.links == [("./x", "x")]
+    assert "1 file\n" in page.text
+    assert ".." not in page.text
+
+
+def test_an_empty_folder_says_so() -> None:
+    html = as_html(b"/a/", [])
+    page = Page(html)
+    assert "This folder is empty." in page.text
+    assert b"<table" not in html
+    assert b"<script" not in html
+    assert page.links[-1] == ("../", "Parent folder")
+    assert json.loads(as_json(b"/a/", [])) == {"path": "/a/", "entries": []}
+
+
+def test_a_row_has_the_readable_size_the_exact_one_and_the_time() -> None:
+    html = as_html(b"/", [file(b"x", 1234567, 784111777.9)]).decode()
+    assert '<data value="1234567" title="1,234,567 bytes">1.2 MiB</data>' in html
+    assert '<time datetime="1994-11-06T08:49:37Z">1994-11-06 08:49</time>' in html
+
+
+def test_the_page_loads_nothing_and_is_small() -> None:
+    html = as_html(b"/", [file(b"x")])
+    assert len(html) < 5000
+    assert not re.search(rb"<link|@import|\bsrc=|url\((?!\"data:)", html)
+    assert html.count(SCRIPT.encode()) == 1
+    assert SCRIPT.count("\n") <= 25
+    assert POLICY.startswith("default-src 'none'; ")
+
+
+# Order
+
+
+@pytest.mark.parametrize(
+    ("given_names", "in_order"),
+    [
+        ([b"b", b"A", b"C", b"a"], ["A", "a", "b", "C"]),
+        ([b"a10", b"a9", b"A1", b"a"], ["a", "A1", "a9", "a10"]),
+        ([b"v1.10.0", b"v1.9.12", b"v1.9.2"], ["v1.9.2", "v1.9.12", "v1.10.0"]),
+        ([b"007", b"7", b"08", b"6", b"0", b"00"], ["0", "00", "6", "007", "7", "08"]),
+        (["zoo", "été", "eta", "f"], ["eta", "été", "f", "zoo"]),
+        ([b"b", b"10", b"9", b"_"], ["9", "10", "_", "b"]),
+        ([b"a2", b"a!", b"ab", b"a10"], ["a!", "a2", "a10", "ab"]),
+        ([b"9" * 5000, b"1" + b"0" * 5000], ["9" * 5000, "1" + "0" * 5000]),
+    ],
+)
+def test_names_stand_as_people_count_and_spell(given_names: list[bytes | str], in_order: list[str]) -> None:
+    raw = [name.encode() if isinstance(name, str) else name for name in given_names]
+    assert names(*map(file, raw)) == in_order
+    assert names(*map(file, reversed(raw))) == in_order
+
+
+def test_folders_stand_first() -> None:
+    assert names(file(b"a"), folder(b"z"), file(b"B"), folder(b"Y")) == ["Y/", "z/", "a", "B"]
+
+
+# Sizes and times
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (10188, "9.9 KiB"),
+        (10189, "10 KiB"),
+        (1048063, "1023 KiB"),
+        (1048064, "1.0 MiB"),
+        (5 << 30, "5.0 GiB"),
+        (700 << 40, "700 TiB"),
+        (1 << 63, "8.0 EiB"),
+        (1 << 80, "1048576 EiB"),
+    ],
+)
+def test_sizes(size: int, text: str) -> None:
+    assert magnitude(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (784111777.999999, "1994-11-06T08:49:37Z"),
+        (-0.5, "1969-12-31T23:59:59Z"),
+        (4102444800.25, "2100-01-01T00:00:00Z"),
+        (-30610224000, "1000-01-01T00:00:00Z"),
+        (-62135596800, "0001-01-01T00:00:00Z"),
+        (-1e15, "0001-01-01T00:00:00Z"),
+        (253402300799.9, "9999-12-31T23:59:59Z"),
+        (2.0**63, "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_times(seconds: float, text: str) -> None:
+    assert moment(seconds) == text
+
+
+# The choice of a form
+
+
+@pytest.mark.parametrize(
+    ("accept", "json_wanted"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/html", False),
+        ("application/json", True),
+        ("Application/JSON", True),
+        ("application/*", True),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),  # a browser
+        ("application/json, */*;q=0.5", True),
+        ("application/json, */*", True),
+        ("application/json, text/plain, */*", True),
+        ("text/html, application/json, */*", False),
+        ("application/json;q=0, */*;q=0", False),
+        ("application/json, text/html", False),
+        ("text/html;q=0.9, application/json", True),
+        ("application/json;q=0.9, text/html", False),
+        ("application/json;q=0.9, text/html;q=0.901", False),
+        ("application/json;q=0.902, text/html;q=0.901", True),
+        ("application/json;q=0", False),
+        ("application/json;q=0, */*", False),
+        ("text/html;q=0, */*", True),
+        ("text/html;q=0, */*;q=0", False),
+        ("*/*;q=0.1, text/*;q=0", True),
+        ("text/*;q=0.1, text/html;q=0.9, application/json;q=0.5", False),
+        ("text/*, application/*;q=0.9, application/json;q=1, text/html;q=0.2", True),
+        ("application/json \t;\t Q=0.5 , text/html;q=0.4", True),
+        (",, ,application/json,", True),
+        ("application/json;charset=utf-8", True),
+        ("text/html;level=1, text/html;q=0.3, application/json;q=0.7", True),
+        ("text/html;q=0.3, text/html;level=1, application/json;q=0.7", True),
+        ('application/json;x="a, text/html;q=1, b"', True),
+        ('text/html;x="\\", application/json', False),
+        ("application/json;q=2", False),
+        ("application/json;q=nan", False),
+        ("application/json;q=-1", False),
+        ("application/json;q=", False),
+        ("application/json;q=0.1234", False),
+        ("application/json;q=1.000", True),
+        ("application/jsonp", False),
+        ("application/ld+json", False),
+        ("json", False),
+        ("*", False),
+    ],
+)
+def test_accept(accept: str, json_wanted: bool) -> None:
+    assert prefers_json(accept) is json_wanted
+
+
+@given(st.text(st.characters(max_codepoint=255)))
+def test_any_accept_field_is_understood_somehow(accept: str) -> None:
+    assert prefers_json(accept) in {True, False}
+    assert not prefers_json(f"text/html, {accept}") or '"' in accept or "text/html" in accept.lower()
+
+
+def test_a_long_accept_field_takes_no_time() -> None:
+    started = time.process_time()
+    for piece in ('"', '\\"', '"\\', 'a;b="', ",", ";", "q=0;"):
+        prefers_json(piece * (65536 // len(piece)))
+    assert time.process_time() - started < 2
+
+
+def test_a_large_folder_takes_little_time() -> None:
+    entries = [file(b"file-%d.txt" % (number * 7919 % 10007), number * 977, number * 1000.5) for number in range(10000)]
+    started = time.process_time()
+    as_html(b"/", entries)
+    as_json(b"/", entries)
+    assert time.process_time() - started < 1  # a fifth of it is usual; the rest is for a busy machine
