@@ -40,15 +40,18 @@ class Client:
         self.clock = clock
         self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests)
         self.said = b""
-        self.ends: list[int] = []  # where in `said` each answer ends
+        self.spans: list[tuple[int, int]] = []  # where in `said` each answer begins and ends
+        self.begun = 0
         self.records: list[Record] = []
 
     def take(self, chunks: Iterable[object]) -> None:
         for chunk in chunks:
             if isinstance(chunk, Answered):
-                assert isinstance(chunk.record, Record)
-                self.records.append(chunk.record)
-                self.ends.append(len(self.said))
+                if chunk.record is not None:  # else it is interim: 100 Continue
+                    assert isinstance(chunk.record, Record)
+                    self.records.append(chunk.record)
+                    self.spans.append((self.begun, len(self.said)))
+                self.begun = len(self.said)
             elif isinstance(chunk, FileSlice):
                 self.said += os.pread(chunk.file.fd, chunk.count, chunk.offset)
             else:
@@ -73,8 +76,7 @@ class Client:
         return self.conversation.closing
 
     def replies(self) -> list[Reply]:
-        starts = [0, *self.ends]
-        return [self.parse(self.said[start:end]) for start, end in zip(starts, self.ends, strict=False)]
+        return [self.parse(self.said[begin:end]) for begin, end in self.spans]
 
     @staticmethod
     def parse(answer: bytes) -> Reply:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
+import select
 import socket
 import subprocess
 import sysconfig
@@ -426,3 +428,39 @@ def test_idle_kept_connections_are_given_up_for_new_ones(folder: Path) -> None:
             assert exchange(server, KEPT).endswith(b"content of f\n")
         for sock in kept:
             sock.close()
+
+
+def test_answers_in_code() -> None:
+    with Server(module="tests.functions") as server:
+        body = os.urandom(1 << 20)
+        assert requests.post(f"{server.url}/echo", data=body, timeout=DEADLINE).content == body
+        assert requests.put(f"{server.url}/echo", data=body + b"x", timeout=DEADLINE).status_code == 413
+        command = [need("curl"), "-s", "-H", "Expect: 100-continue", "--data-binary", "@-", f"{server.url}/echo"]
+        assert subprocess.run(command, input=body, capture_output=True, timeout=DEADLINE).stdout == body
+        with server.connect() as slow:
+            slow.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+            slow.sendall(b"GET /echo HTTP/1.1\r\nHost: h\r\n\r\n" * 3)
+            for _ in range(20):  # the others are not held up
+                assert requests.get(f"{server.url}/echo", timeout=DEADLINE).content == b""
+            assert requests.get(f"{server.url}/release", timeout=DEADLINE).status_code == 204
+            assert receive_until_head(slow).startswith(b"at last\n")
+        lines = [json.loads(line) for line in server.await_log(25)]
+        assert lines[0] | {"seconds": 0, "time": ""} == {
+            "peer": "127.0.0.1",
+            "time": "",
+            "request": "POST /echo HTTP/1.1",
+            "status": 200,
+            "bytes": 1 << 20,
+            "seconds": 0,
+            "referer": "",
+            "agent": requests.utils.default_user_agent(),
+        }
+
+
+def test_the_time_taken_is_logged(folder: Path, server: Server) -> None:
+    with server.connect() as sock:
+        sock.sendall(b"GET /f HTTP/1.0\r\n")
+        assert not select.select([sock], [], [], 0.3)[0]
+        sock.sendall(b"\r\n")
+        assert receive_all(sock)
+    assert 0.25 < float(server.await_log(1)[0].split()[-1]) < 10

@@ -30,7 +30,7 @@ class Service(Interface):
 
     recall(data): the answer to a request whose bytes are exactly `data`, if it is known and still true. room(request): how
     many bytes of body may come with `request`. respond(request): its answer, once the body is there, or a promise of it, of
-    which answer(request, promise) makes one. respond and room may raise Refused, and nothing else.
+    which answer(request, promise) makes one. respond may raise Refused, and nothing else.
     """
 
     stamp: Stamp

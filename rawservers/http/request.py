@@ -114,6 +114,14 @@ class Request:
         return unquote_to_bytes(path)
 
 
+def located(request: Request) -> bytes | None:
+    """The path, or None if the target is malformed: for what comes before that is answered."""
+    try:
+        return request.locate()
+    except Refused:
+        return None
+
+
 def parse_simple(line: bytes) -> Request | None:
     """The HTTP/0.9 request that `line` is (RFC 1945 §5), or None."""
     match = SIMPLE_REQUEST.fullmatch(line.decode("latin-1"))

@@ -21,8 +21,9 @@ from concurrent.futures import Future
 from os import fsencode
 
 from rawservers.config import Function
+from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import Answers
-from rawservers.http.request import Request
+from rawservers.http.request import Request, located
 from rawservers.http.response import Answer, Response, Stamp, check_headers, error
 from rawservers.http.site import Site
 
@@ -49,13 +50,14 @@ class Router:
         self._body_limit = body_limit
 
     def room(self, request: Request) -> int:
-        """How many bytes of body may come with `request`: none where a file answers. Raises Refused."""
+        """How many bytes of body may come with `request`: none where a file answers."""
         return self._body_limit if self._function(request) else 0
 
     def respond(self, request: Request) -> Answer | Future[Response]:
         """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused."""
         function = self._function(request)
         if function is None:
+            located(request)  # an absolute target names the host anew
             return self._sites.get(request.host.rstrip("."), self._default).respond(request)
         try:
             response = function(request)
@@ -74,8 +76,8 @@ class Router:
         return self._checked(request, response)
 
     def _function(self, request: Request) -> Function | None:
-        if self._functions and request.target != "*":
-            path = request.locate()
+        if self._functions:
+            path = located(request) or b""
             for prefix, function in self._functions:
                 if path.startswith(prefix):
                     return function
@@ -88,6 +90,8 @@ class Router:
             if not 200 <= response.status <= 599:
                 raise ValueError(f"not the status of an answer: {response.status}")
             check_headers(response.headers)
+            if not isinstance(response.body, bytes | FileSlice):
+                raise TypeError(f"not a body: {response.body!r}")
             return Answer(response, request)
         except (TypeError, ValueError, AttributeError):
             log.exception("the function for %s gave what cannot be sent", request.target)

@@ -30,7 +30,7 @@ from rawservers.http.conditional import (
     unsatisfiable,
 )
 from rawservers.http.files import File, Files, hidden
-from rawservers.http.request import Refused, Request
+from rawservers.http.request import Request, located
 from rawservers.http.response import Answer, Headers, Response, check_headers, error, http_date
 
 log = logging.getLogger("rawservers")
@@ -232,7 +232,7 @@ class Site:
 
     def _fail(self, status: int, request: Request, headers: Headers = (), response: Response | None = None) -> Answer:
         """An error, told by the site's own page if it has one."""
-        dressed = self._dressed(located(request), headers)
+        dressed = self._dressed(located(request) or b"/", headers)
         page = self._pages.get(status)
         if page is not None:
             try:
@@ -243,14 +243,6 @@ class Site:
                 own = [field for field in dressed if field[0].lower() != "content-type"]
                 return Answer(Response(status, [("Content-Type", self._type(file.path)), *own], file.body), request)
         return Answer(response or error(status, WHY[status], dressed), request)
-
-
-def located(request: Request) -> bytes:
-    """The path, for what is the same whether the request has a good one or not."""
-    try:
-        return request.locate()
-    except Refused:
-        return b"/"
 
 
 def conditional(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:

@@ -1,0 +1,410 @@
+"""What a site and a function can be told to do: hosts, headers, pages of one's own, redirects, listings, answers in code."""
+
+from __future__ import annotations
+
+import json
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rawservers.config import Function, SiteConfig
+from rawservers.core.protocol import Clock, Closing
+from rawservers.http.request import Request
+from rawservers.http.response import Response
+from tests.test_http import Client, Reply, clock, router
+
+__all__ = ["clock"]  # a fixture
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "www"
+    for name, content in {
+        "index.html": "home",
+        "main.htm": "main",
+        "sub/data.json": "{}",
+        "sub/other/main.htm": "sub main",
+        "oops.html": "my own page",
+        "assets/x.css": "css",
+        "a b&c.txt": "text",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+def get(clock: Clock, *sites: SiteConfig, path: str = "/", method: str = "GET", **fields: str) -> Reply:
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in ({"Host": "h"} | fields).items())
+    request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+    (reply,) = Client(router(clock, *sites), clock).send(request).replies()
+    return reply
+
+
+def headers(reply: Reply) -> dict[str, str]:
+    return dict(reply.headers)
+
+
+def test_sites_by_host(clock: Clock, tmp_path: Path) -> None:
+    for name in ("one", "two", "default"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    sites = [
+        SiteConfig(str(tmp_path / "default")),
+        SiteConfig(str(tmp_path / "one"), hosts=("one.example", "www.One.example")),
+        SiteConfig(str(tmp_path / "two"), hosts=("two.example",)),
+    ]
+
+    def body(host: str, path: str = "/f") -> bytes:
+        return get(clock, *sites, path=path, Host=host).body
+
+    assert body("one.example") == body("ONE.example:8080") == body("one.example.") == body("www.one.example") == b"one"
+    assert body("two.example") == b"two"
+    assert body("three.example") == body("127.0.0.1") == b"default"
+    assert body("one.example", path="http://two.example/f") == b"two"  # RFC 9112 §3.2.2
+
+
+def test_an_answer_is_remembered_for_its_own_host_alone(clock: Clock, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+    client = Client(router(clock, *(SiteConfig(str(tmp_path / name), hosts=(name,)) for name in ("one", "two"))), clock)
+    for _ in range(3):
+        for name in ("one", "two"):
+            client.send(f"GET /f HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+    assert [reply.body for reply in client.replies()] == [b"one", b"two"] * 3
+
+
+def test_index_names(clock: Clock, root: Path) -> None:
+    site = SiteConfig(str(root), index=("default.htm", "main.htm"))
+    assert get(clock, site).body == b"main"
+    assert get(clock, site, path="/sub/other/").body == b"sub main"
+    assert get(clock, site, path="/sub/").status == 403
+    assert get(clock, SiteConfig(str(root), index=())).status == 403
+
+
+def test_an_index_that_appears_or_vanishes_is_noticed(clock: Clock, root: Path) -> None:
+    client = Client(router(clock, SiteConfig(str(root), index=("first.htm", "main.htm"))), clock)
+    request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    for expected in (b"main", b"first", b"main"):
+        if expected == b"first":
+            (root / "first.htm").write_text("first")
+        else:
+            (root / "first.htm").unlink(missing_ok=True)
+        for _ in range(4):
+            client.send(request)
+        assert {reply.body for reply in client.replies()[-4:]} == {expected}
+
+
+def test_a_neighbour_that_appears_or_vanishes_is_noticed(clock: Clock, root: Path) -> None:
+    client = Client(router(clock, SiteConfig(str(root))), clock)
+    request = b"GET /assets/x.css HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n"
+    for expected in (b"css", b"packed", b"css"):
+        if expected == b"packed":
+            (root / "assets/x.css.gz").write_text("packed")
+        else:
+            (root / "assets/x.css.gz").unlink(missing_ok=True)
+        for _ in range(4):
+            client.send(request)
+        assert {reply.body for reply in client.replies()[-4:]} == {expected}
+
+
+def test_no_neighbours_when_not_wanted(clock: Clock, root: Path) -> None:
+    (root / "assets/x.css.gz").write_text("packed")
+    reply = get(clock, SiteConfig(str(root), precompressed=False), path="/assets/x.css", Accept_Encoding="gzip")
+    assert reply.body == b"css"
+    assert not headers(reply).keys() & {"Vary", "Content-Encoding"}
+
+
+def test_max_age_and_types(clock: Clock, root: Path) -> None:
+    site = SiteConfig(str(root), max_age=3600, types=((".json", "application/geo+json"), (".htm", "text/x; charset=latin-1")))
+    reply = get(clock, site, path="/sub/data.json")
+    assert headers(reply)["Cache-Control"] == "max-age=3600"
+    assert headers(reply)["Content-Type"] == "application/geo+json"
+    assert headers(get(clock, site, path="/main.htm"))["Content-Type"] == "text/x; charset=latin-1"
+    assert headers(get(clock, site, path="/sub/data.json", If_None_Match="*"))["Cache-Control"] == "max-age=3600"
+    assert "Cache-Control" not in headers(get(clock, site, path="/nope"))
+
+
+def test_headers_by_path(clock: Clock, root: Path) -> None:
+    rules = (("*", "X-All", "1"), ("/assets/*", "Cache-Control", "immutable"), ("/*.css", "Content-Type", "text/weird"))
+    site = SiteConfig(str(root), max_age=5, headers=rules)
+    css = get(clock, site, path="/assets/x.css")
+    assert {"X-All": "1", "Cache-Control": "immutable", "Content-Type": "text/weird"}.items() <= headers(css).items()
+    assert len(headers(css)) == len(css.headers)
+    home = headers(get(clock, site))
+    assert {"X-All": "1", "Cache-Control": "max-age=5"}.items() <= home.items()
+    for other in ("/nope", "/sub", "/sub/"):
+        assert headers(get(clock, site, path=other))["X-All"] == "1"
+    assert headers(get(clock, site, path="/f", method="OPTIONS"))["X-All"] == "1"
+    assert headers(get(clock, site, path="/f%zz", method="PUT"))["X-All"] == "1"
+
+
+@pytest.mark.parametrize("rule", [("*", "X", "a\r\nY: b"), ("*", "X Y", "a"), ("*", "Connection", "close"), ("*", "", "a")])
+def test_headers_that_cannot_be_sent(clock: Clock, root: Path, rule: tuple[str, str, str]) -> None:
+    with pytest.raises(ValueError, match=r"header field|server itself"):
+        router(clock, SiteConfig(str(root), headers=(rule,)))
+
+
+def test_redirects(clock: Clock, root: Path) -> None:
+    table = (("/old", "/new"), ("/docs/*", "https://docs.example/v2/*"), ("/q", "/other?x=1"), ("/main.htm", "/"))
+    site = SiteConfig(str(root), redirects=table)
+
+    def location(path: str) -> str:
+        reply = get(clock, site, path=path)
+        assert reply.status == 301
+        return headers(reply)["Location"]
+
+    assert location("/old") == "/new"
+    assert location("/old?a=b") == "/new?a=b"
+    assert location("/docs/a/b%20c%0d%0a?q") == "https://docs.example/v2/a/b%20c%0D%0A?q"
+    assert location("/docs/") == "https://docs.example/v2/"
+    assert location("/q?y") == "/other?x=1"
+    assert location("/main.htm") == "/"
+    assert get(clock, site, path="/older").status == 404
+
+
+def test_error_pages(clock: Clock, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = SiteConfig(str(root), error_pages=((404, "/oops.html"), (403, "/missing.html"), (405, "/oops.html")))
+    reply = get(clock, site, path="/nope")
+    assert (reply.status, reply.body) == (404, b"my own page")
+    assert headers(reply)["Content-Type"] == "text/html; charset=utf-8"
+    assert get(clock, site, path="/nope", method="HEAD").body == b""
+    refused = get(clock, site, path="/nope", method="DELETE")
+    assert (refused.status, refused.body, headers(refused)["Allow"]) == (405, b"my own page", "GET, HEAD, OPTIONS")
+    assert b"403 Forbidden" in get(clock, site, path="/sub/").body
+    assert "cannot read the error page /missing.html" in caplog.text
+
+
+def test_a_range_that_cannot_be_had_keeps_its_header_on_a_page_of_ones_own(clock: Clock, root: Path) -> None:
+    site = SiteConfig(str(root), error_pages=((416, "/oops.html"),))
+    reply = get(clock, site, path="/main.htm", Range="bytes=100-")
+    assert (reply.status, reply.body, headers(reply)["Content-Range"]) == (416, b"my own page", "bytes */4")
+
+
+def test_the_fallback(clock: Clock, root: Path) -> None:
+    site = SiteConfig(str(root), fallback="/index.html")
+    for path in ("/users/42", "/users/", "/nope?x"):
+        reply = get(clock, site, path=path)
+        assert (reply.status, reply.body) == (200, b"home")
+    for path in ("/nope.js", "/.git", "/.git/config", "/users/.hidden"):
+        assert get(clock, site, path=path).status == 404
+    assert get(clock, site, path="/assets/x.css").body == b"css"
+
+
+def test_a_file_that_appears_replaces_the_fallback(clock: Clock, root: Path) -> None:
+    client = Client(router(clock, SiteConfig(str(root), fallback="/index.html")), clock)
+    request = b"GET /later HTTP/1.1\r\nHost: h\r\n\r\n"
+    client.send(*[request] * 4)
+    (root / "later").write_text("here now")
+    client.send(request)
+    assert [reply.body for reply in client.replies()] == [b"home"] * 4 + [b"here now"]
+
+
+def test_a_listing(clock: Clock, root: Path) -> None:
+    (root / ".hidden").write_text("x")
+    (root / "out").symlink_to("/etc/passwd")
+    (root / "index.html").unlink()
+    site = SiteConfig(str(root), listing=True)
+    page = get(clock, site)
+    assert (page.status, headers(page)["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert headers(page)["Vary"] == "Accept"
+    assert b'href="./a%20b%26c.txt"' in page.body
+    assert b".hidden" not in page.body
+    assert b"passwd" not in page.body
+    told = json.loads(get(clock, site, Accept="application/json").body)
+    assert [entry["name"] for entry in told["entries"]] == ["assets", "sub", "a b&c.txt", "main.htm", "oops.html"]
+    assert told["entries"][3] | {"modified": ""} == {
+        "name": "main.htm",
+        "href": "./main.htm",
+        "type": "file",
+        "size": 4,
+        "modified": "",
+    }
+    assert get(clock, site, path="/nope/").status == 404
+    assert get(clock, site, path="/sub").status == 301
+    assert get(clock, site, method="HEAD").body == b""
+
+
+def test_a_listing_is_made_anew_each_time(clock: Clock, root: Path) -> None:
+    (root / "index.html").unlink()
+    client = Client(router(clock, SiteConfig(str(root), listing=True)), clock)
+    request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    client.send(*[request] * 3)
+    (root / "newcomer").write_text("x")
+    client.send(request)
+    assert [b"newcomer" in reply.body for reply in client.replies()] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("number", "status"), [(13, 403), (24, 503), (23, 503), (5, 500), (40, 404), (36, 404)])
+def test_what_goes_wrong_with_a_file(
+    clock: Clock, root: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def fail(*arguments: Any) -> int:
+        raise OSError(number, "as told")
+
+    site = router(clock, SiteConfig(str(root)))
+    monkeypatch.setattr("rawservers.http.files.os.open", fail)
+    client = Client(site, clock).send(b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n")
+    monkeypatch.undo()
+    client.send(b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [reply.status for reply in client.replies()] == [status, 200]
+
+
+def test_a_file_that_changed_a_moment_ago_is_not_remembered(clock: Clock, root: Path) -> None:
+    path = root / "main.htm"
+    changed = path.stat().st_mtime
+    for age, remembered in ((0.001, 0), (0.019, 0), (0.025, 1), (100, 1)):
+        clock.time = changed + age
+        service = router(clock, SiteConfig(str(root)))
+        Client(service, clock).send(*[b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n"] * 3)
+        assert len(service.recall.__self__) == remembered  # type: ignore[attr-defined]
+
+
+# Functions
+
+
+def answering(clock: Clock, function: Function, *packets: bytes, body_limit: int = 100, prefix: str = "/api/") -> Client:
+    service = router(clock, SiteConfig("/nonexistent"), functions=((prefix, function),), body_limit=body_limit)
+    return Client(service, clock).send(*packets)
+
+
+def told(request: Request) -> Response:
+    body = f"{request.method} {request.path} {request.query} {request.body!r}"
+    return Response(200, [("Content-Type", "text/plain; charset=utf-8")], body.encode("utf-8", "surrogateescape"))
+
+
+def test_a_function_answers_below_its_prefix(clock: Clock) -> None:
+    head = b" HTTP/1.1\r\nHost: h\r\n\r\n"
+    client = answering(
+        clock, told, *[line + head for line in (b"GET /api/x?y=1", b"DELETE /api/%c3%a9", b"HEAD /api/", b"GET /other")]
+    )
+    assert [reply.status for reply in client.replies()] == [200, 200, 200, 404]
+    assert [reply.body for reply in client.replies()[:3]] == [b"GET /api/x ?y=1 b''", "DELETE /api/é  b''".encode(), b""]
+    assert client.closing is Closing.KEEP
+
+
+def test_the_longest_prefix_wins(clock: Clock) -> None:
+    def other(request: Request) -> Response:
+        return Response(204)
+
+    functions = (("/api/", told), ("/api/more/", other))
+    client = Client(router(clock, SiteConfig("/nonexistent"), functions=functions), clock)
+    client.send(b"GET /api/more/x HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /api/mor HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [reply.status for reply in client.replies()] == [204, 200]
+
+
+BODY = b"POST /api/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nabcdeGET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def test_a_body_at_every_cut(clock: Clock) -> None:
+    for at in range(len(BODY)):
+        client = answering(clock, told, *filter(None, (BODY[:at], BODY[at:])))
+        assert [reply.body for reply in client.replies()] == [b"POST /api/  b'abcde'", b"GET /api/  b''"]
+    client = answering(clock, told, *[BODY[i : i + 1] for i in range(len(BODY))])
+    assert len(client.replies()) == 2
+
+
+def test_a_body_that_is_too_long(clock: Clock) -> None:
+    client = answering(clock, told, BODY, body_limit=4)
+    assert [reply.status for reply in client.replies()] == [413]
+    assert client.closing is Closing.LINGER
+
+
+def test_a_body_has_a_deadline_of_its_own(clock: Clock) -> None:
+    client = answering(clock, told, BODY.partition(b"cde")[0])
+    assert client.conversation.waiting == "body"
+    client.take(client.conversation.expire())
+    assert [reply.status for reply in client.replies()] == [408]
+    assert client.records[0].line == "POST /api/ HTTP/1.1"
+
+
+def test_expect_100_continue(clock: Clock) -> None:
+    ready = b"HTTP/1.1 100 Continue\r\n\r\n"
+    head = b"POST /api/ HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n"
+    client = answering(clock, told, head)
+    assert client.said == ready
+    client.send(b"abc")
+    assert client.said.startswith(ready + b"HTTP/1.0 200 OK\r\n")
+    assert len(client.said) == len(ready) + client.records[-1].head + client.records[-1].size
+    assert answering(clock, told, head + b"abc").said == client.said  # whatever the cut
+    old = answering(clock, told, head.replace(b"1.1", b"1.0", 1))
+    assert old.said == b""  # RFC 9110 §15.2: no 1xx to an HTTP/1.0 client
+    files = answering(clock, told, head.replace(b"/api/", b"/else"))
+    assert [reply.status for reply in files.replies()] == [405]
+    assert answering(clock, told, head, body_limit=2).replies()[0].status == 413
+
+
+def test_a_function_that_raises(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(request: Request) -> Response:
+        raise ZeroDivisionError("as told")
+
+    request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
+    client = answering(clock, fail, request, request)
+    assert [reply.status for reply in client.replies()] == [500, 500]
+    assert client.closing is Closing.KEEP
+    assert caplog.text.count("ZeroDivisionError: as told") == 2
+    assert b"ZeroDivisionError" not in client.said
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        None,
+        "text",
+        Response(99),
+        Response(700),
+        Response(101),
+        Response(200, [("X", "a\nb")]),
+        Response(200, [("Content-Length", "5")]),
+        Response(200, [("X", "\u20ac")]),
+        Response(200, body="text"),  # type: ignore[arg-type]
+        Response("200"),  # type: ignore[arg-type]
+        Response(200, [("X", 5)]),  # type: ignore[list-item]
+        Response(200, 5),  # type: ignore[arg-type]
+    ],
+)
+def test_a_response_that_cannot_be_sent(clock: Clock, caplog: pytest.LogCaptureFixture, response: Any) -> None:
+    caplog.set_level(logging.ERROR)
+    client = answering(clock, lambda request: response, b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [reply.status for reply in client.replies()] == [500]
+    assert "gave what cannot be sent" in caplog.text
+
+
+def test_an_answer_that_takes_its_time(clock: Clock) -> None:
+    promise: Future[Response] = Future()
+    woken: list[bool] = []
+    request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
+    client = Client(router(clock, SiteConfig("/nonexistent"), functions=(("/api/", lambda request: promise),)), clock)
+    client.conversation._peer._wake = lambda: woken.append(True)
+    client.send(request + request)
+    assert (client.said, client.conversation.waiting) == (b"", "")
+    assert client.conversation.resume() == ()  # woken for nothing
+    promise.set_result(Response(200, body=b"at last"))
+    assert woken == [True]
+    client.take(client.conversation.resume())
+    assert [reply.body for reply in client.replies()] == [b"at last", b"at last"]
+    assert client.conversation.waiting == "idle"
+
+
+def test_a_promise_that_is_broken(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    broken: Future[Response] = Future()
+    broken.set_exception(RuntimeError("as told"))
+    cancelled: Future[Response] = Future()
+    cancelled.cancel()
+    for promise in (broken, cancelled):
+        client = answering(clock, lambda request, promise=promise: promise, b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert [reply.status for reply in client.replies()] == [500]
+    assert "RuntimeError: as told" in caplog.text
+
+
+def test_a_thread_pool(clock: Clock) -> None:
+    with ThreadPoolExecutor() as pool:
+        service = router(clock, SiteConfig("/nonexistent"), functions=(("/", lambda request: pool.submit(told, request)),))
+        client = Client(service, clock)
+        client.take(client.conversation.receive(b"GET /x HTTP/1.0\r\n\r\n"))
+    client.take(client.conversation.resume())
+    assert [reply.body for reply in client.replies()] == [b"GET /x  b''"]
+    assert client.closing is Closing.CLOSE
