@@ -2,8 +2,8 @@
 
 To read it all, begin where the bytes arrive: core/listener.py (a server socket), core/connection.py (an accepted one),
 core/loop.py (waiting for many at once) and core/protocol.py (what is asked of whoever gives the bytes a meaning). Then
-either conversation: telnet/nvt.py, options.py, editor.py, echo.py, or http/request.py, response.py, conversation.py,
-site.py. Last, what makes servers of them: services.py, daemon/worker.py, config.py, cli.py.
+either conversation: telnet/nvt.py, options.py, editor.py, echo.py, or http/request.py, response.py, conversation.py, and
+for the answers router.py, site.py, files.py, conditional.py, listing.py, cache.py. Last, what makes servers of them: services.py, daemon/worker.py, config.py, cli.py.
 """
 
 from importlib import import_module
