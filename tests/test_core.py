@@ -287,3 +287,25 @@ def test_a_connection_is_small() -> None:
         for sock in socks:
             sock.close()
     assert all(isinstance(connection, Connection) for connection in running.listener.connections)
+
+
+def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.closing = Closing.CLOSE
+            return (data,)
+
+    watched: list[int] = []
+    watch = Loop.watch
+
+    def note(loop: Loop, fd: int, source: object, events: int) -> None:
+        watched.append(fd)
+        watch(loop, fd, source, events)  # type: ignore[arg-type]
+
+    running = Running(Short)
+    monkeypatch.setattr(Loop, "watch", note)
+    with running.connect() as sock:
+        sock.sendall(b"here before it is accepted")
+        with running:
+            assert receive_all(sock) == b"here before it is accepted"
+            assert watched == [running.sock.fileno()]

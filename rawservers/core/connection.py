@@ -121,7 +121,9 @@ class Connection:
     def begin(self) -> None:
         """Start the conversation, say its greeting, and see whether the peer has already spoken."""
         self._protocol = protocol = self._service.start(self.peer)
-        self._say((protocol.greeting,) if protocol.greeting else ())
+        self._waiting = protocol.waiting
+        if protocol.greeting or protocol.closing is not KEEP:
+            self._say((protocol.greeting,))
         if self._reads():
             self._receive()
 
