@@ -129,13 +129,10 @@ class Connection:
 
     def ready(self, events: int) -> None:
         """The loop's call: the kernel says that trying again is worth while."""
-        if events & WRITE:
-            self._push()
-        elif self._reads():
-            self._receive(events & PRIORITY != 0 and not self._at_mark())
+        if events & WRITE or not self._reads():
+            self._push()  # on a broken connection, too: sending is how to learn what has broken it
         else:
-            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            self._lose(OSError(error, os.strerror(error)))
+            self._receive(events & PRIORITY != 0 and not self._at_mark())
 
     def _receive(self, urgent: bool = False) -> None:
         try:
