@@ -408,3 +408,17 @@ def test_a_thread_pool(clock: Clock) -> None:
     client.take(client.conversation.resume())
     assert [reply.body for reply in client.replies()] == [b"GET /x  b''"]
     assert client.closing is Closing.CLOSE
+
+
+def test_a_pipelined_request_sees_what_the_one_before_it_did(clock: Clock, root: Path) -> None:
+    path = root / "main.htm"
+
+    def change(request: Request) -> Response:
+        path.write_text("changed")
+        return Response(204)
+
+    client = Client(router(clock, SiteConfig(str(root)), functions=(("/change", change),)), clock)
+    clock.time = path.stat().st_mtime + 10
+    read, write = b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n", b"POST /change HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+    client.send(read, read, read + write + read)
+    assert [reply.body for reply in client.replies()] == [b"main", b"main", b"main", b"", b"changed"]

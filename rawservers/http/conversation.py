@@ -264,8 +264,8 @@ class Conversation(Protocol):
 
 def _skip_blank_lines(buffer: bytes) -> int:
     """Where the request line begins. Raises Refused as soon as it cannot be one."""
-    match = BLANK_LINES.match(buffer)
-    start = match.end() if match else 0
+    blank = BLANK_LINES.match(buffer)
+    start = blank.end() if blank else 0
     if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
         raise Refused(400, "There are too many empty lines before the request.")
     if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
@@ -274,7 +274,12 @@ def _skip_blank_lines(buffer: bytes) -> int:
 
 
 def first_line(head: bytes) -> str:
-    return head.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r").decode("latin-1")
+    """The request line of a head that may be no good one, as far as it goes."""
+    try:
+        start = _skip_blank_lines(head)
+    except Refused:
+        start = 0
+    return head[start:].partition(b"\n")[0].removesuffix(b"\r").decode("latin-1")
 
 
 TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in`: or nothing

@@ -144,7 +144,8 @@ class Answer:
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         if status not in WITHOUT_BODY:
             head += f"Content-Length: {size}\r\n"
-        if status in WITHOUT_BODY or (request is not None and request.method == "HEAD"):
+        method = request.method if request is not None else line.partition(" ")[0]
+        if status in WITHOUT_BODY or method == "HEAD":  # a refused HEAD too: who sent it expects no body
             body, size = b"", 0
         self.before = f"HTTP/1.0 {status} {REASONS.get(status, '')}\r\n".encode()
         self.behind = f"{SERVER}{head}\r\n".encode("latin-1")
