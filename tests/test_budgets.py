@@ -1,0 +1,128 @@
+"""How much work a request may be: Python calls and system calls, which can be counted, where times cannot be trusted."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from rawservers.config import Config, SiteConfig
+from rawservers.core.connection import Connection
+from rawservers.core.loop import Loop
+from rawservers.daemon.access_log import AccessLog
+from rawservers.services import SERVICES
+from tests.live import Server, exchange, need, receive_until, until
+
+REQUEST = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def calls_of(step: Callable[[], Any]) -> list[str]:
+    """The Python functions that `step` calls."""
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return called[1:]
+
+
+def steps(folder: Path, service: str, said: bytes) -> list[str]:
+    """What is called from the loop's `ready` on, when `said` comes for the fifth time, in a wake of its own."""
+    loop = Loop()
+    log = AccessLog(os.devnull, "combined", loop.clock)
+    config = Config(sites=(SiteConfig(str(folder)),))
+    ours, theirs = socket.socketpair()
+    connection = Connection(ours, ("h", 1), SERVICES[service](config, loop.clock, log.answered), loop, set())
+    connection.begin()
+    for path in folder.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    until(lambda: os.stat(folder / "f").st_ctime < loop.clock.time - 0.1 or bool(loop._set_clock()), "the file is old enough")
+    for _ in range(5):
+        theirs.sendall(said)
+        loop.clock.wake += 1
+        called = calls_of(lambda: connection.ready(select.EPOLLIN))
+        assert theirs.recv(65536)
+    connection.close()
+    theirs.close()
+    log.close()
+    loop.close()
+    return called
+
+
+def test_the_calls_of_a_kept_get(folder: Path) -> None:
+    called = steps(folder, "http", REQUEST)
+    assert len(called) <= 15, called
+
+
+def test_the_calls_of_a_telnet_line(folder: Path) -> None:
+    called = steps(folder, "telnet", b"x" * 62 + b"\r\n")
+    assert len(called) <= 6, called
+
+
+def test_the_system_calls_of_kept_gets(folder: Path, tmp_path: Path) -> None:
+    counts = collections.Counter(traced(folder, tmp_path, "http", REQUEST, b"content of f\n"))
+    for name in ("recvfrom", "sendto", "epoll_wait", "newfstatat", "write"):
+        assert 195 <= counts.pop(name) <= 215, counts
+    assert sum(counts.values()) <= 20, counts
+
+
+def test_the_system_calls_of_telnet_lines(folder: Path, tmp_path: Path) -> None:
+    counts = collections.Counter(traced(folder, tmp_path, "telnet", b"line\r\n" * 20, b"line\r\n" * 20))
+    for name in ("recvfrom", "sendto", "epoll_wait"):
+        assert 195 <= counts.pop(name) <= 215, counts
+    assert sum(counts.values()) <= 20, counts
+
+
+def traced(folder: Path, tmp_path: Path, service: str, said: bytes, end: bytes) -> list[str]:
+    """The names of the system calls that 200 exchanges on one connection make."""
+    trace = tmp_path / "trace"
+    log = tmp_path / "access.log"
+    with Server(folder, "--http", "0", "--telnet", "0", "--access-log", log) as server, server.connect(service) as sock:
+        for _ in range(20):
+            exchange(server, said, service)
+        command = [need("strace"), "-f", "-o", str(trace), "-p", str(server.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+            assert tracer.stderr
+            assert b"attached" in tracer.stderr.readline()
+            for _ in range(200):
+                sock.sendall(said)
+                answer = receive_until(sock, end)
+                while len(answer) < len(end):
+                    answer += receive_until(sock, end)
+            tracer.terminate()
+            tracer.wait(20)
+    return re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("service", ["http", "telnet"])
+def test_an_idle_connection_is_small(folder: Path, service: str) -> None:
+    with Server(folder, "--http", "0", "--telnet", "0", "--access-log", "off") as server:
+        said, end = (REQUEST, b"content of f\n") if service == "http" else (b"x\r\n", b"\r\n")
+        socks = [server.connect(service) for _ in range(100)]
+        for sock in socks:
+            sock.sendall(said)
+            receive_until(sock, end)
+        before = server.memory()
+        more = [server.connect(service) for _ in range(1000)]
+        for sock in more:
+            sock.sendall(said)
+            receive_until(sock, end)
+        assert (server.memory() - before) / 1000 < 2048
+        for sock in socks + more:
+            sock.close()
