@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-Function: TypeAlias = Callable[[Any], Any]  # Request -> Response, or a Future of one
+Function: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
 WELCOME = Path(__file__).parent / "welcome"
 
@@ -95,6 +95,12 @@ class Config:
 
     requests: int = 0
     """Answers per HTTP connection. nginx 1000, to give memory back; here nothing of a connection grows with its requests."""
+
+    telnet_service: Function | None = None
+    """Code that answers lines in place of the echo: a function of a line, or a generator (see telnet/echo.py)."""
+
+    telnet_greeting: str = ""
+    """Said to every new Telnet connection. Empty: some clients take it for an answer, and a port scanner learns nothing."""
 
     longest_line: int = 4096
     """Bytes of a Telnet line. Terminals in line mode stop at 4095 (Linux, N_TTY)."""

@@ -5,6 +5,7 @@ A third protocol is one more function and one more row.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -15,7 +16,9 @@ from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.telnet.echo import Echo
+from rawservers.telnet.echo import Echo, echo
+
+log = logging.getLogger("rawservers")
 
 ANSWERS, ANSWER_BYTES = 16384, 32 << 20  # bounds of what is remembered: 2 KiB each for a request and its small answer
 
@@ -40,10 +43,15 @@ def http(config: Config, clock: Clock, report: Report) -> Service:
 
 
 def telnet(config: Config, clock: Clock, report: Report) -> Service:
-    """The line-based Telnet echo."""
+    """The line-based Telnet echo, or a service of lines in its place."""
+    service = config.telnet_service or echo
+    greeting = config.telnet_greeting.encode()
+
+    def report_failure(failure: Exception) -> None:
+        log.error("the telnet service has failed", exc_info=failure)
 
     def start(peer: Peer) -> Protocol:
-        return Echo(peer, longest=config.longest_line)
+        return Echo(peer, service, longest=config.longest_line, greeting=greeting, failed=report_failure)
 
     return Service("telnet", start, {"idle": config.telnet_idle_time} | ending(config), report)
 

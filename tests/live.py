@@ -40,13 +40,15 @@ def until(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) 
 
 
 class Server:
-    """`python -m MODULE ARGUMENTS` from its first line to its last."""
+    """`python -m MODULE ARGUMENTS`, or `python -c PROGRAM`, from its first line to its last."""
 
-    def __init__(self, *arguments: str | Path, module: str = "rawservers", may_fail: bool = False, **popen: object) -> None:
+    def __init__(
+        self, *arguments: str | Path, module: str = "rawservers", program: str = "", may_fail: bool = False, **popen: object
+    ) -> None:
         self.may_fail = may_fail  # whether a traceback on its standard error is no surprise
         self._addresses: dict[str, tuple[str, int]] = {}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [sys.executable, *(("-c", program) if program else ("-m", module)), *map(str, arguments)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

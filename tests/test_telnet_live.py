@@ -162,3 +162,24 @@ def test_sessions_end_with_a_fin_when_the_server_stops(server: Server) -> None:
         server.signal()
         assert receive_all(sock) == b""
     assert server.wait() == 0
+
+
+def test_a_greeting_and_a_service_of_ones_own() -> None:
+    program = """
+import logging
+from rawservers import Config, serve
+
+def service(line):
+    return line[::-1] if line != b"raise" else 1 / 0
+
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+serve(Config(listen=(("telnet", "127.0.0.1:0"),), telnet_service=service, telnet_greeting="Welcome\\n", longest_line=5))
+"""
+    with Server(program=program, may_fail=True) as server, server.connect("telnet") as sock:
+        assert receive_until(sock, b"\r\n") == b"Welcome\r\n"
+        sock.sendall(b"abc\r\n123456\r\nraise\r\n")
+        answer = receive_all(sock)
+        assert answer.startswith(b"cba\r\n?Line too long: the limit is 5 bytes\r\n?")
+        assert answer.count(b"\r\n") == 3
+        until(lambda: "ZeroDivisionError" in server.stderr(), "the failure is logged")
+        assert "the telnet service has failed" in server.stderr()

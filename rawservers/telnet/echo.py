@@ -100,7 +100,7 @@ class Echo(Protocol):
     """One Telnet conversation.
 
     peer:    the other end
-    failure: what the service raised, if it did; for whoever wants to report it
+    failure: what the service raised, if it did
     """
 
     __slots__ = (
@@ -110,6 +110,7 @@ class Echo(Protocol):
         "_echoing",
         "_editor",
         "_ended",
+        "_failed",
         "_hidden",
         "_later",
         "_longest",
@@ -135,11 +136,16 @@ class Echo(Protocol):
         *,
         longest: int = LONGEST_LINE,
         greeting: bytes = b"",
+        failed: Callable[[Exception], None] = lambda failure: None,
     ) -> None:
-        """`answer`: the service. `longest`: line, in bytes. `greeting`: text said at once, line ends of any kind."""
+        """`answer`: the service. `longest`: line, in bytes. `greeting`: text said at once, line ends of any kind.
+
+        failed: is told what the service raised, if it does.
+        """
         self.peer = peer
         self.closing = Closing.KEEP
         self.failure: Exception | None = None
+        self._failed = failed
         self._longest = longest
         self._nvt = Nvt()
         self._options: Options | None = None
@@ -410,9 +416,13 @@ class Echo(Protocol):
         self._hang_up()
 
     def _fail(self, failure: Exception) -> None:
-        self.failure = failure
+        self._note(failure)
         self.say(FAILED)
         self._hang_up()
+
+    def _note(self, failure: Exception) -> None:
+        self.failure = failure
+        self._failed(failure)
 
     def _hang_up(self) -> None:
         talk, self._talk = self._talk, None
@@ -422,7 +432,7 @@ class Echo(Protocol):
             if talk is not None:
                 talk.close()
         except Exception as failure:
-            self.failure = failure
+            self._note(failure)
 
     # Commands.
 
