@@ -17,7 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv" / "bin" / "python"
 
 # The command and the Debian package that it comes in.
-CLIENTS = {"curl": "curl", "nc.openbsd": "netcat-openbsd", "strace": "strace"}
+CLIENTS = {
+    "ab": "apache2-utils",
+    "busybox": "busybox",
+    "curl": "curl",
+    "inetutils-telnet": "inetutils-telnet",
+    "nc.openbsd": "netcat-openbsd",
+    "ncat": "ncat",
+    "plink": "putty-tools",
+    "socat": "socat",
+    "strace": "strace",
+    "wget": "wget",
+}
 
 
 def install_clients() -> None:

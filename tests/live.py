@@ -50,12 +50,10 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, *(("-c", program) if program else ("-m", module)), *map(str, arguments)],
             cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **popen,  # type: ignore[call-overload]
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen,  # type: ignore[call-overload]
         )
-        self._stdout, self._stderr = self.process.stdout.fileno(), self.process.stderr.fileno()
+        self._stderr = self.process.stderr.fileno()
+        self._stdout = self.process.stdout.fileno() if self.process.stdout else self._stderr
         self._read = {self._stdout: b"", self._stderr: b""}  # what it has written so far
 
     @property
@@ -153,8 +151,8 @@ class Server:
         finally:
             self.process.kill()
             self.process.wait()
-            self.process.stdout.close()
-            self.process.stderr.close()
+            for stream in filter(None, (self.process.stdout, self.process.stderr)):
+                stream.close()
 
 
 def receive_all(sock: socket.socket) -> bytes:

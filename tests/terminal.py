@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import termios
 import time
 from collections.abc import Sequence
@@ -18,13 +19,24 @@ COLUMNS, ROWS = 80, 50
 UNSEEN = bytes(code for code in range(0x20) if code not in b"\a\b\t\n\v\f\r\x0e\x0f\x1b")  # that no terminal acts on
 
 
+def heed_interrupts() -> None:
+    """As at a terminal; a shell makes what it starts in the background ignore Ctrl-C, and so would all its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 class Terminal:
     """`command` from its first word to its end. `heard`: every byte that it wrote to the terminal."""
 
     def __init__(self, *command: str) -> None:
         environment = os.environ | {"TERM": "xterm", "LC_ALL": "C.UTF-8"}
         self._child = pexpect.spawn(
-            need(command[0]), list(command[1:]), env=environment, dimensions=(ROWS, COLUMNS), timeout=DEADLINE
+            need(command[0]),
+            list(command[1:]),
+            env=environment,
+            dimensions=(ROWS, COLUMNS),
+            timeout=DEADLINE,
+            preexec_fn=heed_interrupts,
         )
         self._child.delaybeforesend = None
         self._screen = pyte.Screen(COLUMNS, ROWS)
@@ -57,11 +69,12 @@ class Terminal:
         return rows
 
     def shows(self, rows: Sequence[str]) -> None:
-        """Wait until the screen holds exactly `rows`, the last of them up to the cursor."""
+        """Wait until the screen holds exactly `rows`, and the cursor stands at the end of the last."""
+        rows = [*map(str.rstrip, rows[:-1]), rows[-1]]
         try:
-            until(lambda: self.rows() == list(rows), "the screen", DEADLINE / 2)
+            until(lambda: self.rows() == rows, "the screen", DEADLINE / 2)
         except AssertionError:
-            pytest.fail(f"{self.rows()}\ninstead of {list(rows)}, after {self.heard!r}")
+            pytest.fail(f"{self.rows()}\ninstead of {rows}, after {self.heard!r}")
 
     # The keyboard
 

@@ -464,3 +464,43 @@ def test_the_time_taken_is_logged(folder: Path, server: Server) -> None:
         sock.sendall(b"\r\n")
         assert receive_all(sock)
     assert 0.25 < float(server.await_log(1)[0].split()[-1]) < 10
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(folder: Path) -> None:
+    count = 30_000
+    requests_sent = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n" * 100
+    with Server(folder, "--http", "0", "--telnet", "off") as server:
+        assert server.url  # from here on nobody takes what it writes
+        with server.connect() as sock:
+            began = time.monotonic()
+            for _ in range(count // 100):
+                sock.sendall(requests_sent)
+                received = b""
+                while received.count(b"content of f\n") < 100:
+                    received += sock.recv(1 << 20)
+            assert time.monotonic() - began < 20
+        until(
+            lambda: len(server.log()) > 1000 and "lines dropped" in server.stderr(), "the log goes on, and says what is missing"
+        )
+        server.signal()
+        assert server.wait() == 0
+        lines = server.log()
+        dropped = sum(map(int, re.findall(r"the access log was not taken: (\d+) lines dropped", server.stderr())))
+        assert dropped > 0
+        assert len(lines) + dropped == count
+        assert {len(line) for line in lines} == {len(lines[0])}  # whole lines only
+
+
+def test_a_log_whose_reader_is_gone_or_whose_disk_is_full(folder: Path) -> None:
+    with Server(folder, "--http", "0", "--telnet", "off", "--access-log", "/dev/full") as server:
+        for _ in range(3):
+            assert exchange(server, KEPT).endswith(b"content of f\n")
+        until(lambda: "lines dropped" in server.stderr(), "it is said")
+    reader, writer = os.pipe()
+    with Server(folder, "--http", "0", "--telnet", "off", stdout=writer) as server:
+        os.close(writer)
+        assert exchange(server, KEPT).endswith(b"content of f\n")
+        os.close(reader)
+        for _ in range(3):
+            assert exchange(server, KEPT).endswith(b"content of f\n")
+        until(lambda: "lines dropped" in server.stderr(), "it is said")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import fcntl
-import os
-import re
+import json
 import select
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import telnetlib3
+from telnetlib3 import telopt
 
-from tests.live import DEADLINE, Server, exchange, need, receive_all, until
+from tests.live import DEADLINE, ROOT, Server, exchange, need, receive_all, until
 from tests.terminal import Terminal
 
 TELNETLIB3 = str(Path(sys.executable).with_name("telnetlib3-client"))
@@ -246,10 +249,184 @@ def test_end_of_input_at(server: Server, client: Client, farewell: tuple[str, ..
     is_well(server, descriptors)
 
 
+# Client libraries.
+
+
+@pytest.mark.parametrize("binary", ["off", "forced", "agreed"])
+def test_telnetlib3(server: Server, binary: str) -> None:
+    async def talk() -> None:
+        how = {"force_binary": True, "encoding": "utf-8"} if binary == "forced" else {"encoding": False}
+        reader, writer = await telnetlib3.open_connection(*server.address("telnet"), **how)  # type: ignore[arg-type]
+
+        async def say(text: str) -> str:
+            writer.write(text if binary == "forced" else text.encode())
+            heard = await asyncio.wait_for(reader.readline(), DEADLINE)
+            return heard if isinstance(heard, str) else heard.decode()
+
+        agreed = binary == "agreed"
+        if agreed:
+            writer.iac(telopt.DO, telopt.BINARY)
+            writer.iac(telopt.WILL, telopt.BINARY)
+        assert await say("ab\x7fc\r\n") == "ac\r\n"
+        assert (bool(writer.inbinary), bool(writer.outbinary)) == (agreed, agreed)
+        assert await say("éяx\r\n") == "éяx\r\n"
+        assert await say("\n" if agreed else "\r\n") == "\r\n"
+        assert await say("q" * 4096 + "\r") == "q" * 4096 + "\r\n"  # at once, without a look at what may follow
+        assert await say("\nz\r\n") == "z\r\n"
+        writer.iac(telopt.DO, telopt.ECHO)  # and SGA comes with it
+        assert await say("ab\x7fc\x15dé\r\n") == "ab\b \bc\b\b  \b\bdé\r\n"
+        assert await say("") == "dé\r\n"
+        assert writer.remote_option.enabled(telopt.ECHO)
+        assert writer.remote_option.enabled(telopt.SGA)
+        writer.close()
+
+    asyncio.run(talk())
+
+
+def test_twisted(server: Server) -> None:
+    host, port = server.address("telnet")
+    command = [sys.executable, "-m", "tests.twisted_client", host, str(port)]
+    done = subprocess.run(command, capture_output=True, timeout=DEADLINE, cwd=ROOT)
+    assert json.loads(done.stdout) == [
+        ["ab\x7fc\n", "ac\n"],
+        ["éяx\n".encode().decode("latin-1") + "\xff\n", "éяx\n".encode().decode("latin-1") + "\xff\n"],
+        ["do STATUS", "refused"],
+        ["will NAWS", "refused"],
+        ["do BINARY", "agreed"],
+        ["will BINARY", "agreed"],
+        ["яx\n".encode().decode("latin-1"), "яx\n".encode().decode("latin-1")],
+        ["do ECHO", "agreed"],
+        ["ab\x7fc\n", "ab\b \bc\nac\n"],
+        ["SGA", "yes"],
+        ["dont ECHO", "agreed"],
+        ["ab\x7fc\n", "ac\n"],
+        ["AYT", "\n[Yes]\n"],
+    ], done.stderr.decode()
+
+
+# Services besides the echo.
+
+
+@pytest.fixture
+def services() -> Iterator[Server]:
+    with Server(module="tests.telnet_services_server") as running:
+        yield running
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_services_through_telnetlib3(services: Server, binary: bool) -> None:
+    async def open(service: str) -> tuple[Any, Any]:
+        how = {"force_binary": True} if binary else {"encoding": "us-ascii"}
+        return await telnetlib3.open_connection(*services.address(service), **how)  # type: ignore[arg-type]
+
+    async def calculate() -> None:
+        reader, writer = await open("calculator")
+        for line, value in (("1 + 2 * (3 - 4)", "-1"), ("7 / 2", "3.5"), ("1 / 0", "?"), ("x", "?"), ("\r\n2+2", "4")):
+            writer.write(f"{line}\r\n")
+            assert await asyncio.wait_for(reader.readline(), DEADLINE) == f"{value}\r\n"
+        writer.close()
+
+    async def log_in(password: str, *answers: str) -> None:
+        reader, writer = await open("login")
+
+        async def hear(text: str) -> None:
+            assert (await asyncio.wait_for(reader.readuntil(text[-1:].encode()), DEADLINE)).decode() == text
+
+        await hear("login:")
+        await hear(" ")
+        assert not writer.remote_option.enabled(telopt.ECHO)
+        writer.write("ada\r\n")
+        await hear("Password:")
+        await hear(" ")
+        assert writer.remote_option.enabled(telopt.ECHO)  # by which the other side promises to show what is typed
+        writer.write(f"{password}\r\n")
+        for answer in ("\r\n", *answers):
+            await hear(answer)
+        assert not writer.remote_option.enabled(telopt.ECHO)
+        writer.close()
+
+    asyncio.run(calculate())
+    # One attempt each: telnetlib3 never acknowledges WONT ECHO, so that WILL ECHO cannot be asked of it a second time.
+    asyncio.run(log_in("wrong", "Login incorrect\r\n", "login:"))
+    asyncio.run(log_in("lovelace", "Welcome, ada\r\n", "$"))
+
+
+PERSONS_AT_SERVICES = ("telnet", "telnet, port 23", "plink")
+
+
+@pytest.mark.parametrize("name", PERSONS_AT_SERVICES)
+def test_a_calculator_at(services: Server, name: str) -> None:
+    client = CLIENTS[name]
+    with client.start(services, "calculator") as terminal:
+        terminal.shows(client.banner)
+        client.ready(terminal)
+        screen = list(client.banner)
+        for line, rows in (
+            ("1 + 2 * 3\r", ("1 + 2 * 3", "7", "")),
+            ("\r", ("", "")),
+            ("(1 / 8\x7f4) * 3\r", ("(1 / 4) * 3", "0.75", "")),
+            ("1 / 0\r", ("1 / 0", "?", "")),
+        ):
+            terminal.type(line)
+            screen[-1:] = rows
+            terminal.shows(screen)
+
+
+@pytest.mark.parametrize("name", PERSONS_AT_SERVICES)
+def test_a_login_at(services: Server, name: str) -> None:
+    client = CLIENTS[name]
+    with client.start(services, "login") as terminal:
+        screen = [*client.banner[:-1], "login: "]
+        terminal.shows(screen)
+
+        def answer(keys: str, *rows: str) -> None:
+            terminal.type(keys)
+            screen[-1:] = rows
+            terminal.shows(screen)
+
+        for password, answers in (("wrong", ("Login incorrect", "login: ")), ("love\x7felace", ("Welcome, ada", "$ "))):
+            client.ready(terminal)
+            answer("ada\r", "login: ada", "Password: ")
+            terminal.hides()
+            for key in password:
+                answer(key, "Password: ")
+            answer("\r", "Password: ", *answers)
+        client.ready(terminal)  # what is typed is shown again
+        answer("ab\x7fc\r", "$ ac", "ac", "$ ")
+        answer("logout\r", "$ logout", "Goodbye", *(FAREWELL if client.banner == GNU_BANNER else ("",)))
+        assert b"wrong" not in terminal.heard
+        assert b"love" not in terminal.heard
+        assert b"lace" not in terminal.heard
+        assert terminal.leaves() == 0
+
+
+def test_a_login_at_busybox_telnet(services: Server) -> None:
+    """It says more of its modes; and of every password but the first it hides none, as its character mode ends for good."""
+    client = CLIENTS["busybox telnet"]
+    with client.start(services, "login") as terminal:
+        terminal.shows(["Connected to 127.0.0.1", "login: "])
+        terminal.type("ada\r")
+        screen = ["Connected to 127.0.0.1", "login: ada", "", "Entering character mode", "Escape character is '^]'.", ""]
+        terminal.shows([*screen, "Password: "])
+        terminal.hides()
+        for key in "love\x7felace":
+            terminal.type(key)
+            terminal.shows([*screen, "Password: "])
+        terminal.type("\r")
+        screen += ["Password: ", "Entering line mode", "Escape character is '^C'.", "", "", "Welcome, ada"]
+        terminal.shows([*screen, "$ "])
+        terminal.takes_lines()
+        terminal.type("ab\x7fc\r")
+        terminal.shows([*screen, "$ ac", "ac", "$ "])
+        assert b"ove" not in terminal.heard
+
+
 # Clients that never listen.
 
 FLOOD = 10_000_000  # bytes
-ORDINARY = b"".join(b"%0*d\r\n" % (size, size) for size in range(1, 1000)) + b"\xff\xfd\x18\xff\xf6\xff\xfa\x18\0X\xff\xf0end\r\n"
+ORDINARY = (
+    b"".join(b"%0*d\r\n" % (size, size) for size in range(1, 1000)) + b"\xff\xfd\x18\xff\xf6\xff\xfa\x18\0X\xff\xf0end\r\n"
+)
 
 
 def growth(server: Server, *, since: int) -> int:
@@ -288,25 +465,21 @@ def sent_to_the_limit(server: Server, sock: socket.socket, unit: bytes) -> int:
         pytest.param(b"\xff\xfa\x18", b"A", b"", id="subnegotiation"),
     ],
 )
-def test_a_flood_takes_no_memory(
-    server: Server, opening: bytes, unit: bytes, answer: bytes, record_property: Callable[[str, object], None]
-) -> None:
+def test_a_flood_takes_no_memory(server: Server, opening: bytes, unit: bytes, answer: bytes) -> None:
     before = warmed_up(server)
-    with server.connect("telnet", rcvbuf=4096) as deaf:
+    with server.connect("telnet", rcvbuf=65536) as deaf:  # less, and to read it all in the end takes long
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         deaf.sendall(opening)
         sent = sent_to_the_limit(server, deaf, unit)
         grown = growth(server, since=before)
-        record_property("sent", sent)
-        record_property("grown", grown)
-        print("FIG", unit, sent, grown, before)
+        print(f"{unit!r}: {sent} bytes taken, memory has grown by {grown}")
         assert grown < 1 << 20
         if answer:
-            assert sent < FLOOD // 2, "it goes on taking commands whose answers nobody reads"
+            assert sent < FLOOD, "it goes on taking commands whose answers nobody reads"
         else:
             assert sent == FLOOD, "what is thrown away needs no limit"
         assert exchange(server, b"x\r\n", "telnet") == b"x\r\n"
         # It has lost nothing: once the answers are read, all of them come.
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         deaf.shutdown(socket.SHUT_WR)
         answers = receive_all(deaf)
     assert answers == answer * (sent // len(unit))

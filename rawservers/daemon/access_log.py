@@ -18,6 +18,7 @@ import os
 import re
 import stat
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ class AccessLog:
         self._clock = clock
         self._fd = open_target(target)
         self._lines: list[str] = []
-        self._kept = b""
+        self._kept: deque[bytes] = deque()  # blocks of lines, of the first of which a part may have been written
+        self._size = 0  # bytes in them
         self._dropped = 0
         self._second = -1
         self._time = ""
@@ -58,25 +60,23 @@ class AccessLog:
         self._lines.append(f"{self._format.before}{peer.address[0]}{self._format.between}{self._time}{text}")
 
     def flush(self) -> None:
-        """Write what was noted in this wake."""
-        if not self._lines and not self._kept:
-            return
-        data = self._kept + "".join(self._lines).encode()
-        self._lines.clear()
-        try:
-            written = os.write(self._fd, data)
-        except BlockingIOError:
-            written = 0
-        except OSError:  # the reader is gone, the disk is full: the servers go on
-            self._drop(data)
-            data = b""
-            written = 0
-        self._kept = data[written:]
-        if len(self._kept) > KEPT:
-            end = self._kept.rindex(b"\n", 0, KEPT) + 1
-            self._drop(self._kept[end:])
-            self._kept = self._kept[:end]
-        elif self._dropped and not self._kept:
+        """Write what was noted in this wake, behind what was not taken in earlier ones."""
+        if self._lines:
+            self._keep("".join(self._lines).encode())
+            self._lines.clear()
+        while self._kept:
+            try:
+                written = os.write(self._fd, self._kept[0])
+            except BlockingIOError:
+                return
+            except OSError:  # the reader is gone, the disk is full: the servers go on
+                written = len(self._kept[0])
+                self._dropped += self._kept[0].count(b"\n")
+            self._size -= written
+            rest = self._kept.popleft()[written:]
+            if rest:
+                self._kept.appendleft(rest)
+        if self._dropped:
             log.warning("the access log was not taken: %d lines dropped", self._dropped)
             self._dropped = 0
 
@@ -87,8 +87,13 @@ class AccessLog:
             os.close(self._fd)
             self._fd = -1
 
-    def _drop(self, data: bytes) -> None:
-        self._dropped += data.count(b"\n")
+    def _keep(self, block: bytes) -> None:
+        """Have whole lines wait for their turn; or drop them, when too many wait already."""
+        if self._size + len(block) > KEPT:
+            self._dropped += block.count(b"\n")
+        else:
+            self._kept.append(block)
+            self._size += len(block)
 
     def _set_time(self) -> None:
         second = int(self._clock.time)
