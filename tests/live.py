@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -43,12 +43,18 @@ class Server:
     """`python -m MODULE ARGUMENTS`, or `python -c PROGRAM`, from its first line to its last."""
 
     def __init__(
-        self, *arguments: str | Path, module: str = "rawservers", program: str = "", may_fail: bool = False, **popen: object
+        self,
+        *arguments: str | Path,
+        module: str = "rawservers",
+        program: str = "",
+        before: Sequence[str] = (),
+        may_fail: bool = False,
+        **popen: object,
     ) -> None:
         self.may_fail = may_fail  # whether a traceback on its standard error is no surprise
         self._addresses: dict[str, tuple[str, int]] = {}
         self.process = subprocess.Popen(
-            [sys.executable, *(("-c", program) if program else ("-m", module)), *map(str, arguments)],
+            [*before, sys.executable, *(("-c", program) if program else ("-m", module)), *map(str, arguments)],
             cwd=ROOT,
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen,  # type: ignore[call-overload]
         )

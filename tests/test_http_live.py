@@ -504,3 +504,31 @@ def test_a_log_whose_reader_is_gone_or_whose_disk_is_full(folder: Path) -> None:
         for _ in range(3):
             assert exchange(server, KEPT).endswith(b"content of f\n")
         until(lambda: "lines dropped" in server.stderr(), "it is said")
+
+
+def test_ranges_across_the_limits_of_32_bits(folder: Path, server: Server) -> None:
+    marks = {1 << 31: b"two GiB", 1 << 32: b"four GiB"}
+    with open(folder / "huge", "wb") as file:
+        for place, mark in marks.items():
+            file.seek(place - 3)
+            file.write(mark)
+    for place, mark in marks.items():
+        first, last = place - 5, place + 8
+        answer = requests.get(f"{server.url}/huge", headers={"Range": f"bytes={first}-{last}"}, timeout=DEADLINE)
+        assert answer.status_code == 206
+        assert answer.content == (b"\0\0" + mark).ljust(14, b"\0")[: (1 << 32) + 5 - first]
+        assert answer.headers["Content-Range"].startswith(f"bytes {first}-")
+
+
+def test_a_file_and_a_folder_that_may_not_be_read(folder: Path) -> None:
+    (folder / "secret").write_text("secret")
+    (folder / "closed").mkdir()
+    for name in ("secret", "closed"):
+        (folder / name).chmod(0)
+    folder.chmod(0o755)
+    command = [] if os.geteuid() else [need("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]
+    with Server(folder, "--http", "0", "--telnet", "off", "--listing", before=command) as server:
+        for path in ("/secret", "/closed/", "/closed/x"):
+            assert requests.get(server.url + path, timeout=DEADLINE).status_code == 403
+        assert requests.get(server.url + "/f", timeout=DEADLINE).text == "content of f\n"
+    (folder / "closed").chmod(0o755)
