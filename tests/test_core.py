@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 import time
@@ -309,3 +310,27 @@ def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.Monke
         with running:
             assert receive_all(sock) == b"here before it is accepted"
             assert watched == [running.sock.fileno()]
+
+
+def test_waking_does_not_get_round_the_mark() -> None:
+    class Deferred(Recording):
+        resumed = 0
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            for _ in range(50):
+                threading.Thread(target=self.peer.wake).start()
+            return ()
+
+        def resume(self) -> Sequence[Chunk]:
+            self.resumed += 1
+            return (b"x" * (4 << 20),) if self.resumed <= 50 else ()
+
+    with Running(Deferred) as running, running.connect() as sock:
+        sock.sendall(b"go")
+        until(lambda: bool(running.begun and running.begun[0].resumed), "it has begun")  # type: ignore[attr-defined]
+        assert not select.select([], [], [], 0.3)[0]
+        assert running.begun[0].resumed <= 3  # type: ignore[attr-defined]  # the peer has taken nothing yet
+        received = 0
+        while received < 8 << 20:
+            received += len(sock.recv(1 << 20))
+        until(lambda: running.begun[0].resumed > 3, "it goes on")  # type: ignore[attr-defined]

@@ -532,3 +532,39 @@ def test_a_file_and_a_folder_that_may_not_be_read(folder: Path) -> None:
             assert requests.get(server.url + path, timeout=DEADLINE).status_code == 403
         assert requests.get(server.url + "/f", timeout=DEADLINE).text == "content of f\n"
     (folder / "closed").chmod(0o755)
+
+
+def test_hot_large_files_do_not_use_up_the_descriptors(folder: Path) -> None:
+    for number in range(400):
+        (folder / f"large{number}").write_bytes(bytes(20_000))
+    time.sleep(0.03)  # so that they are old enough to be remembered: the age is what this is about
+    with Server(folder, "--http", "0", "--telnet", "off") as server, server.connect() as sock:
+        for _ in range(3):
+            for number in range(400):
+                sock.sendall(f"GET /large{number} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+                assert len(receive_until_head(sock)) == 20_000
+        assert 200 < len(server.descriptors()) < 300
+
+
+def test_the_name_of_a_unix_peer_is_escaped_in_the_log(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    with Server(folder, "--http", f"unix:{path}", "--telnet", "off") as server:
+        until(lambda: "listening" in server.stderr(), "listening")
+        for name in (b"\xff", b"x\n1.2.3.4 - - forged"):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(DEADLINE)
+                sock.bind(os.fsencode(tmp_path) + b"/" + name)
+                sock.connect(str(path))
+                sock.sendall(b"GET /f\r\n")
+                assert receive_all(sock) == b"content of f\n"
+        assert len(server.await_log(2)) == 2
+        assert "\\x0a1.2.3.4" in server.log()[1]
+
+
+def test_a_second_request_on_its_way_does_not_cut_the_last_answer(folder: Path, server: Server) -> None:
+    (folder / "large").write_bytes(bytes(8_000_000))
+    with server.connect() as sock:
+        sock.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+        first = sock.recv(10)
+        sock.sendall(KEPT)
+        assert len(first) + len(receive_all(sock)) > 8_000_000

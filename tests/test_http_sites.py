@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -422,3 +423,20 @@ def test_a_pipelined_request_sees_what_the_one_before_it_did(clock: Clock, root:
     read, write = b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n", b"POST /change HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
     client.send(read, read, read + write + read)
     assert [reply.body for reply in client.replies()] == [b"main", b"main", b"main", b"", b"changed"]
+
+
+def test_a_redirect_to_the_root_does_not_lead_to_another_host(clock: Clock, root: Path) -> None:
+    site = SiteConfig(str(root), redirects=(("/old/*", "/*"),))
+    for path in ("/old/evil.example/x", "/old//evil.example/x", "/old///evil.example/x"):
+        assert headers(get(clock, site, path=path))["Location"] == "/evil.example/x"
+
+
+@pytest.mark.parametrize(
+    ("of_the_file", "of_the_neighbour", "taken"), [(1.9, 1.1, False), (1.9, 1.0, True), (1.9, 1.9, True), (1.9, 0.9, False)]
+)
+def test_a_neighbour_that_is_older(clock: Clock, root: Path, of_the_file: float, of_the_neighbour: float, taken: bool) -> None:
+    (root / "assets/x.css.gz").write_text("packed")
+    for name, age in (("x.css", of_the_file), ("x.css.gz", of_the_neighbour)):
+        os.utime(root / "assets" / name, ns=(int(age * 1e9), int(age * 1e9)))
+    reply = get(clock, SiteConfig(str(root)), path="/assets/x.css", Accept_Encoding="gzip")
+    assert reply.body == (b"packed" if taken else b"css")

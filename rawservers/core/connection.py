@@ -41,6 +41,7 @@ PRIORITY = select.EPOLLPRI
 DONTWAIT = int(socket.MSG_DONTWAIT)
 DONTWAIT_MORE = int(socket.MSG_DONTWAIT | socket.MSG_MORE)
 DONTWAIT_OOB = int(socket.MSG_DONTWAIT | socket.MSG_OOB)
+FIONREAD = 0x541B  # <asm-generic/ioctls.h>
 SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
 
 RECEIVE_SIZE = 16384  # bytes asked of one recv: many requests or lines, and few enough that what they grow into is small
@@ -291,7 +292,7 @@ class Connection:
         if self._queue or self._owing:
             events = WRITE | READ if self._reads() else WRITE
         elif self._protocol.closing is Closing.CLOSE:
-            return self.close()
+            return self._linger() if self._unread() else self.close()
         elif self._protocol.closing is Closing.LINGER:
             return self._linger()
         else:
@@ -333,6 +334,10 @@ class Connection:
         """The network, or the peer's end of it, has failed: that ends this connection and is no concern of the others."""
         log.debug("%r lost: %s", self, error.strerror or error)
         self.close()
+
+    def _unread(self) -> bool:
+        """Whether the peer has said more than was wanted: to close on that would wipe out what it has not read yet."""
+        return not self._ended and ioctl(self._fd, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
     def _linger(self) -> None:
         """All is said, but the peer may still be sending: say FIN, and read on for a while, so that no RST cuts it off."""
@@ -394,7 +399,11 @@ class Connection:
         self._loop.soon(self, self._resume)
 
     def _resume(self) -> None:
-        if self._fd >= 0:
+        if self._fd < 0:
+            return
+        if self._owing or self._unsent >= HIGH_WATER:
+            self._owing = True  # it is asked anyway, when the peer has taken what there is
+        else:
             self._say(self._protocol.resume())
 
     def _at_mark(self) -> bool:

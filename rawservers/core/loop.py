@@ -138,7 +138,8 @@ class Loop:
                 signal.signal(number, signal.SIG_DFL)
         self._epoll.close()
         os.close(self._pipe)
-        os.close(self._wake_up)
+        fd, self._wake_up = self._wake_up, -1  # a thread that is late must not write into whatever has its number next
+        os.close(fd)
 
     def guard(self, source: Source, step: Callable[[], None]) -> None:
         """Do something for `source` outside its `ready`, at the same risk: an exception costs that source alone."""

@@ -57,12 +57,12 @@ class AccessLog:
             text = self._format.text(record, max(0, size), seconds)
         if not self._lines:
             self._set_time()
-        self._lines.append(f"{self._format.before}{peer.address[0]}{self._format.between}{self._time}{text}")
+        self._lines.append(f"{self._format.before}{escaped(peer.address[0])}{self._format.between}{self._time}{text}")
 
     def flush(self) -> None:
         """Write what was noted in this wake, behind what was not taken in earlier ones."""
         if self._lines:
-            self._keep("".join(self._lines).encode())
+            self._keep("".join(self._lines).encode("ascii", "backslashreplace"))
             self._lines.clear()
         while self._kept:
             try:

@@ -31,7 +31,10 @@ class CannotStart(Exception):
 
 
 def serve(config: Config) -> None:
-    """Serve as `config` says until SIGTERM or SIGINT, in this process and its main thread. Raises CannotStart."""
+    """Serve as `config` says until SIGTERM or SIGINT, in this process and its main thread. Raises CannotStart.
+
+    Where it listens is logged at level INFO by the logger "rawservers".
+    """
     Worker(config).run()
 
 
@@ -90,7 +93,7 @@ class Worker:
         if not self._stopped:
             return
         elapsed = self._loop.clock.now - self._stopped
-        if elapsed >= self._config.drain_time:
+        if 0 < self._config.drain_time <= elapsed:
             self._loop.stop()
         elif elapsed >= GRACE:
             for connection in self._connections():

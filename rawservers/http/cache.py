@@ -33,7 +33,9 @@ class Entry(Protocol):
 
 
 class Source(Protocol):
-    """Something that an answer depends on."""
+    """Something that an answer depends on. held: what it costs to keep it from being let go, as bytes."""
+
+    held: int
 
     def confirm(self, wake: int) -> bool:
         """Whether it is as it was, looked up at most once per wake."""
@@ -91,6 +93,7 @@ class Remembered:
         self.sources = sources
         self.wake = self.passed = wake
         self.cost = OVERHEAD + len(head) + len(answer.before) + len(answer.behind)
+        self.cost += sum(source.held for source in sources)  # an answer keeps its files open
 
 
 class Answers:

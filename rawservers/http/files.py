@@ -38,6 +38,8 @@ class Seen:
 
     __slots__ = ("modified", "path", "signature", "wake")
 
+    held = 0
+
     def __init__(self, path: bytes, wake: int) -> None:
         status = look(path)
         self.path = path
@@ -67,6 +69,7 @@ class File:
         "_signature",
         "body",
         "cost",
+        "held",
         "modified",
         "modified_ns",
         "neighbours",
@@ -86,7 +89,8 @@ class File:
         self.modified_ns = status.st_mtime_ns
         self.neighbours: tuple[Seen, ...] = ()
         self.wake = self.passed = clock.wake
-        self.cost = OVERHEAD + (LARGE_COST if isinstance(body, FileSlice) else len(body))
+        self.held = LARGE_COST if isinstance(body, FileSlice) else 0
+        self.cost = OVERHEAD + (self.held or len(body if isinstance(body, bytes) else b""))
         self.steady = clock.time - max(status.st_mtime, status.st_ctime) >= settling_time(status)
 
     def confirm(self, wake: int) -> bool:

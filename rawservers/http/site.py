@@ -29,7 +29,7 @@ from rawservers.http.conditional import (
     ranges,
     unsatisfiable,
 )
-from rawservers.http.files import File, Files, hidden
+from rawservers.http.files import File, Files, Seen, hidden
 from rawservers.http.request import Request, located
 from rawservers.http.response import Answer, Headers, Response, check_headers, error, http_date
 
@@ -155,7 +155,7 @@ class Site:
             weight = weights.get(name, weights.get("*", 0.0))
             if weight > best or (weight == best > 0 and not coding):
                 # An older neighbour was made from what the file once was.
-                if neighbour.signature is None or int(neighbour.modified) < int(file.modified):
+                if neighbour.signature is None or is_older(neighbour, file):
                     continue
                 try:
                     best, chosen, coding = weight, self._files.find(path + ending), name
@@ -208,7 +208,9 @@ class Site:
                 rest = quote(path[len(fsencode(source)) - 1 :])
             elif path != fsencode(source):
                 continue
-            target = target[:-1] + rest if target.endswith("*") else target
+            if target.endswith("*"):
+                rest = rest.lstrip("/") if target == "/*" else rest  # "//" would lead to another host
+                target = target[:-1] + rest
             return target + query if "?" not in target else target
         return None
 
@@ -256,6 +258,12 @@ def conditional(request: Request, file: File, tag: str, headers: list[tuple[str,
     if spans is None:
         return Response(200, headers, file.body)
     return partial(headers, file.body, spans, file.size) if spans else unsatisfiable(file.size)
+
+
+def is_older(neighbour: Seen, file: File) -> bool:
+    """Whether a neighbour was made before the file last changed; some compressors copy its time without the fraction."""
+    whole = neighbour.modified == int(neighbour.modified)
+    return neighbour.modified < (int(file.modified) if whole else file.modified)
 
 
 def is_lasting(request: Request, response: Response, now: float) -> bool:
