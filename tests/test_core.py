@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rawservers.core.connection import Connection, Service
+from rawservers.core.connection import Connection, Connections, Service
 from rawservers.core.listener import Endpoint, Listener, bind
 from rawservers.core.loop import Loop
 from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, FileSlice, OpenFile, Peer, Protocol, Urgent
@@ -58,10 +59,11 @@ class Running:
             "test", self.start, deadlines, lambda peer, record, sent, seconds: self.reports.append((record, sent))
         )
         self.protocol = protocol
-        (self.sock,) = bind(Endpoint("127.0.0.1", 0))
-        self.address = self.sock.getsockname()
-        self.listener = Listener(self.sock, service, self.loop)
-        self.loop.at_tick.append(self.listener.tick)
+        (self.server,) = bind(Endpoint("127.0.0.1", 0))
+        self.address = self.server.sock.getsockname()
+        self.connections = Connections()
+        self.listener = Listener(self.server, service, self.loop, self.connections)
+        self.loop.at_tick += [self.listener.tick, self.tick]
         self.thread = threading.Thread(target=self.run)
 
     def start(self, peer: Peer) -> Protocol:
@@ -76,6 +78,10 @@ class Running:
         self.listener.open()
         self.loop.run()
 
+    def tick(self) -> None:
+        for connection in self.connections:
+            self.loop.guard(connection, connection.tick)
+
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=DEADLINE)
 
@@ -87,7 +93,7 @@ class Running:
         self.loop.soon(self.loop, self.loop.stop)
         self.thread.join(DEADLINE)
         assert not self.thread.is_alive()
-        for connection in list(self.listener.connections):
+        for connection in self.connections:
             connection.close()
         self.listener.close()
         self.loop.close()
@@ -157,7 +163,7 @@ def test_a_thread_may_wake_a_conversation() -> None:
             sock.sendall(b"x\n")
             assert receive_until(sock, b"\n") == b"X\n"
         sock.close()
-        until(lambda: not running.listener.connections, "it is closed")
+        until(lambda: not running.connections, "it is closed")
         running.begun[0].peer.wake()  # type: ignore[attr-defined]  # too late, and harmless
 
 
@@ -280,14 +286,14 @@ def test_a_connection_is_small() -> None:
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()
         socks = [running.connect() for _ in range(500)]
-        until(lambda: len(running.listener.connections) == 500, "all are accepted")
+        until(lambda: len(running.connections) == 500, "all are accepted")
         after, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         ours = sum(sock.__sizeof__() for sock in socks)
         assert (after - before - ours) / 500 < 3000  # the clients' sockets are in it, too
         for sock in socks:
             sock.close()
-    assert all(isinstance(connection, Connection) for connection in running.listener.connections)
+    assert all(isinstance(connection, Connection) for connection in running.connections)
 
 
 def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +315,7 @@ def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.Monke
         sock.sendall(b"here before it is accepted")
         with running:
             assert receive_all(sock) == b"here before it is accepted"
-            assert watched == [running.sock.fileno()]
+            assert watched == [running.server.sock.fileno()]
 
 
 def test_waking_does_not_get_round_the_mark() -> None:
@@ -334,3 +340,21 @@ def test_waking_does_not_get_round_the_mark() -> None:
         while received < 8 << 20:
             received += len(sock.recv(1 << 20))
         until(lambda: running.begun[0].resumed > 3, "it goes on")  # type: ignore[attr-defined]
+
+
+def test_a_peer_that_breaks_off_while_its_answer_is_awaited_is_noticed() -> None:
+    class Pondering(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            super().receive(data, urgent)
+            self.waiting = ""  # for somebody else
+            return ()
+
+    with Running(Pondering) as running:
+        with running.connect() as patient, running.connect() as sock:
+            for each in (patient, sock):
+                each.sendall(b"?")
+            until(lambda: [len(p.heard) for p in running.begun] == [1, 1], "both are heard")  # type: ignore[attr-defined]
+            patient.shutdown(socket.SHUT_WR)  # it still listens
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        until(lambda: len(running.connections) < 2, "one is gone")
+        assert len(running.connections) == 1  # a FIN alone is no reason not to answer

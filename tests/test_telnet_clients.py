@@ -431,15 +431,17 @@ ORDINARY = (
 
 def growth(server: Server, *, since: int) -> int:
     """By how much its memory has grown at the worst."""
-    return server.memory("VmHWM") - since
+    return server.memory("VmHWM") - server.memory("RssFile") - since
 
 
 def warmed_up(server: Server) -> int:
-    """Its memory after ordinary conversations, from where its peak is counted anew."""
+    """Its memory after ordinary conversations, from where its peak is counted anew. Without the program's own text, which
+    counts for a forked process only when that process first comes by.
+    """
     for _ in range(3):
         assert exchange(server, ORDINARY, "telnet").endswith(b"\r\nend\r\n")
     Path(f"/proc/{server.pid}/clear_refs").write_text("5")
-    return server.memory()
+    return server.memory() - server.memory("RssFile")
 
 
 def sent_to_the_limit(server: Server, sock: socket.socket, unit: bytes) -> int:

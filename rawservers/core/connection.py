@@ -23,19 +23,21 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fcntl import ioctl
 from typing import Any
 
 from rawservers.core.loop import Loop
-from rawservers.core.protocol import HIGH_WATER, Address, Answered, Chunk, Closing, FileSlice, Peer, Protocol, Urgent
+from rawservers.core.protocol import HIGH_WATER, Address, Answered, Chunk, Closing, FileSlice, Peer, Protocol, Tally, Urgent
 
 log = logging.getLogger("rawservers")
 
 READ = select.EPOLLIN | select.EPOLLPRI
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
+BROKEN = select.EPOLLHUP  # which the kernel reports in any case, as long as the set has the descriptor at all
 
 # Plain ints: an operation on the enum's own members takes ten times as long.
 DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -57,7 +59,7 @@ class Service:
 
     name: for messages; start: how a conversation begins; deadlines: seconds for "head", "body", "idle", "send" and
     "linger" (0 or absent: no deadline); report: is handed each answer's record with the bytes sent and the seconds taken;
-    banner: from the address that was bound, what is said of it at start-up.
+    banner: from the address that was bound, what is said of it at start-up; tally: what has been done so far.
     """
 
     name: str
@@ -65,6 +67,49 @@ class Service:
     deadlines: Mapping[str, float]
     report: Callable[[Peer, object, int, float], None]
     banner: Callable[[str], str] = str
+    tally: Tally = field(default_factory=Tally)
+
+
+class Connections:
+    """The connections of one process: at most `most` of them, and `most_per_address` from one host (0: any number)."""
+
+    def __init__(self, most: int = 0, most_per_address: int = 0) -> None:
+        self._open: set[Connection] = set()
+        self._most = most
+        self._most_per_address = most_per_address
+        self._by_address: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Connection]:
+        """Those that are open now; they may close meanwhile."""
+        return iter(tuple(self._open))
+
+    @property
+    def full(self) -> bool:
+        return 0 < self._most <= len(self._open)
+
+    def takes(self, host: str) -> bool:
+        """Whether this host may have one more. All that come by a unix socket are one host, to which that does not apply."""
+        return self._most_per_address == 0 or self._by_address[host] < self._most_per_address or host.startswith("unix:")
+
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+        if self._most_per_address:
+            self._by_address[connection.peer.address[0]] += 1
+
+    def discard(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if self._most_per_address:
+            host = connection.peer.address[0]
+            self._by_address[host] -= 1
+            if not self._by_address[host]:
+                del self._by_address[host]
+
+    def expendable(self, count: int) -> list[Connection]:
+        """Up to `count` whose peers lose nothing when they are closed, the longest idle ones first."""
+        return sorted((connection for connection in self._open if connection.expendable), key=lambda c: c.since)[:count]
 
 
 class Connection:
@@ -85,21 +130,21 @@ class Connection:
         "_queue",
         "_service",
         "_sock",
+        "_tally",
         "_unsent",
         "_waiting",
         "peer",
         "since",
     )
 
-    def __init__(
-        self, sock: socket.socket, address: Address, service: Service, loop: Loop, connections: set[Connection]
-    ) -> None:
+    def __init__(self, sock: socket.socket, address: Address, service: Service, loop: Loop, connections: Connections) -> None:
         self._sock = sock
         self._fd = sock.fileno()  # -1 once closed
         self._service = service
+        self._tally = service.tally
         self._loop = loop
         self._connections = connections
-        self.peer = Peer(address, loop.clock, self._local, self._woken)
+        self.peer = Peer(address, loop.clock, self._local, self._woken, tally=service.tally)
         self._protocol = NOT_BEGUN
         self._queue: list[Chunk] = []
         self._unsent = 0  # bytes in the queue
@@ -130,10 +175,12 @@ class Connection:
 
     def ready(self, events: int) -> None:
         """The loop's call: the kernel says that trying again is worth while."""
-        if events & WRITE or not self._reads():
+        if self._reads() and not events & WRITE:
+            self._receive(events & PRIORITY != 0 and not self._at_mark())
+        elif self._queue or self._owing or not events & BROKEN:
             self._push()  # on a broken connection, too: sending is how to learn what has broken it
         else:
-            self._receive(events & PRIORITY != 0 and not self._at_mark())
+            self._lose(ConnectionResetError(errno.ECONNRESET, "the peer has broken off"))
 
     def _receive(self, urgent: bool = False) -> None:
         try:
@@ -176,6 +223,7 @@ class Connection:
             sent = self._sock.send(data, DONTWAIT)
         except OSError:
             return False  # the queue will meet the same error, and knows what to do
+        self._tally.sent += sent
         if sent < len(data):
             self._front_sent = sent
             return False
@@ -260,6 +308,7 @@ class Connection:
 
     def _account(self, sent: int) -> None:
         """`sent` more bytes have left: take what is done off the queue, and report the answers that end there."""
+        self._tally.sent += sent
         self._unsent -= sent
         self._moved += sent
         left = self._front_sent + sent
@@ -296,7 +345,7 @@ class Connection:
         elif self._protocol.closing is Closing.LINGER:
             return self._linger()
         else:
-            events = READ if self._reads() else 0
+            events = READ if self._reads() else BROKEN
         if events != self._events:
             self._events = events
             self._loop.watch(self._fd, self, events)
@@ -378,6 +427,18 @@ class Connection:
         return self._protocol.waiting == "idle" and not self._queue and not self._owing
 
     @property
+    def state(self) -> str:
+        """What it is doing, in one word: one of STATES, or "sending"."""
+        if self._queue or self._owing:
+            return "sending"
+        return STATES.get(self._protocol.waiting, "busy")
+
+    @property
+    def service(self) -> str:
+        """The name of its service."""
+        return self._service.name
+
+    @property
     def expendable(self) -> bool:
         """Whether the peer loses nothing when this connection is closed now."""
         return self._protocol.expendable and self.idle
@@ -445,6 +506,9 @@ def name_of(address: tuple[Any, ...] | str) -> Address:
         return address[0].removeprefix("::ffff:"), address[1]  # an IPv4 peer of a dual-stack socket
     return f"unix:{address}", 0
 
+
+# What a connection does, for those who look on, by what its protocol waits for.
+STATES = {"head": "reading", "body": "reading", "idle": "idle", "": "busy", "linger": "lingering"}
 
 KEEP = Closing.KEEP
 NOT_BEGUN = Protocol()

@@ -1,4 +1,4 @@
-"""A server socket: socket, bind, listen, accept. The only file that makes a socket.
+"""A server socket: socket, bind, listen, accept. The only file that makes one.
 
 A server socket binds a well-known port, listens, and is up day and night. Each accept takes one established connection
 off its queue and gives it a socket of its own, with the same local port and the peer's ephemeral one: four numbers that
@@ -15,15 +15,20 @@ import errno
 import logging
 import os
 import re
+import select
 import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from rawservers.core.connection import READ, Connection, Service, name_of
+from rawservers.core.connection import Connection, Connections, Service, name_of
 from rawservers.core.loop import Loop
+from rawservers.core.protocol import Address
 
 log = logging.getLogger("rawservers")
+
+# Several processes may wait for the same server socket; the kernel then wakes one of them, not all.
+QUEUED = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 ACCEPTS_PER_WAKE = 64  # so that a burst of new connections does not keep the present ones waiting
 PAUSE = 0.1  # seconds without accepting, at the least, after the system has refused a descriptor or memory
@@ -49,22 +54,26 @@ PASSING = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to listen: a host (None: every interface, IPv4 and IPv6) and a port (0: any free one), or a unix socket's path."""
+    """Where to listen: a host (None: every interface, IPv4 and IPv6) and a port (0: any free one), a unix socket's path, or
+    the descriptor of a socket that somebody else has bound."""
 
     host: str | None = None
     port: int = 0
     path: str | None = None
+    fd: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (every interface) or unix:PATH. ValueError says what is wrong."""
+        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. ValueError says what is wrong."""
+        if match := re.fullmatch("fd:([0-9]{1,9})", text, re.ASCII):
+            return cls(fd=int(match[1]))
         if text.startswith("unix:"):
             if text == "unix:":
                 raise ValueError("unix: wants a path behind it")
             return cls(path=text.removeprefix("unix:"))
         match = re.fullmatch(r"(?:(?P<host>\[[^]]*]|[^:]*)(?P<colon>:))?(?P<port>[0-9]+)", text, re.ASCII)
         if match is None:
-            raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH)")
+            raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or fd:N)")
         port = int(match["port"])
         if port > 65535:
             raise ValueError(f"not a port: {port} (the highest is 65535)")
@@ -73,48 +82,103 @@ class Endpoint:
         return cls(match["host"].strip("[]") or None, port)
 
     def __str__(self) -> str:
+        if self.fd is not None:
+            return f"fd:{self.fd}"
         if self.path is not None:
             return f"unix:{self.path}"
         host = self.host or ""
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-def bind(endpoint: Endpoint, user_timeout: float = 0) -> list[socket.socket]:
-    """Listening sockets for `endpoint`: one, or one for each address of a host name that has several.
+class ServerSocket:
+    """A socket that is bound and listens.
 
-    user_timeout: seconds after which unacknowledged data ends a connection (0: the system's default). OSError when refused.
+    ours: whether this program bound it, and nobody else will accept from it; address: the real one, to which a client is to
+    connect.
     """
+
+    def __init__(self, sock: socket.socket, ours: bool = True) -> None:
+        self.sock = sock
+        self.ours = ours
+        host, port = name_of(sock.getsockname())
+        self.address = host if sock.family == socket.AF_UNIX else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._path = sock.getsockname() if ours and sock.family == socket.AF_UNIX else None
+        self._inode = os.stat(self._path).st_ino if self._path else 0
+
+    def tune(self, user_timeout: float) -> None:
+        """Set what every accepted socket inherits; user_timeout: seconds after which unacknowledged data ends a connection."""
+        if self.sock.family != socket.AF_UNIX:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
+
+    def close(self) -> None:
+        """Stop listening, in this process, and remove the name of a unix socket, unless it is another server's by now."""
+        self.sock.close()
+        path, self._path = self._path, None
+        if path:
+            try:
+                if os.stat(path).st_ino == self._inode:
+                    os.unlink(path)
+            except OSError as error:
+                log.debug("cannot remove %s: %s", path, error.strerror)
+
+
+def bind(endpoint: Endpoint, user_timeout: float = 0) -> list[ServerSocket]:
+    """Server sockets for `endpoint`: one, or one for each address of a host name that has several.
+
+    user_timeout: as `tune` takes it (0: the system's default). OSError when refused, ValueError for a descriptor that is not
+    a listening socket.
+    """
+    servers = _bind(endpoint)
+    for server in servers:
+        server.tune(user_timeout)
+    return servers
+
+
+def _bind(endpoint: Endpoint) -> list[ServerSocket]:
+    if endpoint.fd is not None:
+        return [ServerSocket(_inherit(endpoint.fd), ours=False)]
     if endpoint.path is not None:
-        return [_bind_unix(endpoint.path)]
+        return [ServerSocket(_bind_unix(endpoint.path))]
     if endpoint.host is None:
         if socket.has_dualstack_ipv6():
-            return [_bind_tcp(socket.AF_INET6, ("::", endpoint.port), user_timeout, dual=True)]
-        return [_bind_tcp(socket.AF_INET, ("0.0.0.0", endpoint.port), user_timeout)]
-    sockets: list[socket.socket] = []
+            return [ServerSocket(_bind_tcp(socket.AF_INET6, ("::", endpoint.port), dual=True))]
+        return [ServerSocket(_bind_tcp(socket.AF_INET, ("0.0.0.0", endpoint.port)))]
+    servers: list[ServerSocket] = []
     try:
         for family, _, _, _, address in socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            if sockets and endpoint.port == 0:  # the same free port for each address of the name
-                address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            sockets.append(_bind_tcp(family, address, user_timeout))
+            if servers and endpoint.port == 0:  # the same free port for each address of the name
+                address = (address[0], servers[0].sock.getsockname()[1], *address[2:])
+            servers.append(ServerSocket(_bind_tcp(family, address)))
     except OSError:
-        for sock in sockets:
-            sock.close()
+        for server in servers:
+            server.close()
         raise
-    return sockets
+    return servers
 
 
-def _bind_tcp(family: int, address: tuple[object, ...], user_timeout: float, dual: bool = False) -> socket.socket:
+def _inherit(fd: int) -> socket.socket:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise ValueError("not a socket")
+    sock = socket.socket(fileno=fd)
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        sock.detach()
+        raise ValueError("not a stream socket that listens")
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock
+
+
+def _bind_tcp(family: int, address: tuple[object, ...], dual: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # SO_REUSEADDR: a restart need not wait for the old connections' TIME_WAIT. Not SO_REUSEPORT: a second server on
         # the same port must be an error, not a silent sharer.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
         sock.bind(address)
@@ -143,10 +207,13 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a live one's queue may be full
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+        except BlockingIOError:
+            return
 
 
 def _listen(sock: socket.socket) -> socket.socket:
@@ -164,34 +231,28 @@ def _backlog() -> int:
 
 
 class Listener:
-    """A source of the loop: accepts the connections of one server socket, and keeps the set of them."""
+    """A source of the loop: accepts the connections of one server socket."""
 
-    def __init__(self, sock: socket.socket, service: Service, loop: Loop) -> None:
+    def __init__(self, server: ServerSocket, service: Service, loop: Loop, connections: Connections) -> None:
         self.service = service
-        self.connections: set[Connection] = set()
-        self._sock = sock
+        self._server = server
+        self._sock = server.sock
         self._loop = loop
-        self._path = sock.getsockname() if sock.family == socket.AF_UNIX else None
-        self._inode = os.stat(self._path).st_ino if self._path else 0
+        self._connections = connections
         self._paused = 0.0  # when accepting was paused; 0.0: it is not
 
     def __repr__(self) -> str:
-        return f"{self.service.name} listener on {self.address}"
-
-    @property
-    def address(self) -> str:
-        """The real address: what a client is to connect to."""
-        host, port = name_of(self._sock.getsockname())
-        if self._path:
-            return host
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"{self.service.name} listener on {self._server.address}"
 
     def open(self) -> None:
         """Begin to accept."""
-        self._loop.watch(self._sock.fileno(), self, READ)
+        self._loop.watch(self._sock.fileno(), self, QUEUED)
 
     def ready(self, events: int) -> None:
-        self._accept(ACCEPTS_PER_WAKE)
+        if self._connections.full:  # and one more waits, or we would not be called
+            self._await_room()
+        else:
+            self._accept(ACCEPTS_PER_WAKE)
 
     def failed(self) -> None:
         pass  # the listener stays, whatever happened
@@ -199,6 +260,8 @@ class Listener:
     def _accept(self, most: int) -> None:
         """Accept up to `most` of the connections in the queue."""
         for _ in range(most):
+            if self._connections.full:
+                return
             try:
                 sock, address = self._sock.accept()
             except BlockingIOError:
@@ -207,45 +270,54 @@ class Listener:
                 if error.errno in PASSING:
                     continue
                 return self._pause(error)
-            self._loop.clock.wake += 1  # this peer may have spoken later than the wake's poll
-            connection = Connection(sock, name_of(address), self.service, self._loop, self.connections)
-            self._loop.guard(connection, connection.begin)
+            self._begin(sock, name_of(address))
+
+    def _begin(self, sock: socket.socket, peer: Address) -> None:
+        if not self._connections.takes(peer[0]):
+            self.service.tally.turned_away += 1
+            return sock.close()
+        self.service.tally.accepted += 1
+        self._loop.clock.wake += 1  # this peer may have spoken later than the wake's poll
+        connection = Connection(sock, peer, self.service, self._loop, self._connections)
+        self._loop.guard(connection, connection.begin)
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a moment: the queue would report itself ready for ever, and nothing could be done about it."""
-        expendable = sorted((c for c in self.connections if c.expendable), key=lambda c: c.since)[:SHED]
-        log.warning(
-            "cannot accept for %s: %s; pausing, and closing %d idle connections",
-            self.service.name,
-            error.strerror,
-            len(expendable),
-        )
+        shed = self._shed()
+        log.warning("cannot accept for %s: %s; pausing; idle connections closed: %d", self.service.name, error.strerror, shed)
         self._paused = self._loop.clock.now
         self._loop.watch(self._sock.fileno(), self, 0)
+
+    def _await_room(self) -> None:
+        """Stop accepting until there is room for one more; the queue, or another process, has the others meanwhile."""
+        self._shed()
+        self._loop.watch(self._sock.fileno(), self, 0)
+        self._loop.at_wake.append(self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        if self._sock.fileno() < 0 or not self._connections.full:
+            self._loop.at_wake.remove(self._look_for_room)
+            if self._sock.fileno() >= 0 and not self._paused:
+                self.open()
+
+    def _shed(self) -> int:
+        """Close some connections that are idle, for new ones; how many."""
+        expendable = self._connections.expendable(SHED)
         for connection in expendable:
             self._loop.guard(connection, connection.close)
+        return len(expendable)
 
     def tick(self) -> None:
-        """Once a second: the connections' deadlines, and the end of a pause."""
-        for connection in tuple(self.connections):
-            self._loop.guard(connection, connection.tick)
+        """Once a second: the end of a pause."""
         if self._paused and self._loop.clock.now - self._paused >= PAUSE and self._sock.fileno() >= 0:
             self._paused = 0.0
             self.open()
 
     def close(self) -> None:
-        """Take what is queued (nobody else will), then stop listening. The connections live on."""
+        """Stop accepting, in this process, once what is queued was taken (if nobody else is there to take it)."""
         if self._sock.fileno() < 0:
             return
-        self._accept(QUEUE)
+        if self._server.ours:
+            self._accept(QUEUE)
         self._loop.watch(self._sock.fileno(), self, 0)
         self._sock.close()
-        if self._path:
-            self._unlink(self._path)
-
-    def _unlink(self, path: str) -> None:
-        try:
-            if os.stat(path).st_ino == self._inode:  # not another server's, put there since
-                os.unlink(path)
-        except OSError as error:
-            log.debug("cannot remove %s: %s", path, error.strerror)

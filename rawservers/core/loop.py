@@ -92,6 +92,10 @@ class Loop:
             with contextlib.suppress(OSError):  # the pipe is full: it will wake anyway; or closed: nobody is left to wake
                 os.write(self._wake_up, b"\0")
 
+    def tick_within(self, seconds: float) -> None:
+        """Let the next tick come no later than that."""
+        self._next_tick = min(self._next_tick, self.clock.now + seconds)
+
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
         """Call `callback` from the loop, not from a handler, after signal `number`. In the main thread only."""
         self._signals[number] = callback
@@ -123,7 +127,7 @@ class Loop:
                     self._failed(source)
             if clock.now >= self._next_tick:
                 self._tick()
-            for callback in self.at_wake:
+            for callback in tuple(self.at_wake):  # one of them may be there for this wake only
                 callback()
 
     def stop(self) -> None:
@@ -167,7 +171,7 @@ class Loop:
     # The loop's own source: the pipe
 
     def ready(self, events: int) -> None:
-        for number in os.read(self._pipe, 4096):
+        for number in dict.fromkeys(os.read(self._pipe, 4096)):  # a signal that came many times came once
             callback = self._signals.get(number)
             if callback is not None:
                 callback()

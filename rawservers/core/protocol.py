@@ -55,13 +55,27 @@ class Clock:
 Address: TypeAlias = "tuple[str, int]"  # host and port; ("unix:PATH", 0) for a unix socket
 
 
+class Tally:
+    """What one service of a process has done since it started, for those who look on.
+
+    accepted: connections; turned_away: those closed at once, because their host has too many; sent: bytes; answers: requests
+    or lines answered, of which refused were none that could be understood.
+    """
+
+    __slots__ = ("accepted", "answers", "refused", "sent", "turned_away")
+
+    def __init__(self) -> None:
+        self.accepted = self.turned_away = self.sent = self.answers = self.refused = 0
+
+
 class Peer:
     """The other end of a connection, as a protocol sees it.
 
-    address: the peer's own; `local`: ours, the one that it reached; secure: whether TLS protects the bytes.
+    address: the peer's own; `local`: ours, the one that it reached; secure: whether TLS protects the bytes; tally: where the
+    protocol counts its answers.
     """
 
-    __slots__ = ("_local", "_wake", "address", "clock", "secure")
+    __slots__ = ("_local", "_wake", "address", "clock", "secure", "tally")
 
     def __init__(
         self,
@@ -70,10 +84,12 @@ class Peer:
         local: Callable[[], Address] = lambda: ("", 0),
         wake: Callable[[], None] = lambda: None,
         secure: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         self.address = address
         self.clock = clock
         self.secure = secure
+        self.tally = tally or Tally()
         self._local = local
         self._wake = wake
 

@@ -96,6 +96,17 @@ def echo(line: bytes) -> bytes | None:
     return line
 
 
+def joined(out: list[bytes]) -> list[bytes]:
+    """The same with neighbouring bytes made one, but for those that are urgent."""
+    if Urgent not in map(type, out):
+        return [b"".join(out)] if out else []
+    whole: list[bytes] = []
+    for kind, run in groupby(out, type):
+        said = list(run)
+        whole += said if kind is Urgent else [b"".join(said)]
+    return whole
+
+
 class Echo(Protocol):
     """One Telnet conversation.
 
@@ -122,6 +133,7 @@ class Echo(Protocol):
         "_pushed",
         "_said",
         "_talk",
+        "_tally",
         "_work",
         "closing",
         "failure",
@@ -143,6 +155,7 @@ class Echo(Protocol):
         failed: is told what the service raised, if it does.
         """
         self.peer = peer
+        self._tally = peer.tally
         self.closing = Closing.KEEP
         self.failure: Exception | None = None
         self._failed = failed
@@ -181,9 +194,12 @@ class Echo(Protocol):
             and not data.translate(None, _PLAIN)
             and (len(data) <= self._longest or max(map(len, data.split(b"\n"))) <= self._longest)
         ):
-            if data.count(b"\n") == data.count(b"\r\n") == data.count(b"\r"):
-                return (data,)
-            return (data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n"),)
+            lines = data.count(b"\n")
+            if lines != data.count(b"\r\n") or lines != data.count(b"\r"):
+                data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+                lines = data.count(b"\n")
+            self._tally.answers += lines
+            return (data,)
         if self.closing is not Closing.KEEP:
             return ()
         self._later.append((data, urgent))
@@ -231,6 +247,8 @@ class Echo(Protocol):
         if data:
             self._out.append(data)
             self._said += len(data)
+            if len(self._out) > 1024:  # many small ones take ten times the memory of what they say
+                self._out = joined(self._out)
 
     def _fresh(self) -> bytes:
         """What brings the cursor to a row of its own, as far as we know where it is."""
@@ -243,14 +261,7 @@ class Echo(Protocol):
     def _flush(self) -> tuple[Chunk, ...]:
         """What was put, with neighbouring bytes made one."""
         out, self._out, self._said = self._out, [], 0
-        if Urgent not in map(type, out):
-            whole = b"".join(out)
-            return (whole,) if whole else ()
-        chunks: list[Chunk] = []
-        for kind, run in groupby(out, type):
-            said = list(run)
-            chunks += said if kind is Urgent else [b"".join(said)]
-        return tuple(chunks)
+        return tuple(joined(out))
 
     # Input.
 
@@ -310,6 +321,7 @@ class Echo(Protocol):
         if max(map(len, whole.split(b"\n"))) > self._longest:
             return False
         done = whole.rfind(b"\n") + 1
+        self._tally.answers += whole.count(b"\n", 0, done)
         self._put(encode(whole[:done]))
         self._editor.line = whole[done:]
         return True
@@ -387,6 +399,7 @@ class Echo(Protocol):
 
     def _ask(self, line: bytes) -> None:
         """Hand `line` to the service."""
+        self._tally.answers += 1
         try:
             if self._talk is not None:
                 self._show_prompt(self._talk.send(line))
