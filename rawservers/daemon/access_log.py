@@ -1,99 +1,105 @@
 """One line per answer, gathered, and written once per wake of the loop.
 
-The servers never wait for their log. A pipe or a terminal is opened anew in non-blocking mode (not switched to it: the
-shell holds the same one, and would be surprised); what its reader does not take is kept up to a bound, then dropped in
-whole lines, and how many were dropped is said as soon as there is room.
+The servers never wait for their log: what its reader does not take is kept up to a bound, then dropped in whole lines (see
+`outlet`). How many were dropped is said on the error log. The access log itself holds nothing but answers: those who read it
+are programs, which know one kind of line.
 
 There are two formats. "combined" is Apache's and nginx's, with the seconds from the request's first byte to the answer's last
 behind it; "json" is an object a line. The peer's bytes are escaped, so that an answer is always one line of printable ASCII,
-and cut, so that it stays a short one.
+and cut, so that a line is never longer than a pipe takes in one piece: whatever other processes write there, lines stay whole.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
-import stat
 import time
-from collections import deque
 from collections.abc import Callable
+from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
 from rawservers.core.protocol import Clock, Peer
+from rawservers.daemon.outlet import Outlet, open_anew
 from rawservers.http.response import Record
 
 log = logging.getLogger("rawservers")
 
-KEPT = 1 << 20  # bytes that wait for a reader, at the most; a pipe itself holds 64 KiB more
-FIELD = 2048  # characters of one field, at the most
+# The longest fields, in characters after escaping: with the others, 200 of them at the most, a line has less than BLOCK.
+REQUEST = 2048
+FIELD = 768
+HOST = 256
+
 UNPRINTABLE = re.compile(r"[^ !#-\[\]-~]")  # and the two that would end the field or begin an escape
+WHOLE = re.compile(r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*')  # without an escape that was cut
 
 
 class AccessLog:
-    """target: a file's path, "-" for standard output, or "off"; style: one of FORMATS. OSError if the file cannot be opened."""
+    """fd: where to write, taken over, -1 for nowhere; style: one of FORMATS.
 
-    def __init__(self, target: str, style: str, clock: Clock) -> None:
+    lines: how many answers were noted; dropped: how many of their lines are lost.
+    """
+
+    def __init__(self, fd: int, style: str, clock: Clock) -> None:
+        self.lines = 0
         self._format = FORMATS[style]
         self._clock = clock
-        self._fd = open_target(target)
-        self._lines: list[str] = []
-        self._kept: deque[bytes] = deque()  # blocks of lines, of the first of which a part may have been written
-        self._size = 0  # bytes in them
-        self._dropped = 0
+        self._off = fd < 0
+        self._outlet = Outlet(fd)
+        self._gathered: list[str] = []
         self._second = -1
         self._time = ""
 
+    @property
+    def dropped(self) -> int:
+        return self._outlet.dropped
+
     def answered(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
         """Note one answer: `sent` of its bytes have left, the last of them after `seconds`."""
-        if self._fd < 0 or not isinstance(record, Record):
+        if not isinstance(record, Record):
+            return
+        self.lines += 1
+        if self._off:
             return
         size = sent - record.head
         if size == record.size and not seconds:  # the usual case, of which the text is made once
             text = record.text = record.text or self._format.text(record, size, 0.0)
         else:
             text = self._format.text(record, max(0, size), seconds)
-        if not self._lines:
+        if not self._gathered:
             self._set_time()
-        self._lines.append(f"{self._format.before}{escaped(peer.address[0])}{self._format.between}{self._time}{text}")
+        host = peer.address[0]
+        if not host.isascii():  # a unix socket's path
+            host = os.fsencode(host).decode("latin-1")
+        self._gathered.append(f"{self._format.before}{self._format.field(host)}{self._format.between}{self._time}{text}")
 
     def flush(self) -> None:
-        """Write what was noted in this wake, behind what was not taken in earlier ones."""
-        if self._lines:
-            self._keep("".join(self._lines).encode("ascii", "backslashreplace"))
-            self._lines.clear()
-        while self._kept:
-            try:
-                written = os.write(self._fd, self._kept[0])
-            except BlockingIOError:
-                return
-            except OSError:  # the reader is gone, the disk is full: the servers go on
-                written = len(self._kept[0])
-                self._dropped += self._kept[0].count(b"\n")
-            self._size -= written
-            rest = self._kept.popleft()[written:]
-            if rest:
-                self._kept.appendleft(rest)
-        if self._dropped:
-            log.warning("the access log was not taken: %d lines dropped", self._dropped)
-            self._dropped = 0
+        """Write what was noted in this wake, behind what was not taken in earlier ones. Once a second, say what is lost."""
+        outlet = self._outlet
+        if self._gathered or outlet.kept:
+            lines = "".join(self._gathered).encode("ascii", "backslashreplace")
+            self._gathered.clear()
+            outlet.write(lines)
+        if outlet.dropped:
+            self._say(outlet.loss(self._clock.now))
+
+    def reopen(self, fd: int) -> None:
+        """Go on with another descriptor. Lines that the old one does not take go to the new one, whole."""
+        self.flush()
+        self._off = fd < 0
+        self._outlet.move(fd)
 
     def close(self) -> None:
-        """Write what is left, as far as that goes, and close."""
+        """Write what is left, for at most a second while nobody takes it, and close."""
         self.flush()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._outlet.close()
+        self._off = True
+        self._say(self._outlet.loss(float("inf")))
 
-    def _keep(self, block: bytes) -> None:
-        """Have whole lines wait for their turn; or drop them, when too many wait already."""
-        if self._size + len(block) > KEPT:
-            self._dropped += block.count(b"\n")
-        else:
-            self._kept.append(block)
-            self._size += len(block)
+    def _say(self, lost: int) -> None:
+        if lost:
+            log.warning("the access log was not taken: %d lines dropped (%s)", lost, self._outlet.why)
 
     def _set_time(self) -> None:
         second = int(self._clock.time)
@@ -103,56 +109,77 @@ class AccessLog:
 
 
 def open_target(target: str) -> int:
-    """A descriptor to write the log to, -1 for none."""
+    """A descriptor to write the log to: a file's path, "-" for standard output, or "off" for none, which is -1.
+
+    OSError if the file cannot be opened. Standard output that is closed is none, too.
+    """
     if target == "off":
         return -1
-    if target != "-":
-        return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o640)
+    if target == "-":
+        return open_anew(1)
+    flags = os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    if os.path.isfile(target) or not os.path.exists(target):
+        with contextlib.suppress(PermissionError):
+            return os.open(target, flags | os.O_RDWR, 0o640)  # what it ends with is of interest when its disk was full
+    return os.open(target, flags | os.O_WRONLY, 0o640)
+
+
+def rotated(fd: int, target: str) -> bool:
+    """Whether `target`, opened as `fd`, names another file by now, or none. False if that cannot be known."""
+    if fd < 0 or target in ("-", "off"):
+        return False
     try:
-        mode = os.fstat(1).st_mode
+        return not os.path.samestat(os.stat(target), os.fstat(fd))
+    except (FileNotFoundError, NotADirectoryError):
+        return True
     except OSError:
-        return -1  # started with standard output closed
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        with contextlib.suppress(OSError):  # somebody else's terminal, say
-            return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    return os.dup(1)
+        return False
 
 
 def combined(record: Record, size: int, seconds: float) -> str:
     """The part of a line that does not depend on the peer and the time of day."""
-    line = escaped(record.line)
-    return f'"{line}" {record.status} {size} "{escaped(record.referer)}" "{escaped(record.agent)}" {seconds:.3f}\n'
+    line, referer, agent = escaped(record.line, REQUEST), escaped(record.referer, FIELD), escaped(record.agent, FIELD)
+    return f'"{line}" {record.status} {size} "{referer}" "{agent}" {seconds:.3f}\n'
 
 
 def as_json(record: Record, size: int, seconds: float) -> str:
     """The same, for an object that has begun already."""
-    told = {
-        "request": record.line[:FIELD],
-        "status": record.status,
-        "bytes": size,
-        "seconds": round(seconds, 3),
-        "referer": record.referer[:FIELD],
-        "agent": record.agent[:FIELD],
-    }
-    return json.dumps(told)[1:] + "\n"
+    line, referer, agent = quoted(record.line, REQUEST), quoted(record.referer, FIELD), quoted(record.agent, FIELD)
+    return (
+        f'"request": {line}, "status": {record.status}, "bytes": {size}, "seconds": {seconds:.3f}, '
+        f'"referer": {referer}, "agent": {agent}}}\n'
+    )
 
 
-def escaped(text: str) -> str:
-    """A field as printable ASCII, other bytes as \\xHH; "-" for an empty one."""
-    text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:FIELD])
-    return text or "-"
+def escaped(text: str, limit: int = HOST) -> str:
+    """A field as printable ASCII of at most `limit` characters, other bytes as \\xHH; "-" for an empty one."""
+    text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:limit])
+    return cut(text, limit) if len(text) > limit else text or "-"
+
+
+def quoted(text: str, limit: int = HOST) -> str:
+    """A field as a JSON string of printable ASCII, of at most `limit` characters between its quotes."""
+    text = encode_basestring_ascii(text[:limit])
+    return f'"{cut(text[1:-1], limit)}"' if len(text) > limit + 2 else text
+
+
+def cut(text: str, limit: int) -> str:
+    """The beginning of an escaped text, up to an escape that does not fit."""
+    match = WHOLE.match(text, 0, limit)
+    return match[0] if match else ""
 
 
 class Format(NamedTuple):
-    """A line is `before`, the peer's host, `between`, the time of day by `time`, and what `text` makes of the rest."""
+    """A line: `before`, the peer's host as `field`, `between`, the time of day by `time`, and what `text` makes of the rest."""
 
     before: str
+    field: Callable[[str], str]
     between: str
     time: str
     text: Callable[[Record, int, float], str]
 
 
 FORMATS = {
-    "combined": Format("", " - - ", "[%d/%b/%Y:%H:%M:%S %z] ", combined),
-    "json": Format('{"peer": "', '", "time": ', '"%Y-%m-%dT%H:%M:%S%z", ', as_json),
+    "combined": Format("", escaped, " - - ", "[%d/%b/%Y:%H:%M:%S %z] ", combined),
+    "json": Format('{"peer": ', quoted, ', "time": ', '"%Y-%m-%dT%H:%M:%S%z", ', as_json),
 }
