@@ -6,9 +6,9 @@ from unittest import mock
 
 from rawservers import cli
 
-PARSE = cli.parse
+CONFIGURE = cli.configure
 
 if __name__ == "__main__":
     times = dict.fromkeys(("head_time", "body_time", "idle_time", "telnet_idle_time", "send_time", "linger_time"), 1.0)
-    with mock.patch.object(cli, "parse", lambda argv: replace(PARSE(argv), **times)):
+    with mock.patch.object(cli, "configure", lambda *said: replace(CONFIGURE(*said), **times)):
         sys.exit(cli.main())

@@ -9,15 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
 
-from rawservers import __version__, config
-from rawservers.cli import parse
+from rawservers import __version__
+from rawservers.cli import configure, listeners, parse
+from rawservers.config import WELCOME, Config, ConfigError, SiteConfig
 from rawservers.core.listener import Endpoint
-from rawservers.daemon.worker import reason
+from rawservers.daemon import worker
 from tests.live import ROOT, Server, exchange, need, receive_all, until
 
 
@@ -50,10 +53,181 @@ def test_not_an_address(text: str) -> None:
         Endpoint.parse(text)
 
 
+def asked(*arguments: str | Path, **inherited: Sequence[int]) -> Config:
+    """The Config that such a command line comes to."""
+    return configure(parse(list(map(str, arguments))), inherited)
+
+
 def test_the_defaults() -> None:
-    assert parse([]).listen == (("http", "127.0.0.1:8080"), ("telnet", "127.0.0.1:2323"))
-    assert parse([]).sites == (config.SiteConfig(str(config.WELCOME)),)
-    assert parse(["--telnet", "off", "--http", "1", "--http", ":2"]).listen == (("http", "1"), ("http", ":2"))
+    assert asked() == Config()
+    assert asked().listen == (("http", "127.0.0.1:8080"), ("telnet", "127.0.0.1:2323"))
+    assert asked().sites == (SiteConfig(str(WELCOME)),)
+
+
+HTTP, TELNET = Config().listen
+FILE = (("http", ":80"), ("telnet", ":23"), ("status", "unix:/s"), ("http", ":81"))
+
+
+@pytest.mark.parametrize(
+    ("http", "telnet", "configured", "inherited", "expected"),
+    [
+        # Nobody says anything but "off"
+        ([], [], (), {}, [HTTP, TELNET]),
+        ([], [], (), {"http": []}, [HTTP, TELNET]),
+        (["off"], [], (), {}, [TELNET]),
+        ([], ["off"], (), {}, [HTTP]),
+        (["off"], ["off"], (), {}, []),
+        # Somebody does
+        (["1"], [], (), {}, [("http", "1")]),
+        ([], ["1"], (), {}, [("telnet", "1")]),
+        (["1", "2"], ["3"], (), {}, [("http", "1"), ("http", "2"), ("telnet", "3")]),
+        (["1"], ["off"], (), {}, [("http", "1")]),
+        (["off", "1"], [], (), {}, [("http", "1")]),
+        # The file
+        ([], [], FILE[:1], {}, [("http", ":80")]),
+        ([], [], FILE, {}, [("http", ":80"), ("http", ":81"), ("telnet", ":23"), ("status", "unix:/s")]),
+        (["1"], [], FILE, {}, [("http", "1"), ("telnet", ":23"), ("status", "unix:/s")]),
+        (["off"], ["2", "3"], FILE, {}, [("telnet", "2"), ("telnet", "3"), ("status", "unix:/s")]),
+        (["off"], [], FILE[:1], {}, []),
+        # Sockets that are there already
+        ([], [], (), {"http": [3]}, [("http", "fd:3")]),
+        ([], [], (), {"status": [3], "telnet": [4, 5]}, [("telnet", "fd:4"), ("telnet", "fd:5"), ("status", "fd:3")]),
+        (["1"], [], FILE, {"http": [3, 4]}, [("http", "fd:3"), ("http", "fd:4"), ("telnet", ":23"), ("status", "unix:/s")]),
+        (["off"], ["1"], (), {"http": [3]}, [("http", "fd:3"), ("telnet", "1")]),
+        ([], ["off"], FILE, {"status": [3]}, [("http", ":80"), ("http", ":81"), ("status", "fd:3")]),
+    ],
+)
+def test_where_to_listen(
+    http: list[str],
+    telnet: list[str],
+    configured: tuple[tuple[str, str], ...],
+    inherited: dict[str, list[int]],
+    expected: list[tuple[str, str]],
+) -> None:
+    assert listeners({"http": http, "telnet": telnet}, configured, inherited) == tuple(expected)
+
+
+def test_nothing_to_serve() -> None:
+    done = run("--http", "off", "--telnet", "off")
+    assert (done.returncode, done.stderr) == (2, "rawservers: nothing to serve\n")
+    assert asked("--http", "off", "--telnet", "off", http=[3]).listen == (("http", "fd:3"),)
+
+
+def test_options_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text(
+        """
+        workers = 3
+        user = "root"
+        reload_drain = 5
+        [[listen]]
+        service = "http"
+        address = "1"
+        [http]
+        root = "/"
+        hosts = ["a"]
+        [[http.sites]]
+        hosts = ["b"]
+        root = "/"
+        [log]
+        access = "off"
+        """
+    )
+    file = asked("-c", path)
+    first, second = file.sites
+    assert (file.workers, file.user, file.reload_drain, file.access_log, first.root) == (3, "root", 5, "off", "/")
+    assert file.listen == (("http", "1"),)
+    options = ["--workers", "auto", "--user", "root:root", "--http", "2", "--access-log", "-", "--listing", tmp_path]
+    assert asked("--config", path, *options) == replace(
+        file,
+        workers=0,
+        user="root:root",
+        listen=(("http", "2"),),
+        access_log="-",
+        sites=(replace(first, root=str(tmp_path), listing=True), second),
+    )
+    assert asked("-c", path, "--telnet", "4").listen == (("http", "1"), ("telnet", "4"))
+    assert asked("-c", path, telnet=[3]).listen == (("http", "1"), ("telnet", "fd:3"))
+
+
+def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text("workers = 3\n[http]\nlisting = true")
+    said = parse(["-c", str(path), "--workers", "5"])
+    assert (configure(said).workers, configure(said).sites[0].listing) == (5, True)
+    path.write_text("workers = 4")
+    assert (configure(said).workers, configure(said).sites[0].listing) == (5, False)
+    path.write_text("workers = []")
+    with pytest.raises(ConfigError, match=r":1: workers: expected a number from 0 to 1024, or \"auto\", not an array"):
+        configure(said)
+
+
+def test_what_options_replace_need_not_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text('user = "no such"\nhttp.root = "nope"\nlog.access = "/nope/nope"')
+    with pytest.raises(ConfigError) as error:
+        asked("-c", path)
+    assert len(error.value.errors) == 3
+    assert asked("-c", path, "--user", "root", "--access-log", "off", tmp_path).sites[0].root == str(tmp_path)
+
+
+# --check, and starting with what it finds
+
+
+def test_a_check_of_what_is_well(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "conf.toml").write_text('[http]\nroot = "www"')
+    for arguments in ([], [folder], ["-c", tmp_path / "conf.toml"], ["-c", ROOT / "conf" / "rawservers.toml"]):
+        done = run("--check", *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_a_wrong_file_is_refused_with_every_mistake(tmp_path: Path, check: list[str]) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text('workers = "two"\n[http]\nlsiting = true\nroot = "nope"\n')
+    done = run("-c", path, "--http", "0", *check)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.splitlines() == [
+        f'{path}:1: workers: expected a number from 0 to 1024, or "auto", not "two"',
+        f"{path}:3: http.lsiting: unknown key (did you mean http.listing?)",
+        f"{path}:4: http.root: cannot serve {tmp_path}/nope: no such file or directory",
+    ]
+
+
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_no_file(tmp_path: Path, check: list[str]) -> None:
+    done = run("-c", tmp_path / "nope", *check)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == f"{tmp_path / 'nope'}: cannot be read: no such file or directory\n"
+
+
+def test_a_start_with_a_file(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text(f"""
+        [[listen]]
+        service = "http"
+        address = "0"
+        [http]
+        root = "{folder.name}"
+        [log]
+        access = "access.log"
+    """)
+    with Server("-c", path) as server:
+        assert exchange(server, b"GET /f\r\n") == b"content of f\n"
+        until(lambda: "GET /f" in (tmp_path / "access.log").read_text(), "the line")
+        assert "telnet" not in server.stderr()
+        assert f"(serving {folder})" in server.stderr()
+
+
+def test_a_start_loads_nothing_that_it_does_not_need(folder: Path) -> None:
+    program = (
+        "import sys; from rawservers.cli import configure, parse; configure(parse(sys.argv[1:]));"
+        "print(*{'tomllib', 'difflib', 'pwd', 'grp', 'rawservers.config_file'} & sys.modules.keys())"
+    )
+    for arguments, some in ((["--http", "0", "--workers", "2", folder], False), (["-c", "/dev/null"], True)):
+        done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+        assert ("rawservers.config_file" in done.stdout.split()) == some, done.stderr
+        assert bool(done.stdout.split()) == some
 
 
 def test_version_and_help() -> None:
@@ -64,6 +238,10 @@ def test_version_and_help() -> None:
         "--http",
         "--telnet",
         "--access-log",
+        "--workers",
+        "--user",
+        "--config",
+        "--check",
         "--version",
         "unix:PATH",
         "off",
@@ -75,8 +253,8 @@ def test_version_and_help() -> None:
 
 def test_it_says_where_it_listens(folder: Path) -> None:
     with Server(folder, "--http", "0", "--http", "[::1]:0", "--telnet", ":0") as server:
-        until(lambda: server.stderr().count("\n") == 3, "three lines")
-        first, second, third = server.stderr().splitlines()
+        until(lambda: server.stderr().count(" listening on ") == 3, "three lines")
+        first, second, third = [line for line in server.stderr().splitlines() if " listening on " in line]
     assert re.fullmatch(rf"http listening on http://127\.0\.0\.1:[1-9]\d*/ \(serving {re.escape(str(folder))}\)", first)
     assert re.fullmatch(rf"http listening on http://\[::1\]:[1-9]\d*/ \(serving {re.escape(str(folder))}\)", second)
     assert re.fullmatch(r"telnet listening on \[::\]:[1-9]\d*", third)
@@ -107,6 +285,12 @@ def test_a_name_with_several_addresses_is_bound_to_all(folder: Path) -> None:
                 assert receive_all(sock) == b"content of f\n"
 
 
+def is_refused(path: Path) -> bool:
+    """Whether nobody listens on this unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
 def test_a_unix_socket(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "http.sock"
 
@@ -126,6 +310,7 @@ def test_a_unix_socket(folder: Path, tmp_path: Path) -> None:
         assert (second.returncode, second.stderr) == (2, f"rawservers: cannot listen on unix:{path}: address already in use\n")
         server.signal(signal.SIGKILL)
         server.process.wait()
+        until(lambda: is_refused(path), "the end of its worker")
     assert path.exists()
     with Server(folder, "--http", f"unix:{path}", "--telnet", "off") as server:  # over the stale socket
         until(lambda: "listening" in server.stderr(), "listening")
@@ -148,6 +333,7 @@ def test_a_port_in_use(server: Server) -> None:
 def test_no_such_folder(tmp_path: Path) -> None:
     done = run(tmp_path / "nope")
     assert (done.returncode, done.stderr) == (2, f"rawservers: cannot serve {tmp_path / 'nope'}: no such file or directory\n")
+    assert run("--check", tmp_path / "nope").stderr == done.stderr
     done = run(__file__)
     assert (done.returncode, done.stderr) == (2, f"rawservers: cannot serve {__file__}: not a directory\n")
 
@@ -158,19 +344,39 @@ def test_no_such_log(folder: Path) -> None:
     assert done.stderr == f"rawservers: cannot write the access log {folder / 'nope' / 'log'}: no such file or directory\n"
 
 
-@pytest.mark.parametrize("arguments", [["--http", "x"], ["--telnet", "1.2.3.4:99999"], ["--nope"], ["a", "b"]])
-def test_a_wrong_command_line(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--http", "x"], "argument --http: not an address: 'x'"),
+        (["--telnet", "1.2.3.4:99999"], "argument --telnet: not a port: 99999"),
+        (["--nope"], "unrecognized arguments: --nope"),
+        (["a", "b"], "unrecognized arguments: b"),
+        (["--workers", "two"], "argument --workers: expected a number from 0 to 1024, or \"auto\", not 'two'"),
+        (["--workers", "1025"], "argument --workers: expected a number from 0 to 1024, or \"auto\", not '1025'"),
+        (["--workers", "٣"], "argument --workers: expected a number"),
+        (["--user", "no such"], "argument --user: there is no user 'no such'"),
+        (["--user", "root:nope", "--check"], "argument --user: there is no group 'nope'"),
+        (["-c"], "argument -c/--config: expected one argument"),
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], why: str) -> None:
     done = run(*arguments)
-    assert done.returncode == 2
+    assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
-    assert "error: " in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith(f"rawservers: error: {why}")
 
 
-def test_what_helps_with_a_low_port() -> None:
-    said = reason(PermissionError(errno.EACCES, "Permission denied"))
-    assert said.startswith("permission denied (")
-    assert "root" in said
-    assert "ip_unprivileged_port_start" in said
+def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(worker, "bind", refuse)
+    with pytest.raises(
+        worker.CannotStart, match=r"^cannot listen on 80: permission denied \(.*root.*ip_unprivileged_port_start"
+    ):
+        worker.bind_all(Config(listen=(("http", "80"),)))
+    with pytest.raises(worker.CannotStart, match=r"^cannot listen on unix:/x: permission denied$"):
+        worker.bind_all(Config(listen=(("http", "unix:/x"),)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up the right to bind port 80")

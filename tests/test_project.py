@@ -19,7 +19,7 @@ LAYERS = [
     {"core", "config"},
     {"http", "telnet"},
     {"services"},
-    {"daemon"},
+    {"daemon", "config_file"},
     {"cli"},
     {"__main__"},
 ]
