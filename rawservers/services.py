@@ -38,8 +38,7 @@ def http(config: Config, clock: Clock, report: Report) -> Service:
     def banner(address: str) -> str:
         return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
 
-    deadlines = {"head": config.head_time, "body": config.body_time, "idle": config.idle_time} | ending(config)
-    return Service("http", start, deadlines, report, banner)
+    return Service("http", start, of_requests(config), report, banner)
 
 
 def telnet(config: Config, clock: Clock, report: Report) -> Service:
@@ -54,6 +53,11 @@ def telnet(config: Config, clock: Clock, report: Report) -> Service:
         return Echo(peer, service, longest=config.longest_line, greeting=greeting, failed=report_failure)
 
     return Service("telnet", start, {"idle": config.telnet_idle_time} | ending(config), report)
+
+
+def of_requests(config: Config) -> dict[str, float]:
+    """The deadlines of whatever is spoken over HTTP."""
+    return {"head": config.head_time, "body": config.body_time, "idle": config.idle_time} | ending(config)
 
 
 def ending(config: Config) -> dict[str, float]:

@@ -9,7 +9,7 @@ import time
 from rawservers.config import Config
 from rawservers.core.connection import Service
 from rawservers.core.protocol import Clock, Closing, Peer, Protocol
-from rawservers.daemon.worker import Worker
+from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, ending
 
 
@@ -28,4 +28,4 @@ SERVICES["daytime"] = daytime
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    Worker(Config(listen=(("daytime", "127.0.0.1:0"),))).run()
+    serve(Config(listen=(("daytime", "127.0.0.1:0"),)))

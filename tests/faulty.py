@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rawservers.config import Config
 from rawservers.core.connection import Service
 from rawservers.core.protocol import Chunk, Clock, Peer, Protocol
-from rawservers.daemon.worker import Worker
+from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report
 
 
@@ -36,4 +36,4 @@ SERVICES |= {"faulty": faulty, "unborn": unborn}
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    Worker(Config(listen=(("faulty", "127.0.0.1:0"), ("unborn", "127.0.0.1:0")))).run()
+    serve(Config(listen=(("faulty", "127.0.0.1:0"), ("unborn", "127.0.0.1:0"))))

@@ -31,6 +31,13 @@ def need(command: str) -> str:
     return path
 
 
+def children(pid: int) -> list[int]:
+    """The process ids of the children of this one, oldest first; of one that has ended, none."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
 def until(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
     """Poll until `condition` holds."""
     end = time.monotonic() + deadline
@@ -64,7 +71,12 @@ class Server:
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        """The process that serves: the first worker, if there is a supervisor."""
+        return next(iter(self.workers()), self.process.pid)
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers, oldest first."""
+        return children(self.process.pid)
 
     # What it says
 
@@ -76,6 +88,11 @@ class Server:
     def stderr(self) -> str:
         self.pump()
         return self._read[self._stderr].decode()
+
+    def complaints(self) -> list[str]:
+        """The lines of its standard error that it does not begin with, wherever it listens and whoever starts it."""
+        usual = re.compile(r"\w+ listening on |running as root")
+        return [line for line in self.stderr().splitlines() if not usual.match(line)]
 
     def log(self) -> list[str]:
         """The access log's lines so far."""

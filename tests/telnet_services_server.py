@@ -8,7 +8,7 @@ import logging
 from rawservers.config import Config
 from rawservers.core.connection import Service
 from rawservers.core.protocol import Clock, Peer, Protocol
-from rawservers.daemon.worker import Worker
+from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, ending
 from rawservers.telnet import echo
 from tests.services_telnet import calculate, login
@@ -31,4 +31,4 @@ for name, answer in ANSWERS.items():
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    Worker(Config(listen=tuple((name, "127.0.0.1:0") for name in ANSWERS))).run()
+    serve(Config(listen=tuple((name, "127.0.0.1:0") for name in ANSWERS)))

@@ -19,7 +19,7 @@ import pytest
 from rawservers.config import Config, SiteConfig
 from rawservers.core.connection import Connection
 from rawservers.core.loop import Loop
-from rawservers.daemon.access_log import AccessLog
+from rawservers.daemon.access_log import AccessLog, open_target
 from rawservers.services import SERVICES
 from tests.live import Server, exchange, need, receive_until, until
 
@@ -45,7 +45,7 @@ def calls_of(step: Callable[[], Any]) -> list[str]:
 def steps(folder: Path, service: str, said: bytes) -> list[str]:
     """What is called from the loop's `ready` on, when `said` comes for the fifth time, in a wake of its own."""
     loop = Loop()
-    log = AccessLog(os.devnull, "combined", loop.clock)
+    log = AccessLog(open_target(os.devnull), "combined", loop.clock)
     config = Config(sites=(SiteConfig(str(folder)),))
     ours, theirs = socket.socketpair()
     connection = Connection(ours, ("h", 1), SERVICES[service](config, loop.clock, log.answered), loop, set())

@@ -1,29 +1,48 @@
-"""One process: the loop, the listeners, and an orderly end.
+"""One process that serves: the loop, the listeners, and an orderly end.
 
-To stop is to drain. What clients have already sent is still taken (the queue of a listener that nobody else will accept
+To stop is to drain. What clients have already sent is still taken (the queue of a server socket that nobody else will accept
 from), then nothing new is. Answers under way are finished, within a limit; kept connections are told with their next answer
 that it is the last; those that wait for nothing get a FIN after a second, since their clients may have a request under way
-that crossed the order to stop. A second signal ends it at once.
+that crossed the order to stop. A second order ends it at once.
+
+To retire is to drain without haste, since another worker has taken over: what is idle may stay until its own deadline, and
+Telnet sessions until their end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
+import os
 import resource
+import select
 import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 from rawservers.config import Config
-from rawservers.core.connection import Connection, Service
-from rawservers.core.listener import Endpoint, Listener, bind
+from rawservers.core.connection import Connections, Service
+from rawservers.core.listener import Endpoint, Listener, ServerSocket, bind
 from rawservers.core.loop import Loop
-from rawservers.daemon.access_log import AccessLog
-from rawservers.services import SERVICES
+from rawservers.core.protocol import Clock
+from rawservers.daemon.access_log import AccessLog, open_target
+from rawservers.daemon.scoreboard import Figures, Row, Scoreboard
+from rawservers.daemon.status import Page, Status
+from rawservers.services import SERVICES, Report, of_requests
 
 log = logging.getLogger("rawservers")
 
 GRACE = 1.0  # seconds that an idle connection is left open after the order to stop
+RESERVE = 64  # descriptors for everything that is neither a connection nor a large file kept open
+
+# What a supervisor orders, and what a worker tells it: one packet each.
+RETIRE, STOP, HURRY, REOPEN = b"retire", b"stop", b"hurry", b"reopen"  # REOPEN comes with a descriptor of the new access log
+READY, RETIRED = b"ready", b"retired"
+WORDS = select.EPOLLIN  # what either end watches for
+
+Servers: TypeAlias = "dict[tuple[str, str], list[ServerSocket]]"  # by the service and address of a row of Config.listen
 
 
 class CannotStart(Exception):
@@ -33,104 +52,260 @@ class CannotStart(Exception):
 def serve(config: Config) -> None:
     """Serve as `config` says until SIGTERM or SIGINT, in this process and its main thread. Raises CannotStart.
 
-    Where it listens is logged at level INFO by the logger "rawservers".
+    Where it listens is logged at level INFO by the logger "rawservers". `workers` and `user` are left out of account.
     """
-    Worker(config).run()
+    banners = rehearse(config)
+    access_log = open_log(config)
+    try:
+        servers = bind_all(config)
+    except CannotStart:
+        close_log(access_log)
+        raise
+    raise_descriptor_limit(config)
+    scoreboard = Scoreboard(time.time())
+    worker = Worker(config, servers, access_log, scoreboard, scoreboard.take())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        worker.loop.on_signal(number, worker.stop)
+    announce(banners, servers)
+    worker.run()
+    for server in all_of(servers):
+        server.close()
+    scoreboard.close()
 
 
 class Worker:
-    """Binds all that `config` names at once, or raises CannotStart and leaves nothing behind."""
+    """Serves on `servers`, and writes to the descriptor `access_log` (-1 for none), which it closes in the end."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, servers: Servers, access_log: int, scoreboard: Scoreboard, row: Row) -> None:
+        self.loop = loop = Loop()
         self._config = config
-        self._loop = Loop()
-        self._stopped = 0.0  # when the order to stop came; 0.0: it has not
-        self.listeners: list[Listener] = []
-        try:
-            self._log = AccessLog(config.access_log, config.log_format, self._loop.clock)
-        except OSError as error:
-            raise CannotStart(f"cannot write the access log {config.access_log}: {reason(error)}") from error
-        names = {name for name, _ in config.listen}
-        services = {name: SERVICES[name](config, self._loop.clock, self._log.answered) for name in names}
-        for name, address in config.listen:
-            self._bind(services[name], address)
+        self._scoreboard = scoreboard
+        self._row = row
+        self._order = b""  # RETIRE or STOP, when it came
+        self._ordered = 0.0  # when it came
+        self._log = AccessLog(access_log, config.log_format, loop.clock)
+        self._connections = Connections(room(config), config.connections_per_address)
+        self._services = services(config, loop.clock, self._log.answered, self._look)
+        self._listeners = [
+            Listener(server, self._services[name], loop, self._connections)
+            for (name, _), group in servers.items()
+            for server in group
+        ]
 
-    def _bind(self, service: Service, address: str) -> None:
-        try:
-            sockets = bind(Endpoint.parse(address), self._config.send_time)
-        except (OSError, ValueError) as error:
-            self._let_go()
-            raise CannotStart(f"cannot listen on {address}: {reason(error)}") from error
-        self.listeners += [Listener(sock, service, self._loop) for sock in sockets]
+    def _look(self) -> Status:
+        self._note()
+        workers = sum(1 for _ in self._scoreboard.rows())
+        return Status.of(self._scoreboard.total(), self._scoreboard.history, workers, self.loop.clock.time)
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
-        raise_descriptor_limit()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.on_signal(number, self.stop)
-        for listener in self.listeners:
+    def run(self, begun: Callable[[], object] = lambda: None) -> None:
+        """Serve until an order to stop, or to retire, is carried out. `begun` is called as soon as connections are accepted."""
+        for listener in self._listeners:
             listener.open()
-            log.info("%s listening on %s", listener.service.name, listener.service.banner(listener.address))
-        self._loop.at_tick.append(self._tick)
-        self._loop.at_wake.append(self._log.flush)
-        self._loop.run()
+        self._note()
+        begun()
+        self.loop.at_tick.append(self._tick)
+        self.loop.at_wake.append(self._log.flush)
+        self.loop.run()
         self._let_go()
+
+    # The end
 
     def stop(self) -> None:
         """Come to an orderly end; when called again, to an end."""
-        if self._stopped:
-            return self._loop.stop()
-        self._stopped = self._loop.clock.now
-        for listener in self.listeners:
-            listener.close()
-        for connection in self._connections():
-            self._loop.guard(connection, connection.drain)
-        self._loop.at_wake.append(self._stop_when_done)
+        if self._order == STOP:
+            return self.loop.stop()
+        self.finish()
 
-    def _tick(self) -> None:
-        for listener in self.listeners:
-            listener.tick()
-        if not self._stopped:
-            return
-        elapsed = self._loop.clock.now - self._stopped
-        if 0 < self._config.drain_time <= elapsed:
-            self._loop.stop()
-        elif elapsed >= GRACE:
-            for connection in self._connections():
-                if connection.idle:
-                    self._loop.guard(connection, connection.hang_up)
+    def finish(self) -> None:
+        """Come to an orderly end, however often that is said."""
+        if self._order != STOP:
+            self._drain(STOP)
+
+    def retire(self) -> None:
+        """Take nothing new, and end when all is done."""
+        if not self._order:
+            self._drain(RETIRE)
+
+    def reopen(self, access_log: int) -> None:
+        """Write to this descriptor from now on."""
+        self._log.reopen(access_log)
+
+    def _drain(self, order: bytes) -> None:
+        if not self._order:
+            self.loop.at_wake.append(self._stop_when_done)
+        self._order = order
+        self._ordered = self.loop.clock.now
+        for listener in self._listeners:
+            listener.close()
+        for connection in self._connections:
+            self.loop.guard(connection, connection.drain)
 
     def _stop_when_done(self) -> None:
-        if not self._connections():
-            self._loop.stop()
-
-    def _connections(self) -> list[Connection]:
-        return [connection for listener in self.listeners for connection in listener.connections]
+        if not self._connections:
+            self.loop.stop()
 
     def _let_go(self) -> None:
-        for connection in self._connections():
-            self._loop.guard(connection, connection.close)
-        for listener in self.listeners:
+        for connection in self._connections:
+            self.loop.guard(connection, connection.close)
+        for listener in self._listeners:
             listener.close()
+        self._note()
         self._log.close()
-        self._loop.close()
+        self.loop.close()
+
+    # Once a second
+
+    def _tick(self) -> None:
+        for listener in self._listeners:
+            listener.tick()
+        for connection in self._connections:
+            self.loop.guard(connection, connection.tick)
+        if self._order:
+            self._press_on()
+        self._note()
+
+    def _press_on(self) -> None:
+        """See to it that an order is carried out in time."""
+        elapsed = self.loop.clock.now - self._ordered
+        limit = self._config.drain_time if self._order == STOP else self._config.reload_drain
+        if 0 < limit <= elapsed:
+            self.loop.stop()
+        elif self._order == STOP and elapsed >= GRACE:
+            for connection in self._connections:
+                if connection.idle:
+                    self.loop.guard(connection, connection.hang_up)
+
+    def _note(self) -> None:
+        """Write what has been done, and that this process is alive."""
+        figures = Figures()
+        for name, service in self._services.items():
+            tally = service.tally
+            figures.counted.update({f"{name}.{field}": getattr(tally, field) for field in tally.__slots__})
+        if "http" in self._services:
+            figures.counted["http.answers"] = self._log.lines
+        figures.counted["log.dropped"] = self._log.dropped
+        figures.now.update(f"{connection.service}.{connection.state}" for connection in self._connections)
+        self._row.write(figures)
+        self._row.beat(os.getpid(), self.loop.clock.now)
 
 
-def raise_descriptor_limit() -> None:
+class Orders:
+    """A source of a worker's loop: what the supervisor wants of it. Without a supervisor there is nothing left to do."""
+
+    def __init__(self, worker: Worker, sock: socket.socket) -> None:
+        self._worker = worker
+        self._sock = sock
+
+    def ready(self, events: int) -> None:
+        try:
+            order, fds, _, _ = socket.recv_fds(self._sock, 16, 1, socket.MSG_DONTWAIT)
+        except ConnectionResetError:  # it has gone without hearing all that it was told
+            order = b""
+        if order == RETIRE:
+            self._worker.retire()
+            with contextlib.suppress(OSError):  # it has gone: that is the next news
+                self._sock.send(RETIRED)
+        elif order == STOP:
+            self._worker.finish()
+        elif order == REOPEN:
+            self._worker.reopen(fds[0])
+        else:
+            self._worker.loop.stop()
+
+    def failed(self) -> None:
+        pass  # the next order is another matter
+
+
+def services(config: Config, clock: Clock, report: Report, look: Callable[[], Status]) -> dict[str, Service]:
+    """The services that `config` asks for, by name. Raises CannotStart for what cannot be served, such as a bad header."""
+
+    def status(config: Config, clock: Clock, report: Report) -> Service:
+        return Service("status", Page(look).start, of_requests(config), lambda *_: None)
+
+    table = SERVICES | {"status": status}
+    made: dict[str, Service] = {}
+    for name, address in config.listen:
+        if name not in table:
+            raise CannotStart(f"no such service: {name} (there are {', '.join(table)})")
+        try:
+            made[name] = made.get(name) or table[name](config, clock, report)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"cannot serve {name} on {address}: {reason(error)}") from error
+    return made
+
+
+def rehearse(config: Config) -> dict[str, Service]:
+    """What `services` gives, or raises, for banners and before anything is bound; not to be served."""
+
+    def nothing() -> Status:
+        raise AssertionError("a rehearsal has no public")
+
+    return services(config, Clock(), lambda *_: None, nothing)
+
+
+def bind_all(config: Config, known: Mapping[tuple[str, str], list[ServerSocket]] = {}) -> Servers:
+    """Server sockets for all of `config.listen`; those that are known are taken over. CannotStart leaves none behind."""
+    servers: Servers = {}
+    try:
+        for row in dict.fromkeys(config.listen):
+            address = row[1]
+            servers[row] = known.get(row) or bind(Endpoint.parse(address), config.send_time)
+    except (OSError, ValueError) as error:
+        for row in servers.keys() - known.keys():
+            for server in servers[row]:
+                server.close()
+        low = isinstance(error, PermissionError) and not address.startswith("unix:")
+        raise CannotStart(f"cannot listen on {address}: {reason(error)}{LOW_PORT if low else ''}") from error
+    for server in all_of(servers):
+        server.tune(config.send_time)  # which may be another than when it was bound
+    return servers
+
+
+def all_of(servers: Servers) -> Iterable[ServerSocket]:
+    return (server for group in servers.values() for server in group)
+
+
+def announce(services: Mapping[str, Service], servers: Servers) -> None:
+    """Log what is served where."""
+    for (name, _), group in servers.items():
+        for server in group:
+            log.info("%s listening on %s", name, services[name].banner(server.address))
+
+
+def open_log(config: Config) -> int:
+    """A descriptor to write the access log to. Raises CannotStart."""
+    try:
+        return open_target(config.access_log)
+    except OSError as error:
+        raise CannotStart(f"cannot write the access log {config.access_log}: {reason(error)}") from error
+
+
+def close_log(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
+
+
+def raise_descriptor_limit(config: Config) -> None:
     """Each connection takes a descriptor, and the usual limit of 1024 is there for programs that use select()."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if room(config) < config.connections:
+        log.warning("only %d connections at once, not %d: more descriptors are not allowed", room(config), config.connections)
+
+
+def room(config: Config) -> int:
+    """How many connections a worker may have, by its configuration and the descriptors it is allowed."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(config.connections, max(1, allowed - config.open_files - RESERVE))
 
 
 def reason(error: Exception) -> str:
-    """Why something was refused, with what would help where that is not plain."""
-    if not isinstance(error, OSError):
-        return str(error)
-    why = (error.strerror or str(error)).lower()
-    if error.errno == errno.EACCES and error.filename is None:  # from bind, which knows no file
-        why += (
-            " (a port below 1024 is root's: start as root, through a systemd socket, or after"
-            " sysctl net.ipv4.ip_unprivileged_port_start=0)"
-        )
-    return why
+    """Why something was refused."""
+    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+
+
+LOW_PORT = (
+    " (a port below 1024 is root's: start as root, through a systemd socket, or after"
+    " sysctl net.ipv4.ip_unprivileged_port_start=0)"
+)

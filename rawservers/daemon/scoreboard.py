@@ -1,0 +1,158 @@
+"""What every worker does, in memory that all processes of the server share.
+
+The supervisor makes it before it forks. Each worker has a row of its own, which it writes once a second, and so says that it
+is alive. The supervisor reads the rows, and so does whichever worker is asked for the status. There are no locks: a row has
+one writer, and who finds one half written reads it again.
+
+What a worker has counted is added to the first row when it has ended, so that what is counted since the start never falls.
+The memory is a memfd, so that another process of the same user (`rawservers --reload`) can look at it through /proc.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, field, replace
+from pathlib import Path
+
+NAME = "rawservers-scoreboard"
+SIZE = 8192  # bytes of a row
+ROWS = 2049  # the first one, and twice as many workers as there may be; what is not used takes no memory
+ALIVE = struct.Struct("qd")  # process id (0: the row is free), and when it last wrote, on the monotonic clock
+HISTORY = struct.Struct("qdqqqq")  # in the first row: a History
+LENGTH = struct.Struct("q")
+TEXT = HISTORY.size + LENGTH.size
+
+
+@dataclass(slots=True)
+class Figures:
+    """counted: what has happened so often since the start; now: how many there are. By names such as "http.accepted"."""
+
+    counted: Counter[str] = field(default_factory=Counter)
+    now: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Figures) -> None:
+        self.counted.update(other.counted)
+        self.now.update(other.now)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Of the whole server. started: seconds since 1970; begun, reloads, failed: how many reloads have begun, came to a good
+    end, or were not taken; rows: the rows in use are among the first so many."""
+
+    pid: int
+    started: float
+    begun: int = 0
+    reloads: int = 0
+    failed: int = 0
+    rows: int = 1
+
+
+class Row:
+    """One worker's."""
+
+    def __init__(self, memory: mmap.mmap, number: int) -> None:
+        self._memory = memory
+        self._start = number * SIZE
+
+    @property
+    def alive(self) -> tuple[int, float]:
+        """The process id, 0 for none, and when it last wrote, in seconds on the monotonic clock."""
+        pid, beat = ALIVE.unpack_from(self._memory, self._start)
+        return pid, beat
+
+    def begin(self, pid: int, beat: float) -> None:
+        """The row belongs to this process from now on (0: to none)."""
+        self.write(Figures())
+        self.beat(pid, beat)
+
+    def beat(self, pid: int, beat: float) -> None:
+        """Process `pid`, whose row this is, is alive at `beat`."""
+        ALIVE.pack_into(self._memory, self._start, pid, beat)
+
+    def write(self, figures: Figures) -> None:
+        text = json.dumps([figures.counted, figures.now]).encode()
+        at = self._start + TEXT
+        LENGTH.pack_into(self._memory, at - LENGTH.size, 0)
+        self._memory[at : at + len(text)] = text
+        LENGTH.pack_into(self._memory, at - LENGTH.size, len(text))
+
+    def read(self) -> Figures:
+        """What was written last; nothing, if it is being written time and again."""
+        for _ in range(100):
+            at = self._start + TEXT
+            (length,) = LENGTH.unpack_from(self._memory, at - LENGTH.size)
+            try:
+                counted, now = json.loads(self._memory[at : at + length])
+            except ValueError:
+                continue
+            return Figures(Counter(counted), Counter(now))
+        return Figures()
+
+
+class Scoreboard:
+    """The whole of it. For the supervisor, who makes it, and for its workers, who inherit it."""
+
+    def __init__(self, started: float) -> None:
+        fd = os.memfd_create(NAME)
+        os.ftruncate(fd, SIZE * ROWS)
+        self._memory = mmap.mmap(fd, SIZE * ROWS)  # which keeps a descriptor of its own
+        os.close(fd)
+        self._past = self._row(0)
+        self._past.write(Figures())
+        self.history = History(os.getpid(), started)
+
+    def _row(self, number: int) -> Row:
+        return Row(self._memory, number)
+
+    def take(self) -> Row:
+        """A free row. There are enough."""
+        number = next(number for number in range(1, ROWS) if number >= self.history.rows or not self._row(number).alive[0])
+        self.history = replace(self.history, rows=max(self.history.rows, number + 1))
+        return self._row(number)
+
+    def give_back(self, row: Row) -> None:
+        """The worker of this row has ended: what it has counted is part of history."""
+        past = self._past.read()
+        past.counted.update(row.read().counted)
+        self._past.write(past)
+        row.begin(0, 0.0)
+
+    def rows(self) -> Iterator[Row]:
+        """Those of the workers."""
+        return (row for row in map(self._row, range(1, self.history.rows)) if row.alive[0])
+
+    def total(self) -> Figures:
+        """The sum of what all workers do, and of what those that have ended did."""
+        total = self._past.read()
+        for row in self.rows():
+            total.add(row.read())
+        return total
+
+    @property
+    def history(self) -> History:
+        return History(*HISTORY.unpack_from(self._memory, 0))
+
+    @history.setter
+    def history(self, history: History) -> None:
+        HISTORY.pack_into(self._memory, 0, *astuple(history))
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+def history_of(pid: int) -> History:
+    """What the supervisor with this process id has noted. OSError if there is none, or if it may not be looked at."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if os.readlink(entry).startswith(f"/memfd:{NAME}"):
+                with entry.open("rb") as file:
+                    return History(*HISTORY.unpack(file.read(HISTORY.size)))
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    raise ProcessLookupError("it is no supervisor of rawservers")

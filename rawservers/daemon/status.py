@@ -1,0 +1,174 @@
+"""The third service: what the server is doing, told to whoever may reach its socket.
+
+It is spoken over HTTP, so that `curl --unix-socket /run/rawservers/status http://-/` and Prometheus can ask as well as
+`rawservers --status`. There are three forms of the same figures: text for people, JSON (/json, or by Accept) for programs, and
+Prometheus' exposition format (/metrics). They are summed over all workers, and no older than a second.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+
+from rawservers import __version__
+from rawservers.core.listener import Endpoint
+from rawservers.core.protocol import Peer, Protocol
+from rawservers.daemon.scoreboard import Figures, History
+from rawservers.http.conversation import Conversation
+from rawservers.http.request import Request
+from rawservers.http.response import Answer, Response, Stamp, error
+
+STATES = ("reading", "busy", "sending", "idle", "lingering")
+COUNTED = {
+    "accepted": "connections accepted",
+    "turned_away": "connections closed at once, because their address had too many",
+    "answers": "requests or lines answered",
+    "remembered": "of them, answered from memory",
+    "refused": "of them, not understood",
+    "sent": "bytes sent",
+}
+PATIENCE = 10  # seconds for an answer
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is told. uptime: seconds; connections: by service and state; counted: since the start, by service and name."""
+
+    version: str
+    uptime: float
+    workers: int
+    reloads: int
+    reloads_failed: int
+    connections: dict[str, dict[str, int]]
+    counted: dict[str, dict[str, int]]
+    log_lines_dropped: int
+
+    @classmethod
+    def of(cls, figures: Figures, history: History, workers: int, now: float) -> Status:
+        counted: dict[str, dict[str, int]] = {}
+        for key, number in figures.counted.items():
+            service, _, name = key.partition(".")
+            counted.setdefault(service, {})[name] = number
+        log = counted.pop("log", {})
+        open_now = {service: {state: figures.now[f"{service}.{state}"] for state in STATES} for service in counted}
+        return cls(
+            __version__,
+            round(max(0.0, now - history.started), 3),
+            workers,
+            history.reloads,
+            history.failed,
+            open_now,
+            counted,
+            log.get("dropped", 0),
+        )
+
+
+# The three forms
+
+
+def as_text(status: Status) -> str:
+    """For people."""
+    lines = [
+        f"rawservers {status.version}, up {timedelta(seconds=int(status.uptime))}, workers: {status.workers}",
+        f"reloads: {status.reloads}, not taken: {status.reloads_failed}; access log lines dropped: {status.log_lines_dropped}",
+    ]
+    for service, counted in status.counted.items():
+        states = status.connections[service]
+        what = ", ".join(f"{state} {number}" for state, number in states.items() if number)
+        lines += ["", service, f"{sum(states.values()):>15,}  connections open" + (f" ({what})" if what else "")]
+        lines += [f"{number:>15,}  {COUNTED.get(name, name)}" for name, number in counted.items()]
+    return "\n".join(lines) + "\n"
+
+
+def as_json(status: Status) -> str:
+    """For programs."""
+    return json.dumps(asdict(status), indent=2) + "\n"
+
+
+def as_prometheus(status: Status) -> str:
+    """For Prometheus, in its text-based exposition format, version 0.0.4."""
+    lines: list[str] = []
+    for name, kind, meaning, samples in _metrics(status):
+        lines += [f"# HELP rawservers_{name} {meaning}", f"# TYPE rawservers_{name} {kind}"]
+        lines += [f"rawservers_{name}{labels} {number}" for labels, number in samples]
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(status: Status) -> Iterator[tuple[str, str, str, list[tuple[str, float]]]]:
+    yield "info", "gauge", "The version that runs.", [(f'{{version="{status.version}"}}', 1)]
+    yield "uptime_seconds", "gauge", "Seconds since the start.", [("", status.uptime)]
+    yield "workers", "gauge", "Processes that serve.", [("", status.workers)]
+    yield "reloads_total", "counter", "Reloads that came to a good end.", [("", status.reloads)]
+    yield "reloads_failed_total", "counter", "Reloads that were not taken.", [("", status.reloads_failed)]
+    yield "log_lines_dropped_total", "counter", "Access log lines that nobody took.", [("", status.log_lines_dropped)]
+    states = [
+        (f'{{service="{service}",state="{state}"}}', float(number))
+        for service, by_state in status.connections.items()
+        for state, number in by_state.items()
+    ]
+    yield "connections", "gauge", "Connections open, by what they do.", states
+    for name, meaning in COUNTED.items():
+        found = [(f'{{service="{s}"}}', float(counted[name])) for s, counted in status.counted.items() if name in counted]
+        if found:
+            yield f"{name}_total", "counter", f"{meaning.capitalize()}.", found
+
+
+FORMS: dict[str, tuple[str, str, Callable[[Status], str]]] = {
+    "text": ("/", "text/plain; charset=utf-8", as_text),
+    "json": ("/json", "application/json", as_json),
+    "prometheus": ("/metrics", "text/plain; version=0.0.4; charset=utf-8", as_prometheus),
+}
+
+
+class Page:
+    """What answers the requests of a conversation about the status: see `conversation.Service`."""
+
+    def __init__(self, look: Callable[[], Status]) -> None:
+        self.stamp = Stamp()
+        self._look = look
+
+    def recall(self, data: bytes) -> None:
+        return None  # it is new every time
+
+    def room(self, request: Request) -> int:
+        return 0
+
+    def respond(self, request: Request) -> Answer:
+        """Raises Refused if the target is malformed."""
+        if request.method not in {"GET", "HEAD"}:
+            return Answer(error(405, "The status can only be read.", [("Allow", "GET, HEAD")]), request)
+        path = request.path
+        if path == "/" and "application/json" in request.fields.get("accept", ""):
+            path = "/json"
+        for place, kind, form in FORMS.values():
+            if path == place:
+                headers = [("Content-Type", kind), ("Cache-Control", "no-store")]
+                return Answer(Response(200, headers, form(self._look()).encode()), request)
+        return Answer(error(404, "The status is told at /, /json and /metrics."), request)
+
+    def answer(self, request: Request, promise: object) -> Answer:
+        raise AssertionError("it promises nothing")
+
+    def start(self, peer: Peer) -> Protocol:
+        return Conversation(peer, self)
+
+
+def ask(address: str, form: str) -> str:
+    """What the server whose status service listens on `address` says of itself, in one of FORMS. OSError if it does not."""
+    endpoint = Endpoint.parse(address)
+    place = FORMS[form][0]
+    if endpoint.path is not None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(PATIENCE)
+        sock.connect(endpoint.path)
+    else:
+        sock = socket.create_connection((endpoint.host or "localhost", endpoint.port), PATIENCE)
+    with sock, sock.makefile("rb") as answer:
+        sock.sendall(f"GET {place} HTTP/1.0\r\n\r\n".encode())
+        head, _, body = answer.read().partition(b"\r\n\r\n")
+    if head.split(b" ")[1:2] != [b"200"]:
+        raise OSError(f"no status at {address}, but: {head.partition(chr(13).encode())[0].decode('latin-1')!r}")
+    return body.decode()
