@@ -18,15 +18,23 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 
 # The command and the Debian package that it comes in.
 CLIENTS = {
+    "/usr/bin/python3": "python3",
     "ab": "apache2-utils",
     "busybox": "busybox",
     "curl": "curl",
+    "ip": "iproute2",
     "inetutils-telnet": "inetutils-telnet",
+    "mount": "mount",
     "nc.openbsd": "netcat-openbsd",
     "ncat": "ncat",
+    "nsenter": "util-linux",
     "plink": "putty-tools",
     "socat": "socat",
+    "setpriv": "util-linux",
     "strace": "strace",
+    "systemctl": "systemd",
+    "systemd-analyze": "systemd",
+    "unshare": "util-linux",
     "wget": "wget",
 }
 
