@@ -1,0 +1,109 @@
+"""What is no matter of speed: how soon it answers after its start, and how much memory it takes, empty and full."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.compare import noting
+from bench.install import ROOT
+from bench.load import Failed, Idle
+from bench.process import Memory, memory
+from bench.servers import DEADLINE, HTTP, OURS, Peer, Place, free_port, ours_roomy, running, stop
+
+STARTS = 15
+HELD = 10_000  # idle connections
+IMPORTS = [sys.executable, "-c", "import socket, select"]
+EMPTY = [sys.executable, "-c", "print(flush=True); input()"]
+
+
+@dataclass
+class Footprint:
+    """answer: seconds from a start to the first answer; python: seconds for the imports alone, from start to end; the rest in
+    bytes, pss with shared pages divided by those who share them, rss without; empty: of a Python that does nothing; each: per
+    idle connection; held: how many of HELD stayed open; note: what failed."""
+
+    answer: list[float] = field(default_factory=list)
+    python: list[float] = field(default_factory=list)
+    pss: int = 0
+    rss: int = 0
+    empty_pss: int = 0
+    empty_rss: int = 0
+    each: float = 0.0
+    held: int = 0
+    note: str = ""
+
+
+def weigh(base: Path, starts: int = STARTS, count: int = HELD) -> Footprint:
+    """Start the server `starts` times, and let `count` connections idle on it."""
+    found = Footprint()
+    with noting(found):
+        first_answer(base)  # compiles what has changed since the last run
+        for _ in range(starts):
+            begin = time.perf_counter()
+            subprocess.run(IMPORTS, check=True)
+            found.python.append(time.perf_counter() - begin)
+            found.answer.append(first_answer(base))
+        found.empty_pss, found.empty_rss = weigh_python()
+        found.pss, found.rss = weigh_server(base)
+        hold(base, count, found)
+    return found
+
+
+def first_answer(base: Path) -> float:
+    """Seconds from the start of a new server to the first byte that it says."""
+    with tempfile.TemporaryDirectory(dir=base) as own:
+        place = Place(base / "www", Path(own), free_port())
+        command = [str(word) for word in HTTP[OURS].command(place)]
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            while not answers(place.port):
+                if time.perf_counter() - begin > DEADLINE:
+                    raise Failed("it does not answer")
+                time.sleep(0.0005)
+            return time.perf_counter() - begin
+        finally:
+            stop(process)
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as sock:
+            sock.sendall(b"GET /1k HTTP/1.0\r\n\r\n")
+            return sock.recv(1) == b"H"
+    except ConnectionRefusedError:
+        return False
+
+
+def weigh_python() -> Memory:
+    """The memory of a Python that has nothing to do."""
+    with subprocess.Popen(EMPTY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        found = memory(process.pid)
+        process.communicate(b"\n")
+    return found
+
+
+def weigh_server(base: Path) -> Memory:
+    """The memory of the server once it has answered."""
+    with running(OURS, HTTP[OURS], base) as server:
+        answers(server.place.port)
+        return memory(server.pid)
+
+
+def hold(base: Path, count: int, found: Footprint) -> None:
+    """Let `count` connections idle."""
+    with running(OURS, Peer(ours_roomy), base) as server:
+        answers(server.place.port)
+        before = memory(server.pid)
+        with contextlib.closing(Idle(server.place.port, "/1k", count)) as crowd:
+            found.held = crowd.held()
+            found.each = (memory(server.pid).pss - before.pss) / count

@@ -1,0 +1,75 @@
+"""What the benchmark needs on a fresh machine: system packages, and a virtual environment of its own for the Python peers.
+
+Whatever cannot be had is not fatal: the rows that would need it say so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".venv-bench"
+PYTHON = ENVIRONMENT / "bin" / "python"
+
+# The command and the Debian package that it comes in.
+COMMANDS = {"nginx": "nginx-light", "wrk": "wrk", "lighttpd": "lighttpd", "gcc": "gcc"}
+
+
+def install_commands() -> None:
+    """Install with apt what is missing, where this runs as root."""
+    missing = [package for command, package in COMMANDS.items() if shutil.which(command) is None]
+    if "gcc" in missing:
+        missing.append("libc6-dev")
+    if importlib.util.find_spec("ensurepip") is None:  # Debian's own Python comes without
+        missing.append("python3-venv")
+    if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], env=quiet, check=False)
+    for package in missing:  # one by one, so that a package that is not there costs no other
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], env=quiet, check=False)
+
+
+def make_environment() -> bool:
+    """Whether there is an environment; it holds what could be installed of the optional dependencies named "bench"."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
+    made_for = ENVIRONMENT / "made-for"
+    if PYTHON.exists() and made_for.exists() and made_for.read_text() == repr(wanted):
+        return True
+    if subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=False).returncode:
+        return False
+    (ENVIRONMENT / ".gitignore").write_text("*\n")
+    if not install(*wanted):
+        failed = [requirement for requirement in wanted if not install(requirement)]
+        print(f"bench: goes on without {', '.join(failed)}; to try again, remove {ENVIRONMENT}", file=sys.stderr)
+    made_for.write_text(repr(wanted))
+    return True
+
+
+def install(*requirements: str) -> bool:
+    command = [str(PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *requirements]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def enter_environment() -> None:
+    """Go on in the environment's Python, if this is another."""
+    install_commands()
+    if make_environment() and Path(sys.prefix) != ENVIRONMENT:
+        os.chdir(ROOT)
+        os.execv(PYTHON, [str(PYTHON), "-m", "bench", *sys.argv[1:]])
+
+
+def compile_c(source: Path, program: Path) -> Path:
+    """Compile `source` as `program`. RuntimeError says why not."""
+    if shutil.which("gcc") is None:
+        raise RuntimeError("gcc is not installed")
+    done = subprocess.run(["gcc", "-O2", "-Wall", "-o", program, source], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"gcc: {done.stderr.strip()}")
+    return program

@@ -1,0 +1,1 @@
+"""Small programs of which each is one side of a comparison."""
