@@ -14,26 +14,26 @@ from rawservers.core.connection import Service
 from rawservers.core.protocol import Clock, Peer, Protocol
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
+from rawservers.http.files import Memory
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.telnet.echo import Echo, echo
 
 log = logging.getLogger("rawservers")
 
-ANSWERS, ANSWER_BYTES = 16384, 32 << 20  # bounds of what is remembered: 2 KiB each for a request and its small answer
-
 Report: TypeAlias = Callable[[Peer, object, int, float], None]
 
 
 def http(config: Config, clock: Clock, report: Report) -> Service:
     """HTTP/1.0 from files and functions."""
-    answers = Answers(clock, ANSWERS, ANSWER_BYTES)
-    sites = [(site.hosts, Site(site, clock, answers)) for site in config.sites or (SiteConfig(),)]
+    answers = Answers(clock, config.answers, config.answer_bytes)
+    files = Memory(config.files, config.file_bytes, config.open_files)
+    sites = [(site.hosts, Site(site, clock, answers, files)) for site in config.sites or (SiteConfig(),)]
     router = Router(sites, config.functions, answers, config.body_limit)
     roots = ", ".join(site.root for site in config.sites) or "the welcome page"
 
     def start(peer: Peer) -> Protocol:
-        return Conversation(peer, router, config.requests)
+        return Conversation(peer, router, config.requests, router.refuse)
 
     def banner(address: str) -> str:
         return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"

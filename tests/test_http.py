@@ -14,6 +14,7 @@ from rawservers.config import Function, SiteConfig
 from rawservers.core.protocol import Answered, Clock, Closing, FileSlice, Peer
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
+from rawservers.http.files import Memory
 from rawservers.http.response import Record
 from rawservers.http.router import Router
 from rawservers.http.site import Site
@@ -22,9 +23,18 @@ from tests import wire
 CASES = wire.load("http") + wire.load("http_files")
 
 
-def router(clock: Clock, *sites: SiteConfig, functions: Sequence[tuple[str, Function]] = (), body_limit: int = 100) -> Router:
+def router(
+    clock: Clock,
+    *sites: SiteConfig,
+    functions: Sequence[tuple[str, Function]] = (),
+    body_limit: int = 100,
+    server_header: bool = True,
+) -> Router:
     answers = Answers(clock, 100, 1 << 20)
-    return Router([(site.hosts, Site(site, clock, answers)) for site in sites], functions, answers, body_limit)
+    files = Memory(100, 1 << 20, 100)
+    return Router(
+        [(site.hosts, Site(site, clock, answers, files)) for site in sites], functions, answers, body_limit, server_header
+    )
 
 
 class Reply(NamedTuple):
@@ -38,7 +48,7 @@ class Client:
 
     def __init__(self, site: Router, clock: Clock, requests: int = 0) -> None:
         self.clock = clock
-        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests)
+        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests, site.refuse)
         self.said = b""
         self.spans: list[tuple[int, int]] = []  # where in `said` each answer begins and ends
         self.begun = 0

@@ -179,6 +179,59 @@ def test_error_pages(clock: Clock, root: Path, caplog: pytest.LogCaptureFixture)
     assert "cannot read the error page /missing.html" in caplog.text
 
 
+REFUSED = {
+    b"GET /%2f HTTP/1.1\r\nHost: one\r\n\r\n": 404,
+    b"GET /% HTTP/1.1\r\nHost: one:80\r\n\r\n": 400,
+    b"GET http://one/% HTTP/1.1\r\nHost: two\r\n\r\n": 400,
+    b"POST /f HTTP/1.1\r\nHost: one\r\nContent-Length: 3\r\n\r\n": 405,
+    b"GET /f HTTP/1.1\r\n\r\n": 400,
+    b"BREW /f HTTP/1.1\r\nHost: one\r\n\r\n": 501,
+    b"GET /f HTTP/2.0\r\n\r\n": 505,
+    b"HEAD /f HTTP/2.0\r\n\r\n": 505,
+    b"GET /" + b"x" * 9000: 414,
+    b"\0": 400,
+}
+
+
+@pytest.mark.parametrize(("data", "status"), REFUSED.items(), ids=[str(data[:30]) for data in REFUSED])
+def test_error_pages_for_what_is_refused(clock: Clock, root: Path, data: bytes, status: int) -> None:
+    """From the site that is asked, or from the default one while nobody can tell which that is."""
+    pages = tuple((number, "/oops.html") for number in REFUSED.values())
+    mains = tuple((number, "/main.htm") for number in REFUSED.values())
+    sites = SiteConfig(str(root), error_pages=mains), SiteConfig(str(root), hosts=("one",), error_pages=pages)
+    understood = b"one" in data and status != 501
+    client = Client(router(clock, *sites), clock).send(data)
+    (reply,) = client.replies()
+    assert (reply.status, client.closing) == (status, Closing.LINGER)
+    assert reply.body == (b"" if data.startswith(b"HEAD") else b"my own page" if understood else b"main")
+    assert headers(reply)["Content-Type"] == "text/html; charset=utf-8"
+    assert client.records[0].head + client.records[0].size == len(client.said)
+    assert client.conversation._tally.refused == (status != 405)
+    assert client.conversation._tally.answers == 1
+
+
+def test_an_error_page_for_what_takes_too_long(clock: Clock, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = SiteConfig(str(root), error_pages=((408, "/oops.html"), (400, "/missing.html")))
+    client = Client(router(clock, site), clock).send(b"GET /f HT")
+    client.take(client.conversation.expire())
+    assert (client.replies()[0].status, client.replies()[0].body) == (408, b"my own page")
+    client = Client(router(clock, site), clock).send(b" ")
+    assert b"This is not an HTTP request." in client.said
+    assert "cannot read the error page /missing.html" in caplog.text
+
+
+def test_answers_without_a_server_header(clock: Clock, root: Path) -> None:
+    for server_header in (True, False):
+        client = Client(router(clock, SiteConfig(str(root)), server_header=server_header), clock)
+        for line in ("Cookie: 1", "Cookie: 2", "Cookie: 3", "If-None-Match: *", "Range: bytes=0-1", "Connection: close"):
+            client.send(f"GET /main.htm HTTP/1.1\r\nHost: h\r\n{line}\r\n\r\n".encode())
+        assert [reply.status for reply in client.replies()] == [200, 200, 200, 304, 206, 200]
+        assert [("Server" in headers(reply)) for reply in client.replies()] == [server_header] * 6
+        assert sum(record.head + record.size for record in client.records) == len(client.said)
+    refused = Client(router(clock, SiteConfig(str(root)), server_header=False), clock).send(b"\0").replies()[0]
+    assert "Server" not in headers(refused)
+
+
 def test_a_range_that_cannot_be_had_keeps_its_header_on_a_page_of_ones_own(clock: Clock, root: Path) -> None:
     site = SiteConfig(str(root), error_pages=((416, "/oops.html"),))
     reply = get(clock, site, path="/main.htm", Range="bytes=100-")

@@ -59,13 +59,14 @@ class Tally:
     """What one service of a process has done since it started, for those who look on.
 
     accepted: connections; turned_away: those closed at once, because their host has too many; sent: bytes; answers: requests
-    or lines answered, of which refused were none that could be understood.
+    or lines that were answered, of which refused were none that could be understood; remembered: those that were answered
+    besides, from memory.
     """
 
-    __slots__ = ("accepted", "answers", "refused", "sent", "turned_away")
+    __slots__ = ("accepted", "answers", "refused", "remembered", "sent", "turned_away")
 
     def __init__(self) -> None:
-        self.accepted = self.turned_away = self.sent = self.answers = self.refused = 0
+        self.accepted = self.turned_away = self.sent = self.answers = self.refused = self.remembered = 0
 
 
 class Peer:

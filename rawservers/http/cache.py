@@ -4,24 +4,31 @@ A Cache holds as many entries, and as many bytes, as it was told. What to forget
 CLOCK algorithm): the entry under the hand goes, unless it was used since the hand last passed. That needs no work when an
 entry is used but a note of when, which its confirmation makes anyway.
 
-Answers are whole answers by the exact bytes of the request. Clients repeat themselves to the byte, so that a repeated request
-needs no parsing at all. Each entry names the sources that it depends on: files, and names that must not exist. Before it is
-used, each source must confirm that nothing has changed; once per wake of the loop is enough, since what was confirmed in this
-wake was confirmed after the request had begun to arrive.
+Answers are whole answers, found again by the request's bytes. There are two ways to find one:
+
+- by the exact bytes. Clients repeat themselves to the byte, so that a repeated request needs no parsing at all;
+- by the essence of a head that differs in nothing else than a cookie, say (see `request.essence`). The same answer goes out,
+  but the access log is told of this request.
+
+Each entry names the sources that it depends on: files, and names that must not exist. Before it is used, each source must
+confirm that nothing has changed; once per wake of the loop is enough, since what was confirmed in this wake was confirmed
+after the request had begun to arrive. An answer holds no content: it lends that of its file, and ends with it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from rawservers.core.protocol import Clock
-from rawservers.http.request import Request
+from rawservers.http.request import Request, essence, logged, tell
 from rawservers.http.response import Answer
 
-OVERHEAD = 600  # bytes that Python takes for an entry besides its content
-SIGHTED = 8192  # requests of which no more is kept than that they came once
+OVERHEAD = 800  # bytes that Python takes for an entry besides its content
+SIGHTED = 8192  # requests, or twice as many, of which no more is kept than that they came once
+TELLING = 6  # bytes for each one that the log is told: as it came, as text, and in the line, where it may take four
+ASKER = 384  # bytes of Referer and User-Agent that are kept in turn with an answer found by its essence
 
 
 class Entry(Protocol):
@@ -31,11 +38,14 @@ class Entry(Protocol):
     wake: int
     passed: int
 
+    def leave(self) -> None:
+        """It is forgotten."""
+
 
 class Source(Protocol):
-    """Something that an answer depends on. held: what it costs to keep it from being let go, as bytes."""
+    """Something that an answer depends on. wake: the one in which it was last known to be as it was."""
 
-    held: int
+    wake: int
 
     def confirm(self, wake: int) -> bool:
         """Whether it is as it was, looked up at most once per wake."""
@@ -45,12 +55,12 @@ E = TypeVar("E", bound=Entry)
 
 
 class Cache(Generic[E]):
-    """At most `entries` of them, and `size` bytes. Keys are bytes; `get` is the dictionary's own."""
+    """At most `entries` of them, and `size` bytes. `get` is the dictionary's own."""
 
     SECOND_CHANCES = 8  # per insertion: bounds the work, at the price of losing a useful entry now and then
 
     def __init__(self, entries: int, size: int) -> None:
-        self._entries: OrderedDict[bytes, E] = OrderedDict()
+        self._entries: OrderedDict[Hashable, E] = OrderedDict()
         self._most = entries
         self._size = size
         self.used = 0  # bytes taken
@@ -59,15 +69,13 @@ class Cache(Generic[E]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, key: bytes, entry: E) -> None:
-        """Remember `entry`, and forget others for it if need be. One larger than an eighth of the whole is not worth that."""
+    def put(self, key: Hashable, entry: E) -> bool:
+        """Remember `entry`, and forget others for it if need be; not one larger than an eighth of the whole."""
         self.drop(key)
-        if entry.cost > self._size // 8:
-            return
-        self._entries[key] = entry
-        self.used += entry.cost
+        if entry.cost > self._size // 8 or not self._most:
+            return False
         chances = self.SECOND_CHANCES
-        while self.used > self._size or len(self._entries) > self._most:
+        while self.used + entry.cost > self._size or len(self._entries) >= self._most:
             oldest, candidate = next(iter(self._entries.items()))
             if chances and candidate.passed != candidate.wake:
                 chances -= 1
@@ -75,58 +83,104 @@ class Cache(Generic[E]):
                 self._entries.move_to_end(oldest)
             else:
                 self.drop(oldest)
+        self._entries[key] = entry
+        self.used += entry.cost
+        return True
 
-    def drop(self, key: bytes) -> None:
+    def drop(self, key: Hashable) -> None:
         """Forget the entry of `key`, if there is one."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.used -= entry.cost
+            entry.leave()
 
 
 class Remembered:
-    """An answer, and what it depends on."""
+    """An answer, and what it depends on; asked: who asked last, as `logged` tells."""
 
-    __slots__ = ("answer", "cost", "passed", "sources", "wake")
+    __slots__ = ("_sources", "answer", "asked", "cost", "passed", "wake")
 
-    def __init__(self, head: bytes, answer: Answer, sources: Sequence[Source], wake: int) -> None:
+    def __init__(self, answer: Answer, asked: list[bytes], sources: Iterable[Source], cost: int, wake: int) -> None:
         self.answer = answer
-        self.sources = sources
+        self.asked = asked
+        self.cost = cost
         self.wake = self.passed = wake
-        self.cost = OVERHEAD + len(head) + len(answer.before) + len(answer.behind)
-        self.cost += sum(source.held for source in sources)  # an answer keeps its files open
+        self._sources = tuple(sources)
+
+    def confirm(self, wake: int) -> bool:
+        """Whether it is still true."""
+        for source in self._sources:
+            if source.wake != wake and not source.confirm(wake):
+                return False
+        self.wake = wake
+        return True
+
+    def leave(self) -> None:
+        pass
 
 
 class Answers:
-    """Whole answers by the exact bytes of the request, at most `entries` of them, and `size` bytes."""
+    """Whole answers, at most `entries` of them, and `size` bytes besides the content of files."""
 
     def __init__(self, clock: Clock, entries: int, size: int) -> None:
         self._clock = clock
         self._cache: Cache[Remembered] = Cache(entries, size)
-        self._sighted: set[int] = set()
+        self._get = self._cache.get
+        self._sighted: set[int] = set()  # hashes of what came once
+        self._sighted_before: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._cache)
 
-    def recall(self, data: bytes) -> Answer | None:
-        """The answer to a request whose bytes are exactly `data`, if it is remembered and still true."""
-        entry = self._cache.get(data)
+    def recall(self, head: bytes) -> Answer | None:
+        """The answer to the request that is exactly `head`, if it is remembered and still true."""
+        entry = self._get(head)
+        if entry is None:
+            return self._recall_alike(head)
+        wake = self._clock.wake
+        if entry.wake == wake or entry.confirm(wake):
+            return entry.answer
+        self._cache.drop(head)
+        return None
+
+    def _recall_alike(self, head: bytes) -> Answer | None:
+        """The same, if a request of the same essence is remembered."""
+        key = essence(head)
+        entry = self._get(key)
         if entry is None:
             return None
         wake = self._clock.wake
-        if entry.wake != wake:
-            for source in entry.sources:
-                if not source.confirm(wake):
-                    self._cache.drop(data)
-                    return None
-            entry.wake = wake
+        if entry.wake != wake and not entry.confirm(wake):
+            self._cache.drop(key)
+            return None
+        asked = logged(head)
+        if asked != entry.asked:
+            if sum(map(len, asked)) > ASKER:
+                return None
+            entry.asked = asked
+            entry.answer.ask(tell(asked))
         return entry.answer
 
     def remember(self, request: Request, answer: Answer, sources: Iterable[Source]) -> None:
         """Keep the answer to a request that came a second time: one that never comes again must not drive out others."""
-        sighted = hash(request.head)
-        if sighted in self._sighted:
-            self._cache.put(request.head, Remembered(request.head, answer, tuple(sources), self._clock.wake))
-            return
+        head = request.head
+        asked = logged(head)
+        told = sum(map(len, asked))
+        alike = essence(head)
+        key: Hashable = head
+        if not self._is_sighted(head):
+            if alike is None or alike[0] == head or told > ASKER or not self._is_sighted(alike):
+                return
+            key, told = alike, ASKER
+        cost = OVERHEAD + len(head) + len(answer.before) + len(answer.behind) + TELLING * (len(answer.line) + told)
+        self._cache.put(key, Remembered(answer, asked, sources, cost, self._clock.wake))
+
+    def _is_sighted(self, key: Hashable) -> bool:
+        """Whether `key` came before; notes that it came."""
+        sighted = hash(key)
+        if sighted in self._sighted or sighted in self._sighted_before:
+            return True
         if len(self._sighted) >= SIGHTED:
-            self._sighted.clear()
+            self._sighted_before, self._sighted = self._sighted, set()
         self._sighted.add(sighted)
+        return False

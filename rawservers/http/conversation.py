@@ -1,8 +1,8 @@
 """One HTTP connection: requests in, answers out, in order.
 
-The short way first. Clients repeat themselves to the byte, so the bytes that one receive brought are looked up whole among
-the requests that were answered before (`recall`); a hit needs no parsing. What is not recalled goes the long way: gather
-until a head is complete, cut it off, check it, have it answered (`respond`).
+The short way first. Clients repeat themselves, so the bytes that one receive brought are looked up whole among the requests
+that were answered before (`recall`); a hit needs no parsing. What is not recalled goes the long way: gather until a head is
+complete, cut it off, check it, have it answered (`respond`).
 
 A request that cannot be understood is refused, and a refusal is the last word: nothing behind it is looked at, since nobody
 can say where the next request would begin.
@@ -14,8 +14,9 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol as Interface
+from typing import TypeAlias
 
-from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, Peer, Protocol
+from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, FileSlice, Peer, Protocol
 from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
 from rawservers.http.response import Answer, Response, Stamp, error, extent
 
@@ -42,38 +43,59 @@ class Service(Interface):
     def answer(self, request: Request, promise: Future[Response]) -> Answer: ...
 
 
+Refuse: TypeAlias = Callable[[Refused, Request | None, str], Answer]
+
+
+def refuse(refusal: Refused, request: Request | None, line: str) -> Answer:
+    """The answer to a request that is refused: `request`, if so much was understood, else one with this request line."""
+    return Answer(error(refusal.status, refusal.why), None, line)
+
+
 class Conversation(Protocol):
-    """HTTP with one peer. requests: how many answers the connection may give (0: any number)."""
+    """HTTP with one peer.
+
+    requests: how many answers the connection may give (0: any number); refuse: makes the answer to what is refused.
+    """
 
     __slots__ = (
         "_began",
         "_body",
         "_buffer",
+        "_clock",
         "_kept",
         "_left",
+        "_line_end",
+        "_missed",
         "_peer",
         "_promise",
         "_recall",
+        "_refuse",
         "_request",
         "_scanned",
         "_service",
         "_stamp",
+        "_tally",
         "closing",
         "waiting",
     )
 
     expendable = True
 
-    def __init__(self, peer: Peer, service: Service, requests: int = 0) -> None:
+    def __init__(self, peer: Peer, service: Service, requests: int = 0, refuse: Refuse = refuse) -> None:
         self.closing = KEEP
         self.waiting = "head"
         self._peer = peer
+        self._clock = peer.clock
+        self._tally = peer.tally
+        self._refuse = refuse
         self._service = service
         self._recall = service.recall
         self._stamp = service.stamp
         self._left = requests  # answers this connection may still give; never reaches 0 if it began there
-        self._buffer = b""  # input not yet answered
-        self._scanned = 0  # bytes of it known to hold no end of a head
+        self._buffer = bytearray()  # input not yet answered
+        self._missed = 0  # bytes at its front that were looked up already, whole, and are not known
+        self._line_end = 0  # where the request line ends that was found good, though its head is not complete
+        self._scanned = 0  # bytes known to hold no end of a head
         self._began = 0.0  # when the first of it came
         self._kept = 0.0  # when an answer last left the connection open
         self._request: Request | None = None  # one whose body is awaited, or whose answer is
@@ -82,10 +104,12 @@ class Conversation(Protocol):
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         if not self._buffer and self._request is None and self.closing is KEEP:
-            self._began = self._peer.clock.now
+            self._began = self._clock.now
             answer = self._recall(data)
             if answer is not None:
+                self._tally.remembered += 1
                 return self._say(answer)
+            self._missed = len(data)
         self._buffer += data
         return self._proceed()
 
@@ -101,8 +125,7 @@ class Conversation(Protocol):
         self.closing = Closing.LINGER
         if not self._buffer and self._request is None:
             return ()
-        line = self._request.line if self._request else self._buffer.partition(b"\n")[0].decode("latin-1")
-        return self._say(Answer(error(408, "The request took too long to arrive."), None, line), self._began)
+        return self._say(self._refused(Refused(408, "The request took too long to arrive."), b""), self._began)
 
     def drain(self) -> Sequence[Chunk]:
         self._left = 1
@@ -112,7 +135,7 @@ class Conversation(Protocol):
 
     def _proceed(self) -> Sequence[Chunk]:
         """Answer what is in the buffer, until more must come, the connection is to end, or enough has been said."""
-        clock = self._peer.clock
+        clock = self._clock
         chunks: list[Chunk] = []
         said = 0
         while (self._buffer or self._request) and self.closing is KEEP and said <= HIGH_WATER:
@@ -120,7 +143,7 @@ class Conversation(Protocol):
             if answer is None:
                 break
             more = self._say(answer, self._began if self._began < clock.now else 0.0)
-            said += len(more[0]) + extent(answer.pieces)
+            said += extent(more[:-1])
             chunks += more
             self._began = clock.now
             clock.wake += 1  # the request behind this one may be younger than what was looked up so far
@@ -128,7 +151,7 @@ class Conversation(Protocol):
 
     def _next_answer(self, chunks: list[Chunk]) -> Answer | None:
         """To the first request in the buffer; None if it is not complete yet, or its answer not ready."""
-        head = self._buffer
+        head = b""
         try:
             if self._request is None:
                 found = self._cut_head()
@@ -136,16 +159,24 @@ class Conversation(Protocol):
                     self.waiting = "head"
                     return None
                 head = found
-                answer = self._recall(head)
+                answer = self._recall(head) if len(head) != self._missed else None
+                self._missed = 0
                 if answer is not None:
+                    self._tally.remembered += 1
                     return answer
                 self._request = self._parse(head)
                 self._await_body(self._request, chunks)
             return self._respond(self._request)
         except Refused as refusal:
             self.closing = Closing.LINGER
-            line = self._request.line if self._request else first_line(head)
-            return Answer(error(refusal.status, refusal.why), None, line)
+            return self._refused(refusal, head)
+
+    def _refused(self, refusal: Refused, head: bytes) -> Answer:
+        """The last answer: to the request under way, or to this head, or to what there is of one."""
+        self._tally.answers += 1
+        self._tally.refused += 1
+        line = self._request.line if self._request else first_line(head or bytes(self._buffer))
+        return self._refuse(refusal, self._request, line)
 
     def _parse(self, head: bytes) -> Request:
         return parse_simple(head) or parse(head)
@@ -170,7 +201,7 @@ class Conversation(Protocol):
             if len(self._body) < request.length:
                 missing = request.length - len(self._body)
                 self._body += self._buffer[:missing]
-                self._buffer = self._buffer[missing:]
+                del self._buffer[:missing]
                 self.waiting = "body"
                 if len(self._body) < request.length:
                     return None
@@ -186,6 +217,7 @@ class Conversation(Protocol):
         return self._finished(self._service.answer(request, self._promise))
 
     def _finished(self, answer: Answer) -> Answer:
+        self._tally.answers += 1
         self._request = self._promise = None
         self._body = bytearray()
         return answer
@@ -194,65 +226,77 @@ class Conversation(Protocol):
         """Take one whole head off the buffer: None while it is incomplete, Refused if it never will be a good one.
 
         Whatever shows in a part of a head is judged in the order in which it arrives, so that the answer is the same however
-        the head was cut into packets.
+        the head was cut into packets; and only once, so that a head that trickles in costs no more than its bytes.
         """
+        buffer = self._buffer
+        line_end = self._line_end or self._find_line()
+        if not line_end:
+            return None
+        if not self._line_end and parse_simple(bytes(buffer[:line_end])):
+            return self._cut_simple(line_end)
+        end = HEAD_END.search(buffer, max(line_end - 1, self._scanned - 2))
+        size = end.end() if end else len(buffer)
+        if end is None or size > HEAD_LIMIT:
+            if not self._line_end:
+                check_line(bytes(buffer[:line_end]))
+            if size > HEAD_LIMIT:
+                raise Refused(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
+            self._line_end = line_end
+            self._scanned = len(buffer)
+            return None
+        return self._cut(end.end())
+
+    def _find_line(self) -> int:
+        """Where the request line ends, once the empty lines before it are dropped; 0 if it is incomplete."""
         buffer = self._buffer
         start = _skip_blank_lines(buffer)
         line_end = buffer.find(b"\n", start) + 1
         if (line_end or len(buffer)) - start > LINE_LIMIT:
             raise Refused(414, f"The request line is longer than {LINE_LIMIT} bytes.")
-        if not line_end:
-            return None
-        if parse_simple(buffer[start:line_end]):
-            return self._cut_simple(start, line_end)
-        end = HEAD_END.search(buffer, max(line_end - 1, self._scanned - 2))
-        size = (end.end() if end else len(buffer)) - start
-        if end is None or size > HEAD_LIMIT:
-            check_line(buffer[start:line_end])
-            if size > HEAD_LIMIT:
-                raise Refused(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
-            self._scanned = len(buffer)
-            return None
-        return self._cut(start, end.end())
+        if line_end:
+            del buffer[:start]
+            line_end -= start
+        return line_end
 
-    def _cut_simple(self, start: int, line_end: int) -> bytes:
-        if self._buffer[line_end:] not in {b"", b"\n", b"\r\n"}:
+    def _cut_simple(self, line_end: int) -> bytes:
+        if bytes(self._buffer[line_end:]) not in {b"", b"\n", b"\r\n"}:
             raise Refused(400, "The request line names no version.")
-        head = self._cut(start, line_end)
-        self._buffer = b""
+        head = self._cut(line_end)
+        self._buffer.clear()
         return head
 
-    def _cut(self, start: int, end: int) -> bytes:
-        head = self._buffer[start:end]
-        self._buffer = self._buffer[end:]
-        self._scanned = 0
+    def _cut(self, end: int) -> bytes:
+        head = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._line_end = self._scanned = 0
         return head
 
-    def _say(self, answer: Answer, since: float = 0.0) -> tuple[bytes, *tuple[Chunk, ...]]:
-        """The chunks of `answer`, of which the first is its head; decides what becomes of the connection after it."""
+    def _say(self, answer: Answer, since: float = 0.0) -> tuple[*tuple[bytes | FileSlice, ...], Answered]:
+        """The chunks of `answer`; decides what becomes of the connection after it."""
+        clock = self._clock
         stamp = self._stamp
-        if stamp.wake != self._peer.clock.wake:
-            stamp.renew(self._peer.clock)
+        if stamp.wake != clock.wake:
+            stamp.renew(clock)
         self._left -= 1
-        answered = answer.answered
         if self._left and (answer.keep or (answer.silent and self._is_reused())):
             self.waiting = "idle"
-            self._kept = self._peer.clock.now
-            head = answer.before + stamp.keep + answer.behind
-            if not answer.keep:
-                answered = answer.ended(keep=True)
+            self._kept = clock.now
+            lines = stamp.keep
+            answered = answer.kept or answer.end(True, lines)
         else:
             if self.closing is KEEP:
                 self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
-            self._buffer = b""
-            head = answer.before + stamp.close + answer.behind if answer.before else answer.behind
-            answered = answer.ended(keep=False)
+            self._buffer.clear()
+            lines = stamp.close if answer.before else b""
+            answered = answer.closed or answer.end(False, lines)
         if since:
             answered = Answered(answered.record, since)
-        if not answer.pieces:
-            return head, answered
-        rest: tuple[Chunk, ...] = (*answer.pieces, answered)
-        return head, *rest
+        body = answer.content.body
+        if isinstance(body, bytes):
+            return b"".join((answer.before, lines, answer.behind, body)), answered
+        head = answer.before + lines + answer.behind
+        pieces = (head, *body) if isinstance(body, tuple) else (head, body)
+        return *pieces, answered
 
     def _is_reused(self) -> bool:
         """Whether the present request began after an answer that kept the connection: its client knows what that means.
@@ -262,7 +306,7 @@ class Conversation(Protocol):
         return 0.0 < self._kept < self._began
 
 
-def _skip_blank_lines(buffer: bytes) -> int:
+def _skip_blank_lines(buffer: bytes | bytearray) -> int:
     """Where the request line begins. Raises Refused as soon as it cannot be one."""
     blank = BLANK_LINES.match(buffer)
     start = blank.end() if blank else 0

@@ -5,10 +5,18 @@ links can lead anywhere, and can change between a look and an open. So what a pa
 (O_PATH, which touches nothing, not even a FIFO), the kernel is asked where that place really is, and only a regular file
 inside the root is then opened through the same descriptor.
 
-Files are remembered by path, the small ones' content and the large ones' open descriptor, and this memory is never stale: an
-entry says which file it came from, by device, inode, size and times to the nanosecond, and stat must confirm that before it is
-used. A file that changed a moment ago is not remembered at all: the file system's clock is so coarse that a second change could
-leave the same times behind.
+Files are remembered by path, the small ones' content and the large ones' open descriptor, and this memory is never stale. All
+this must be as it was before it is used, at most once per wake of the loop:
+
+- the file, where it really is: its device, inode, size, and the times of its last change to the nanosecond. That is one lstat;
+- each folder from the root to there: still a folder, and no link. Otherwise one that was moved out of the root, and left a link
+  in its place, would go on being served. One lstat each, for all the files beyond it together: a file in the root itself needs
+  one system call, any other one more per level. In return nothing has to be remembered that could be wrong;
+- what a link that led there leads to, and the file's precompressed neighbours, there or not. One stat each.
+
+A file that changed a moment ago is not remembered at all: the file system's clock is so coarse that a second change could leave
+the same times behind. What no stat can tell is content that arrives later than the time it is given: stored through a mapping
+(mmap), or by a write that was interrupted in its middle. Who replaces files by renaming new ones has neither to fear.
 """
 
 from __future__ import annotations
@@ -17,20 +25,26 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from operator import attrgetter
+from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from rawservers.core.protocol import Clock, FileSlice, OpenFile
-from rawservers.http.cache import OVERHEAD, Cache
+from rawservers.http.cache import Cache
 from rawservers.http.listing import Entry
 
 SMALL = 16384  # bytes up to which a file is kept in memory, and leaves in one piece with its head
-FILES, FILE_BYTES = 16384, 64 << 20  # bounds of the memory: 16,384 files of 4 KiB, or fewer larger ones
-LARGE_COST = FILE_BYTES // 256  # what an open descriptor counts for: at most 256 are kept, of the 1024 a process may have
+OVERHEAD, BESIDES = 900, 250  # bytes that Python takes for a remembered file, and for each place that it depends on
 
+NEVER = (-1, -1, -1, -1, -1)  # no file's signature
 SETTLED = 0.020  # seconds after a change until the times tell changes apart: two ticks of a 100 Hz kernel
 SETTLED_COARSE = 2.0  # the same where the file system keeps whole seconds only (FAT: two)
 
-Signature = tuple[int, int, int, int, int]
+Signature: TypeAlias = "tuple[int, int, int, int, int]"
+
+# What tells a file, and each state of it, from any other.
+signature: Callable[[os.stat_result], Signature] = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
 class Seen:
@@ -38,12 +52,10 @@ class Seen:
 
     __slots__ = ("modified", "path", "signature", "wake")
 
-    held = 0
-
     def __init__(self, path: bytes, wake: int) -> None:
         status = look(path)
         self.path = path
-        self.signature = status and signature(status)
+        self.signature: Signature | None = status and signature(status)
         self.modified = status.st_mtime if status else 0.0
         self.wake = wake
 
@@ -57,24 +69,45 @@ class Seen:
         return True
 
 
+class Folder:
+    """A folder on the way to a file, and no link to one. A source of answers."""
+
+    __slots__ = ("__weakref__", "_path", "wake")
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+        self.wake = -1
+
+    def confirm(self, wake: int) -> bool:
+        """Whether it still is, looked up at most once per wake."""
+        if self.wake != wake:
+            try:
+                if not stat.S_ISDIR(os.lstat(self._path).st_mode):
+                    return False
+            except OSError:
+                return False
+            self.wake = wake
+        return True
+
+
 class File:
     """A regular file as it stood when it was opened.
 
     body: its content, or a slice of its whole length; size: in bytes; modified, modified_ns: when it last changed, in seconds
-    and ns since 1970; steady: whether that was long enough ago for it to be remembered; neighbours: what its name with each
-    of the endings it was looked up with named then. A source of answers: it confirms itself and its neighbours.
+    and ns since 1970; steady: whether it is remembered, for which that must be long enough ago; neighbours: what its name with
+    each of the endings it was looked up with named then. A source of answers: it confirms itself, the way to it, and them.
     """
 
     __slots__ = (
+        "_others",
+        "_path",
         "_signature",
         "body",
         "cost",
-        "held",
         "modified",
         "modified_ns",
         "neighbours",
         "passed",
-        "path",
         "size",
         "steady",
         "wake",
@@ -82,52 +115,91 @@ class File:
 
     def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: Clock) -> None:
         self._signature = signature(status)
-        self.path = path
+        self._path = path
         self.body = body
         self.size = status.st_size if isinstance(body, FileSlice) else len(body)
         self.modified = status.st_mtime
         self.modified_ns = status.st_mtime_ns
         self.neighbours: tuple[Seen, ...] = ()
+        self._others: tuple[Folder | Seen, ...] = ()
         self.wake = self.passed = clock.wake
-        self.held = LARGE_COST if isinstance(body, FileSlice) else 0
-        self.cost = OVERHEAD + (self.held or len(body if isinstance(body, bytes) else b""))
+        self.cost = OVERHEAD + len(path)
         self.steady = clock.time - max(status.st_mtime, status.st_ctime) >= settling_time(status)
+
+    def lie(self, way: Iterable[Folder | Seen], neighbours: Iterable[Seen]) -> None:
+        """It is found by this way, and beside these neighbours."""
+        self.neighbours = tuple(neighbours)
+        self._others = (*way, *self.neighbours)
+        self.cost += BESIDES * len(self._others)
 
     def confirm(self, wake: int) -> bool:
         """Whether the path still names this file, unchanged, and its neighbours are what they were."""
         if self.wake != wake:
-            status = look(self.path)
-            if status is None or signature(status) != self._signature:
+            try:
+                if signature(os.lstat(self._path)) != self._signature:
+                    return False
+            except OSError:
                 return False
-            for neighbour in self.neighbours:
-                if not neighbour.confirm(wake):
+            for source in self._others:
+                if source.wake != wake and not source.confirm(wake):
                     return False
             self.wake = wake
         return True
+
+    def leave(self) -> None:
+        """It is forgotten: let go of its content, whoever still means to lend it."""
+        self._signature = NEVER
+        self.wake = -1
+        del self.body
+
+
+class Memory:
+    """Files remembered, those of all sites: at most `entries`, of which at most `open_files` are large ones; `size` bytes of
+    the small ones.
+    """
+
+    def __init__(self, entries: int, size: int, open_files: int) -> None:
+        large = min(open_files, entries // 2)
+        self.small: Cache[File] = Cache(entries - large, size)
+        self.large: Cache[File] = Cache(large, size)
+
+    def get(self, key: Hashable) -> File | None:
+        return self.small.get(key) or self.large.get(key)
+
+    def put(self, key: Hashable, file: File) -> bool:
+        """Remember `file`, if it is worth that."""
+        return (self.large if isinstance(file.body, FileSlice) else self.small).put(key, file)
+
+    def drop(self, key: Hashable) -> None:
+        """Forget the file of `key`, if there is one."""
+        self.small.drop(key)
+        self.large.drop(key)
 
 
 class Files:
     """The files below `root`, a folder's path. endings: those of the neighbours that matter to a file of a given path."""
 
-    def __init__(self, root: str, clock: Clock, endings: Callable[[bytes], tuple[bytes, ...]]) -> None:
+    def __init__(self, root: str, clock: Clock, endings: Callable[[bytes], tuple[bytes, ...]], memory: Memory) -> None:
         self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
-        self._landing = self._land()
+        self._landing = b""  # where the root really is, with a slash behind it
+        self._landed: tuple[int, int] | None = None  # the device and inode of that folder
         self._clock = clock
         self._endings = endings
-        self._files: Cache[File] = Cache(FILES, FILE_BYTES)
+        self._memory = memory
+        self._folders: WeakValueDictionary[bytes, Folder] = WeakValueDictionary()  # as long as there are files beyond them
 
     def find(self, path: bytes) -> File:
         """The regular file at `path`, which begins with a slash: remembered, or looked up anew.
 
-        IsADirectoryError for a folder, FileNotFoundError for what is hidden or leads outside, PermissionError for what is
-        neither file nor folder, or another OSError.
+        Its body is there until another one is found. IsADirectoryError for a folder, FileNotFoundError for what is hidden or
+        leads outside, PermissionError for what is neither file nor folder, or another OSError.
         """
-        file = self._files.get(path)
+        key = (self, path)  # sites differ in the neighbours that matter to them
+        file = self._memory.get(key)
         if file is None or not file.confirm(self._clock.wake):
-            self._files.drop(path)
+            self._memory.drop(key)
             file = self._load(path)
-            if file.steady:
-                self._files.put(path, file)
+            file.steady = file.steady and self._memory.put(key, file)
         return file
 
     def look(self, path: bytes) -> Seen:
@@ -137,14 +209,14 @@ class Files:
     def is_folder(self, path: bytes) -> bool:
         """Whether `path` names a folder that may be served."""
         try:
-            os.close(self._open(path))
+            os.close(self._open(path)[0])
         except OSError as failure:
             return isinstance(failure, IsADirectoryError)
         return False
 
     def entries(self, path: bytes) -> Iterator[Entry]:
         """What may be served of the folder at `path`. OSError if it cannot be read."""
-        place = self._place(path)
+        place, _ = self._place(path)
         try:
             folder = os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
@@ -158,7 +230,7 @@ class Files:
                 yield self._entry(path, name)
 
     def _entry(self, path: bytes, name: bytes) -> Entry:
-        place = self._place(path + name)
+        place, _ = self._place(path + name)
         try:
             status = os.fstat(place)
         finally:
@@ -168,39 +240,59 @@ class Files:
         return Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
 
     def _load(self, path: bytes) -> File:
-        fd = self._open(path)
+        fd, landed = self._open(path)
         opened = OpenFile(fd, os.close)
         before = os.fstat(fd)
         if before.st_size > SMALL:
-            file = File(self._root + path, before, FileSlice(opened, 0, before.st_size), self._clock)
+            file = File(self._root + landed, before, FileSlice(opened, 0, before.st_size), self._clock)
         else:
-            file = File(self._root + path, before, read_all(fd, before.st_size), self._clock)
+            file = File(self._root + landed, before, read_all(fd, before.st_size), self._clock)
+            file.cost += file.size
             if signature(os.fstat(fd)) != signature(before) or file.size != before.st_size:
                 file.steady = False  # it was being written meanwhile
-        file.neighbours = tuple(self.look(path + ending) for ending in self._endings(path))
+        way: list[Folder | Seen] = list(self._way(landed))
+        if landed != path:
+            link = self.look(path)
+            file.steady &= link.signature == signature(before)
+            way.append(link)
+        file.lie(way, [self.look(path + ending) for ending in self._endings(path)])
         return file
 
-    def _open(self, path: bytes) -> int:
-        """A descriptor of the regular file at `path`, wherever links lead inside the root."""
-        place = self._place(path)
+    def _way(self, path: bytes) -> Iterator[Folder]:
+        """The folders from the root to `path`, the same ones for all files beyond them."""
+        end = 0
+        while (end := path.find(b"/", end + 1)) > 0:
+            place = self._root + path[:end]
+            folder = self._folders.get(place)
+            if folder is None:
+                folder = self._folders[place] = Folder(place)
+            yield folder
+
+    def _open(self, path: bytes) -> tuple[int, bytes]:
+        """A descriptor of the regular file at `path`, wherever links lead inside the root, and its real path there."""
+        place, landed = self._place(path)
         try:
             mode = os.fstat(place).st_mode
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, "a folder")
             if not stat.S_ISREG(mode):
                 raise PermissionError(errno.EACCES, "not a regular file")
-            return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_CLOEXEC), landed
         finally:
             os.close(place)
 
-    def _place(self, path: bytes) -> int:
-        """A descriptor that stands for what `path` names, without opening it; FileNotFoundError if that may not be served."""
+    def _place(self, path: bytes) -> tuple[int, bytes]:
+        """A descriptor that stands for what `path` names, without opening it, and where in the root that really is.
+
+        FileNotFoundError if it may not be served.
+        """
         if hidden(path):
             raise FileNotFoundError(errno.ENOENT, "hidden")
         place = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
         try:
-            if self._inside(os.readlink(b"/proc/self/fd/%d" % place)):
-                return place
+            landed = os.readlink(b"/proc/self/fd/%d" % place)
+            if self._inside(landed):
+                return place, landed[len(self._landing) - 1 :]
         except OSError:
             os.close(place)
             raise
@@ -209,15 +301,14 @@ class Files:
 
     def _inside(self, landed: bytes) -> bool:
         """Whether a place that the kernel names is one that may be served."""
-        if not (landed + b"/").startswith(self._landing):
-            self._landing = self._land()  # the root may be a link that has been moved, as deployments do
+        root = os.stat(self._root or b"/")
+        if (root.st_dev, root.st_ino) != self._landed or not (landed + b"/").startswith(self._landing):
+            # The root is, or its path has, a link that has been moved, as deployments do.
+            self._landing = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
+            self._landed = root.st_dev, root.st_ino
             if not (landed + b"/").startswith(self._landing):
                 return False
         return not hidden(b"/" + landed[len(self._landing) :])
-
-    def _land(self) -> bytes:
-        """Where the root really is, with a slash behind it."""
-        return os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
 
 
 def hidden(path: bytes) -> bool:
@@ -235,11 +326,6 @@ def look(path: bytes) -> os.stat_result | None:
         return os.stat(path)
     except OSError:
         return None
-
-
-def signature(status: os.stat_result) -> Signature:
-    """What tells a file, and each state of it, from any other."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def settling_time(status: os.stat_result) -> float:

@@ -7,6 +7,11 @@ follows can never be taken for another request.
 
 Text is Latin-1 throughout, as HTTP's own octets are: nothing is lost, and no byte can be mistaken for white space or a
 digit that only Unicode knows. The patterns say what is allowed, never what is not.
+
+Most heads differ from earlier ones only in lines that decide nothing: a cookie, the name of the browser, the page before.
+`essence` takes those out, so that what is left can be looked up among requests that have passed all checks. Only whole lines
+go, each of them as well formed as `parse` demands, and none behind the end: so if what is left is what a good head leaves,
+the head is a good one, and asks for the same.
 """
 
 from __future__ import annotations
@@ -19,13 +24,22 @@ HEAD_LIMIT = 32768  # bytes of a whole head; nginx takes 4 lines of 8 KiB
 FIELD_LIMIT = 100  # header lines; Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+VALUE = r"[\t -~\x80-\xff]*"
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])\r?\n")
 SIMPLE_REQUEST = re.compile(r"GET ([!-~]+)\r?\n")
-FIELDS = re.compile(rf"(?:{TOKEN}:[\t -~\x80-\xff]*\r?\n)*\r?\n")
+FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
 HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
 LENGTH = re.compile(r"[0-9]{1,18}")
 ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
+
+# The fields that an answer from a file may depend on: whoever looks at one more of them adds it here.
+DECISIVE = (
+    "accept-encoding", "authorization", "connection", "content-length", "host", "if-match", "if-modified-since",
+    "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
+)  # fmt: skip
+INDECISIVE = re.compile(rf"\n(?!(?i:{'|'.join(DECISIVE)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
+LOGGED = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -120,6 +134,28 @@ def located(request: Request) -> bytes | None:
         return request.locate()
     except Refused:
         return None
+
+
+def essence(head: bytes) -> tuple[bytes] | None:
+    """What is left of `head` without the lines that decide nothing; None if it is not one whole head with the usual line ends.
+
+    In a tuple: so it is never mistaken for the bytes of a request, which nobody has checked.
+    """
+    if not head.endswith(b"\r\n\r\n") or head.count(b"\n") > FIELD_LIMIT or len(head) > HEAD_LIMIT:
+        return None
+    return (INDECISIVE.sub(b"", head),)
+
+
+def logged(head: bytes) -> list[bytes]:
+    """The lines of a good head that name what the access log tells of it besides the request line."""
+    return LOGGED.findall(head)
+
+
+def tell(lines: list[bytes]) -> dict[str, str]:
+    """The fields that `logged` lines hold, as `parse` would give them."""
+    fields: dict[str, str] = {}
+    _collect(FIELD.findall(b"".join(lines).decode("latin-1")), fields)
+    return fields
 
 
 def parse_simple(line: bytes) -> Request | None:

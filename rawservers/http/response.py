@@ -1,19 +1,19 @@
 """Response -> bytes.
 
-An answer leaves as its status line, then Date and Connection, then all the rest. Only those two depend on when and to whom
-it is said, so the others can be kept ready and said again (see `site`). Every answer says HTTP/1.0, and is either as long
-as its Content-Length or ended by the close.
+An answer leaves as its status line, then Date, Connection and Server, then all the rest. Those three depend on when, to whom
+and by whom it is said, so the others can be kept ready and said again (see `cache`). Every answer says HTTP/1.0, and is either
+as long as its Content-Length or ended by the close.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from html import escape
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from rawservers import __version__
 from rawservers.core.protocol import Answered, Clock, FileSlice
@@ -25,6 +25,7 @@ REASONS |= {
     414: "URI Too Long",
     416: "Range Not Satisfiable",
 }  # RFC 9110; Python 3.11 has older names
+BEFORE = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
 YEAR_1 = -62135596800  # the earliest that four digits can tell; a file system may hold an earlier one
 OURS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
 WITHOUT_BODY = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
@@ -81,20 +82,26 @@ def check_headers(headers: Headers) -> None:
             raise ValueError(f"the server itself says {name}")
 
 
+@lru_cache(1024)  # files that were made together are as old
 def http_date(seconds: float) -> str:
     """Seconds since 1970 as RFC 9110 §5.6.7 writes a date: Sun, 06 Nov 1994 08:49:37 GMT."""
     date = datetime.fromtimestamp(max(int(seconds), YEAR_1), UTC)
-    return f"{DAYS[date.weekday()]}, {date.day:02} {MONTHS[date.month - 1]} {date.year:04} {date:%H:%M:%S} GMT"
+    day = f"{DAYS[date.weekday()]}, {date.day:02} {MONTHS[date.month - 1]} {date.year:04}"
+    return f"{day} {date.hour:02}:{date.minute:02}:{date.second:02} GMT"  # strftime takes three times as long
 
 
 class Stamp:
-    """The two lines of an answer that depend on when and to whom it is said: made once a second, used by every answer."""
+    """The lines of an answer that depend on when and to whom it is said: made once a second, used by every answer.
 
-    __slots__ = ("_second", "close", "keep", "wake")
+    server: whether they name the server.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_second", "_server", "close", "keep", "wake")
+
+    def __init__(self, server: bool = True) -> None:
         self.wake = self._second = -1
         self.keep = self.close = b""
+        self._server = SERVER if server else ""
 
     def renew(self, clock: Clock) -> None:
         """Bring the lines up to date; called by whoever finds that `wake` is not the clock's."""
@@ -102,9 +109,9 @@ class Stamp:
         second = int(clock.time)
         if second != self._second:
             self._second = second
-            date = f"Date: {http_date(second)}\r\nConnection: ".encode()
-            self.keep = date + b"keep-alive\r\n"
-            self.close = date + b"close\r\n"
+            date = http_date(second)
+            self.keep = f"Date: {date}\r\nConnection: keep-alive\r\n{self._server}".encode()
+            self.close = f"Date: {date}\r\nConnection: close\r\n{self._server}".encode()
 
 
 class Record:
@@ -126,49 +133,76 @@ class Record:
         self.text = ""
 
 
+class Content(Protocol):
+    """What holds a body."""
+
+    @property
+    def body(self) -> Body: ...
+
+
 class Answer:
     """The bytes of one answer, but for the stamp's.
 
-    before, behind: what stands on either side of the stamp, `behind` with a small body (`before` is empty in the answer to a
-    simple request, which has no head at all); pieces: any other body, such as one that leaves from a file; keep, silent: the
-    request's wish for the connection; answered: the chunk that ends the answer if that wish is granted.
+    before, behind: what stands on either side of the stamp (both empty in the answer to a simple request, which has no head
+    at all); content: what holds the body; keep, silent: the request's wish for the connection; line: the request line; kept,
+    closed: the chunk that ends the answer if the connection persists, or does not, made by `end` when it is first needed.
     """
 
-    __slots__ = ("answered", "before", "behind", "keep", "pieces", "silent")
+    __slots__ = (
+        "_agent",
+        "_referer",
+        "_size",
+        "_status",
+        "before",
+        "behind",
+        "closed",
+        "content",
+        "keep",
+        "kept",
+        "line",
+        "silent",
+    )
 
     def __init__(self, response: Response, request: Request | None, line: str = "") -> None:
         """The answer to `request`, or to the request line `line` if no more of it was understood."""
         status = response.status
-        body = response.body
-        size = len(body) if isinstance(body, bytes) else extent(body)
+        size = extent(response.body)
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         if status not in WITHOUT_BODY:
             head += f"Content-Length: {size}\r\n"
         method = request.method if request is not None else line.partition(" ")[0]
-        if status in WITHOUT_BODY or method == "HEAD":  # a refused HEAD too: who sent it expects no body
-            body, size = b"", 0
-        self.before = f"HTTP/1.0 {status} {REASONS.get(status, '')}\r\n".encode()
-        self.behind = f"{SERVER}{head}\r\n".encode("latin-1")
+        bodiless = status in WITHOUT_BODY or method == "HEAD"  # a refused HEAD too: who sent it expects no body
+        self.before = BEFORE.get(status) or f"HTTP/1.0 {status} \r\n".encode()
+        self.behind = f"{head}\r\n".encode("latin-1")
+        self.content: Content = NOTHING if bodiless else response
         self.keep = request is not None and request.keep
         self.silent = request is not None and request.silent
         if request is not None and request.version == (0, 9):
             self.before = self.behind = b""
-        before_body = len(self.before) + len(self.behind) + (KEEP_SIZE if self.keep else CLOSE_SIZE if self.before else 0)
-        self.answered = Answered(Record(request.line if request else line, request, status, before_body, size))
-        self.pieces = body if isinstance(body, tuple) else () if isinstance(body, bytes) else (body,)
-        if isinstance(body, bytes):
-            self.behind += body
+        self.line = request.line if request is not None else line
+        self._status = status
+        self._size = 0 if bodiless else size
+        self.ask(request.fields if request is not None else {})
 
-    def ended(self, keep: bool) -> Answered:
-        """The chunk that ends the answer if the connection persists, or does not, as `keep` says."""
-        if keep == self.keep or not self.before:
-            return self.answered
-        record = copy(self.answered.record)
-        assert isinstance(record, Record)
-        record.head += KEEP_SIZE - CLOSE_SIZE if keep else CLOSE_SIZE - KEEP_SIZE
-        return Answered(record)
+    def ask(self, fields: Mapping[str, str]) -> None:
+        """From now on it answers a request with these fields: the log is told of that one."""
+        self._referer = fields.get("referer", "")
+        self._agent = fields.get("user-agent", "")
+        self.kept: Answered | None = None
+        self.closed: Answered | None = None
+
+    def end(self, keep: bool, stamp: bytes) -> Answered:
+        """The chunk that ends the answer if the connection persists, or does not, as `keep` says; `stamp`: the lines it has."""
+        record = Record(self.line, None, self._status, len(self.before) + len(stamp) + len(self.behind), self._size)
+        record.referer = self._referer
+        record.agent = self._agent
+        answered = Answered(record)
+        if keep:
+            self.kept = answered
+        else:
+            self.closed = answered
+        return answered
 
 
 SERVER = f"Server: rawservers/{__version__}\r\n"
-KEEP_SIZE = len(f"Date: {http_date(0)}\r\nConnection: keep-alive\r\n")
-CLOSE_SIZE = len(f"Date: {http_date(0)}\r\nConnection: close\r\n")
+NOTHING = Response(204)

@@ -23,7 +23,7 @@ from os import fsencode
 from rawservers.config import Function
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import Answers
-from rawservers.http.request import Request, located
+from rawservers.http.request import Refused, Request, located
 from rawservers.http.response import Answer, Response, Stamp, check_headers, error
 from rawservers.http.site import Site
 
@@ -32,7 +32,8 @@ log = logging.getLogger("rawservers")
 
 class Router:
     """sites: host names and the site that has them, the default one first; functions: the beginnings of paths, and who
-    answers for them, the longest first; body_limit: bytes of body that a function takes. `conversation.Service` says more.
+    answers for them, the longest first; body_limit: bytes of body that a function takes; server_header: whether answers have
+    one. `conversation.Service` says more.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class Router:
         functions: Sequence[tuple[str, Function]],
         answers: Answers,
         body_limit: int,
+        server_header: bool = True,
     ) -> None:
-        self.stamp = Stamp()
+        self.stamp = Stamp(server_header)
         self.recall = answers.recall
         self._default = sites[0][1]
         self._sites = {host.lower().rstrip("."): site for hosts, site in sites for host in hosts}
@@ -57,8 +59,7 @@ class Router:
         """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused."""
         function = self._function(request)
         if function is None:
-            located(request)  # an absolute target names the host anew
-            return self._sites.get(request.host.rstrip("."), self._default).respond(request)
+            return self._site(request).respond(request)
         try:
             response = function(request)
         except Exception:
@@ -74,6 +75,14 @@ class Router:
             log.exception("the function for %s has failed", request.target)
             return self._failed(request)
         return self._checked(request, response)
+
+    def refuse(self, refusal: Refused, request: Request | None, line: str) -> Answer:
+        """The answer to a request that is refused, from the site it is for: the default one, while nobody can tell."""
+        return (self._site(request) if request else self._default).refuse(refusal, line)
+
+    def _site(self, request: Request) -> Site:
+        located(request)  # an absolute target names the host anew
+        return self._sites.get(request.host.rstrip("."), self._default)
 
     def _function(self, request: Request) -> Function | None:
         if self._functions:

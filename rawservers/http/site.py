@@ -29,8 +29,8 @@ from rawservers.http.conditional import (
     ranges,
     unsatisfiable,
 )
-from rawservers.http.files import File, Files, Seen, hidden
-from rawservers.http.request import Request, located
+from rawservers.http.files import File, Files, Memory, Seen, hidden
+from rawservers.http.request import Refused, Request, located
 from rawservers.http.response import Answer, Headers, Response, check_headers, error, http_date
 
 log = logging.getLogger("rawservers")
@@ -64,16 +64,19 @@ WHY = {
 
 
 class Site:
-    """Answers requests from the files of one site. `clock` is the loop's; `answers` remembers. ValueError for a bad header."""
+    """Answers requests from the files of one site. `clock` is the loop's; `answers` and `files` remember, for all sites.
 
-    def __init__(self, config: SiteConfig, clock: Clock, answers: Answers) -> None:
+    ValueError for a header that cannot be sent.
+    """
+
+    def __init__(self, config: SiteConfig, clock: Clock, answers: Answers, files: Memory) -> None:
         self._config = config
         self._clock = clock
         self._answers = answers
         self._types = TYPES | dict(config.types)
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._pages = dict(config.error_pages)
-        self._files = Files(config.root, clock, self._endings)
+        self._files = Files(config.root, clock, self._endings, files)
         check_headers([(name, value) for _, name, value in config.headers])
         check_headers([("Location", target) for _, target in config.redirects])
 
@@ -141,6 +144,8 @@ class Site:
             return self._fail(response.status, request, response.headers, response)
         answer = Answer(response, request)
         if is_lasting(request, response, now) and file.steady and chosen.steady:
+            if answer.content is response:
+                answer.content = chosen
             self._answers.remember(request, answer, {file, chosen, *absent})
         return answer
 
@@ -232,19 +237,27 @@ class Site:
             return self._fail(404, request)
         return self._send(fsencode(fallback), file, request, [self._files.look(path)])
 
+    def refuse(self, refusal: Refused, line: str) -> Answer:
+        """The answer to a request that nobody could understand, but for this request line."""
+        return Answer(self._page(refusal.status) or error(refusal.status, refusal.why), None, line)
+
     def _fail(self, status: int, request: Request, headers: Headers = (), response: Response | None = None) -> Answer:
         """An error, told by the site's own page if it has one."""
         dressed = self._dressed(located(request) or b"/", headers)
+        return Answer(self._page(status, dressed) or response or error(status, WHY[status], dressed), request)
+
+    def _page(self, status: int, headers: Headers = ()) -> Response | None:
+        """The site's own page for `status`, if it has one."""
         page = self._pages.get(status)
-        if page is not None:
-            try:
-                file = self._files.find(fsencode(page))
-            except OSError as failure:
-                log.error("cannot read the error page %s: %s", page, failure.strerror)
-            else:
-                own = [field for field in dressed if field[0].lower() != "content-type"]
-                return Answer(Response(status, [("Content-Type", self._type(file.path)), *own], file.body), request)
-        return Answer(response or error(status, WHY[status], dressed), request)
+        if page is None:
+            return None
+        try:
+            file = self._files.find(fsencode(page))
+        except OSError as failure:
+            log.error("cannot read the error page %s: %s", page, failure.strerror)
+            return None
+        own = [field for field in headers if field[0].lower() != "content-type"]
+        return Response(status, [("Content-Type", self._type(fsencode(page))), *own], file.body)
 
 
 def conditional(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
