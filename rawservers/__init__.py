@@ -4,7 +4,7 @@ To read it all, begin where the bytes arrive: core/listener.py (a server socket)
 core/loop.py (waiting for many at once) and core/protocol.py (what is asked of whoever gives the bytes a meaning). Then either
 conversation: telnet/nvt.py, options.py, editor.py and echo.py; or http/request.py, response.py and conversation.py, and for the
 answers router.py, site.py, files.py, conditional.py, listing.py and cache.py. Last, what makes servers of them: services.py,
-daemon/worker.py, config.py, cli.py.
+config.py, daemon/worker.py, supervisor.py and the others there, cli.py.
 """
 
 from importlib import import_module

@@ -169,15 +169,15 @@ class Config:
     """For the peer to hear a refusal out and hang up. nginx 5 between two reads, 30 in all; one round trip is enough."""
 
     drain_time: float = setting(10, "number", "drain_time", most=DAY)
-    """For answers under way to leave after the order to stop. systemd kills after 90; gunicorn's graceful_timeout is 30."""
+    """For answers under way to leave after the order to stop. gunicorn: graceful_timeout, 30. The unit for systemd allows 30."""
 
     reload_drain: float = setting(600, "number", "reload_drain", most=WEEK)
     """For the conversations of the old workers to end by themselves after a reload. A Telnet session may last, and loses
     nothing by it; an old worker costs some memory. nginx: worker_shutdown_timeout, none; HAProxy: hard-stop-after, none."""
 
     stuck_time: float = setting(10, "number", "stuck_time", most=DAY)
-    """After which a worker whose loop does not turn is ended, with a dump of where it stands, and replaced. Each tells once a
-    second that it is well, so a few seconds are the least that make sense. gunicorn: timeout, 30; here no answer takes long."""
+    """After which a worker whose loop does not turn is ended, with a dump of where it stands, and replaced: so long after it
+    should have told, as each does once a second, that it is well. gunicorn: timeout, 30; here no answer takes long."""
 
     connections: int = setting(10000, "whole", "limits.connections", most=1_000_000)
     """Open at once in each worker; 0: as many as it has descriptors for. More wait in the kernel's queue until others end, and

@@ -21,6 +21,8 @@ import pytest
 from tests.live import DEADLINE, ROOT, need, receive_all, receive_until, until
 from tests.machine import Machine, enter_network
 
+pytestmark = pytest.mark.xdist_group("machine")  # one boot for all of them
+
 UNITS = sorted(ROOT.glob("systemd/rawservers*.*"))
 CHECKOUT = "/root/checkout"
 SMALL, LARGE = b"small\n" * 100, b"large..\n" * (1 << 20)

@@ -240,6 +240,7 @@ class Listener:
         self._loop = loop
         self._connections = connections
         self._paused = 0.0  # when accepting was paused; 0.0: it is not
+        self._crowded = False  # there is no room, and somebody waits for it
 
     def __repr__(self) -> str:
         return f"{self.service.name} listener on {self._server.address}"
@@ -290,12 +291,14 @@ class Listener:
 
     def _await_room(self) -> None:
         """Stop accepting until there is room for one more; the queue, or another process, has the others meanwhile."""
+        self._crowded = True
         self._shed()
         self._loop.watch(self._sock.fileno(), self, 0)
         self._loop.at_wake.append(self._look_for_room)
 
     def _look_for_room(self) -> None:
         if self._sock.fileno() < 0 or not self._connections.full:
+            self._crowded = False
             self._loop.at_wake.remove(self._look_for_room)
             if self._sock.fileno() >= 0 and not self._paused:
                 self.open()
@@ -308,10 +311,24 @@ class Listener:
         return len(expendable)
 
     def tick(self) -> None:
-        """Once a second: the end of a pause."""
-        if self._paused and self._loop.clock.now - self._paused >= PAUSE and self._sock.fileno() >= 0:
+        """Once a second: the end of a pause; room for those that wait; and those that the kernel told another process of,
+        which could not take them.
+        """
+        if self._sock.fileno() < 0:
+            return
+        if self._paused and self._loop.clock.now - self._paused >= PAUSE:
             self._paused = 0.0
             self.open()
+        if self._crowded:
+            self._shed()
+        elif not self._paused and self._is_awaited():
+            self._accept(ACCEPTS_PER_WAKE)
+
+    def _is_awaited(self) -> bool:
+        """Whether there is somebody in the queue."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Stop accepting, in this process, once what is queued was taken (if nobody else is there to take it)."""

@@ -1,8 +1,9 @@
 """What every worker does, in memory that all processes of the server share.
 
 The supervisor makes it before it forks. Each worker has a row of its own, which it writes once a second, and so says that it
-is alive. The supervisor reads the rows, and so does whichever worker is asked for the status. There are no locks: a row has
-one writer, and who finds one half written reads it again.
+is alive. The supervisor reads the rows, and so does whichever worker is asked for the status. There are no locks, since who
+holds one may be killed. A row has one writer, and two places for its figures: the writer fills the one that is out of date,
+and then says that it counts. A reader who finds that this has changed meanwhile reads again.
 
 What a worker has counted is added to the first row when it has ended, so that what is counted since the start never falls.
 The memory is a memfd, so that another process of the same user (`rawservers --reload`) can look at it through /proc.
@@ -20,12 +21,14 @@ from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 NAME = "rawservers-scoreboard"
-SIZE = 8192  # bytes of a row
+SIZE = 16384  # bytes of a row
 ROWS = 2049  # the first one, and twice as many workers as there may be; what is not used takes no memory
 ALIVE = struct.Struct("qd")  # process id (0: the row is free), and when it last wrote, on the monotonic clock
-HISTORY = struct.Struct("qdqqqq")  # in the first row: a History
-LENGTH = struct.Struct("q")
-TEXT = HISTORY.size + LENGTH.size
+HISTORY = struct.Struct("qdqqqqq")  # in the first row: a History
+NUMBER = struct.Struct("q")
+TURN = HISTORY.size  # where a row has how often it was written, and so which of the two places counts
+PLACES = TURN + NUMBER.size
+PLACE = (SIZE - PLACES) // 2 // 8 * 8  # bytes of each: a length, and a text of JSON
 
 
 @dataclass(slots=True)
@@ -43,7 +46,8 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class History:
     """Of the whole server. started: seconds since 1970; begun, reloads, failed: how many reloads have begun, came to a good
-    end, or were not taken; rows: the rows in use are among the first so many."""
+    end, or were not taken; rows: the rows in use are among the first so many; moves: odd while the counts of a worker that has
+    ended are on their way to the first row, and another number afterwards."""
 
     pid: int
     started: float
@@ -51,6 +55,7 @@ class History:
     reloads: int = 0
     failed: int = 0
     rows: int = 1
+    moves: int = 0
 
 
 class Row:
@@ -77,22 +82,32 @@ class Row:
 
     def write(self, figures: Figures) -> None:
         text = json.dumps([figures.counted, figures.now]).encode()
-        at = self._start + TEXT
-        LENGTH.pack_into(self._memory, at - LENGTH.size, 0)
+        turn = self._turn + 1
+        at = self._place(turn)
+        NUMBER.pack_into(self._memory, at, len(text))
+        at += NUMBER.size
         self._memory[at : at + len(text)] = text
-        LENGTH.pack_into(self._memory, at - LENGTH.size, len(text))
+        NUMBER.pack_into(self._memory, self._start + TURN, turn)
 
     def read(self) -> Figures:
         """What was written last; nothing, if it is being written time and again."""
         for _ in range(100):
-            at = self._start + TEXT
-            (length,) = LENGTH.unpack_from(self._memory, at - LENGTH.size)
-            try:
-                counted, now = json.loads(self._memory[at : at + length])
-            except ValueError:
-                continue
-            return Figures(Counter(counted), Counter(now))
+            turn = self._turn
+            at = self._place(turn)
+            (length,) = NUMBER.unpack_from(self._memory, at)
+            at += NUMBER.size
+            text = self._memory[at : at + length]
+            if turn == self._turn:
+                return Figures(*map(Counter, json.loads(text or "[{}, {}]")))
         return Figures()
+
+    @property
+    def _turn(self) -> int:
+        (turn,) = NUMBER.unpack_from(self._memory, self._start + TURN)
+        return int(turn)
+
+    def _place(self, turn: int) -> int:
+        return self._start + PLACES + turn % 2 * PLACE
 
 
 class Scoreboard:
@@ -120,8 +135,13 @@ class Scoreboard:
         """The worker of this row has ended: what it has counted is part of history."""
         past = self._past.read()
         past.counted.update(row.read().counted)
+        self._move()
         self._past.write(past)
         row.begin(0, 0.0)
+        self._move()
+
+    def _move(self) -> None:
+        self.history = replace(self.history, moves=self.history.moves + 1)
 
     def rows(self) -> Iterator[Row]:
         """Those of the workers."""
@@ -129,9 +149,13 @@ class Scoreboard:
 
     def total(self) -> Figures:
         """The sum of what all workers do, and of what those that have ended did."""
-        total = self._past.read()
-        for row in self.rows():
-            total.add(row.read())
+        for _ in range(100):
+            moves = self.history.moves
+            total = self._past.read()
+            for row in self.rows():
+                total.add(row.read())
+            if moves % 2 == 0 and moves == self.history.moves:
+                break
         return total
 
     @property
@@ -152,7 +176,15 @@ def history_of(pid: int) -> History:
         try:
             if os.readlink(entry).startswith(f"/memfd:{NAME}"):
                 with entry.open("rb") as file:
-                    return History(*HISTORY.unpack(file.read(HISTORY.size)))
+                    history = History(*HISTORY.unpack(file.read(HISTORY.size)))
+                if history.pid == own_pid(pid):
+                    return history
         except FileNotFoundError:  # closed meanwhile
             continue
     raise ProcessLookupError("it is no supervisor of rawservers")
+
+
+def own_pid(pid: int) -> int:
+    """What process `pid` takes for its process id, which may be in a namespace of its own."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))

@@ -7,6 +7,7 @@ Prometheus' exposition format (/metrics). They are summed over all workers, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -159,16 +160,17 @@ class Page:
 def ask(address: str, form: str) -> str:
     """What the server whose status service listens on `address` says of itself, in one of FORMS. OSError if it does not."""
     endpoint = Endpoint.parse(address)
-    place = FORMS[form][0]
-    if endpoint.path is not None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(PATIENCE)
-        sock.connect(endpoint.path)
-    else:
-        sock = socket.create_connection((endpoint.host or "localhost", endpoint.port), PATIENCE)
-    with sock, sock.makefile("rb") as answer:
+    place, kind, _ = FORMS[form]
+    with contextlib.ExitStack() as stack:
+        if endpoint.path is None:
+            sock = stack.enter_context(socket.create_connection((endpoint.host or "localhost", endpoint.port), PATIENCE))
+        else:
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sock.settimeout(PATIENCE)
+            sock.connect(endpoint.path)
         sock.sendall(f"GET {place} HTTP/1.0\r\n\r\n".encode())
-        head, _, body = answer.read().partition(b"\r\n\r\n")
-    if head.split(b" ")[1:2] != [b"200"]:
-        raise OSError(f"no status at {address}, but: {head.partition(chr(13).encode())[0].decode('latin-1')!r}")
+        head, _, body = stack.enter_context(sock.makefile("rb")).read().partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    if " 200 " not in lines[0] or f"Content-Type: {kind}" not in lines:
+        raise OSError(f"what answers there is no status: {lines[0]!r}")
     return body.decode()

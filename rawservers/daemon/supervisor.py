@@ -48,7 +48,7 @@ Identity: TypeAlias = "tuple[int, int, list[int]]"  # user, group, and further g
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 BACK_OFF = 0.1, 5.0  # seconds from one fork to the next: the least, and the most, for workers that end before they serve
 LAST_WORDS = 2.0  # seconds between SIGABRT and SIGKILL, for the dump, and beyond the time to drain
-START_TIME = 30.0  # seconds for a new generation to become ready
+START_TIME = 30.0  # seconds for a new generation to become ready, and for the old one to hear that it has
 
 
 @dataclass(slots=True)
@@ -88,6 +88,7 @@ class Child:
         self.has_retired = False  # it accepts nothing any more
         self.order = b""  # the last one it was given
         self.aborted = False
+        self.excused = 0.0  # until when its silence does not count
         self._loop = loop
         self._go_on = go_on
         loop.watch(sock.fileno(), self, worker.WORDS)
@@ -138,7 +139,7 @@ class Supervisor:
         self._reload_wanted = False
         self._handing_over = False  # the old workers have been told to retire, and not all have said that they did
         self._stopping = 0.0  # when the order came
-        self._ticked = self._awake = 0.0  # when the last tick was, and since when there was no break between two of them
+        self._ticked = 0.0
         self._status = 0
         self._delay = BACK_OFF[0]
         self._has_slowed_down = False  # since the last try
@@ -288,11 +289,14 @@ class Supervisor:
                 missing = generation.size - len(self._workers(generation))
                 while missing > 0 and self._fork(generation):
                     missing -= 1
+                if missing > 0 and generation is self._coming and self._current:
+                    self._give_up("no more workers could be started")
 
     def _fork(self, generation: Generation) -> bool:
         """Whether there is one worker more."""
         self._forked = time.monotonic()
         row = self._scoreboard.take()
+        row.begin(os.getpid(), self._forked)  # here, since afterwards it is the child that writes there
         pair: Sequence[socket.socket] = ()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the child must not write into the wake-up pipe it shares with us
         try:
@@ -301,6 +305,7 @@ class Supervisor:
         except OSError as error:
             for sock in pair:
                 sock.close()
+            row.begin(0, 0.0)
             self._trouble = f"cannot start a worker: {reason(error)}"
             log.error("%s", self._trouble)
             self._slow_down()
@@ -310,7 +315,6 @@ class Supervisor:
                 ours.close()  # or this process would keep the other end open, and never hear that its supervisor has gone
                 self._be_worker(generation, row, theirs)
             theirs.close()
-            row.begin(pid, self._forked)
             self._children[pid] = Child(pid, generation, row, ours, self._loop, self._go_on)
             return True
         finally:
@@ -377,10 +381,10 @@ class Supervisor:
             self._delay = BACK_OFF[0]
         else:
             self._slow_down()
-            if child.generation is self._coming:
-                self._fail(child.generation)
+            if child.generation is self._coming and not self._stopping:
+                self._fail()
 
-    def _fail(self, coming: Generation) -> None:
+    def _fail(self) -> None:
         """A worker of a generation that does not serve yet has failed."""
         if self._current:
             return self._give_up("a worker did not come up")
@@ -419,24 +423,26 @@ class Supervisor:
 
     def _tick(self) -> None:
         now = self._loop.clock.now
-        if now - self._ticked > 2 * TICK:  # the workers may have slept as well: a terminal's ^Z stops them all
-            self._awake = now
-        self._ticked = now
+        gap, self._ticked = now - self._ticked, now
         for child in self._children.values():
-            self._look_at(child)
+            self._look_at(child, gap)
         if self._stopping:
             self._end_late_ones()
         elif self._coming and self._current and time.monotonic() - self._coming.begun > START_TIME:
             self._give_up("the new workers are not ready in time")
+        elif self._handing_over and self._current and time.monotonic() - self._current.begun > START_TIME:
+            self._handed_over()  # an old one does not hear; should it come round, it will read its order
         self._fork_missing()
         self._notice_rotation()
         self._notify()
 
-    def _look_at(self, child: Child) -> None:
-        """See whether this worker is alive."""
+    def _look_at(self, child: Child, gap: float) -> None:
+        """See whether this worker is alive. gap: seconds since the last look."""
+        now = self._loop.clock.now
         limit = child.generation.config.stuck_time
-        due = child.row.alive[1] + TICK  # when it was to write next
-        silence = self._loop.clock.now - max(due, self._awake)
+        if gap > limit / 2:
+            child.excused = now  # we were asleep, and it may have been as well: a terminal's ^Z stops all of us
+        silence = now - max(child.row.alive[1] + TICK, child.excused)  # since it was to write again
         if not 0 < limit < silence:
             return
         if not child.aborted:

@@ -42,7 +42,7 @@ RETIRE, STOP, HURRY, REOPEN = b"retire", b"stop", b"hurry", b"reopen"  # REOPEN 
 READY, RETIRED = b"ready", b"retired"
 WORDS = select.EPOLLIN  # what either end watches for
 
-Servers: TypeAlias = "dict[tuple[str, str], list[ServerSocket]]"  # by the service and address of a row of Config.listen
+Servers: TypeAlias = "dict[tuple[str, str], list[ServerSocket]]"  # by service and address, for each row of Config.listen
 
 
 class CannotStart(Exception):
@@ -181,8 +181,7 @@ class Worker:
         for name, service in self._services.items():
             tally = service.tally
             figures.counted.update({f"{name}.{field}": getattr(tally, field) for field in tally.__slots__})
-        if "http" in self._services:
-            figures.counted["http.answers"] = self._log.lines
+            figures.counted[f"{name}.answers"] += tally.remembered
         figures.counted["log.dropped"] = self._log.dropped
         figures.now.update(f"{connection.service}.{connection.state}" for connection in self._connections)
         self._row.write(figures)
@@ -208,7 +207,8 @@ class Orders:
         elif order == STOP:
             self._worker.finish()
         elif order == REOPEN:
-            self._worker.reopen(fds[0])
+            if fds:  # else there was no descriptor for it here
+                self._worker.reopen(fds[0])
         else:
             self._worker.loop.stop()
 
@@ -247,9 +247,10 @@ def bind_all(config: Config, known: Mapping[tuple[str, str], list[ServerSocket]]
     """Server sockets for all of `config.listen`; those that are known are taken over. CannotStart leaves none behind."""
     servers: Servers = {}
     try:
-        for row in dict.fromkeys(config.listen):
-            address = row[1]
-            servers[row] = known.get(row) or bind(Endpoint.parse(address), config.send_time)
+        for name, address in dict.fromkeys(config.listen):
+            endpoint = Endpoint.parse(address)
+            row = name, str(endpoint)  # not the address as it was written: 80 and 127.0.0.1:80 are the same
+            servers[row] = servers.get(row) or known.get(row) or bind(endpoint, config.send_time)
     except (OSError, ValueError) as error:
         for row in servers.keys() - known.keys():
             for server in servers[row]:
@@ -297,7 +298,8 @@ def raise_descriptor_limit(config: Config) -> None:
 def room(config: Config) -> int:
     """How many connections a worker may have, by its configuration and the descriptors it is allowed."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(config.connections, max(1, allowed - config.open_files - RESERVE))
+    most = max(1, allowed - config.open_files - RESERVE)
+    return min(config.connections or most, most)
 
 
 def reason(error: Exception) -> str:

@@ -60,6 +60,7 @@ LONGEST_LINE = 4096
 # The most that a receive may say, as a multiple of what it was given, before it rests at HIGH_WATER. AYT is the dearest
 # of the commands: two bytes ask for nine.
 AMPLIFICATION = 4.5
+CROWD = 1024  # pieces of output that are made fewer: each takes 40 bytes of memory besides what it says
 
 YES_HERE = b"\r\n[Yes]\r\n"  # AYT
 IDLE = b"?Nothing was typed for too long: goodbye"
@@ -117,6 +118,7 @@ class Echo(Protocol):
     __slots__ = (
         "_answer",
         "_borrowed",
+        "_crowd",
         "_dropping",
         "_echoing",
         "_editor",
@@ -174,6 +176,7 @@ class Echo(Protocol):
         self._work: Iterator[None] | None = None
         self._out: list[bytes] = []
         self._said = 0
+        self._crowd = CROWD
         self._answer: Answer | None = None
         self._talk: Talk | None = None
         self._plain = answer is echo
@@ -247,8 +250,9 @@ class Echo(Protocol):
         if data:
             self._out.append(data)
             self._said += len(data)
-            if len(self._out) > 1024:  # many small ones take ten times the memory of what they say
+            if len(self._out) > self._crowd:
                 self._out = joined(self._out)
+                self._crowd = CROWD + 2 * len(self._out)
 
     def _fresh(self) -> bytes:
         """What brings the cursor to a row of its own, as far as we know where it is."""
@@ -260,7 +264,7 @@ class Echo(Protocol):
 
     def _flush(self) -> tuple[Chunk, ...]:
         """What was put, with neighbouring bytes made one."""
-        out, self._out, self._said = self._out, [], 0
+        out, self._out, self._said, self._crowd = self._out, [], 0, CROWD
         return tuple(joined(out))
 
     # Input.
