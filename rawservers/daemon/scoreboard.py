@@ -78,16 +78,14 @@ class Row:
 
     def beat(self, pid: int, beat: float) -> None:
         """Process `pid`, whose row this is, is alive at `beat`."""
-        ALIVE.pack_into(self._memory, self._start, pid, beat)
+        put(self._memory, self._start, ALIVE.pack(pid, beat))
 
     def write(self, figures: Figures) -> None:
         text = json.dumps([figures.counted, figures.now]).encode()
         turn = self._turn + 1
         at = self._place(turn)
-        NUMBER.pack_into(self._memory, at, len(text))
-        at += NUMBER.size
-        self._memory[at : at + len(text)] = text
-        NUMBER.pack_into(self._memory, self._start + TURN, turn)
+        put(self._memory, at, NUMBER.pack(len(text)) + text)
+        put(self._memory, self._start + TURN, NUMBER.pack(turn))
 
     def read(self) -> Figures:
         """What was written last; nothing, if it is being written time and again."""
@@ -164,10 +162,15 @@ class Scoreboard:
 
     @history.setter
     def history(self, history: History) -> None:
-        HISTORY.pack_into(self._memory, 0, *astuple(history))
+        put(self._memory, 0, HISTORY.pack(*astuple(history)))
 
     def close(self) -> None:
         self._memory.close()
+
+
+def put(memory: mmap.mmap, at: int, data: bytes) -> None:
+    """Write so that each number is either the old or the new one at any time. (pack_into() would make it 0 in between.)"""
+    memory[at : at + len(data)] = data
 
 
 def history_of(pid: int) -> History:

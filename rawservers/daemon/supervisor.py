@@ -440,7 +440,7 @@ class Supervisor:
         """See whether this worker is alive. gap: seconds since the last look."""
         now = self._loop.clock.now
         limit = child.generation.config.stuck_time
-        if gap > limit / 2:
+        if gap > max(limit / 2, 1.5 * TICK):
             child.excused = now  # we were asleep, and it may have been as well: a terminal's ^Z stops all of us
         silence = now - max(child.row.alive[1] + TICK, child.excused)  # since it was to write again
         if not 0 < limit < silence:
