@@ -18,7 +18,7 @@ from rawservers import __version__
 from rawservers.config import ADDRESSES, Config, ConfigError, check_user, settings_of
 from rawservers.core.listener import Endpoint
 from rawservers.daemon import error_log, systemd
-from rawservers.daemon.supervisor import Supervisor, descriptors, reload
+from rawservers.daemon.supervisor import Supervisor, descriptors, normalise, reload
 from rawservers.daemon.worker import CannotStart, reason
 
 DESCRIPTION = "A tiny HTTP/1.0 server and a line-based Telnet echo, on raw sockets."
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(said: argparse.Namespace) -> int:
     """Serve until told to stop; the exit status."""
+    normalise()
     foreign = descriptors()
     try:
         inherited = systemd.inherited(ADDRESSES)

@@ -169,7 +169,7 @@ class Config:
     """For the peer to hear a refusal out and hang up. nginx 5 between two reads, 30 in all; one round trip is enough."""
 
     drain_time: float = setting(10, "number", "drain_time", most=DAY)
-    """For answers under way to leave after the order to stop. gunicorn: graceful_timeout, 30. The unit for systemd allows 30."""
+    """For answers under way to leave after the order to stop. gunicorn: graceful_timeout, 30. systemd's unit allows 30."""
 
     reload_drain: float = setting(600, "number", "reload_drain", most=WEEK)
     """For the conversations of the old workers to end by themselves after a reload. A Telnet session may last, and loses
@@ -187,9 +187,13 @@ class Config:
     """Of these, how many one peer's address may hold in each worker; more are closed at once. 0, as in nginx (limit_conn): any
     number, since many people share an address behind a NAT or a proxy."""
 
+    server_header: bool = setting(True, "switch", "http.server_header")
+    """Whether answers name the program and its version (Server). nginx: server_tokens, which hides the version alone."""
+
     answers: int = setting(16384, "whole", "http.answers", most=10_000_000)
-    """HTTP answers remembered by their request's exact bytes, in each worker: about 2 KiB each, for a request and a small file.
-    Each is checked against the file system before it is said again. 0: none; that costs speed, and makes nothing more true."""
+    """HTTP answers remembered in each worker, by their request's bytes or by what decides in them: 1 to 4 KiB each, besides the
+    content, which is the file's. Each is checked against the file system before it is said again. 0: none; that costs speed,
+    and makes nothing more true."""
 
     answer_bytes: int = setting(32 << 20, "whole", "http.answer_bytes", most=1 << 40)
     """Bytes they may take in each worker. No single one may take more than an eighth of that."""

@@ -29,7 +29,7 @@ def http(config: Config, clock: Clock, report: Report) -> Service:
     answers = Answers(clock, config.answers, config.answer_bytes)
     files = Memory(config.files, config.file_bytes, config.open_files)
     sites = [(site.hosts, Site(site, clock, answers, files)) for site in config.sites or (SiteConfig(),)]
-    router = Router(sites, config.functions, answers, config.body_limit)
+    router = Router(sites, config.functions, answers, config.body_limit, config.server_header)
     roots = ", ".join(site.root for site in config.sites) or "the welcome page"
 
     def start(peer: Peer) -> Protocol:

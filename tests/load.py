@@ -16,8 +16,8 @@ PAUSE = 0.002  # seconds between an answer and a client's next request: the proc
 class Failure(NamedTuple):
     """A request without its answer.
 
-    step: "connect" or "answer"; alive, ended: when the connection was begun, or had last brought an answer, and when it was
-    given up, on the monotonic clock.
+    step: "connect" or "answer"; alive, ended: when the connection was begun, or was last asked for what it brought, and when
+    it was given up, on the monotonic clock.
     """
 
     step: str
@@ -72,12 +72,13 @@ class Load:
                 alive = alive if sock else time.monotonic()
                 sock = sock or socket.create_connection(self._address, timeout=DEADLINE)
                 step = "answer"
+                asked = time.monotonic()
                 sock.sendall(request(self._path, keep))
                 status, stays, body = take_answer(sock)
                 if (status, body) != (200, self._content):
                     raise ValueError(f"{status} {body[:100]!r}")
                 self._answered[number] += 1
-                alive = time.monotonic()
+                alive = asked  # later, its server may have been gone when we came to read the answer
             except (OSError, ValueError) as error:
                 self.failures.append(Failure(step, keep, alive, time.monotonic(), repr(error)))
             if sock and not stays:

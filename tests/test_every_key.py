@@ -239,6 +239,14 @@ def test_requests(short: Server) -> None:
         assert receive_all(sock) == b""
 
 
+@acts("http.server_header")
+def test_server_header(place: Path) -> None:
+    for says in ("true", "false"):
+        with started(place, f"http.server_header = {says}") as server:
+            for path in ("/f", "/nothing", "/%2F"):
+                assert ("\nServer: rawservers/" in ask(server, path)) == (says == "true")
+
+
 @acts("http.body_limit")
 def test_body_limit(short: Server) -> None:
     assert ask(short, "/say", body="abc").endswith("\r\n\r\nabc")

@@ -511,6 +511,9 @@ def test_the_quick_way_and_the_long_way_say_the_same(pair: Pair) -> None:
             for path in ("/f", "/page.html"):
                 for method in ("GET", "HEAD"):
                     compare(pair, clock, [get(path, *lines, method=method)])
+    for end in dict.fromkeys(ENDS):
+        for lines in (["Cookie: x"], ["Host: h", "Cookie: x"], ["Cookie: x", "Host: h"]):
+            compare(pair, clock, ["\r\n".join(["GET /f HTTP/1.1", *lines]).encode() + end.encode()])
     say_the_same()
     assert len(set(pair.hits)) > 100, "the quick way was hardly taken"
 

@@ -329,7 +329,7 @@ def test_who_is_killed_while_writing_leaves_what_was_there(scoreboard: Scoreboar
     figures = Figures(Counter({f"name{number}": 10**9 for number in range(20)}))
     row = scoreboard.take()
     row.write(figures)
-    for _ in range(50):
+    for _ in range(30):
         with another_process(lambda: row.write(figures)):
             select.select([], [], [], 0.005)  # it has begun, or not
         assert row.read() == figures

@@ -159,7 +159,7 @@ class Loop:
     def _tick(self) -> None:
         self._set_clock()
         for callback in self.at_tick:
-            callback()
+            self.guard(self, callback)
 
     def _set_clock(self) -> None:
         # The two clocks are compared once a tick, so that a wake needs to read only one of them.

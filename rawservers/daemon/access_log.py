@@ -50,6 +50,7 @@ class AccessLog:
         self._gathered: list[str] = []
         self._second = -1
         self._time = ""
+        self._set_host("")
 
     @property
     def dropped(self) -> int:
@@ -70,9 +71,9 @@ class AccessLog:
         if not self._gathered:
             self._set_time()
         host = peer.address[0]
-        if not host.isascii():  # a unix socket's path
-            host = os.fsencode(host).decode("latin-1")
-        self._gathered.append(f"{self._format.before}{self._format.field(host)}{self._format.between}{self._time}{text}")
+        if host != self._host:  # answers to one peer often come in a row
+            self._set_host(host)
+        self._gathered.append(f"{self._start}{self._time}{text}")
 
     def flush(self) -> None:
         """Write what was noted in this wake, behind what was not taken in earlier ones. Once a second, say what is lost."""
@@ -100,6 +101,12 @@ class AccessLog:
     def _say(self, lost: int) -> None:
         if lost:
             log.warning("the access log was not taken: %d lines dropped (%s)", lost, self._outlet.why)
+
+    def _set_host(self, host: str) -> None:
+        self._host = host
+        if not host.isascii():  # a unix socket's path
+            host = os.fsencode(host).decode("latin-1")
+        self._start = f"{self._format.before}{self._format.field(host)}{self._format.between}"
 
     def _set_time(self) -> None:
         second = int(self._clock.time)

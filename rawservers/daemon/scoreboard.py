@@ -24,7 +24,7 @@ NAME = "rawservers-scoreboard"
 SIZE = 16384  # bytes of a row
 ROWS = 2049  # the first one, and twice as many workers as there may be; what is not used takes no memory
 ALIVE = struct.Struct("qd")  # process id (0: the row is free), and when it last wrote, on the monotonic clock
-HISTORY = struct.Struct("qdqqqqq")  # in the first row: a History
+HISTORY = struct.Struct("qdqqqq")  # in the first row: a History
 NUMBER = struct.Struct("q")
 TURN = HISTORY.size  # where a row has how often it was written, and so which of the two places counts
 PLACES = TURN + NUMBER.size
@@ -46,8 +46,7 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class History:
     """Of the whole server. started: seconds since 1970; begun, reloads, failed: how many reloads have begun, came to a good
-    end, or were not taken; rows: the rows in use are among the first so many; moves: odd while the counts of a worker that has
-    ended are on their way to the first row, and another number afterwards."""
+    end, or were not taken; rows: the rows in use are among the first so many."""
 
     pid: int
     started: float
@@ -55,7 +54,6 @@ class History:
     reloads: int = 0
     failed: int = 0
     rows: int = 1
-    moves: int = 0
 
 
 class Row:
@@ -82,7 +80,7 @@ class Row:
 
     def write(self, figures: Figures) -> None:
         text = json.dumps([figures.counted, figures.now]).encode()
-        turn = self._turn + 1
+        turn = self.turn + 1
         at = self._place(turn)
         put(self._memory, at, NUMBER.pack(len(text)) + text)
         put(self._memory, self._start + TURN, NUMBER.pack(turn))
@@ -90,17 +88,18 @@ class Row:
     def read(self) -> Figures:
         """What was written last; nothing, if it is being written time and again."""
         for _ in range(100):
-            turn = self._turn
+            turn = self.turn
             at = self._place(turn)
             (length,) = NUMBER.unpack_from(self._memory, at)
             at += NUMBER.size
             text = self._memory[at : at + length]
-            if turn == self._turn:
+            if turn == self.turn:
                 return Figures(*map(Counter, json.loads(text or "[{}, {}]")))
         return Figures()
 
     @property
-    def _turn(self) -> int:
+    def turn(self) -> int:
+        """How often it was written."""
         (turn,) = NUMBER.unpack_from(self._memory, self._start + TURN)
         return int(turn)
 
@@ -133,13 +132,9 @@ class Scoreboard:
         """The worker of this row has ended: what it has counted is part of history."""
         past = self._past.read()
         past.counted.update(row.read().counted)
-        self._move()
+        past.now = Counter({"buried": row.alive[0]})  # until its row is empty, this says not to count it twice
         self._past.write(past)
         row.begin(0, 0.0)
-        self._move()
-
-    def _move(self) -> None:
-        self.history = replace(self.history, moves=self.history.moves + 1)
 
     def rows(self) -> Iterator[Row]:
         """Those of the workers."""
@@ -148,11 +143,13 @@ class Scoreboard:
     def total(self) -> Figures:
         """The sum of what all workers do, and of what those that have ended did."""
         for _ in range(100):
-            moves = self.history.moves
+            turn = self._past.turn
             total = self._past.read()
+            buried = total.now.pop("buried", 0)
             for row in self.rows():
-                total.add(row.read())
-            if moves % 2 == 0 and moves == self.history.moves:
+                if row.alive[0] != buried:
+                    total.add(row.read())
+            if turn == self._past.turn:  # else somebody has ended meanwhile
                 break
         return total
 

@@ -80,7 +80,7 @@ def as_text(status: Status) -> str:
         states = status.connections[service]
         what = ", ".join(f"{state} {number}" for state, number in states.items() if number)
         lines += ["", service, f"{sum(states.values()):>15,}  connections open" + (f" ({what})" if what else "")]
-        lines += [f"{number:>15,}  {COUNTED.get(name, name)}" for name, number in counted.items()]
+        lines += [f"{counted[name]:>15,}  {meaning}" for name, meaning in COUNTED.items() if counted.get(name)]
     return "\n".join(lines) + "\n"
 
 

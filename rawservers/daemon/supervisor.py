@@ -285,7 +285,7 @@ class Supervisor:
             return self._loop.tick_within(max(0.0, wait))
         self._has_slowed_down = False
         for generation in (self._current, self._coming):
-            if generation and not (generation is self._current and self._coming):
+            if generation:
                 missing = generation.size - len(self._workers(generation))
                 while missing > 0 and self._fork(generation):
                     missing -= 1
