@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rawservers.core.connection import Connection, Connections, Service
+from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection, Connections, Service
 from rawservers.core.listener import Endpoint, Listener, bind
 from rawservers.core.loop import Loop
 from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, FileSlice, OpenFile, Peer, Protocol, Urgent
@@ -109,7 +109,10 @@ class Recording(Protocol):
         return (b".",)
 
 
-def test_urgent_data_comes_in_two_parts() -> None:
+@pytest.mark.parametrize("size", [4, SMALL_SIZE - 2, SMALL_SIZE - 1, SMALL_SIZE, RECEIVE_SIZE - 1])
+def test_urgent_data_comes_in_two_parts(size: int) -> None:
+    junk = b"j" * size
+
     class Slow(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
             super().receive(data, urgent)
@@ -121,14 +124,16 @@ def test_urgent_data_comes_in_two_parts() -> None:
     with Running(Slow) as running, running.connect() as sock:
         sock.sendall(b"first")
         until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
-        sock.sendall(b"junk")
+        sock.sendall(junk)
         sock.send(b"\xff\xf2", socket.MSG_OOB)
         sock.sendall(b"after")
         go_on.set()  # all of it is queued behind what the server was busy with
         (protocol,) = running.begun
         assert isinstance(protocol, Slow)
         until(lambda: protocol.heard[-1:] == [(b"\xf2after", False)], f"the mark, after {protocol.heard}")
-        assert protocol.heard == [(b"first", False), (b"junk\xff", True), (b"\xf2after", False)]
+        assert protocol.heard[0] == (b"first", False)
+        assert protocol.heard[-1] == (b"\xf2after", False)
+        assert b"".join(data for data, urgent in protocol.heard if urgent) == junk + b"\xff"
 
 
 def test_urgent_output() -> None:
@@ -228,6 +233,43 @@ def test_every_size_arrives_whole_and_is_counted(size: int, pieces: int) -> None
         sock.sendall(b"go")
         assert receive_all(sock) == b"x" * (size * pieces)
         assert running.reports == [("all", size * pieces)]
+
+
+def test_two_pieces_that_are_the_same_are_two() -> None:
+    class Twice(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            return (b"a", b"a")
+
+    with Running(Twice) as running, running.connect() as sock:
+        for _ in range(3):
+            sock.sendall(b"x")
+            assert receive_until(sock, b"aa") == b"aa"
+
+
+@pytest.mark.parametrize(
+    "size", [1, SMALL_SIZE - 1, SMALL_SIZE, SMALL_SIZE + 1, 2 * SMALL_SIZE, RECEIVE_SIZE, RECEIVE_SIZE + 1]
+)
+def test_what_has_come_is_heard_in_one_piece(size: int) -> None:
+    """As far as one receive goes, however little the peer has said at once before."""
+
+    class Busy(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            super().receive(data, urgent)
+            if data == b"first":
+                go_on.wait(DEADLINE)
+            return ()
+
+    go_on = threading.Event()
+    with Running(Busy) as running, running.connect() as sock:
+        sock.sendall(b"first")
+        until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
+        sock.sendall(bytes(size))
+        go_on.set()
+        heard = running.begun[0].heard  # type: ignore[attr-defined]
+        until(lambda: sum(len(data) for data, _ in heard) == 5 + size, "all is heard")
+        assert [len(data) for data, _ in heard] == [5, min(size, RECEIVE_SIZE)] + [1] * (size > RECEIVE_SIZE)
+        sock.sendall(b"last")
+        until(lambda: heard[-1] == (b"last", False), "the next words")
 
 
 def test_a_deadline_runs_for_what_is_waited_for() -> None:

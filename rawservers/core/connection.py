@@ -9,7 +9,7 @@ its rules:
   has no such flag: before its first use the socket is made non-blocking.
 - What is said waits in one queue, in order. Above HIGH_WATER bytes of it the connection is not read: a peer that does not
   take its answers cannot make us hold more of them.
-- The peer's FIN ends its input, not our output.
+- The peer's FIN ends its input, not our output. Our own leaves together with our last words, in one packet.
 - The deadline that runs is *send* while something is queued, else the one the protocol is `waiting` for. *send* restarts
   whenever another 64 KiB, or all the rest, has left; "idle" with whatever is heard or said; the others only when the
   protocol's waiting changes or it answers, so that trickling bytes gain nothing.
@@ -34,6 +34,7 @@ from rawservers.core.protocol import HIGH_WATER, Address, Answered, Chunk, Closi
 
 log = logging.getLogger("rawservers")
 
+READABLE = select.EPOLLIN
 READ = select.EPOLLIN | select.EPOLLPRI
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
@@ -47,6 +48,7 @@ FIONREAD = 0x541B  # <asm-generic/ioctls.h>
 SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
 
 RECEIVE_SIZE = 16384  # bytes asked of one recv: many requests or lines, and few enough that what they grow into is small
+SMALL_SIZE = 478  # the same from a peer that has never said more at once: Python is quickest with objects of up to 512 bytes
 GATHER = 65536  # bytes of small answers joined for one send
 SHARE = 1 << 20  # bytes one connection may send per wake, so that a fast reader of large files does not starve the others
 PROGRESS = 65536  # bytes that must leave within the send deadline
@@ -117,6 +119,7 @@ class Connection:
 
     __slots__ = (
         "_answer_sent",
+        "_clock",
         "_connections",
         "_ended",
         "_events",
@@ -128,6 +131,7 @@ class Connection:
         "_owing",
         "_protocol",
         "_queue",
+        "_room",
         "_service",
         "_sock",
         "_tally",
@@ -137,15 +141,19 @@ class Connection:
         "since",
     )
 
-    def __init__(self, sock: socket.socket, address: Address, service: Service, loop: Loop, connections: Connections) -> None:
+    def __init__(
+        self, sock: socket.SocketType, address: Address, service: Service, loop: Loop, connections: Connections
+    ) -> None:
         self._sock = sock
         self._fd = sock.fileno()  # -1 once closed
         self._service = service
         self._tally = service.tally
         self._loop = loop
+        self._clock = loop.clock
         self._connections = connections
         self.peer = Peer(address, loop.clock, self._local, self._woken, tally=service.tally)
         self._protocol = NOT_BEGUN
+        self._room = SMALL_SIZE  # bytes asked of the next recv
         self._queue: list[Chunk] = []
         self._unsent = 0  # bytes in the queue
         self._front_sent = 0  # bytes of the queue's first chunk that have left
@@ -156,7 +164,7 @@ class Connection:
         self._ended = False  # the peer has said its last byte
         self._owing = False  # the protocol is to be asked for more when the queue has left
         self._waiting = ""
-        self.since = loop.clock.now  # when the deadline that runs was started
+        self.since = self._clock.now  # when the deadline that runs was started
         connections.add(self)
 
     def __repr__(self) -> str:
@@ -171,66 +179,76 @@ class Connection:
         if protocol.greeting or protocol.closing is not KEEP:
             self._say((protocol.greeting,))
         if self._reads():
-            self._receive()
+            self.ready(READABLE)
 
-    def ready(self, events: int) -> None:
+    def ready(self, events: int, urgent: bool = False) -> None:
         """The loop's call: the kernel says that trying again is worth while."""
-        if self._reads() and not events & WRITE:
-            self._receive(events & PRIORITY != 0 and not self._at_mark())
-        elif self._queue or self._owing or not events & BROKEN:
+        if events != READABLE or self._events > READ:  # else, as usual, the peer has spoken, and nothing is under way
+            if events & WRITE or not self._reads():
+                return self._write(events)
+            urgent = events & PRIORITY != 0 and not self._at_mark()
+        try:
+            data = self._sock.recv(self._room, DONTWAIT)
+            if len(data) == SMALL_SIZE and not urgent:  # or the mark may come next
+                data = self._hear_out(data)
+        except BlockingIOError:
+            return self._go_on()
+        except OSError as error:
+            return self._lose(error)
+        if not data:
+            self._ended = True
+            return self._say(self._protocol.end())
+        protocol = self._protocol
+        chunks = protocol.receive(data, urgent)
+        count = len(chunks)
+        if 0 < count < 3 and not self._queue:
+            # Usually that is one piece of output, or one answer, so small that the kernel takes it whole. Try now.
+            said, answered = chunks[0], chunks[-1]
+            if type(said) is bytes and (count == 1 or type(answered) is Answered):
+                ends = protocol.closing is not KEEP
+                try:
+                    sent = self._sock.send(said, DONTWAIT_MORE if ends else DONTWAIT)  # with the FIN, which follows at once
+                except OSError:
+                    sent = 0  # the queue will meet the same error, and knows what to do
+                self._tally.sent += sent
+                if sent == len(said) <= HIGH_WATER:
+                    self._answer_sent += sent
+                    if type(answered) is Answered:
+                        self._report(answered)
+                    self.since = self._clock.now
+                    self._waiting = protocol.waiting
+                    if ends or self._events != READ or not self._waiting:
+                        self._go_on()
+                    return
+                self._front_sent = sent
+        self._say(chunks)
+
+    def _hear_out(self, data: bytes) -> bytes:
+        """`data`, and what is there behind it, of a peer that says more at once than is asked for."""
+        self._room = RECEIVE_SIZE
+        try:
+            return data + self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
+        except OSError:
+            return data  # the next receive meets the same error
+
+    def _write(self, events: int) -> None:
+        if self._queue or self._owing or not events & BROKEN:
             self._push()  # on a broken connection, too: sending is how to learn what has broken it
         else:
             self._lose(ConnectionResetError(errno.ECONNRESET, "the peer has broken off"))
 
-    def _receive(self, urgent: bool = False) -> None:
-        try:
-            data = self._sock.recv(RECEIVE_SIZE, DONTWAIT)
-        except BlockingIOError:
-            self._go_on()
-        except OSError as error:
-            self._lose(error)
-        else:
-            if data:
-                self._say(self._protocol.receive(data, urgent))
-            else:
-                self._ended = True
-                self._say(self._protocol.end())
-
     def _say(self, chunks: Sequence[Chunk]) -> None:
         """Send `chunks`, which the protocol has just returned, and then do as it wishes."""
-        protocol = self._protocol
-        waiting = protocol.waiting
-        if chunks or waiting == "idle" or waiting != self._waiting:
-            self._waiting = waiting
-            if not self._queue:
-                self.since = self._loop.clock.now
-        if chunks and (self._queue or not self._send_at_once(chunks)):
+        waiting = self._protocol.waiting
+        if not self._queue and (chunks or waiting == "idle" or waiting != self._waiting):
+            self.since = self._clock.now
+        self._waiting = waiting
+        if chunks:
             self._enqueue(chunks)
             self._push()
-        elif self._events != READ or self._queue or protocol.closing is not KEEP or self._ended or not waiting:
+        elif self._events != READ or self._protocol.closing is not KEEP or self._queue or self._ended or not waiting:
             self._go_on()
-        # else the usual case: all was said, and the set watches for the peer's next words already
-
-    def _send_at_once(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether `chunks` were one small piece of output, or one small answer, and the kernel took it whole."""
-        data = chunks[0]
-        answered = chunks[-1]
-        if type(data) is not bytes or len(data) > HIGH_WATER or len(chunks) > 2:
-            return False
-        if len(chunks) == 2 and type(answered) is not Answered:
-            return False
-        try:
-            sent = self._sock.send(data, DONTWAIT)
-        except OSError:
-            return False  # the queue will meet the same error, and knows what to do
-        self._tally.sent += sent
-        if sent < len(data):
-            self._front_sent = sent
-            return False
-        self._answer_sent += sent
-        if type(answered) is Answered:
-            self._report(answered)
-        return True
+        # else all was said, and the set watches for the peer's next words already
 
     def _enqueue(self, chunks: Sequence[Chunk]) -> None:
         size = sum(map(length, chunks))
@@ -239,7 +257,7 @@ class Connection:
         if not self._queue:
             self._unsent = -self._front_sent
         self._unsent += size
-        now = self._loop.clock.now
+        now = self._clock.now
         for chunk in chunks:
             self._queue.append(Answered(chunk.record, now) if type(chunk) is Answered and not chunk.since else chunk)
 
@@ -326,12 +344,12 @@ class Connection:
         del self._queue[:done]
         self._front_sent = left
         if self._moved >= PROGRESS or not self._queue:
-            self.since = self._loop.clock.now
+            self.since = self._clock.now
             self._moved = 0
 
     def _report(self, answered: Answered) -> None:
         sent, self._answer_sent = self._answer_sent, 0
-        taken = self._loop.clock.now - answered.since if answered.since else 0.0
+        taken = self._clock.now - answered.since if answered.since else 0.0
         self._service.report(self.peer, answered.record, sent, taken)
 
     def _go_on(self) -> None:
@@ -376,6 +394,7 @@ class Connection:
         for chunk in queue:
             if type(chunk) is Answered:
                 self._report(chunk)
+        self.peer.let_go()  # or each of us would hold the other, until the garbage collector comes round
 
     failed = close  # after an exception there is nothing better to do
 
@@ -398,7 +417,7 @@ class Connection:
             return self._lose(error)
         self._protocol = Lingering()
         self._waiting = "linger"
-        self.since = self._loop.clock.now
+        self.since = self._clock.now
         self._go_on()
 
     # Time
@@ -407,7 +426,7 @@ class Connection:
         """Look whether the deadline that runs has passed."""
         sending = bool(self._queue)
         limit = self._service.deadlines.get("send" if sending else self._protocol.waiting, 0)
-        now = self._loop.clock.now
+        now = self._clock.now
         if not limit or now - self.since < limit:
             return
         self.since = now

@@ -118,8 +118,9 @@ class Loop:
             clock.time = clock.now + self._ahead
             clock.wake += 1
             for fd, events in ready:
-                source = sources.get(fd)
-                if source is None:  # closed by what was handled before it in this wake
+                try:
+                    source = sources[fd]
+                except KeyError:  # closed by what was handled before it in this wake
                     continue
                 try:
                     source.ready(events)

@@ -69,6 +69,14 @@ class Tally:
         self.accepted = self.turned_away = self.sent = self.answers = self.refused = self.remembered = 0
 
 
+def nowhere() -> Address:
+    return "", 0
+
+
+def nobody() -> None:
+    pass
+
+
 class Peer:
     """The other end of a connection, as a protocol sees it.
 
@@ -82,8 +90,8 @@ class Peer:
         self,
         address: Address,
         clock: Clock,
-        local: Callable[[], Address] = lambda: ("", 0),
-        wake: Callable[[], None] = lambda: None,
+        local: Callable[[], Address] = nowhere,
+        wake: Callable[[], None] = nobody,
         secure: bool = False,
         tally: Tally | None = None,
     ) -> None:
@@ -102,6 +110,10 @@ class Peer:
     def wake(self) -> None:
         """Have the core call `resume` soon. From any thread; after the connection's end it does nothing."""
         self._wake()
+
+    def let_go(self) -> None:
+        """The connection has ended, and need not stay in memory for this."""
+        self._local, self._wake = nowhere, nobody
 
 
 @final
