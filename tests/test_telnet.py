@@ -13,7 +13,7 @@ import pytest
 
 from rawservers.core.protocol import HIGH_WATER, Chunk, Clock, Closing, Peer, Urgent
 from rawservers.telnet import nvt
-from rawservers.telnet.echo import FAILED, IDLE, LONGEST_LINE, Echo, Hidden, Service, Talk, echo
+from rawservers.telnet.echo import _EDITING, FAILED, IDLE, LONGEST_LINE, Echo, Hidden, Service, Talk, echo, is_plain
 from tests import wire
 from tests.services_telnet import calculate, login
 
@@ -551,3 +551,9 @@ def test_an_idle_conversation_is_small() -> None:
     talk = Echo(other)
     talk.receive(b"x" * 62 + b"\r\n")
     assert size_of(talk, {id(other), *map(id, Closing)}) < 1024
+
+
+def test_what_is_plain() -> None:
+    for code in range(256):
+        data = b"ab\r\n" + bytes((code,)) + b"cd"
+        assert is_plain(data) == (code not in b"\xff" + _EDITING)
