@@ -192,8 +192,8 @@ class Config:
 
     answers: int = setting(16384, "whole", "http.answers", most=10_000_000)
     """HTTP answers remembered in each worker, by their request's bytes or by what decides in them: 1 to 4 KiB each, besides the
-    content, which is the file's. Each is checked against the file system before it is said again. 0: none; that costs speed,
-    and makes nothing more true."""
+    content, which is the file's. Each is checked against the file system before it is said again. Half the room is for any, the
+    rest for requests that have come before. 0: none; that costs speed, and makes nothing more true."""
 
     answer_bytes: int = setting(32 << 20, "whole", "http.answer_bytes", most=1 << 40)
     """Bytes they may take in each worker. No single one may take more than an eighth of that."""

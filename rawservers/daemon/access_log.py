@@ -35,6 +35,9 @@ UNPRINTABLE = re.compile(r"[^ !#-\[\]-~]")  # and the two that would end the fie
 WHOLE = re.compile(r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*')  # without an escape that was cut
 
 
+NONE = object()  # no record
+
+
 class AccessLog:
     """fd: where to write, taken over, -1 for nowhere; style: one of FORMATS.
 
@@ -50,6 +53,9 @@ class AccessLog:
         self._gathered: list[str] = []
         self._second = -1
         self._time = ""
+        self._record: object = NONE  # of the last line
+        self._line = ""
+        self._sent = 0
         self._set_host("")
 
     @property
@@ -58,22 +64,24 @@ class AccessLog:
 
     def answered(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
         """Note one answer: `sent` of its bytes have left, the last of them after `seconds`."""
-        if not isinstance(record, Record):
+        if record is self._record and sent == self._sent and peer.address[0] == self._host and not seconds:
+            return self._gathered.append(self._line)  # what one client asks for again and again
+        if self._off or type(record) is not Record:
             return
-        self.lines += 1
-        if self._off:
-            return
-        size = sent - record.head
-        if size == record.size and not seconds:  # the usual case, of which the text is made once
-            text = record.text = record.text or self._format.text(record, size, 0.0)
-        else:
-            text = self._format.text(record, max(0, size), seconds)
         if not self._gathered:
             self._set_time()
         host = peer.address[0]
         if host != self._host:  # answers to one peer often come in a row
             self._set_host(host)
-        self._gathered.append(f"{self._start}{self._time}{text}")
+        size = sent - record.head
+        if size == record.size and not seconds:  # the usual case, of which the text is made once
+            text = record.text = record.text or self._format.text(record, size, 0.0)
+        else:
+            text = self._format.text(record, max(0, size), seconds)
+        self._line = f"{self._start}{self._time}{text}"
+        self._gathered.append(self._line)
+        self._record = NONE if seconds else record
+        self._sent = sent
 
     def flush(self) -> None:
         """Write what was noted in this wake, behind what was not taken in earlier ones. Once a second, say what is lost."""
@@ -81,6 +89,7 @@ class AccessLog:
         if self._gathered or outlet.kept:
             lines = "".join(self._gathered).encode("ascii", "backslashreplace")
             self._gathered.clear()
+            self._record = NONE  # the time of day may be another in the next wake
             outlet.write(lines)
         if outlet.dropped:
             self._say(outlet.loss(self._clock.now))

@@ -10,6 +10,9 @@ Answers are whole answers, found again by the request's bytes. There are two way
 - by the essence of a head that differs in nothing else than a cookie, say (see `request.essence`). The same answer goes out,
   but the access log is told of this request.
 
+Half the room is for any answer. The rest is for those whose request came before, so that requests that are never repeated
+cannot drive out the others.
+
 Each entry names the sources that it depends on: files, and names that must not exist. Before it is used, each source must
 confirm that nothing has changed; once per wake of the loop is enough, since what was confirmed in this wake was confirmed
 after the request had begun to arrive. An answer holds no content: it lends that of its file, and ends with it.
@@ -68,6 +71,11 @@ class Cache(Generic[E]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether more than half of it is free."""
+        return 2 * self.used < self._size and 2 * len(self._entries) < self._most
 
     def put(self, key: Hashable, entry: E) -> bool:
         """Remember `entry`, and forget others for it if need be; not one larger than an eighth of the whole."""
@@ -159,19 +167,21 @@ class Answers:
                 return None
             entry.asked = asked
             entry.answer.ask(tell(asked))
+        entry.answer.wake = -1  # it is no repetition
         return entry.answer
 
     def remember(self, request: Request, answer: Answer, sources: Iterable[Source]) -> None:
-        """Keep the answer to a request that came a second time: one that never comes again must not drive out others."""
+        """Keep the answer to a request, if there is room for any, or if it came before."""
         head = request.head
         asked = logged(head)
         told = sum(map(len, asked))
         alike = essence(head)
         key: Hashable = head
         if not self._is_sighted(head):
-            if alike is None or alike[0] == head or told > ASKER or not self._is_sighted(alike):
+            if alike and alike[0] != head and told <= ASKER and self._is_sighted(alike):
+                key, told = alike, ASKER
+            elif not self._cache.roomy:
                 return
-            key, told = alike, ASKER
         cost = OVERHEAD + len(head) + len(answer.before) + len(answer.behind) + TELLING * (len(answer.line) + told)
         self._cache.put(key, Remembered(answer, asked, sources, cost, self._clock.wake))
 

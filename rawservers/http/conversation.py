@@ -1,8 +1,9 @@
 """One HTTP connection: requests in, answers out, in order.
 
 The short way first. Clients repeat themselves, so the bytes that one receive brought are looked up whole among the requests
-that were answered before (`recall`); a hit needs no parsing. What is not recalled goes the long way: gather until a head is
-complete, cut it off, check it, have it answered (`respond`).
+that were answered before (`recall`); a hit needs no parsing. What is asked for more than once within one wake of the loop, by
+whatever clients, need not even be looked up and put together again (`Stamp.said`). What is not recalled goes the long way:
+gather until a head is complete, cut it off, check it, have it answered (`respond`).
 
 A request that cannot be understood is refused, and a refusal is the last word: nothing behind it is looked at, since nobody
 can say where the next request would begin.
@@ -58,6 +59,7 @@ class Conversation(Protocol):
     """
 
     __slots__ = (
+        "_at_rest",
         "_began",
         "_body",
         "_buffer",
@@ -91,7 +93,8 @@ class Conversation(Protocol):
         self._service = service
         self._recall = service.recall
         self._stamp = service.stamp
-        self._left = requests  # answers this connection may still give; never reaches 0 if it began there
+        self._left = requests  # answers that the connection may still give; 0: any number
+        self._at_rest = False  # nothing is under way, and any number of answers may follow
         self._buffer = bytearray()  # input not yet answered
         self._missed = 0  # bytes at its front that were looked up already, whole, and are not known
         self._line_end = 0  # where the request line ends that was found good, though its head is not complete
@@ -103,12 +106,24 @@ class Conversation(Protocol):
         self._promise: Future[Response] | None = None
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        clock = self._clock
+        stamp = self._stamp
+        if self._at_rest and stamp.wake == clock.wake:
+            chunks = stamp.said.get(data)
+            if chunks is not None:
+                self._tally.remembered += 1
+                return chunks
+        self._at_rest = False
         if not self._buffer and self._request is None and self.closing is KEEP:
-            self._began = self._clock.now
+            self._began = clock.now
             answer = self._recall(data)
             if answer is not None:
                 self._tally.remembered += 1
-                return self._say(answer)
+                chunks = self._say(answer)
+                if answer.wake == clock.wake and answer.keep and self.closing is KEEP:
+                    stamp.said[data] = chunks
+                answer.wake = clock.wake
+                return chunks
             self._missed = len(data)
         self._buffer += data
         return self._proceed()
@@ -117,17 +132,20 @@ class Conversation(Protocol):
         return self._proceed()
 
     def end(self) -> Sequence[Chunk]:
+        self._at_rest = False
         if self.closing is KEEP:
             self.closing = Closing.CLOSE
         return ()
 
     def expire(self) -> Sequence[Chunk]:
+        self._at_rest = False
         self.closing = Closing.LINGER
         if not self._buffer and self._request is None:
             return ()
         return self._say(self._refused(Refused(408, "The request took too long to arrive."), b""), self._began)
 
     def drain(self) -> Sequence[Chunk]:
+        self._at_rest = False
         self._left = 1
         if not self._buffer and self._request is None:
             self.waiting = "idle"
@@ -277,9 +295,11 @@ class Conversation(Protocol):
         stamp = self._stamp
         if stamp.wake != clock.wake:
             stamp.renew(clock)
-        self._left -= 1
-        if self._left and (answer.keep or (answer.silent and self._is_reused())):
+        if self._left != 1 and (answer.keep or (answer.silent and self._is_reused())):
+            if self._left:
+                self._left -= 1
             self.waiting = "idle"
+            self._at_rest = not self._left and not self._buffer
             self._kept = clock.now
             lines = stamp.keep
             answered = answer.kept or answer.end(True, lines)
@@ -292,7 +312,7 @@ class Conversation(Protocol):
         if since:
             answered = Answered(answered.record, since)
         body = answer.content.body
-        if isinstance(body, bytes):
+        if type(body) is bytes:
             return b"".join((answer.before, lines, answer.behind, body)), answered
         head = answer.before + lines + answer.behind
         pieces = (head, *body) if isinstance(body, tuple) else (head, body)

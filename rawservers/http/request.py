@@ -141,7 +141,8 @@ def essence(head: bytes) -> tuple[bytes] | None:
 
     In a tuple: so it is never mistaken for the bytes of a request, which nobody has checked.
     """
-    if not head.endswith(b"\r\n\r\n") or head.count(b"\n") > FIELD_LIMIT or len(head) > HEAD_LIMIT:
+    size = len(head)
+    if size > HEAD_LIMIT or not head.endswith(b"\r\n\r\n") or (size > FIELD_LIMIT and head.count(b"\n") > FIELD_LIMIT):
         return None
     return (INDECISIVE.sub(b"", head),)
 

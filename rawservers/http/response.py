@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Protocol, TypeAlias
 
 from rawservers import __version__
-from rawservers.core.protocol import Answered, Clock, FileSlice
+from rawservers.core.protocol import Answered, Chunk, Clock, FileSlice
 from rawservers.http.request import TOKEN, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -93,19 +93,22 @@ def http_date(seconds: float) -> str:
 class Stamp:
     """The lines of an answer that depend on when and to whom it is said: made once a second, used by every answer.
 
-    server: whether they name the server.
+    server: whether they name the server. said: what was said in this wake to the requests that came more than once in it, by
+    their bytes, if the connection persists.
     """
 
-    __slots__ = ("_second", "_server", "close", "keep", "wake")
+    __slots__ = ("_second", "_server", "close", "keep", "said", "wake")
 
     def __init__(self, server: bool = True) -> None:
         self.wake = self._second = -1
+        self.said: dict[bytes, Sequence[Chunk]] = {}
         self.keep = self.close = b""
         self._server = SERVER if server else ""
 
     def renew(self, clock: Clock) -> None:
         """Bring the lines up to date; called by whoever finds that `wake` is not the clock's."""
         self.wake = clock.wake
+        self.said.clear()
         second = int(clock.time)
         if second != self._second:
             self._second = second
@@ -145,7 +148,8 @@ class Answer:
 
     before, behind: what stands on either side of the stamp (both empty in the answer to a simple request, which has no head
     at all); content: what holds the body; keep, silent: the request's wish for the connection; line: the request line; kept,
-    closed: the chunk that ends the answer if the connection persists, or does not, made by `end` when it is first needed.
+    closed: the chunk that ends the answer if the connection persists, or does not, made by `end` when it is first needed;
+    wake: the loop's, when it was last said to these very bytes.
     """
 
     __slots__ = (
@@ -161,6 +165,7 @@ class Answer:
         "kept",
         "line",
         "silent",
+        "wake",
     )
 
     def __init__(self, response: Response, request: Request | None, line: str = "") -> None:
@@ -180,6 +185,7 @@ class Answer:
         if request is not None and request.version == (0, 9):
             self.before = self.behind = b""
         self.line = request.line if request is not None else line
+        self.wake = -1
         self._status = status
         self._size = 0 if bodiless else size
         self.ask(request.fields if request is not None else {})
