@@ -212,9 +212,12 @@ class Connection:
                     sent = 0  # the queue will meet the same error, and knows what to do
                 self._tally.sent += sent
                 if sent == len(said) <= HIGH_WATER:
-                    self._answer_sent += sent
-                    if type(answered) is Answered:
-                        self._report(answered)
+                    if type(answered) is Answered and not (self._answer_sent or answered.since):
+                        self._service.report(self.peer, answered.record, sent, 0.0)
+                    else:
+                        self._answer_sent += sent
+                        if type(answered) is Answered:
+                            self._report(answered)
                     self.since = self._clock.now
                     self._waiting = protocol.waiting
                     if ends or self._events != READ or not self._waiting:
