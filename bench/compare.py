@@ -18,7 +18,6 @@ from bench.process import cpu_seconds, memory
 from bench.servers import PEERS, CannotRun, Peer, Running, running
 from bench.works import Work, choose
 
-WARM = 1  # seconds
 EVERY = 3  # rounds, of which those that no bar names take part in one
 
 _numbers = itertools.count(1_000_000_000, 2_000_000)  # where the differing headers of a run begin; none makes 2,000,000
@@ -80,7 +79,7 @@ def contestant(name: str, peer: Peer, work: Work, base: Path, row: Row) -> Itera
         crowd = Idle(server.place.port, work.path, peer.idle) if peer.idle else None
         if crowd:
             stack.callback(crowd.close)
-        drive(WARM)
+        drive(work.warm)
         row.pss, row.rss = memory(server.pid)
 
         def turn(seconds: int) -> None:

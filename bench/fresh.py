@@ -25,7 +25,7 @@ from bench.servers import HTTP, OURS, PEERS, Running, running
 
 FILES = 256
 SIZE = 315 * 13
-TIMES = 10_000  # rewritings while reading on one kept connection, and as many while reading on a connection each
+TIMES = 10_000  # rewritings in each way while reading on one kept connection, and as many while reading on a connection each
 PAUSE = 0.03  # seconds that a file is left alone, at the least, before its next step
 
 _numbers = itertools.count()
@@ -80,7 +80,7 @@ class Freshness:
 
 
 def watch(base: Path, times: int = TIMES, name: str = OURS) -> Freshness:
-    """Rewrite files that the server of this name serves, `times` times for each kind of connection, a part in each way."""
+    """Rewrite files that the server of this name serves, `times` times in each way for each kind of connection."""
     found = Freshness()
     folder = base / "www" / "fresh"
     folder.mkdir()
@@ -93,7 +93,7 @@ def watch(base: Path, times: int = TIMES, name: str = OURS) -> Freshness:
         for kept in (True, False):
             reader = Reader(server, kept)
             for way in WAYS:
-                step_through(paths, way, reader, times // len(WAYS) // 2, found)
+                step_through(paths, way, reader, times // 2, found)
     shutil.rmtree(folder)
     return found
 

@@ -58,7 +58,9 @@ def install(*requirements: str) -> bool:
 
 
 def enter_environment() -> None:
-    """Go on in the environment's Python, if this is another."""
+    """Go on in the environment's Python, if this is another, and without settings that only this machine has."""
+    for name in [name for name in os.environ if name.startswith("PYTHON")]:
+        del os.environ[name]  # one keeps compiled modules from being stored, another has output unbuffered
     install_commands()
     if make_environment() and Path(sys.prefix) != ENVIRONMENT:
         os.chdir(ROOT)

@@ -30,7 +30,8 @@ HEAD = """# Results
 
 Medians, with the least and the most beside them; ratios are of medians. One worker process each, access logs on where there
 are any, all on loopback, with wrk (one thread) and a C program for lines as clients. All servers of a work run side by side
-and take turns, in an order that moves on from round to round; those that no bar names take part in every third. CPU is user
+and take turns, in an order that moves on from round to round; those that no bar names take part in every third. Each has a
+second to warm up, and four where there are many files, which is enough for all of them to have been asked for. CPU is user
 and system time of all the processes of a server; memory is theirs after the first run, with shared pages divided by those
 who share them (PSS) and without (RSS). Where the client is busy all the time, a server might do more than it was asked for.
 """
