@@ -5,7 +5,6 @@ Whatever cannot be had is not fatal: the rows that would need it say so.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SYSTEM_PYTHON = "/usr/bin/python3"  # which the service's unit names
 ENVIRONMENT = ROOT / ".venv-bench"
 PYTHON = ENVIRONMENT / "bin" / "python"
 
@@ -21,12 +21,22 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 COMMANDS = {"nginx": "nginx-light", "wrk": "wrk", "lighttpd": "lighttpd", "gcc": "gcc"}
 
 
+def interpreter() -> str:
+    """The Python that all servers written in it are run by: the system's own, as for the service, if it is new enough."""
+    return SYSTEM_PYTHON if runs(SYSTEM_PYTHON, "import sys; assert sys.version_info >= (3, 11)") else sys.executable
+
+
+def runs(python: str, statement: str) -> bool:
+    """Whether this Python is there, and runs this without an error."""
+    return bool(shutil.which(python)) and subprocess.run([python, "-c", statement], capture_output=True).returncode == 0
+
+
 def install_commands() -> None:
     """Install with apt what is missing, where this runs as root."""
     missing = [package for command, package in COMMANDS.items() if shutil.which(command) is None]
     if "gcc" in missing:
         missing.append("libc6-dev")
-    if importlib.util.find_spec("ensurepip") is None:  # Debian's own Python comes without
+    if not runs(interpreter(), "import ensurepip"):  # Debian's own Python comes without
         missing.append("python3-venv")
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
@@ -40,15 +50,16 @@ def make_environment() -> bool:
     """Whether there is an environment; it holds what could be installed of the optional dependencies named "bench"."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
     made_for = ENVIRONMENT / "made-for"
-    if PYTHON.exists() and made_for.exists() and made_for.read_text() == repr(wanted):
+    made = repr([interpreter(), *wanted])
+    if PYTHON.exists() and made_for.exists() and made_for.read_text() == made:
         return True
-    if subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=False).returncode:
+    if subprocess.run([interpreter(), "-m", "venv", "--clear", ENVIRONMENT], check=False).returncode:
         return False
     (ENVIRONMENT / ".gitignore").write_text("*\n")
     if not install(*wanted):
         failed = [requirement for requirement in wanted if not install(requirement)]
         print(f"bench: goes on without {', '.join(failed)}; to try again, remove {ENVIRONMENT}", file=sys.stderr)
-    made_for.write_text(repr(wanted))
+    made_for.write_text(made)
     return True
 
 
@@ -62,7 +73,7 @@ def enter_environment() -> None:
     for name in [name for name in os.environ if name.startswith("PYTHON")]:
         del os.environ[name]  # one keeps compiled modules from being stored, another has output unbuffered
     install_commands()
-    if make_environment() and Path(sys.prefix) != ENVIRONMENT:
+    if Path(sys.prefix) != ENVIRONMENT and make_environment():
         os.chdir(ROOT)
         os.execv(PYTHON, [str(PYTHON), "-m", "bench", *sys.argv[1:]])
 
