@@ -200,27 +200,28 @@ class Connection:
             return self._say(self._protocol.end())
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
-        count = len(chunks)
-        if 0 < count < 3 and not self._queue:
-            # Usually that is one piece of output, or one answer, so small that the kernel takes it whole. Try now.
-            said, answered = chunks[0], chunks[-1]
-            if type(said) is bytes and (count == 1 or type(answered) is Answered):
-                ends = protocol.closing is not KEEP
+        answered: Any  # Answered, but mypy does not see that
+        if chunks and not self._queue:
+            # Usually there is one piece of output, or one answer, so small that the kernel takes it whole. Try now.
+            said = chunks[0]
+            count = len(chunks)
+            if type(said) is bytes and (count == 1 or (count == 2 and type(answered := chunks[1]) is Answered)):
+                flags = DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE  # with the FIN, which follows at once
                 try:
-                    sent = self._sock.send(said, DONTWAIT_MORE if ends else DONTWAIT)  # with the FIN, which follows at once
+                    sent = self._sock.send(said, flags)
                 except OSError:
                     sent = 0  # the queue will meet the same error, and knows what to do
                 self._tally.sent += sent
                 if sent == len(said) <= HIGH_WATER:
-                    if type(answered) is Answered and not (self._answer_sent or answered.since):
+                    if count == 2 and not (self._answer_sent or answered.since):
                         self._service.report(self.peer, answered.record, sent, 0.0)
                     else:
                         self._answer_sent += sent
-                        if type(answered) is Answered:
+                        if count == 2:
                             self._report(answered)
                     self.since = self._clock.now
-                    self._waiting = protocol.waiting
-                    if ends or self._events != READ or not self._waiting:
+                    self._waiting = waiting = protocol.waiting
+                    if flags != DONTWAIT or self._events != READ or not waiting:
                         self._go_on()
                     return
                 self._front_sent = sent
