@@ -400,3 +400,22 @@ def test_a_peer_that_breaks_off_while_its_answer_is_awaited_is_noticed() -> None
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         until(lambda: len(running.connections) < 2, "one is gone")
         assert len(running.connections) == 1  # a FIN alone is no reason not to answer
+
+
+@pytest.mark.parametrize("when", ["at_wake", "at_tick"])
+def test_what_fails_beside_the_connections_ends_none_of_them(when: str, caplog: pytest.LogCaptureFixture) -> None:
+    failures = [RuntimeError("as told"), RuntimeError("as told")]
+
+    def fail() -> None:
+        if failures:
+            raise failures.pop()
+
+    with Running(Recording) as running:
+        getattr(running.loop, when).append(fail)
+        running.loop.tick_within(0)
+        with running.connect() as sock:
+            for _ in range(3):
+                sock.sendall(b"x")
+                assert receive_until(sock, b".") == b"."
+            until(lambda: not failures, "both have failed")
+    assert caplog.text.count("RuntimeError: as told") == 2

@@ -129,7 +129,7 @@ class Loop:
             if clock.now >= self._next_tick:
                 self._tick()
             for callback in tuple(self.at_wake):  # one of them may be there for this wake only
-                callback()
+                self.guard(self, callback)
 
     def stop(self) -> None:
         """End `run` after the present wake."""
