@@ -120,7 +120,7 @@ def test_the_system_calls_of_a_connection_for_each_get(folder: Path, tmp_path: P
     lines = traced(folder, tmp_path, "http", b"GET /f HTTP/1.0\r\n\r\n", b"content of f\n", kept=False)
     counts = names(lines)
     assert sum("MSG_MORE" in line for line in lines if line.startswith("sendto(")) == 200
-    for name in ("getsockname", "newfstatat", "sendto", "ioctl", "close"):
+    for name in ("getsockname", "newfstatat", "sendto", "shutdown", "ioctl", "close"):
         assert 195 <= counts.pop(name) <= 215, counts
     for name in ("accept4", "recvfrom"):  # once in vain each, if the next peer, or its request, is not there yet
         assert 195 <= counts.pop(name) <= 415, counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -270,6 +271,77 @@ def test_what_has_come_is_heard_in_one_piece(size: int) -> None:
         assert [len(data) for data, _ in heard] == [5, min(size, RECEIVE_SIZE)] + [1] * (size > RECEIVE_SIZE)
         sock.sendall(b"last")
         until(lambda: heard[-1] == (b"last", False), "the next words")
+
+
+def test_a_last_answer_is_not_lost_to_what_the_peer_says_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To close with input unread is to reset the connection, and with it goes what has not left yet."""
+
+    class Short(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.closing = Closing.CLOSE
+            return (b"the last word", Answered("record"))
+
+    unread = Connection._unread
+
+    def and_then(connection: Connection) -> bool:
+        found = unread(connection)
+        sock.sendall(b"\r\n")
+        return found
+
+    monkeypatch.setattr(Connection, "_unread", and_then)
+    with Running(Short) as running, running.connect() as sock:
+        sock.sendall(b"x")
+        assert receive_until(sock, b"word") == b"the last word"
+
+
+@pytest.mark.parametrize("closing", [Closing.CLOSE, Closing.LINGER])
+def test_a_peer_that_never_stops_is_not_heard_out_for_ever(closing: Closing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "_unread", lambda connection: True)
+
+    class Refusing(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.closing = closing
+            return (b"no",)
+
+    def talk() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(bytes(1000))
+
+    with Running(Refusing, linger=1) as running, running.connect() as sock:
+        talker = threading.Thread(target=talk)
+        talker.start()
+        began = time.monotonic()
+        until(lambda: bool(running.begun) and not running.connections, "it is closed")
+        assert time.monotonic() - began < 4
+        talker.join(DEADLINE)
+        assert not talker.is_alive()
+
+
+def test_a_reset_is_not_taken_for_the_end_of_what_is_said() -> None:
+    class Busy(Recording):
+        ended = False
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            super().receive(data, urgent)
+            if data == b"first":
+                go_on.wait(DEADLINE)
+            return ()
+
+        def end(self) -> Sequence[Chunk]:
+            self.ended = True
+            return super().end()
+
+    go_on = threading.Event()
+    with Running(Busy) as running:
+        with running.connect() as sock:
+            sock.sendall(b"first")
+            until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
+            sock.sendall(bytes(SMALL_SIZE))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        go_on.set()
+        until(lambda: not running.connections, "it is gone")
+        assert not running.begun[0].ended  # type: ignore[attr-defined]
 
 
 def test_a_deadline_runs_for_what_is_waited_for() -> None:

@@ -9,7 +9,7 @@ its rules:
   has no such flag: before its first use the socket is made non-blocking.
 - What is said waits in one queue, in order. Above HIGH_WATER bytes of it the connection is not read: a peer that does not
   take its answers cannot make us hold more of them.
-- The peer's FIN ends its input, not our output. Our own leaves together with our last words, in one packet.
+- The peer's FIN ends its input, not our output. Our own can travel with our last words, if they are short: they wait for it.
 - The deadline that runs is *send* while something is queued, else the one the protocol is `waiting` for. *send* restarts
   whenever another 64 KiB, or all the rest, has left; "idle" with whatever is heard or said; the others only when the
   protocol's waiting changes or it answers, so that trickling bytes gain nothing.
@@ -181,8 +181,9 @@ class Connection:
         if self._reads():
             self.ready(READABLE)
 
-    def ready(self, events: int, urgent: bool = False) -> None:
+    def ready(self, events: int) -> None:
         """The loop's call: the kernel says that trying again is worth while."""
+        urgent = False
         if events != READABLE or self._events > READ:  # else, as usual, the peer has spoken, and nothing is under way
             if events & WRITE or not self._reads():
                 return self._write(events)
@@ -232,8 +233,8 @@ class Connection:
         self._room = RECEIVE_SIZE
         try:
             return data + self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
-        except OSError:
-            return data  # the next receive meets the same error
+        except BlockingIOError:
+            return data
 
     def _write(self, events: int) -> None:
         if self._queue or self._owing or not events & BROKEN:
@@ -362,10 +363,8 @@ class Connection:
             return
         if self._queue or self._owing:
             events = WRITE | READ if self._reads() else WRITE
-        elif self._protocol.closing is Closing.CLOSE:
-            return self._linger() if self._unread() else self.close()
-        elif self._protocol.closing is Closing.LINGER:
-            return self._linger()
+        elif self._protocol.closing is not KEEP:
+            return self._finish()
         else:
             events = READ if self._reads() else BROKEN
         if events != self._events:
@@ -407,22 +406,28 @@ class Connection:
         log.debug("%r lost: %s", self, error.strerror or error)
         self.close()
 
-    def _unread(self) -> bool:
-        """Whether the peer has said more than was wanted: to close on that would wipe out what it has not read yet."""
-        return not self._ended and ioctl(self._fd, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
+    def _finish(self) -> None:
+        """All is said: say FIN, and hear the peer out, for a while, if it has said more than was wanted or is about to.
 
-    def _linger(self) -> None:
-        """All is said, but the peer may still be sending: say FIN, and read on for a while, so that no RST cuts it off."""
-        if self._ended:
+        To close with input unread, or still to come, makes the kernel send a RST, and a RST wipes out what has not left, or
+        was not read by the peer. So the FIN comes first, and with it all that is said.
+        """
+        if self._ended or type(self._protocol) is Lingering:
             return self.close()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             return self._lose(error)
+        if self._protocol.closing is Closing.CLOSE and not self._unread():
+            return self.close()
         self._protocol = Lingering()
         self._waiting = "linger"
         self.since = self._clock.now
         self._go_on()
+
+    def _unread(self) -> bool:
+        """Whether the peer has said something that was not heard."""
+        return ioctl(self._fd, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
     # Time
 
@@ -468,7 +473,7 @@ class Connection:
 
     def hang_up(self) -> None:
         """Say FIN to a peer that waits for nothing."""
-        self._linger()
+        self._finish()
 
     def _reset(self) -> None:
         # A plain close would leave the unsent bytes to the kernel, for as long as it has patience.

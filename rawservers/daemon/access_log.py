@@ -39,13 +39,9 @@ NONE = object()  # no record
 
 
 class AccessLog:
-    """fd: where to write, taken over, -1 for nowhere; style: one of FORMATS.
-
-    lines: how many answers were noted; dropped: how many of their lines are lost.
-    """
+    """fd: where to write, taken over, -1 for nowhere; style: one of FORMATS. dropped: how many lines are lost."""
 
     def __init__(self, fd: int, style: str, clock: Clock) -> None:
-        self.lines = 0
         self._format = FORMATS[style]
         self._clock = clock
         self._off = fd < 0

@@ -120,8 +120,8 @@ class Conversation(Protocol):
             if answer is not None:
                 self._tally.remembered += 1
                 chunks = self._say(answer)
-                if answer.wake == clock.wake and answer.keep and self.closing is KEEP:
-                    stamp.said[data] = chunks
+                if answer.wake == clock.wake and len(chunks) == 2 and answer.keep and self.closing is KEEP:
+                    stamp.said[data] = chunks  # a small one, which holds no descriptor
                 answer.wake = clock.wake
                 return chunks
             self._missed = len(data)
