@@ -110,30 +110,45 @@ class Recording(Protocol):
         return (b".",)
 
 
+class Busy(Recording):
+    """Takes its time with the first words; what comes meanwhile is queued behind them."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__(peer)
+        self.go_on = threading.Event()
+        self.ended = False
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        super().receive(data, urgent)
+        if data == b"first":
+            self.go_on.wait(DEADLINE)
+        return ()
+
+    def end(self) -> Sequence[Chunk]:
+        self.ended = True
+        return super().end()
+
+
+def keep_busy(running: Running, sock: socket.socket) -> Busy:
+    """The conversation that is busy with the first words from `sock`."""
+    sock.sendall(b"first")
+    until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
+    (protocol,) = running.begun
+    assert isinstance(protocol, Busy)
+    return protocol
+
+
 @pytest.mark.parametrize("size", [4, SMALL_SIZE - 2, SMALL_SIZE - 1, SMALL_SIZE, RECEIVE_SIZE - 1])
 def test_urgent_data_comes_in_two_parts(size: int) -> None:
     junk = b"j" * size
-
-    class Slow(Recording):
-        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            super().receive(data, urgent)
-            if data == b"first":
-                go_on.wait(DEADLINE)
-            return ()
-
-    go_on = threading.Event()
-    with Running(Slow) as running, running.connect() as sock:
-        sock.sendall(b"first")
-        until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
+    with Running(Busy) as running, running.connect() as sock:
+        protocol = keep_busy(running, sock)
         sock.sendall(junk)
         sock.send(b"\xff\xf2", socket.MSG_OOB)
         sock.sendall(b"after")
-        go_on.set()  # all of it is queued behind what the server was busy with
-        (protocol,) = running.begun
-        assert isinstance(protocol, Slow)
+        protocol.go_on.set()
         until(lambda: protocol.heard[-1:] == [(b"\xf2after", False)], f"the mark, after {protocol.heard}")
         assert protocol.heard[0] == (b"first", False)
-        assert protocol.heard[-1] == (b"\xf2after", False)
         assert b"".join(data for data, urgent in protocol.heard if urgent) == junk + b"\xff"
 
 
@@ -252,21 +267,11 @@ def test_two_pieces_that_are_the_same_are_two() -> None:
 )
 def test_what_has_come_is_heard_in_one_piece(size: int) -> None:
     """As far as one receive goes, however little the peer has said at once before."""
-
-    class Busy(Recording):
-        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            super().receive(data, urgent)
-            if data == b"first":
-                go_on.wait(DEADLINE)
-            return ()
-
-    go_on = threading.Event()
     with Running(Busy) as running, running.connect() as sock:
-        sock.sendall(b"first")
-        until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
+        protocol = keep_busy(running, sock)
         sock.sendall(bytes(size))
-        go_on.set()
-        heard = running.begun[0].heard  # type: ignore[attr-defined]
+        protocol.go_on.set()
+        heard = protocol.heard
         until(lambda: sum(len(data) for data, _ in heard) == 5 + size, "all is heard")
         assert [len(data) for data, _ in heard] == [5, min(size, RECEIVE_SIZE)] + [1] * (size > RECEIVE_SIZE)
         sock.sendall(b"last")
@@ -319,29 +324,14 @@ def test_a_peer_that_never_stops_is_not_heard_out_for_ever(closing: Closing, mon
 
 
 def test_a_reset_is_not_taken_for_the_end_of_what_is_said() -> None:
-    class Busy(Recording):
-        ended = False
-
-        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            super().receive(data, urgent)
-            if data == b"first":
-                go_on.wait(DEADLINE)
-            return ()
-
-        def end(self) -> Sequence[Chunk]:
-            self.ended = True
-            return super().end()
-
-    go_on = threading.Event()
     with Running(Busy) as running:
         with running.connect() as sock:
-            sock.sendall(b"first")
-            until(lambda: bool(running.begun and running.begun[0].heard), "it is busy")  # type: ignore[attr-defined]
+            protocol = keep_busy(running, sock)
             sock.sendall(bytes(SMALL_SIZE))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        go_on.set()
+        protocol.go_on.set()
         until(lambda: not running.connections, "it is gone")
-        assert not running.begun[0].ended  # type: ignore[attr-defined]
+        assert not protocol.ended
 
 
 def test_a_deadline_runs_for_what_is_waited_for() -> None:
