@@ -21,7 +21,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.loop import Loop
 from rawservers.daemon.access_log import AccessLog, open_target
 from rawservers.services import SERVICES
-from tests.live import Server, exchange, need, receive_until, until
+from tests.live import ROOT, Server, exchange, need, receive_until, until
 
 REQUEST = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -178,3 +178,14 @@ def test_an_idle_connection_is_small(folder: Path, service: str) -> None:
         assert (server.memory() - before) / 1000 < 2048
         for sock in socks + more:
             sock.close()
+
+
+def test_a_start_loads_nothing_that_most_servers_never_use() -> None:
+    command = "import rawservers.cli, sys; print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({str(ROOT)!r}); {command}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {"asyncio", "ctypes", "email", "hashlib", "http.client", "subprocess", "tomllib"} & set(done.stdout.split())

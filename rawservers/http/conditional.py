@@ -26,7 +26,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from hashlib import blake2b
 
 from rawservers.core.protocol import FileSlice
 from rawservers.http.request import Request
@@ -283,4 +282,6 @@ def _boundary(headers: Headers, spans: Sequence[Span], size: int) -> str:
     It depends on nothing but what is answered, so that the same request has the same answer from every process. Whoever
     plants it in a file of his own, knowing its time and size beforehand, only spoils that file.
     """
+    from hashlib import blake2b  # here, since it loads OpenSSL, and is seldom asked for
+
     return blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()

@@ -7,7 +7,7 @@ or would turn the line around, is spelled out: \xff for a byte that is not UTF-8
 right-to-left override.
 
 All addresses are relative to the folder's own, which ends with a slash: the page holds behind a proxy that serves the
-site under a prefix. It loads nothing, and is complete without its script, which only adds buttons that sort; POLICY
+site under a prefix. It loads nothing, and is complete without its script, which only adds buttons that sort; `policy`
 lets a browser run that script alone. Folders and files are two bodies of one table, so that folders stay first
 however each is sorted.
 """
@@ -20,7 +20,7 @@ import unicodedata
 from base64 import b64encode
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from hashlib import sha256
+from functools import cache
 from html import escape
 from urllib.parse import quote
 
@@ -103,13 +103,18 @@ TABLE = """<table>
 """
 
 
+@cache
+def policy() -> str:
+    """A Content-Security-Policy to send with the page: should a name ever pass for markup, it would still be inert."""
+    return f"default-src 'none'; img-src data:; style-src {trusted(STYLE)}; script-src {trusted(SCRIPT)}"
+
+
 def trusted(source: str) -> str:
     """What a Content-Security-Policy calls an inline script or style that may be used."""
+    from hashlib import sha256  # here, since it loads OpenSSL, and most servers list nothing
+
     return f"'sha256-{b64encode(sha256(source.encode()).digest()).decode()}'"
 
-
-# A Content-Security-Policy to send with the page: should a name ever pass for markup, it would still be inert.
-POLICY = f"default-src 'none'; img-src data:; style-src {trusted(STYLE)}; script-src {trusted(SCRIPT)}"
 
 # What has no shape of its own, or is not allowed in HTML: controls, line separators, bidirectional marks, zero widths
 # but the joiners that some scripts and emoji need, and the code points that are no characters.

@@ -202,7 +202,7 @@ class Site:
         if listing.prefers_json(request.fields.get("accept", "")):
             headers = [("Content-Type", "application/json"), vary]
             return Answer(Response(200, self._dressed(path, headers), listing.as_json(path, entries)), request)
-        headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", listing.POLICY)]
+        headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", listing.policy())]
         return Answer(Response(200, self._dressed(path, headers), listing.as_html(path, entries)), request)
 
     def _redirected(self, path: bytes, query: str) -> str | None:
