@@ -50,10 +50,11 @@ def make_environment() -> bool:
     """Whether there is an environment; it holds what could be installed of the optional dependencies named "bench"."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["bench"]
     made_for = ENVIRONMENT / "made-for"
-    made = repr([interpreter(), *wanted])
+    python = interpreter()
+    made = repr([python, *wanted])
     if PYTHON.exists() and made_for.exists() and made_for.read_text() == made:
         return True
-    if subprocess.run([interpreter(), "-m", "venv", "--clear", ENVIRONMENT], check=False).returncode:
+    if subprocess.run([python, "-m", "venv", "--clear", ENVIRONMENT], check=False).returncode:
         return False
     (ENVIRONMENT / ".gitignore").write_text("*\n")
     if not install(*wanted):

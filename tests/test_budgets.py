@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from rawservers.config import Config, SiteConfig
-from rawservers.core.connection import Connection
+from rawservers.core.connection import SMALL_SIZE, Connection
 from rawservers.core.loop import Loop
 from rawservers.daemon.access_log import AccessLog, open_target
 from rawservers.services import SERVICES
@@ -88,6 +88,13 @@ def test_the_calls_of_a_telnet_line(folder: Path) -> None:
 def test_the_calls_of_many_telnet_lines(folder: Path) -> None:
     called = steps(folder, "telnet", *[(b"x" * 62 + b"\r\n") * 16] * 5)
     assert len(called) <= 3, called
+
+
+def test_nobody_is_asked_twice_for_more(folder: Path) -> None:
+    """Who has once said more than a small receive takes is given room from then on, and heard by one receive."""
+    line = b"x" * (SMALL_SIZE - 2) + b"\r\n"
+    assert "Connection._hear_out" in steps(folder, "telnet", line)
+    assert "Connection._hear_out" not in steps(folder, "telnet", line, line)
 
 
 def test_the_system_calls_of_kept_gets(folder: Path, tmp_path: Path) -> None:

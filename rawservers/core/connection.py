@@ -190,8 +190,8 @@ class Connection:
             urgent = events & PRIORITY != 0 and not self._at_mark()
         try:
             data = self._sock.recv(self._room, DONTWAIT)
-            if len(data) == SMALL_SIZE and not urgent:  # or the mark may come next
-                data = self._hear_out(data)
+            if len(data) == SMALL_SIZE == self._room:
+                data = self._hear_out(data, urgent)
         except BlockingIOError:
             return self._go_on()
         except OSError as error:
@@ -228,9 +228,11 @@ class Connection:
                 self._front_sent = sent
         self._say(chunks)
 
-    def _hear_out(self, data: bytes) -> bytes:
-        """`data`, and what is there behind it, of a peer that says more at once than is asked for."""
+    def _hear_out(self, data: bytes, urgent: bool) -> bytes:
+        """`data`, and what is there behind it, of a peer that says more at once than was asked for; from now on more is."""
         self._room = RECEIVE_SIZE
+        if urgent:
+            return data  # the mark may come next
         try:
             return data + self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
         except BlockingIOError:
