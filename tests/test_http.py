@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from rawservers.config import Function, SiteConfig
-from rawservers.core.protocol import Answered, Clock, Closing, FileSlice, Peer
+from rawservers.core.protocol import Answered, Chunk, Clock, Closing, FileSlice, Peer
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import Memory
@@ -19,6 +20,7 @@ from rawservers.http.response import Record
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from tests import wire
+from tests.live import DEADLINE
 
 CASES = wire.load("http") + wire.load("http_files")
 
@@ -53,6 +55,7 @@ class Client:
         self.spans: list[tuple[int, int]] = []  # where in `said` each answer begins and ends
         self.begun = 0
         self.records: list[Record] = []
+        self.patient = True  # waits for what is only promised
 
     def take(self, chunks: Iterable[object]) -> None:
         for chunk in chunks:
@@ -72,10 +75,17 @@ class Client:
         for packet in packets:
             self.clock.wake += 1
             self.take(self.conversation.receive(packet))
-            while chunks := self.conversation.resume():
+            while chunks := self.resume():
                 self.clock.wake += 1
                 self.take(chunks)
         return self
+
+    def resume(self) -> Sequence[Chunk]:
+        """What there is to say besides, once what is promised is there."""
+        promise = self.conversation._promise
+        if promise is not None and self.patient:
+            wait([promise], DEADLINE)
+        return self.conversation.resume()
 
     def end(self) -> Client:
         self.take(self.conversation.end())

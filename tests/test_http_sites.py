@@ -433,6 +433,7 @@ def test_an_answer_that_takes_its_time(clock: Clock) -> None:
     request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
     client = Client(router(clock, SiteConfig("/nonexistent"), functions=(("/api/", lambda request: promise),)), clock)
     client.conversation._peer._wake = lambda: woken.append(True)
+    client.patient = False
     client.send(request + request)
     assert (client.said, client.conversation.waiting) == (b"", "")
     assert client.conversation.resume() == ()  # woken for nothing

@@ -16,9 +16,9 @@ of a large file; a unit nobody knows is ignored, as the RFC demands.
 
 What one request can cost is bounded, whatever it asks for. Ranges that touch or overlap become one, so that no byte is
 sent twice and nothing is to be gained from asking for it twice (CVE-2011-3192); above RANGES of them the file is sent
-whole. Every pattern reads its text once from left to right, and long numbers are cut before they are counted with. The
-parts are sent in the order in which they were asked for, a coalesced one in the place of its first member, and one part
-alone is never wrapped as multipart (RFC 9110 §15.3.7).
+whole; of entity tags, the first TAGS are looked at. Every pattern reads its text once from left to right, and long
+numbers are cut before they are counted with. The parts are sent in the order in which they were asked for, a coalesced
+one in the place of its first member, and one part alone is never wrapped as multipart (RFC 9110 §15.3.7).
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ from rawservers.http.response import DAYS, MONTHS, Headers, Response, error
 # more than it costs to ask; Apache's MaxRanges is 200, nginx's max_ranges has no limit until one is set.
 RANGES = 16
 
+# Members of a Range that are looked at, empty ones among them, which a sender may well leave in (RFC 9110 §5.6.1).
+SPECS = 4 * RANGES
+
+# Entity tags in one field that are looked at. A client has one for each variant that it keeps, so a few at the most; a head
+# has room for some 8,000.
+TAGS = 256
+
 FAR = 10**18  # beyond the end of any file, and cheap to count with
 FAR_DIGITS = 18
 
@@ -49,7 +56,8 @@ ASCTIME_DATE = re.compile(rf"(?:{DAY}) ({MONTH}) ([0-9]{{2}}| [0-9]) {TIME} ([0-
 EPOCH = date(1970, 1, 1).toordinal()
 
 ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
-ENTITY_TAGS = re.compile(r'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z)))*+[\t ,]*+')
+OPAQUE_TAG = re.compile(r'"[^"]*"')
+ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{TAGS}}}+[\t ,]*+')
 BYTE_RANGE = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
 
 WITHOUT_PRECONDITIONS = frozenset({"CONNECT", "OPTIONS", "TRACE"})  # they select no representation (RFC 9110 §13.2.1)
@@ -138,15 +146,18 @@ def precondition(request: Request, tag: str, modified: int, now: float) -> int |
 
 
 def _lists(value: str, tag: str, weakly: bool) -> bool:
-    """Whether a list of entity tags names `tag`, by weak or strong comparison (§8.8.3.2)."""
+    """Whether a list of entity tags names `tag`, by weak or strong comparison (§8.8.3.2).
+
+    What lies behind the first TAGS of them is ignored, well formed or not.
+    """
     if value == "*":
         return True
-    if ENTITY_TAGS.fullmatch(value) is None:
-        return False
-    members = ENTITY_TAG.findall(value)
-    if weakly:
-        return tag.removeprefix("W/") in [member.removeprefix("W/") for member in members]
-    return tag in members and not tag.startswith("W/")
+    begun = ENTITY_TAGS.match(value)  # by a pattern that nothing fails to match
+    head = begun[0] if begun else ""
+    members = (OPAQUE_TAG if weakly else ENTITY_TAG).findall(head)
+    if len(head) < len(value) and len(members) < TAGS:
+        return False  # there is something in it that is no tag
+    return tag.removeprefix("W/") in members if weakly else tag in members and not tag.startswith("W/")
 
 
 # Ranges
@@ -156,8 +167,8 @@ def ranges(request: Request, size: int, tag: str, modified: int, now: float) -> 
     """Which bytes of a file of `size` the request asks for, in its order; [] if they cannot be had: 416 (§14.2).
 
     None: send it all, because no range is asked for in a way that counts, or too many are, or If-Range says that the
-    client knows another state (§13.1.5). The spans lie inside the file and neither touch nor overlap. tag, modified,
-    now: as for `precondition`, which comes first.
+    client knows another state (§13.1.5). Too many are above RANGES, or above SPECS with the empty ones. The spans lie
+    inside the file and neither touch nor overlap. tag, modified, now: as for `precondition`, which comes first.
     """
     fields = request.fields
     if "range" not in fields or request.method != "GET":
@@ -167,8 +178,9 @@ def ranges(request: Request, size: int, tag: str, modified: int, now: float) -> 
         return None
     if "if-range" in fields and not _unchanged(fields["if-range"], tag, modified, now):
         return None
-    specs = [spec for member in members.split(",") if (spec := member.strip("\t "))]
-    return None if len(specs) > RANGES else _select(specs, size)
+    split = members.split(",", SPECS)
+    specs = [spec for member in split if (spec := member.strip("\t "))]
+    return None if len(split) > SPECS or len(specs) > RANGES else _select(specs, size)
 
 
 def _unchanged(value: str, tag: str, modified: int, now: float) -> bool:

@@ -21,7 +21,6 @@ the same times behind. What no stat can tell is content that arrives later than 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -181,8 +180,9 @@ class Files:
 
     def __init__(self, root: str, clock: Clock, endings: Callable[[bytes], tuple[bytes, ...]], memory: Memory) -> None:
         self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
-        self._landing = b""  # where the root really is, with a slash behind it
-        self._landed: tuple[int, int] | None = None  # the device and inode of that folder
+        # Where the root really is, with a slash behind it; the device and inode of that folder. Always replaced as a whole,
+        # since threads look there too.
+        self._landing: tuple[bytes, tuple[int, int] | None] = b"", None
         self._clock = clock
         self._endings = endings
         self._memory = memory
@@ -214,30 +214,55 @@ class Files:
             return isinstance(failure, IsADirectoryError)
         return False
 
+    def check_folder(self, path: bytes) -> None:
+        """OSError unless the folder at `path` can be read."""
+        os.close(self._open_folder(path))
+
     def entries(self, path: bytes) -> Iterator[Entry]:
-        """What may be served of the folder at `path`. OSError if it cannot be read."""
-        place, _ = self._place(path)
+        """What may be served of the folder at `path`. OSError if it cannot be read. From any thread: it touches no memory.
+
+        An entry that is no link lies in the folder, and with it in the root, so that one look by name is enough.
+        """
+        folder = self._open_folder(path)
         try:
-            folder = os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        finally:
-            os.close(place)
-        try:
-            names = os.listdir(folder)
+            with os.scandir(folder) as found:
+                for item in found:
+                    entry = self._entry(path, item)
+                    if entry is not None:
+                        yield entry
         finally:
             os.close(folder)
-        for name in map(os.fsencode, names):
-            with contextlib.suppress(OSError):  # gone meanwhile, or a link that leads outside
-                yield self._entry(path, name)
 
-    def _entry(self, path: bytes, name: bytes) -> Entry:
-        place, _ = self._place(path + name)
+    def _open_folder(self, path: bytes) -> int:
+        """A descriptor of the folder at `path`, to read it."""
+        place, _ = self._place(path)
         try:
-            status = os.fstat(place)
+            return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
             os.close(place)
+
+    def _entry(self, path: bytes, item: os.DirEntry[str]) -> Entry | None:
+        """What stands in the folder at `path`, if it may be served."""
+        name = os.fsencode(item.name)
+        if hidden(path + name):
+            return None
+        try:
+            status = item.stat(follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                status = self._status(path + name)
+        except OSError:  # gone meanwhile, or a link that leads outside
+            return None
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise PermissionError(errno.EACCES, "neither file nor folder")
+            return None
         return Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+
+    def _status(self, path: bytes) -> os.stat_result:
+        """That of what `path` names, wherever links lead inside the root."""
+        place, _ = self._place(path)
+        try:
+            return os.fstat(place)
+        finally:
+            os.close(place)
 
     def _load(self, path: bytes) -> File:
         fd, landed = self._open(path)
@@ -290,25 +315,28 @@ class Files:
             raise FileNotFoundError(errno.ENOENT, "hidden")
         place = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
         try:
-            landed = os.readlink(b"/proc/self/fd/%d" % place)
-            if self._inside(landed):
-                return place, landed[len(self._landing) - 1 :]
+            landed = self._inside(os.readlink(b"/proc/self/fd/%d" % place))
+            if landed is not None:
+                return place, landed
         except OSError:
             os.close(place)
             raise
         os.close(place)
         raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden there")
 
-    def _inside(self, landed: bytes) -> bool:
-        """Whether a place that the kernel names is one that may be served."""
-        root = os.stat(self._root or b"/")
-        if (root.st_dev, root.st_ino) != self._landed or not (landed + b"/").startswith(self._landing):
+    def _inside(self, place: bytes) -> bytes | None:
+        """Where in the root a place is that the kernel names, from a slash on; None if it may not be served."""
+        status = os.stat(self._root or b"/")
+        root = status.st_dev, status.st_ino
+        landing, landed = self._landing
+        if root != landed or not (place + b"/").startswith(landing):
             # The root is, or its path has, a link that has been moved, as deployments do.
-            self._landing = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
-            self._landed = root.st_dev, root.st_ino
-            if not (landed + b"/").startswith(self._landing):
-                return False
-        return not hidden(b"/" + landed[len(self._landing) :])
+            landing = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
+            self._landing = landing, root
+            if not (place + b"/").startswith(landing):
+                return None
+        path = b"/" + place[len(landing) :]
+        return None if hidden(path) else path
 
 
 def hidden(path: bytes) -> bool:

@@ -10,6 +10,10 @@ All addresses are relative to the folder's own, which ends with a slash: the pag
 site under a prefix. It loads nothing, and is complete without its script, which only adds buttons that sort; `policy`
 lets a browser run that script alone. Folders and files are two bodies of one table, so that folders stay first
 however each is sorted.
+
+A folder may hold any number of entries, and other threads have work to do as well. So nothing here that holds the interpreter
+for as long as it takes (a sort, a join, the encoding of JSON) is ever done with more than RUN entries at once, and what is
+kept of each is a tuple, which the garbage collector soon forgets.
 """
 
 from __future__ import annotations
@@ -18,10 +22,13 @@ import json
 import re
 import unicodedata
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import cache
+from heapq import merge
 from html import escape
+from itertools import islice
+from typing import TypeAlias
 from urllib.parse import quote
 
 STYLE = r"""
@@ -92,14 +99,17 @@ PAGE = """<!DOCTYPE html>
 <style>{style}</style>
 <h1><small>Index of</small> {crumbs}</h1>
 <p>{summary}</p>
-{table}</html>
 """
-TABLE = """<table>
+FOLDERS = b"""<table>
 <thead><tr><th aria-sort="ascending">Name<th>Size<th>Modified (UTC)
 <tbody class="folders">
-{folders}<tbody class="files">
-{files}</table>
-<script>{script}</script>
+"""
+FILES = b"""<tbody class="files">
+"""
+TABLE_END = f"""</table>
+<script>{SCRIPT}</script>
+""".encode()
+PAGE_END = b"""</html>
 """
 
 
@@ -131,7 +141,13 @@ UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 EPOCH = datetime(1970, 1, 1)  # without a zone, whose offset isoformat would write
 EARLIEST, LATEST = -62135596800, 253402300799  # seconds: the years 1 to 9999, all that four digits can tell
 
-QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+RUN = 512  # entries sorted at once, in about half a millisecond
+
+# What is looked at of an Accept or Accept-Encoding field. A browser sends a dozen members, in less than 200 characters.
+MEMBERS = 64
+CHARACTERS = 2048
+
+QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
@@ -139,17 +155,20 @@ class Entry:
     """One name in a folder.
 
     name: its bytes, any but NUL and "/"; is_folder: whether it names a folder; size: the file's, in bytes; modified:
-    when it changed, in seconds since 1970; text: the name as text, bytes that are not UTF-8 as \\xff.
+    when it changed, in seconds since 1970.
     """
 
-    __slots__ = ("is_folder", "modified", "name", "size", "text")
+    __slots__ = ("is_folder", "modified", "name", "size")
 
     def __init__(self, name: bytes, is_folder: bool, size: int, modified: float) -> None:
         self.name = name
         self.is_folder = is_folder
         self.size = size
         self.modified = modified
-        self.text = readable(name)
+
+
+# What is kept of an entry: whether it is a file, the key that it is sorted by, its name, size, and time of last change.
+Row: TypeAlias = tuple[bool, str, bytes, int, float]
 
 
 # The two forms
@@ -157,36 +176,62 @@ class Entry:
 
 def as_html(path: bytes, entries: Iterable[Entry]) -> bytes:
     """The page, in UTF-8, for the folder at `path`: its decoded bytes from "/" to "/"."""
-    shown = arranged(entries)
-    folders = "".join([row(entry) for entry in shown if entry.is_folder])
-    files = "".join([row(entry) for entry in shown if not entry.is_folder])
-    return PAGE.format(
-        title=visible(readable(path)),
-        style=STYLE,
-        crumbs=crumbs(path),
-        summary=('<a href="../">Parent folder</a> · ' if path != b"/" else "") + summary(shown),
-        table=TABLE.format(folders=folders, files=files, script=SCRIPT) if shown else "",
-    ).encode()
+    return b"".join(html(path, entries))
 
 
 def as_json(path: bytes, entries: Iterable[Entry]) -> bytes:
+    """The same folder as JSON: see `json_text`."""
+    return b"".join(json_text(path, entries))
+
+
+def html(path: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
+    """The page in fragments, about one for each entry."""
+    runs = []
+    files = total = 0
+    for run in sorted_runs(entries):
+        files += sum([row[0] for row in run])
+        total += len(run)
+        runs.append(run)
+    yield PAGE.format(
+        title=visible(readable(path)),
+        style=STYLE,
+        crumbs=crumbs(path),
+        summary=('<a href="../">Parent folder</a> · ' if path != b"/" else "") + summary(total - files, files),
+    ).encode()
+    if total:
+        yield FOLDERS
+        among_files = False
+        for is_file, _, name, size, modified in merged(runs):
+            if is_file and not among_files:
+                among_files = True
+                yield FILES
+            yield row(name, not is_file, size, modified).encode()
+        if not among_files:
+            yield FILES
+        yield TABLE_END
+    yield PAGE_END
+
+
+def json_text(path: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
     r"""The same folder as an object in ASCII: {"path", "entries": [{"name", "href", "type", "size", "modified"}]}.
 
-    A name, and the path, is its text, with \xff in place of a byte that is not UTF-8; href is exact, and relative to
-    the folder's address. type is "directory" or "file"; size is in bytes, null for a directory; modified is ISO 8601 in
-    UTC.
+    In fragments, about one for each entry. A name, and the path, is its text, with \xff in place of a byte that is not
+    UTF-8; href is exact, and relative to the folder's address. type is "directory" or "file"; size is in bytes, null for
+    a directory; modified is ISO 8601 in UTC.
     """
-    told = [
-        {
-            "name": entry.text,
-            "href": href(entry),
-            "type": "directory" if entry.is_folder else "file",
-            "size": None if entry.is_folder else entry.size,
-            "modified": moment(entry.modified),
+    yield f'{{"path": {json.dumps(readable(path))}, "entries": ['.encode()
+    between = ""
+    for is_file, _, name, size, modified in merged(list(sorted_runs(entries))):
+        told = {
+            "name": readable(name),
+            "href": href(name, not is_file),
+            "type": "file" if is_file else "directory",
+            "size": size if is_file else None,
+            "modified": moment(modified),
         }
-        for entry in arranged(entries)
-    ]
-    return json.dumps({"path": readable(path), "entries": told}).encode() + b"\n"
+        yield f"{between}{json.dumps(told)}".encode()
+        between = ", "
+    yield b"]}\n"
 
 
 def prefers_json(accept: str) -> bool:
@@ -202,12 +247,11 @@ def prefers_json(accept: str) -> bool:
 # Parts of the page
 
 
-def row(entry: Entry) -> str:
-    when = moment(entry.modified)
-    size = entry.size
-    told = "" if entry.is_folder else f'<data value="{size}" title="{size:,} bytes">{magnitude(size)}</data>'
+def row(name: bytes, is_folder: bool, size: int, modified: float) -> str:
+    when = moment(modified)
+    told = "" if is_folder else f'<data value="{size}" title="{size:,} bytes">{magnitude(size)}</data>'
     return (
-        f'<tr><td><a href="{href(entry)}"><bdi>{visible(entry.text)}</bdi>{"/" if entry.is_folder else ""}</a>'
+        f'<tr><td><a href="{href(name, is_folder)}"><bdi>{visible(readable(name))}</bdi>{"/" if is_folder else ""}</a>'
         f'<td>{told}<td><time datetime="{when}">{when[:10]} {when[11:16]}</time>\n'
     )
 
@@ -219,20 +263,19 @@ def crumbs(path: bytes) -> str:
     return "".join([*links, f'<span aria-current="page">{current}</span>'])
 
 
-def summary(entries: list[Entry]) -> str:
-    if not entries:
+def summary(folders: int, files: int) -> str:
+    if not folders + files:
         return "This folder is empty."
-    folders = sum(entry.is_folder for entry in entries)
-    counts = ((folders, "folder"), (len(entries) - folders, "file"))
+    counts = ((folders, "folder"), (files, "file"))
     return ", ".join([f"{count:,} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count])
 
 
 # One entry
 
 
-def href(entry: Entry) -> str:
+def href(name: bytes, is_folder: bool) -> str:
     """The address of an entry, relative to its folder's; safe in an attribute as it stands."""
-    return f"./{quote(entry.name, safe='')}{'/' if entry.is_folder else ''}"
+    return f"./{quote(name, safe='')}{'/' if is_folder else ''}"
 
 
 def readable(name: bytes) -> str:
@@ -263,9 +306,25 @@ def moment(seconds: float) -> str:
 # The order
 
 
-def arranged(entries: Iterable[Entry]) -> list[Entry]:
-    """Folders first, each kind as people count and spell: a2 before A10."""
-    return sorted(entries, key=lambda entry: (not entry.is_folder, natural(entry.text), entry.name))
+def sorted_runs(entries: Iterable[Entry]) -> Iterator[list[Row]]:
+    """Lists of at most RUN entries, each of them backwards: `merged` brings them all in order."""
+    entries = iter(entries)
+    while run := [
+        (not entry.is_folder, natural(readable(entry.name)), entry.name, entry.size, entry.modified)
+        for entry in islice(entries, RUN)
+    ]:
+        run.sort(reverse=True)
+        yield run
+
+
+def merged(runs: list[list[Row]]) -> Iterator[Row]:
+    """Folders first, each kind as people count and spell: a2 before A10. Empties the runs as it goes."""
+    return merge(*map(drained, runs))
+
+
+def drained(run: list[Row]) -> Iterator[Row]:
+    while run:
+        yield run.pop()
 
 
 def natural(text: str) -> str:
@@ -289,9 +348,13 @@ def media_ranges(accept: str) -> dict[str, float]:
     """The media ranges of an Accept field and their weights; those with a malformed weight are left out.
 
     A parameter that is no weight asks for a variant (charset, level), perhaps ours; the plain range, if given, decides.
+    What lies behind the first MEMBERS of them, or does not end within the first CHARACTERS, is ignored.
     """
     ranges: dict[str, float] = {}
-    for element in QUOTED.sub("", accept).lower().split(","):
+    members = QUOTED.sub("", accept[:CHARACTERS]).lower().split(",", MEMBERS)
+    if len(accept) > CHARACTERS or len(members) > MEMBERS:
+        del members[-1]
+    for element in members:
         kind, *parameters = [part.strip(" \t") for part in element.split(";")]
         weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
         if any(not QUALITY.fullmatch(weight) for weight in weights):

@@ -2,7 +2,7 @@
 
 An answer leaves as its status line, then Date, Connection and Server, then all the rest. Those three depend on when, to whom
 and by whom it is said, so the others can be kept ready and said again (see `cache`). Every answer says HTTP/1.0, and is either
-as long as its Content-Length or ended by the close.
+as long as its Content-Length or ended by the close; that to a HEAD has no body, and may leave the length unsaid.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Response:
 def extent(body: Body) -> int:
     """How many bytes a body has."""
     if isinstance(body, tuple):
-        return sum(map(extent, body))
+        return sum([len(piece) if isinstance(piece, bytes) else piece.count for piece in body])
     return body.count if isinstance(body, FileSlice) else len(body)
 
 
@@ -168,12 +168,15 @@ class Answer:
         "wake",
     )
 
-    def __init__(self, response: Response, request: Request | None, line: str = "") -> None:
-        """The answer to `request`, or to the request line `line` if no more of it was understood."""
+    def __init__(self, response: Response, request: Request | None, line: str = "", *, sized: bool = True) -> None:
+        """The answer to `request`, or to the request line `line` if no more of it was understood.
+
+        sized: whether the body that is there, or would be, has a known length; only that to a HEAD may have none.
+        """
         status = response.status
         size = extent(response.body)
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-        if status not in WITHOUT_BODY:
+        if status not in WITHOUT_BODY and sized:
             head += f"Content-Length: {size}\r\n"
         method = request.method if request is not None else line.partition(" ")[0]
         bodiless = status in WITHOUT_BODY or method == "HEAD"  # a refused HEAD too: who sent it expects no body

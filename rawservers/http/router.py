@@ -69,6 +69,8 @@ class Router:
 
     def answer(self, request: Request, promise: Future[Response]) -> Answer:
         """The answer that a promise, now done, has become."""
+        if self._function(request) is None:
+            return self._site(request).answer(request, promise)
         try:
             response = promise.result(timeout=0)
         except BaseException:  # its thread's: CancelledError is not an Exception

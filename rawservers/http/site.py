@@ -3,6 +3,9 @@
 In this order: the method, the redirects, the file (or a folder's index, or its listing), the precompressed neighbour that the
 client would rather have, the preconditions, the range. What goes wrong with a file is answered by a page, of the site's own
 if it has one. The answers that time alone does not change are remembered with the files they came from.
+
+A listing takes its time, so it is only promised here, and made beside the loop, by the builder's thread. It is never
+remembered.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ import errno
 import logging
 import mimetypes
 import re
+from concurrent.futures import Future
 from fnmatch import translate
 from os import fsdecode, fsencode
 from urllib.parse import quote
 
 from rawservers.config import SiteConfig
 from rawservers.core.protocol import Clock
-from rawservers.http import listing
+from rawservers.http import builder, listing
 from rawservers.http.cache import Answers, Source
 from rawservers.http.conditional import (
     etag,
@@ -59,17 +63,25 @@ WHY = {
     404: "There is nothing here by that name.",
     405: "Files can be read, not written.",
     500: "The file cannot be read.",
-    503: "The server is short of descriptors or memory; try again in a moment.",
+    503: "The server is busy, or short of descriptors or memory; try again in a moment.",
 }
 
 
 class Site:
-    """Answers requests from the files of one site. `clock` is the loop's; `answers` and `files` remember, for all sites.
+    """Answers requests from the files of one site. `clock` is the loop's; `answers` and `files` remember, and `builds` makes
+    the listings, for all sites.
 
     ValueError for a header that cannot be sent.
     """
 
-    def __init__(self, config: SiteConfig, clock: Clock, answers: Answers, files: Memory) -> None:
+    def __init__(
+        self,
+        config: SiteConfig,
+        clock: Clock,
+        answers: Answers,
+        files: Memory,
+        builds: builder.Builder = builder.of_this_process,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._answers = answers
@@ -77,11 +89,12 @@ class Site:
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._pages = dict(config.error_pages)
         self._files = Files(config.root, clock, self._endings, files)
+        self._builder = builds
         check_headers([(name, value) for _, name, value in config.headers])
         check_headers([("Location", target) for _, target in config.redirects])
 
-    def respond(self, request: Request) -> Answer:
-        """The answer to `request`. Raises Refused if its target is malformed."""
+    def respond(self, request: Request) -> Answer | Future[Response]:
+        """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused if its target is malformed."""
         if request.method == "OPTIONS" and request.target == "*":
             return Answer(Response(204, [("Allow", METHODS)]), request)
         if request.method not in {"GET", "HEAD", "OPTIONS"}:
@@ -97,14 +110,21 @@ class Site:
         except IsADirectoryError:
             return self._redirect(f"{quote(path)}/{request.query}", request)
         except OSError as failure:
-            status = STATUS.get(failure.errno or 0, 500)
-            if status == 500:
-                log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
-            return self._fall_back(request) if status == 404 else self._fail(status, request)
+            return self._unreadable(failure, request)
+
+    def answer(self, request: Request, promise: Future[Response]) -> Answer:
+        """The answer that a promise, now done, has become."""
+        failure = promise.exception(timeout=0)  # not raised: it is shared, and would grow with each one who does
+        if failure is None:
+            return Answer(promise.result(), request)
+        if isinstance(failure, OSError):
+            return self._unreadable(failure, request)
+        log.error("the listing for %s has failed", request.target, exc_info=failure)
+        return self._fail(500, request)
 
     # Files
 
-    def _serve(self, path: bytes, request: Request) -> Answer:
+    def _serve(self, path: bytes, request: Request) -> Answer | Future[Response]:
         """What the file or folder at `path` answers. OSError if it cannot be had; IsADirectoryError for want of a slash."""
         absent: list[Source] = []
         if path.endswith(b"/"):
@@ -192,18 +212,32 @@ class Site:
 
     # Folders, redirects, errors
 
-    def _list(self, path: bytes, request: Request) -> Answer:
+    def _list(self, path: bytes, request: Request) -> Answer | Future[Response]:
+        """The folder's listing; for a HEAD the header fields alone, which take no time."""
         if not self._files.is_folder(path):
             raise FileNotFoundError(errno.ENOENT, "no such folder")
         if not self._config.listing:
             return self._fail(403, request)
-        entries = self._files.entries(path)
         vary = ("Vary", "Accept")
         if listing.prefers_json(request.fields.get("accept", "")):
+            form = listing.json_text
             headers = [("Content-Type", "application/json"), vary]
-            return Answer(Response(200, self._dressed(path, headers), listing.as_json(path, entries)), request)
-        headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", listing.policy())]
-        return Answer(Response(200, self._dressed(path, headers), listing.as_html(path, entries)), request)
+        else:
+            form = listing.html
+            headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", listing.policy())]
+        dressed = self._dressed(path, headers)
+        if request.method == "HEAD":
+            self._files.check_folder(path)
+            return Answer(Response(200, dressed), request, sized=False)
+
+        def build() -> Response:
+            entries = builder.paced(self._files.entries(path))
+            return Response(200, dressed, builder.gathered(builder.paced(form(path, entries))))
+
+        try:
+            return self._builder.submit((self, path, form), build)
+        except builder.Busy:
+            return self._fail(503, request, [("Retry-After", "1")])
 
     def _redirected(self, path: bytes, query: str) -> str | None:
         """Where the table of redirects sends `path`, if it does."""
@@ -223,6 +257,13 @@ class Site:
         why = "What you are looking for has another address."
         headers = self._dressed(request.locate(), [("Location", location)])
         return Answer(error(301, why, headers), request)
+
+    def _unreadable(self, failure: OSError, request: Request) -> Answer:
+        """The answer when a file or folder cannot be had."""
+        status = STATUS.get(failure.errno or 0, 500)
+        if status == 500:
+            log.error("cannot read %r: %s", fsdecode(request.locate()), failure.strerror)
+        return self._fall_back(request) if status == 404 else self._fail(status, request)
 
     def _fall_back(self, request: Request) -> Answer:
         """The answer when there is no such file."""
