@@ -20,7 +20,10 @@ from hypothesis import strategies as st
 from rawservers.core.protocol import Answered, Clock, FileSlice, OpenFile, Peer
 from rawservers.http import conditional
 from rawservers.http.conditional import (
+    ENTITY_TAGS,
+    MEMBERS,
     RANGES,
+    TAGS,
     Span,
     etag,
     not_modified,
@@ -504,6 +507,33 @@ def test_a_long_value_costs_little(field: str, value: str) -> None:
     precondition(request, TAG, MODIFIED, NOW)
     ranges(request, 100, TAG, MODIFIED, NOW)
     assert time.process_time() - began < 0.1
+
+
+def test_tags_behind_the_first_many_are_not_looked_at() -> None:
+    def none_match(value: str) -> int | None:
+        return precondition(asking(f"If-None-Match: {value}"), TAG, MODIFIED, NOW)
+
+    def match(value: str) -> int | None:
+        return precondition(asking(f"If-Match: {value}"), TAG, MODIFIED, NOW)
+
+    others = ['W/"x"', '"y"'] * (TAGS // 2)
+    last, behind = ", ".join([*others[:-1], TAG]), ", ".join([*others, TAG])
+    assert (none_match(last), match(last)) == (304, None)
+    assert (none_match(f"{last}, , no tag"), match(f"{last}, no tag")) == (304, None)
+    assert (none_match(behind), match(behind)) == (None, 412)
+    assert (none_match(f"{TAG}, no tag"), match(f"{TAG}, no tag")) == (None, 412)
+    begun = ENTITY_TAGS.match('"a",' * 10_000)
+    assert begun
+    assert begun.end() == 4 * TAGS
+
+
+def test_members_of_a_range_behind_the_first_many_are_not_looked_at() -> None:
+    def ask(members: str) -> list[Span] | None:
+        return ranges(asking(f"Range: bytes={members}"), 100, TAG, MODIFIED, NOW)
+
+    assert ask("," * (MEMBERS - 1) + "0-1") == [(0, 2)]
+    assert ask("," * MEMBERS + "0-1") is None
+    assert ask("0-1" + "," * MEMBERS) is None
 
 
 # Answers

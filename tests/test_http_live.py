@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from rawservers.http.listing import Entry, as_html
 from tests.live import DEADLINE, Server, exchange, need, receive_all, receive_until, until
 
 KEPT = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -529,9 +530,32 @@ def test_a_file_and_a_folder_that_may_not_be_read(folder: Path) -> None:
     command = [] if os.geteuid() else [need("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]
     with Server(folder, "--http", "0", "--telnet", "off", "--listing", before=command) as server:
         for path in ("/secret", "/closed/", "/closed/x"):
-            assert requests.get(server.url + path, timeout=DEADLINE).status_code == 403
+            for ask in (requests.get, requests.head):
+                assert ask(server.url + path, timeout=DEADLINE).status_code == 403
         assert requests.get(server.url + "/f", timeout=DEADLINE).text == "content of f\n"
     (folder / "closed").chmod(0o755)
+
+
+def test_many_ask_for_a_large_listing_at_once(tmp_path: Path) -> None:
+    for number in range(2000):
+        (tmp_path / f"file-{number * 7919 % 2003}").write_bytes(b"x" * (number % 5))
+    status = {path.name.encode(): path.stat() for path in tmp_path.iterdir()}
+    expected = as_html(b"/", [Entry(name, False, its.st_size, its.st_mtime) for name, its in status.items()])
+    with Server(tmp_path, "--http", "0", "--telnet", "off", "--listing") as server:
+        socks = [server.connect() for _ in range(40)]
+        for sock in socks:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        pages = set()
+        for sock in socks:
+            with sock:
+                head, _, page = receive_all(sock).partition(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.0 200 OK\r\n")
+                assert f"\r\nContent-Length: {len(expected)}".encode() in head
+                pages.add(page)
+        assert pages == {expected}
+        heads = exchange(server, b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n" * 170)
+        assert heads.count(b"HTTP/1.0 200 OK\r\n") == heads.count(b"\r\n\r\n") == 170
+        assert b"Content-Length" not in heads
 
 
 def test_hot_large_files_do_not_use_up_the_descriptors(folder: Path) -> None:

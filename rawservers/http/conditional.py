@@ -37,7 +37,7 @@ from rawservers.http.response import DAYS, MONTHS, Headers, Response, error
 RANGES = 16
 
 # Members of a Range that are looked at, empty ones among them, which a sender may well leave in (RFC 9110 §5.6.1).
-SPECS = 4 * RANGES
+MEMBERS = 4 * RANGES
 
 # Entity tags in one field that are looked at. A client has one for each variant that it keeps, so a few at the most; a head
 # has room for some 8,000.
@@ -55,7 +55,7 @@ RFC850_DATE = re.compile(rf"(?:{LONG_DAY}), ([0-9]{{2}})-({MONTH})-([0-9]{{2}}) 
 ASCTIME_DATE = re.compile(rf"(?:{DAY}) ({MONTH}) ([0-9]{{2}}| [0-9]) {TIME} ([0-9]{{4}})")
 EPOCH = date(1970, 1, 1).toordinal()
 
-ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
+ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # so written that what begins no tag is skipped fast
 OPAQUE_TAG = re.compile(r'"[^"]*"')
 ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{TAGS}}}+[\t ,]*+')
 BYTE_RANGE = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
@@ -167,7 +167,7 @@ def ranges(request: Request, size: int, tag: str, modified: int, now: float) -> 
     """Which bytes of a file of `size` the request asks for, in its order; [] if they cannot be had: 416 (§14.2).
 
     None: send it all, because no range is asked for in a way that counts, or too many are, or If-Range says that the
-    client knows another state (§13.1.5). Too many are above RANGES, or above SPECS with the empty ones. The spans lie
+    client knows another state (§13.1.5). Too many are above RANGES, or above MEMBERS with the empty ones. The spans lie
     inside the file and neither touch nor overlap. tag, modified, now: as for `precondition`, which comes first.
     """
     fields = request.fields
@@ -178,9 +178,9 @@ def ranges(request: Request, size: int, tag: str, modified: int, now: float) -> 
         return None
     if "if-range" in fields and not _unchanged(fields["if-range"], tag, modified, now):
         return None
-    split = members.split(",", SPECS)
+    split = members.split(",", MEMBERS)
     specs = [spec for member in split if (spec := member.strip("\t "))]
-    return None if len(split) > SPECS or len(specs) > RANGES else _select(specs, size)
+    return None if len(split) > MEMBERS or len(specs) > RANGES else _select(specs, size)
 
 
 def _unchanged(value: str, tag: str, modified: int, now: float) -> bool:
