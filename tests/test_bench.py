@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import collections
 import json
+import math
+import multiprocessing
 import os
+import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import load, process, report, works
+from bench import faults, honest, hostile, load, process, report, works
 from bench.compare import Row
 from bench.footprint import HELD, Footprint
 from bench.fresh import Freshness
@@ -207,3 +211,117 @@ def test_a_tree_is_weighed_whole() -> None:
         finally:
             for pid in reversed(tuple(process.tree(shell.pid))):
                 os.kill(pid, 9)
+
+
+# Honest clients beside hostile ones
+
+METRICS = """# HELP rawservers_wake_cpu_seconds Of a wake.
+# TYPE rawservers_wake_cpu_seconds histogram
+rawservers_wake_cpu_seconds_bucket{le="0.01"} 90
+rawservers_wake_cpu_seconds_bucket{le="0.02"} 97
+rawservers_wake_cpu_seconds_bucket{le="+Inf"} 100
+rawservers_wake_cpu_seconds_sum 0.5
+rawservers_wake_cpu_seconds_count 100.0
+rawservers_wake_cpu_seconds_max 0.031
+rawservers_wake_seconds_bucket{service="a",le="0.020"} 40
+rawservers_wake_seconds_bucket{service="b",le="0.020"} 55
+rawservers_wake_seconds_count{service="a"} 40
+rawservers_wake_seconds_count{service="b"} 60
+"""
+MET = honest.Record([0.001] * 100)
+STOOD = faults.Outcome({name: faults.Honest.of(MET) for name in honest.CLIENTS}, wakes=faults.Wakes(9, 0, 0.01, 0, 0.01))
+
+
+def with_client(**figures: Any) -> faults.Outcome:
+    return replace(STOOD, clients=STOOD.clients | {"kept GET": STOOD.clients["kept GET"]._replace(**figures)})
+
+
+def test_percentiles() -> None:
+    assert honest.percentile([], 99) is None
+    assert [honest.percentile([3.0, 1.0, 2.0], percent) for percent in (0, 33, 50, 99, 100)] == [1, 1, 2, 3, 3]
+    assert [honest.percentile(range(1, 201), percent) for percent in (50, 99, 100)] == [100, 198, 200]
+
+
+def test_failures_are_no_short_waits() -> None:
+    found = faults.Honest.of(honest.Record([0.001] * 98, collections.Counter({"reset": 2}), 1))
+    assert found == (98, 2, 1, 0.001, math.inf, math.inf)
+    assert faults.Honest.of(honest.Record()) == (0, 0, 0, None, None, None)
+
+
+def test_the_status_is_read() -> None:
+    assert faults.wakes(METRICS) == faults.Wakes(100, 3, 0.031, 5, None)
+    assert faults.wakes("") == faults.wakes(METRICS.replace("wake_", "walk_")) == faults.Wakes()
+
+
+def test_a_server_that_stands_an_attack_reaches_every_bar() -> None:
+    assert all(verdict.reached for verdict in faults.judge("ranges", STOOD))
+    assert len(list(faults.judge("ranges", STOOD))) == 2 * len(honest.CLIENTS) + 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "missed"),
+    [
+        (with_client(failed=1), ["failures"]),
+        (with_client(p99=0.25), ["p99"]),
+        (with_client(p99=math.inf), ["p99"]),
+        (with_client(p99=None), ["p99"]),
+        (replace(STOOD, wakes=faults.Wakes(9, 1)), ["wakes over 20 ms of CPU"]),
+        (replace(STOOD, wakes=faults.Wakes()), ["wakes over 20 ms of CPU"]),
+        (replace(STOOD, ended=1), ["workers ended"]),
+        (replace(STOOD, strange=["Traceback"]), ["strange lines on stderr"]),
+    ],
+)
+def test_each_bar_can_be_missed(outcome: faults.Outcome, missed: list[str]) -> None:
+    verdicts = [verdict for verdict in faults.judge("ranges", outcome) if not verdict.reached]
+    assert [verdict.what for verdict in verdicts] == [f"ranges: {what}" for what in missed]
+    assert f"| ranges: {missed[0]} " in faults.document({"ranges": outcome}, verdicts, 1)
+    both = list(faults.judge("ranges", STOOD.worst(outcome)))
+    assert both == list(faults.judge("ranges", outcome.worst(STOOD)))
+    assert [verdict.what for verdict in both if not verdict.reached] == [f"ranges: {what}" for what in missed]
+
+
+def test_what_could_not_be_measured_reaches_no_bar() -> None:
+    broken = faults.Outcome(note="it did not start")
+    for outcome in (broken, STOOD.worst(broken), broken.worst(STOOD)):
+        assert [verdict.said for verdict in faults.judge("ranges", outcome)] == ["not measured"] * 9
+        assert "- ranges: it did not start" in faults.document({"ranges": outcome}, [], 1)
+
+
+def test_lines_that_a_server_should_not_have_said() -> None:
+    usual = "running as root: with --user ...\nhttp listening on http://h/\nonly 5 connections at once, not 9\n\n"
+    assert faults.strange(usual) == []
+    assert faults.strange(usual + "unexpected error in x\n  Traceback\n") == ["unexpected error in x", "  Traceback"]
+
+
+def test_hostile_words() -> None:
+    for name, kind in hostile.kinds().items():
+        said = b"".join(piece for piece, _ in zip(kind.words(1), range(2), strict=False))
+        assert bool(said) == (name != "telnet-silent"), name
+    for request in next(hostile.kinds()["accept"].words(0)).split(b"\r\n\r\n")[:-1]:
+        assert 30000 < len(request) + 4 < 32768
+    misses = b"".join(piece for piece, _ in zip(hostile.misses(0), range(3), strict=False)).split(b"\r\n\r\n")[:-1]
+    assert len(set(misses)) == len(misses) == 3000
+    assert len(hostile.together(list(hostile.kinds()), 100)) == 100
+
+
+def test_honest_clients_tell_what_failed() -> None:
+    for client in honest.CLIENTS.values():
+        record = client(free_port()).run(2 * honest.EVERY)
+        assert (record.seconds, record.failed) == ([], {"refused": 2})
+
+
+def test_hostile_clients_attack_until_they_are_told() -> None:
+    table = hostile.kinds()
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as server:
+        port = server.getsockname()[1]
+        ours, theirs = multiprocessing.Pipe()
+        ours.send("end")
+        crowd = [table["pipelined-get"], table["slow-readers"], table["telnet-silent"], table["connect-storm"]]
+        hostile.Crowd(crowd, {"http": port, "telnet": port}).run(theirs, 3600)
+        assert theirs.recv() == "end"
+        done = hostile.Crowd(crowd, {"http": port, "telnet": port}).run(theirs, 0.2)
+        assert done.connected >= 4
+        assert done.sent > hostile.PIECE
+        assert done.received == 0
+        ours.close()
+        theirs.close()
