@@ -32,6 +32,7 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST
 
 IAC, NOP, AO, WILL, DO = b"\xff", b"\xf1", b"\xf5", b"\xfb", b"\xfd"
 CHARACTER_MODE = IAC + DO + b"\x01" + IAC + DO + b"\x03"  # ECHO and SGA
+LOGOUT = 18
 ACCENTED = "e\u0301".encode()
 
 Words = Callable[[int], Iterator[bytes]]  # of the connection with this number: what is said on it, piece by piece
@@ -128,6 +129,17 @@ def filled(element: str, room: int) -> str:
     raise AssertionError
 
 
+def options() -> Words:
+    """DO and WILL of every option in turn; on every other connection without LOGOUT, at which the server hangs up."""
+
+    def all_but(*left_out: int) -> Words:
+        asked = [bytes([option]) for option in range(256) if option not in left_out]
+        return again(b"".join(IAC + verb + option for verb in (DO, WILL) for option in asked))
+
+    every, lasting = all_but(), all_but(LOGOUT)
+    return lambda number: every(number) if number % 2 else lasting(number)
+
+
 def head(_: int) -> Iterator[bytes]:
     yield b"GET /f.txt HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 1000
 
@@ -147,7 +159,6 @@ def kinds() -> dict[str, Kind]:
     listing, file = request("HEAD", "/many/"), request("GET", "/f.txt")
     lines = CHARACTER_MODE + b"".join(ACCENTED * 1333 + b"%d\r\n" % number for number in range(8))
     arrows = b"\x1b[A" * 7 + b"\x1b[B" * 7
-    every = b"".join(IAC + verb + bytes([option]) for verb in (DO, WILL) for option in range(256))
     return {
         "head-listing": Kind("http", again(listing * 170)),
         "get-listing": Kind("http", again(request("GET", "/many/"))),
@@ -161,7 +172,7 @@ def kinds() -> dict[str, Kind]:
         "telnet-ao": Kind("telnet", again(IAC + AO)),
         "telnet-keys": Kind("telnet", again(arrows, lines)),
         "telnet-nop": Kind("telnet", again((b"a" + IAC + NOP) * 2000 + b"\r\n")),
-        "telnet-options": Kind("telnet", again(every)),
+        "telnet-options": Kind("telnet", options()),
         "telnet-long": Kind("telnet", again(b"a" + IAC + NOP), config="[telnet]\nlongest_line = 1048576\n"),
         "telnet-redraw": Kind("telnet", again(b"\x12", CHARACTER_MODE + b"x" * 4000)),
         "telnet-silent": Kind("telnet", silence, CROWD, "[limits]\nconnections = 1000\n"),
