@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from bench.install import ROOT, interpreter
 from bench.servers import free_port
@@ -37,23 +38,26 @@ serve(Config(
 """
 
 
-def kept(port: int, times: int, said: bytes) -> None:
+def kept(port: int, pid: int, times: int, said: bytes) -> None:
     """Exchanges on one connection."""
     with connect(port) as sock:
         for _ in range(times):
             exchange(sock, said)
 
 
-def each(port: int, times: int, said: bytes) -> None:
-    """Exchanges on a connection each, which are there before the next one comes."""
+def each(port: int, pid: int, times: int, said: bytes) -> None:
+    """Exchanges on a connection each. The server is stopped meanwhile, so that it finds connection and request together."""
     for _ in range(times):
+        os.kill(pid, signal.SIGSTOP)
         with connect(port) as sock:
-            exchange(sock, said)
+            sock.sendall(said)
+            os.kill(pid, signal.SIGCONT)
             while sock.recv(65536):
                 pass
 
 
-WORKS: dict[str, tuple[str, Callable[[int, int, bytes], None], bytes]] = {
+Drive: TypeAlias = Callable[[int, int, int, bytes], None]
+WORKS: dict[str, tuple[str, Drive, bytes]] = {
     "kept GET": ("http", kept, GET),
     "new connection": ("http", each, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")),
     "Telnet line": ("telnet", kept, LINE),
@@ -70,7 +74,7 @@ def exchange(sock: socket.socket, said: bytes) -> None:
         raise ConnectionError("no answer")
 
 
-def count(tree: Path, service: str, drive: Callable[[int, int, bytes], None], said: bytes, times: int) -> int:
+def count(tree: Path, service: str, drive: Drive, said: bytes, times: int) -> int:
     """The instructions of a whole run with so many exchanges."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "f"
@@ -80,14 +84,18 @@ def count(tree: Path, service: str, drive: Callable[[int, int, bytes], None], sa
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", interpreter(), "-c", SERVE, service]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         process = subprocess.Popen(
-            [*command, str(port), folder], cwd=tree, env=environment | {"PYTHONHASHSEED": "0"}, stderr=subprocess.PIPE, text=True
+            [*command, str(port), folder],
+            cwd=tree,
+            env=environment | {"PYTHONHASHSEED": "0"},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stderr
         for line in process.stderr:
             if " listening on " in line or "Traceback" in line:
                 break
-        drive(port, 20, said)
-        drive(port, times, said)
+        drive(port, process.pid, 20, said)
+        drive(port, process.pid, times, said)
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         process.wait(DEADLINE)
@@ -99,6 +107,8 @@ def count(tree: Path, service: str, drive: Callable[[int, int, bytes], None], sa
 
 def main() -> None:
     trees = [Path(name).resolve() for name in sys.argv[1:]] or [ROOT]
+    for tree in trees:  # or the first run would count the compiler's instructions
+        subprocess.run([interpreter(), "-m", "compileall", "-q", tree / "rawservers"], check=True)
     for name, (service, drive, said) in WORKS.items():
         counts = [
             (count(tree, service, drive, said, MANY) - count(tree, service, drive, said, FEW)) / (MANY - FEW) for tree in trees

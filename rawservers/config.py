@@ -181,7 +181,16 @@ class Config:
 
     connections: int = setting(10000, "whole", "limits.connections", most=1_000_000)
     """Open at once in each worker; 0: as many as it has descriptors for. More wait in the kernel's queue until others end, and
-    idle ones make room. nginx: worker_connections, 512; an idle one costs a few KiB, and a descriptor (LimitNOFILE)."""
+    those that wait themselves make room: idle HTTP connections, then unfinished requests, the oldest first. nginx:
+    worker_connections, 512; an idle one costs a few KiB, and a descriptor (LimitNOFILE). The status page's come on top."""
+
+    http_connections: int = setting(0, "whole", "http.connections", most=1_000_000)
+    """Of these, how many HTTP may have; 0: half of them where Telnet is served, too, else all. So neither of the two can take
+    the other's places."""
+
+    telnet_connections: int = setting(0, "whole", "telnet.connections", most=1_000_000)
+    """Of these, how many Telnet may have; 0: half of them where HTTP is served, too, else all. A session is never closed for a
+    new one."""
 
     connections_per_address: int = setting(0, "whole", "limits.connections_per_address", most=1_000_000)
     """Of these, how many one peer's address may hold in each worker; more are closed at once. 0, as in nginx (limit_conn): any

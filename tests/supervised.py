@@ -42,6 +42,12 @@ def endless(request: Request) -> Response:
     raise AssertionError
 
 
+def slow(request: Request) -> Response:
+    """Holds the loop for a while: for longer, if it is asked for at /very-slow."""
+    time.sleep(1.1 if request.path == "/very-slow" else 0.3)
+    return Response(200)
+
+
 def begin(config: Config, *more: Any) -> worker.Worker:
     """A worker; but none if the variable BROKEN names a file, as soon as that says "now".
 
@@ -61,7 +67,10 @@ def begin(config: Config, *more: Any) -> worker.Worker:
 
 def configure(*said: Any) -> Config:
     """With the functions, and with the variable STUCK_TIME, which may be less than a file may say."""
-    config = replace(CONFIGURE(*said), functions=(("/pid", pid), ("/environment", environment), ("/endless", endless)))
+    config = replace(
+        CONFIGURE(*said),
+        functions=(("/pid", pid), ("/environment", environment), ("/endless", endless), ("/slow", slow), ("/very-slow", slow)),
+    )
     stuck_time = os.environ.get("STUCK_TIME")
     return replace(config, stuck_time=float(stuck_time)) if stuck_time else config
 

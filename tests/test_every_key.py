@@ -290,7 +290,8 @@ def test_linger_time(short: Server, refused: tuple[socket.socket, float]) -> Non
 
 @acts("limits.connections")
 def test_connections(place: Path) -> None:
-    with started(place, "limits.connections = 2") as server, contextlib.ExitStack() as stack:
+    listen = '[[listen]]\nservice = "telnet"\naddress = "127.0.0.1:0"'
+    with started(place, "limits.connections = 2", listen=listen) as server, contextlib.ExitStack() as stack:
         first, second, third = (stack.enter_context(server.connect("telnet")) for _ in range(3))
         third.sendall(b"3\r\n")
         for number in range(20):
@@ -303,6 +304,32 @@ def test_connections(place: Path) -> None:
         first.close()
         third.settimeout(DEADLINE)
         assert receive_until(third, b"\r\n") == b"3\r\n"
+
+
+@acts("http.connections")
+def test_http_connections(place: Path) -> None:
+    with started(place, "http.connections = 1") as server, server.connect() as first, server.connect() as second:
+        first.sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
+        receive_until(first, b"content of f\n")
+        second.sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert receive_until(second, b"content of f\n")
+        assert first.recv(1) == b""  # it was idle, and there is room for one
+
+
+@acts("telnet.connections")
+def test_telnet_connections(place: Path) -> None:
+    with started(place, "telnet.connections = 1") as server, contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(server.connect("telnet")) for _ in range(2))
+        second.sendall(b"2\r\n")
+        for _ in range(20):
+            first.sendall(b"1\r\n")
+            assert receive_until(first, b"\r\n") == b"1\r\n"
+        second.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            second.recv(1)
+        first.close()
+        second.settimeout(DEADLINE)
+        assert receive_until(second, b"\r\n") == b"2\r\n"
 
 
 @acts("limits.connections_per_address")

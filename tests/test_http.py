@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rawservers.config import Function, SiteConfig
-from rawservers.core.protocol import Answered, Chunk, Clock, Closing, FileSlice, Peer
+from rawservers.core.protocol import TURN, Answered, Chunk, Clock, Closing, FileSlice, Peer
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import Memory
@@ -75,10 +75,15 @@ class Client:
         for packet in packets:
             self.clock.wake += 1
             self.take(self.conversation.receive(packet))
-            while chunks := self.resume():
+            while (chunks := self.resume()) or self.has_more():
                 self.clock.wake += 1
                 self.take(chunks)
         return self
+
+    def has_more(self) -> bool:
+        """Whether it rests, or waits for what was promised."""
+        promised = self.patient and self.conversation._promise is not None
+        return self.closing is Closing.KEEP and (self.conversation.waiting == TURN or promised)
 
     def resume(self) -> Sequence[Chunk]:
         """What there is to say besides, once what is promised is there."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rawservers.config import SiteConfig
 from rawservers.core.protocol import Clock, Closing
+from rawservers.http import conversation
 from rawservers.http.request import Request, parse_simple
 from rawservers.http.response import Response
 from rawservers.http.router import Router
@@ -68,6 +69,19 @@ def test_any_bytes_at_any_cut(service: Router, clock: Clock, data: bytes, cuts: 
         assert client.closing is Closing.LINGER or True not in refused
     if not holds_a_simple_request(data):
         assert (parts.said, parts.closing) == (whole.said, whole.closing)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+@RELAXED
+@given(data=STREAM, many=st.integers(1, 4))
+def test_resting_anywhere_says_the_same(service: Router, clock: Clock, steps: int, data: bytes, many: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversation, "STEPS", 1 << 30)
+        whole = Client(service, clock).send(*([data * many] if data else []))
+        patch.setattr(conversation, "STEPS", steps)
+        rested = Client(service, clock).send(*([data * many] if data else []))
+    assert (rested.said, rested.closing) == (whole.said, whole.closing)
+    assert [record.line for record in rested.records] == [record.line for record in whole.records]
 
 
 def holds_a_simple_request(data: bytes) -> bool:

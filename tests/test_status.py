@@ -24,6 +24,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from rawservers import __version__
+from rawservers.core.wakes import BOUNDS
 from rawservers.daemon import status, supervisor
 from rawservers.daemon.scoreboard import SIZE, Figures, Row, Scoreboard
 from tests.live import DEADLINE, ROOT, Server, need, receive_until, until
@@ -85,7 +86,14 @@ def test_for_programs(served: Server, tmp_path: Path) -> None:
         "connections",
         "counted",
         "log_lines_dropped",
+        "wakes",
     }
+    for kind in ("wall", "cpu"):
+        wakes = said["wakes"][kind]
+        assert list(wakes["counts"]) == [*map(str, BOUNDS), "more"]
+        assert sum(wakes["counts"].values()) > 0
+        assert wakes["seconds"] > 0
+        assert wakes["longest"] <= wakes["seconds"]
     assert (said["version"], said["workers"], said["reloads"], said["reloads_failed"]) == (__version__, 3, 0, 0)
     assert 0 < said["uptime"] < 10 * DEADLINE
     assert set(said["connections"]) == set(said["counted"]) == {"http", "telnet", "status"}
@@ -109,7 +117,7 @@ def test_for_people(served: Server, tmp_path: Path) -> None:
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """By name and labels, as Prometheus would take them."""
     families = list(text_string_to_metric_families(text))
-    assert all(family.documentation and family.type in {"counter", "gauge"} for family in families)
+    assert all(family.documentation and family.type in {"counter", "gauge", "histogram"} for family in families)
     return {(each.name, tuple(sorted(each.labels.items()))): each.value for family in families for each in family.samples}
 
 
@@ -129,6 +137,12 @@ def test_for_prometheus(served: Server, tmp_path: Path) -> None:
         assert {
             states for (name, labels), _ in found.items() for _, states in labels[1:] if ("service", service) in labels
         } == STATES
+        assert found["rawservers_long_wakes_total", (("service", service),)] >= 0
+    for name in ("rawservers_wake_seconds", "rawservers_wake_cpu_seconds"):
+        buckets = [found[f"{name}_bucket", (("le", bound),)] for bound in (*map(str, BOUNDS), "+Inf")]
+        assert buckets == sorted(buckets)
+        assert buckets[-1] == found[f"{name}_count", ()] > 0
+        assert found[f"{name}_max", ()] <= found[f"{name}_sum", ()]
 
 
 @pytest.mark.parametrize(("form", "kind"), [("text", "text/plain"), ("json", "application/json"), ("prometheus", "text/plain")])

@@ -211,7 +211,7 @@ def test_the_first_client_starts_it(installed: Machine) -> None:
     for unit in ("rawservers-http.socket", "rawservers-telnet.socket", "rawservers-status.socket"):
         assert installed.systemctl("is-enabled", unit) == "enabled"
     assert b"HTTP/1.0 200 OK\r\n" in get(installed, "/")
-    assert installed.show("rawservers", "ActiveState") == "active"
+    until(lambda: installed.show("rawservers", "ActiveState") == "active", "it says that it is ready")
 
 
 def test_both_ports_answer(service: Machine) -> None:

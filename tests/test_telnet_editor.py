@@ -10,7 +10,7 @@ import pytest
 
 from rawservers.core.protocol import Clock, Peer
 from rawservers.telnet.echo import Echo, Talk
-from rawservers.telnet.editor import HISTORY, Editor, shown, width, without_character
+from rawservers.telnet.editor import HISTORY, Editor, character_start, shown, width
 
 PROMPT = "日> "
 BLANK = " \t"
@@ -176,13 +176,17 @@ def test_what_is_not_utf8_is_erased_from_the_screen_too(junk: bytes) -> None:
         (b"a\xff", b"a"),
     ],
 )
-def test_without_character(line: bytes, rest: bytes) -> None:
-    assert without_character(line) == rest
+def test_the_last_character(line: bytes, rest: bytes) -> None:
+    editor = Editor()
+    editor.insert(line)
+    editor.erase_character()
+    assert editor.line == rest
+    assert not line or line[: character_start(line, len(line))] == rest
 
 
 def test_every_character_is_erased_whole() -> None:
     for code in (*range(0x800), *range(0x800, 0xD800, 97), *range(0xE000, 0x110000, 997)):
-        assert without_character(b"a" + chr(code).encode()) == b"a", hex(code)
+        assert character_start(b"a" + chr(code).encode(), 1 + len(chr(code).encode())) == 1, hex(code)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +233,7 @@ class TestHistory:
     def press(self, editor: Editor, keys: bytes) -> bytes:
         for key in keys:
             assert editor.key(bytes((key,))) is not None
-        return editor.line
+        return bytes(editor.line)
 
     def test_up_and_down(self) -> None:
         editor = self.editor(b"one", b"two")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import sys
 import tracemalloc
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeAlias
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rawservers.core.protocol import Chunk, Clock, Closing, Peer, Urgent
+from rawservers.core.protocol import TURN, Chunk, Clock, Closing, Peer, Urgent
+from rawservers.telnet import echo as telnet
 from rawservers.telnet.echo import Echo, Service, echo
 from tests.services_telnet import calculate, login
 from tests.test_telnet import CHARACTERS, neat, size_of
@@ -44,20 +48,39 @@ def conversation(answer: Service = echo, longest: int = 20) -> Echo:
     return Echo(Peer(("192.0.2.1", 40000), Clock()), answer, longest=longest)
 
 
-def tagged(chunks: tuple[Chunk, ...]) -> list[tuple[bool, int]]:
-    """Each byte, and whether it is urgent."""
-    return [(isinstance(chunk, Urgent), byte) for chunk in chunks if isinstance(chunk, bytes) for byte in chunk]
+class Heard:
+    """What a conversation has said: its bytes, and where the last urgent one stands among them (-1: nowhere)."""
 
+    def __init__(self, talk: Echo) -> None:
+        self.talk = talk
+        self.data = b""
+        self.urgent = -1
 
-def run(talk: Echo, packets: Packets) -> tuple[list[tuple[bool, int]], Closing]:
-    out: list[tuple[bool, int]] = []
-    for data, urgent in packets:
-        chunks = talk.receive(data, urgent)
+    def take(self, chunks: Sequence[Chunk]) -> None:
+        """`chunks`, and what is said in the turns that are wanted then."""
+        self._take(chunks)
+        while self.talk.waiting == TURN:
+            assert self.talk.closing is Closing.KEEP
+            self._take(self.talk.resume())
+
+    def _take(self, chunks: Sequence[Chunk]) -> None:
         assert neat(chunks)
-        out += tagged(chunks)
-    out += tagged(talk.end())
+        assert [type(chunk) for chunk in chunks].count(Urgent) <= 1
+        for chunk in chunks:
+            assert isinstance(chunk, bytes)
+            if isinstance(chunk, Urgent):
+                assert chunk == b"\xf2"
+                self.urgent = len(self.data)
+            self.data += chunk
+
+
+def run(talk: Echo, packets: Packets) -> tuple[bytes, int, Closing]:
+    heard = Heard(talk)
+    for data, urgent in packets:
+        heard.take(talk.receive(data, urgent))
+    heard.take(talk.end())
     assert talk.failure is None
-    return out, talk.closing
+    return heard.data, heard.urgent, talk.closing
 
 
 @st.composite
@@ -88,6 +111,38 @@ def test_any_cut_says_the_same(streams: tuple[Packets, Packets], service: Servic
     assert results[0] == results[1]
 
 
+CALLS = st.lists(st.tuples(st.sampled_from(["receive"] * 6 + ["urgent", "push", "resume", "end"]), TEXTS), max_size=8)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+@settings(max_examples=200, deadline=None)
+@given(CALLS, SERVICES, st.booleans(), st.booleans())
+def test_wherever_it_rests_it_says_the_same(
+    steps: int, calls: list[tuple[str, bytes]], service: Service, characters: bool, hasty: bool
+) -> None:
+    """`hasty`: of packets in a row, the next comes before the first is worked through."""
+    results = []
+    for budget in (sys.maxsize, steps):
+        with mock.patch.object(telnet, "STEPS", budget):
+            heard = Heard(conversation(service))
+            if characters:
+                heard.take(heard.talk.receive(CHARACTERS))
+            for at, (name, data) in enumerate(calls):
+                if name == "push":
+                    heard.talk.push(data)
+                    heard.take(heard.talk.resume())
+                elif name in ("resume", "end"):
+                    heard.take(getattr(heard.talk, name)())
+                elif hasty and calls[at + 1 :] and calls[at + 1][0] in ("receive", "urgent", "end"):
+                    heard._take(heard.talk.receive(data, name == "urgent"))
+                else:
+                    heard.take(heard.talk.receive(data, name == "urgent"))
+            heard.take(heard.talk.end())
+            assert heard.talk.failure is None
+            results.append((heard.data, heard.urgent, heard.talk.closing))
+    assert results[0] == results[1]
+
+
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, SERVICES)
 def test_byte_by_byte_says_the_same(data: bytes, service: Service) -> None:
@@ -99,9 +154,9 @@ def test_byte_by_byte_says_the_same(data: bytes, service: Service) -> None:
 @given(TEXTS)
 def test_a_line_mode_echo_says_at_most_four_and_a_half_times_what_it_heard(data: bytes) -> None:
     data = data.replace(b"\xff\xfd\x01", b"").replace(b"\xff\xfd\x03", b"")
-    talk = conversation(longest=4096)
-    out = b"".join(c for c in talk.receive(data) if isinstance(c, bytes))
-    assert len(out) <= 4.5 * len(data)
+    heard = Heard(conversation(longest=4096))
+    heard.take(heard.talk.receive(data))
+    assert len(heard.data) <= 4.5 * len(data)
 
 
 @settings(max_examples=300, deadline=None)
@@ -152,7 +207,7 @@ def test_memory_is_bounded(characters: bool) -> None:
     try:
         for _ in range(300):
             talk.receive(b"x" * choose.randrange(4096) + b"".join(choose.choices(words, k=100)))
-            while talk._work is not None:
+            while talk.waiting == TURN:
                 talk.resume()
         kept, _ = tracemalloc.get_traced_memory()
     finally:

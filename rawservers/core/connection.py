@@ -9,6 +9,9 @@ its rules:
   has no such flag: before its first use the socket is made non-blocking.
 - What is said waits in one queue, in order. Above HIGH_WATER bytes of it the connection is not read: a peer that does not
   take its answers cannot make us hold more of them.
+- A protocol that rests (TURN) has its next turn from the loop's queue, once its output has left. From then on its connection is
+  read in turn as well, not as soon as the kernel reports it, until a receive asks for so little that it need not rest. And who
+  is sent much is sent it in turn, SHARE bytes at a time.
 - The peer's FIN ends its input, not our output. Our own can travel with our last words, if they are short: they wait for it.
 - The deadline that runs is *send* while something is queued, else the one the protocol is `waiting` for. *send* restarts
   whenever another 64 KiB, or all the rest, has left; "idle" with whatever is heard or said; the others only when the
@@ -23,14 +26,27 @@ import os
 import select
 import socket
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fcntl import ioctl
 from typing import Any
 
+from rawservers.core.limits import Connections, Evictable
 from rawservers.core.loop import Loop
-from rawservers.core.protocol import HIGH_WATER, Address, Answered, Chunk, Closing, FileSlice, Peer, Protocol, Tally, Urgent
+from rawservers.core.protocol import (
+    HIGH_WATER,
+    TURN,
+    Address,
+    Answered,
+    Chunk,
+    Closing,
+    FileSlice,
+    Peer,
+    Protocol,
+    Tally,
+    Urgent,
+)
 
 log = logging.getLogger("rawservers")
 
@@ -38,6 +54,7 @@ READABLE = select.EPOLLIN
 READ = select.EPOLLIN | select.EPOLLPRI
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
+READ_ONCE = READ | select.EPOLLONESHOT  # of a connection that is read in turn: the kernel then says it once
 BROKEN = select.EPOLLHUP  # which the kernel reports in any case, as long as the set has the descriptor at all
 
 # Plain ints: an operation on the enum's own members takes ten times as long.
@@ -50,8 +67,9 @@ SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
 RECEIVE_SIZE = 16384  # bytes asked of one recv: many requests or lines, and few enough that what they grow into is small
 SMALL_SIZE = 478  # the same from a peer that has never said more at once: Python is quickest with objects of up to 512 bytes
 GATHER = 65536  # bytes of small answers joined for one send
-SHARE = 1 << 20  # bytes one connection may send per wake, so that a fast reader of large files does not starve the others
+SHARE = 1 << 18  # bytes one connection may send at once, so that a fast reader of large files does not starve the others
 PROGRESS = 65536  # bytes that must leave within the send deadline
+SENT_PER_STEP = 16384  # bytes whose sending takes the time of a step of work
 LINGER_BYTES = 16 << 20  # read and dropped after a refusal: a client that uploads 10 MB before it listens is still told
 
 
@@ -72,48 +90,6 @@ class Service:
     tally: Tally = field(default_factory=Tally)
 
 
-class Connections:
-    """The connections of one process: at most `most` of them, and `most_per_address` from one host (0: any number)."""
-
-    def __init__(self, most: int = 0, most_per_address: int = 0) -> None:
-        self._open: set[Connection] = set()
-        self._most = most
-        self._most_per_address = most_per_address
-        self._by_address: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> Iterator[Connection]:
-        """Those that are open now; they may close meanwhile."""
-        return iter(tuple(self._open))
-
-    @property
-    def full(self) -> bool:
-        return 0 < self._most <= len(self._open)
-
-    def takes(self, host: str) -> bool:
-        """Whether this host may have one more. All that come by a unix socket are one host, to which that does not apply."""
-        return self._most_per_address == 0 or self._by_address[host] < self._most_per_address or host.startswith("unix:")
-
-    def add(self, connection: Connection) -> None:
-        self._open.add(connection)
-        if self._most_per_address:
-            self._by_address[connection.peer.address[0]] += 1
-
-    def discard(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        if self._most_per_address:
-            host = connection.peer.address[0]
-            self._by_address[host] -= 1
-            if not self._by_address[host]:
-                del self._by_address[host]
-
-    def expendable(self, count: int) -> list[Connection]:
-        """Up to `count` whose peers lose nothing when they are closed, the longest idle ones first."""
-        return sorted((connection for connection in self._open if connection.expendable), key=lambda c: c.since)[:count]
-
-
 class Connection:
     """A source of the loop. It stands in `connections` from its beginning to its close."""
 
@@ -125,6 +101,7 @@ class Connection:
         "_events",
         "_fd",
         "_front_sent",
+        "_greedy",
         "_loop",
         "_moved",
         "_nonblocking",
@@ -135,18 +112,21 @@ class Connection:
         "_service",
         "_sock",
         "_tally",
+        "_turn",
         "_unsent",
         "_waiting",
         "peer",
+        "service",
         "since",
     )
 
     def __init__(
-        self, sock: socket.SocketType, address: Address, service: Service, loop: Loop, connections: Connections
+        self, sock: socket.SocketType, address: Address, service: Service, loop: Loop, connections: Connections[Connection]
     ) -> None:
         self._sock = sock
         self._fd = sock.fileno()  # -1 once closed
         self._service = service
+        self.service = service.name
         self._tally = service.tally
         self._loop = loop
         self._clock = loop.clock
@@ -154,7 +134,7 @@ class Connection:
         self.peer = Peer(address, loop.clock, self._local, self._woken, tally=service.tally)
         self._protocol = NOT_BEGUN
         self._room = SMALL_SIZE  # bytes asked of the next recv
-        self._queue: list[Chunk] = []
+        self._queue = EMPTY
         self._unsent = 0  # bytes in the queue
         self._front_sent = 0  # bytes of the queue's first chunk that have left
         self._answer_sent = 0  # bytes of the present answer's earlier chunks, all of which have left
@@ -162,7 +142,9 @@ class Connection:
         self._events = 0  # what the epoll set watches for
         self._nonblocking = False
         self._ended = False  # the peer has said its last byte
-        self._owing = False  # the protocol is to be asked for more when the queue has left
+        self._owing = False  # the protocol is to be asked for more, when the queue has left and its turn has come
+        self._turn = 0  # events of the kernel, or 1, while it stands in the loop's queue of turns
+        self._greedy = False  # the protocol had to rest: the connection is read in turn
         self._waiting = ""
         self.since = self._clock.now  # when the deadline that runs was started
         connections.add(self)
@@ -180,11 +162,16 @@ class Connection:
             self._say((protocol.greeting,))
         if self._reads():
             self.ready(READABLE)
+        else:
+            self._go_on()
 
     def ready(self, events: int) -> None:
         """The loop's call: the kernel says that trying again is worth while."""
         urgent = False
         if events != READABLE or self._events > READ:  # else, as usual, the peer has spoken, and nothing is under way
+            if self._events == READ_ONCE:
+                self._events = 0  # as the kernel has it
+                return self._take_place(events)
             if events & WRITE or not self._reads():
                 return self._write(events)
             urgent = events & PRIORITY != 0 and not self._at_mark()
@@ -222,7 +209,7 @@ class Connection:
                             self._report(answered)
                     self.since = self._clock.now
                     self._waiting = waiting = protocol.waiting
-                    if flags != DONTWAIT or self._events != READ or not waiting:
+                    if flags != DONTWAIT or self._events != READ or waiting != "idle":
                         self._go_on()
                     return
                 self._front_sent = sent
@@ -253,30 +240,25 @@ class Connection:
         if chunks:
             self._enqueue(chunks)
             self._push()
-        elif self._events != READ or self._protocol.closing is not KEEP or self._queue or self._ended or not waiting:
+        elif self._events != READ or self._protocol.closing is not KEEP or self._queue or self._ended or waiting in NOT_READING:
             self._go_on()
         # else all was said, and the set watches for the peer's next words already
 
     def _enqueue(self, chunks: Sequence[Chunk]) -> None:
-        size = sum(map(length, chunks))
-        if size > HIGH_WATER:
-            self._owing = True  # the protocol may have stopped at the mark, with more to say
         if not self._queue:
+            self._queue = deque()
             self._unsent = -self._front_sent
-        self._unsent += size
+        self._unsent += sum(map(length, chunks))
         now = self._clock.now
         for chunk in chunks:
             self._queue.append(Answered(chunk.record, now) if type(chunk) is Answered and not chunk.since else chunk)
 
     def _push(self) -> None:
-        """Send what is queued, and what the protocol says after it, as far as it goes in this wake."""
-        share = SHARE
-        while share > 0 and self._fd >= 0:
-            share -= self._flush(share)
-            if self._queue or not self._owing:
-                break
-            self._owing = False
-            self._enqueue(self._protocol.resume())
+        """Send what is queued, as far as the kernel takes it, but no more than SHARE: the rest is sent in turn."""
+        sent = self._flush(SHARE)
+        self._clock.work += 1 + sent // SENT_PER_STEP
+        if sent >= SHARE and self._queue:
+            self._take_place(1)
         self._go_on()
 
     def _flush(self, share: int) -> int:
@@ -298,21 +280,30 @@ class Connection:
         first = self._queue[0]
         if type(first) is FileSlice:
             return self._send_file(first, share)
-        if type(first) is Urgent:
-            return self._send_urgent(first)
         parts: list[bytes | memoryview] = []
         size = 0
+        urgent = -1  # the last part that is
         flags = DONTWAIT
         for chunk in self._queue:
-            if type(chunk) is bytes and size < GATHER:
-                parts.append(chunk)
-                size += len(chunk)
-            elif type(chunk) is not Answered:
-                if type(chunk) is FileSlice:
-                    flags = DONTWAIT_MORE  # the head travels in one packet with the beginning of the file
+            if type(chunk) is Answered:
+                continue
+            if type(chunk) is FileSlice:
+                flags = DONTWAIT_MORE  # the head travels in one packet with the beginning of the file
                 break
+            if size >= GATHER:
+                break
+            if type(chunk) is Urgent:
+                urgent = len(parts)
+            size += len(chunk)
+            parts.append(chunk)
         if self._front_sent:
             parts[0] = memoryview(parts[0])[self._front_sent :]
+        if urgent >= 0 and self._sock.family != socket.AF_UNIX:
+            # TCP has one urgent pointer, which names the last byte that was marked: earlier marks go without saying.
+            if urgent == 0:
+                return self._sock.send(parts[0], DONTWAIT_OOB)
+            del parts[urgent:]
+            flags = DONTWAIT
         return self._sock.send(parts[0] if len(parts) == 1 else b"".join(parts), flags)
 
     def _send_file(self, piece: FileSlice, share: int) -> int:
@@ -326,19 +317,15 @@ class Connection:
             raise OSError(errno.EIO, "the file has shrunk")
         return sent
 
-    def _send_urgent(self, data: Urgent) -> int:
-        if self._sock.family == socket.AF_UNIX:
-            return self._sock.send(data, DONTWAIT)
-        return self._sock.send(data, DONTWAIT_OOB)
-
     def _account(self, sent: int) -> None:
         """`sent` more bytes have left: take what is done off the queue, and report the answers that end there."""
         self._tally.sent += sent
         self._unsent -= sent
         self._moved += sent
         left = self._front_sent + sent
-        done = 0
-        for chunk in self._queue:
+        queue = self._queue
+        while queue:
+            chunk = queue[0]
             if type(chunk) is Answered:
                 self._report(chunk)
             else:
@@ -347,8 +334,9 @@ class Connection:
                     break
                 left -= size
                 self._answer_sent += size
-            done += 1
-        del self._queue[:done]
+            queue.popleft()
+        else:
+            self._queue = EMPTY
         self._front_sent = left
         if self._moved >= PROGRESS or not self._queue:
             self.since = self._clock.now
@@ -363,15 +351,44 @@ class Connection:
         """Nothing more can be done in this wake: watch for what comes next, or come to the end."""
         if self._fd < 0:
             return
-        if self._queue or self._owing:
+        if self._protocol.waiting == TURN and self._protocol.closing is KEEP:
+            self._owing = self._greedy = True
+        if self._owing and not self._queue:
+            self._take_place(1)
+        if self._turn:
+            if not self._events:
+                return  # it will be seen soon enough if it breaks
+            events = BROKEN
+        elif self._queue:
             events = WRITE | READ if self._reads() else WRITE
         elif self._protocol.closing is not KEEP:
             return self._finish()
+        elif self._reads():
+            events = READ_ONCE if self._greedy else READ
         else:
-            events = READ if self._reads() else BROKEN
+            events = BROKEN
         if events != self._events:
             self._events = events
             self._loop.watch(self._fd, self, events)
+
+    def _take_place(self, events: int) -> None:
+        """Stand in the loop's queue of turns, for what the kernel has reported, or for more of the protocol's output."""
+        if not self._turn:
+            self._loop.in_turn(self, self._have_turn)
+        self._turn |= events
+
+    def _have_turn(self) -> None:
+        events, self._turn = self._turn, 0
+        if self._fd < 0:
+            return
+        if self._queue:
+            self._push()
+        elif self._owing:
+            self._owing = False
+            self._say(self._protocol.resume())
+        else:
+            self._greedy = False  # unless it has to rest again
+            self.ready(events)
 
     def _reads(self) -> bool:
         """Whether the peer's next words are wanted now."""
@@ -381,7 +398,7 @@ class Connection:
             and not self._owing
             and self._unsent < HIGH_WATER
             and self._protocol.closing is KEEP
-            and self._protocol.waiting != ""
+            and self._protocol.waiting not in NOT_READING
         )
 
     # The end
@@ -395,10 +412,11 @@ class Connection:
         self._connections.discard(self)
         self._sock.close()
         self._answer_sent += self._front_sent
-        queue, self._queue = self._queue, []
+        queue, self._queue = self._queue, EMPTY
         for chunk in queue:
             if type(chunk) is Answered:
                 self._report(chunk)
+        self._protocol.lost()
         self.peer.let_go()  # or each of us would hold the other, until the garbage collector comes round
 
     failed = close  # after an exception there is nothing better to do
@@ -420,28 +438,33 @@ class Connection:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             return self._lose(error)
-        if self._protocol.closing is Closing.CLOSE and not self._unread():
+        if self._protocol.closing is Closing.CLOSE and not self.has_unread():
             return self.close()
         self._protocol = Lingering()
         self._waiting = "linger"
         self.since = self._clock.now
         self._go_on()
 
-    def _unread(self) -> bool:
+    def has_unread(self) -> bool:
         """Whether the peer has said something that was not heard."""
         return ioctl(self._fd, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
     # Time
 
     def tick(self) -> None:
-        """Look whether the deadline that runs has passed."""
-        sending = bool(self._queue)
-        limit = self._service.deadlines.get("send" if sending else self._protocol.waiting, 0)
-        now = self._clock.now
-        if not limit or now - self.since < limit:
+        """Look whether the deadline that runs has passed; if so, what follows from it happens in turn."""
+        if self._is_overdue():
+            self._loop.in_turn(self, self._time_out)
+
+    def _is_overdue(self) -> bool:
+        limit = self._service.deadlines.get("send" if self._queue else self._protocol.waiting, 0)
+        return bool(limit) and self._clock.now - self.since >= limit
+
+    def _time_out(self) -> None:
+        if self._fd < 0 or not self._is_overdue():  # any more
             return
-        self.since = now
-        if sending:
+        self.since = self._clock.now
+        if self._queue:
             self._reset()
             self._lose(TimeoutError(errno.ETIMEDOUT, "the peer does not take what is sent"))
         else:
@@ -454,24 +477,22 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        return self._protocol.waiting == "idle" and not self._queue and not self._owing
+        return self._protocol.waiting == "idle" and not (self._queue or self._owing or self._turn)
 
     @property
     def state(self) -> str:
-        """What it is doing, in one word: one of STATES, or "sending"."""
-        if self._queue or self._owing:
+        """What it is doing, in one word: one of STATES, "sending" or "busy"."""
+        if self._queue:
             return "sending"
-        return STATES.get(self._protocol.waiting, "busy")
+        return "busy" if self._owing else STATES.get(self._protocol.waiting, "busy")
 
     @property
-    def service(self) -> str:
-        """The name of its service."""
-        return self._service.name
-
-    @property
-    def expendable(self) -> bool:
-        """Whether the peer loses nothing when this connection is closed now."""
-        return self._protocol.expendable and self.idle
+    def evictable(self) -> Evictable | None:
+        """Why it may be closed to make room, if it may."""
+        waiting = self._protocol.waiting
+        if self._queue or self._owing or self._turn or (waiting == "idle" and not self._protocol.expendable):
+            return None
+        return EVICTABLE.get(waiting)
 
     def hang_up(self) -> None:
         """Say FIN to a peer that waits for nothing."""
@@ -492,10 +513,9 @@ class Connection:
     def _resume(self) -> None:
         if self._fd < 0:
             return
-        if self._owing or self._unsent >= HIGH_WATER:
-            self._owing = True  # it is asked anyway, when the peer has taken what there is
-        else:
-            self._say(self._protocol.resume())
+        self._owing = True
+        if not self._queue:
+            self._take_place(1)
 
     def _at_mark(self) -> bool:
         """Whether the next byte is the one that was sent as urgent (recv never reads across it)."""
@@ -538,7 +558,15 @@ def name_of(address: tuple[Any, ...] | str) -> Address:
 
 
 # What a connection does, for those who look on, by what its protocol waits for.
-STATES = {"head": "reading", "body": "reading", "idle": "idle", "": "busy", "linger": "lingering"}
+STATES = {"head": "reading", "body": "reading", "idle": "idle", "linger": "lingering"}
+EVICTABLE = {
+    "head": Evictable.HEAD,
+    "body": Evictable.BODY,
+    "idle": Evictable.IDLE,
+    "linger": Evictable.LINGERING,
+}
+NOT_READING = {"", TURN}
+EMPTY: deque[Chunk] = deque()  # the queue of all that have nothing queued; nobody adds to it
 
 KEEP = Closing.KEEP
 NOT_BEGUN = Protocol()

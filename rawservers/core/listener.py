@@ -18,11 +18,13 @@ import re
 import select
 import socket
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rawservers.core.connection import Connection, Connections, Service, name_of
-from rawservers.core.loop import Loop
+from rawservers.core.connection import Connection, Service, name_of
+from rawservers.core.limits import Connections
+from rawservers.core.loop import WORK, Loop
 from rawservers.core.protocol import Address
 
 log = logging.getLogger("rawservers")
@@ -30,9 +32,12 @@ log = logging.getLogger("rawservers")
 # Several processes may wait for the same server socket; the kernel then wakes one of them, not all.
 QUEUED = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
-ACCEPTS_PER_WAKE = 64  # so that a burst of new connections does not keep the present ones waiting
+ACCEPTS_PER_WAKE = 256
+ACCEPT_TIME = 0.008  # seconds: so that a burst of new connections does not keep the present ones waiting
+ACCEPT_STEPS = 8  # of work that a connection takes which says nothing yet
 PAUSE = 0.1  # seconds without accepting, at the least, after the system has refused a descriptor or memory
-SHED = 32  # idle connections given up for it each time
+SHED = 32  # connections that wait given up for it each time
+RETRY = 0.05  # seconds between two looks for a connection to close, while somebody waits for room
 QUEUE = 65536  # more than any backlog holds
 
 # What accept reports of the one connection it took off the queue, see accept(2); the next may be well. All else (EMFILE,
@@ -233,8 +238,9 @@ def _backlog() -> int:
 class Listener:
     """A source of the loop: accepts the connections of one server socket."""
 
-    def __init__(self, server: ServerSocket, service: Service, loop: Loop, connections: Connections) -> None:
-        self.service = service
+    def __init__(self, server: ServerSocket, service: Service, loop: Loop, connections: Connections[Connection]) -> None:
+        self.service = service.name
+        self._service = service
         self._server = server
         self._sock = server.sock
         self._family = int(server.sock.family)
@@ -242,28 +248,44 @@ class Listener:
         self._connections = connections
         self._paused = 0.0  # when accepting was paused; 0.0: it is not
         self._crowded = False  # there is no room, and somebody waits for it
+        self._hurried = False  # the last time was over before the queue was empty
+        self._hurried_at = 0.0  # in which wake that was
+        self._tried = 0.0  # when room was last tried to be made
 
     def __repr__(self) -> str:
-        return f"{self.service.name} listener on {self._server.address}"
+        return f"{self.service} listener on {self._server.address}"
 
     def open(self) -> None:
         """Begin to accept."""
         self._loop.watch(self._sock.fileno(), self, QUEUED)
 
     def ready(self, events: int) -> None:
-        if self._connections.full:  # and one more waits, or we would not be called
-            self._await_room()
-        else:
+        if not self._hurried:
             self._accept(ACCEPTS_PER_WAKE)
 
     def failed(self) -> None:
         pass  # the listener stays, whatever happened
 
-    def _accept(self, most: int) -> None:
-        """Accept up to `most` of the connections in the queue."""
+    def _accept(self, most: int, at_leisure: bool = False) -> None:
+        """Accept up to `most` of the connections in the queue, for ACCEPT_TIME unless this is done at leisure.
+
+        If that was not enough it goes on at the end of each wake: in a flood the queue must not become ever longer, since
+        honest peers stand at its end.
+        """
+        if self._hurried:
+            self._hurried = False
+            self._loop.at_wake = [callback for callback in self._loop.at_wake if callback != self._hurry]
+        clock = self._loop.clock
+        begun = time.monotonic()
+        free = self._connections.free(self.service)
         for _ in range(most):
-            if self._connections.full:
-                return
+            if free <= 0 and (free := self._connections.free(self.service)) <= 0:
+                if not self._is_awaited():
+                    return
+                if not self._make_room(self.service):
+                    return self._await_room()
+            free -= 1
+            clock.work += ACCEPT_STEPS
             try:
                 # What the socket's own accept() does, but for its enums, which take as long as all the rest of it.
                 fd, address = self._sock._accept()  # type: ignore[attr-defined]
@@ -274,43 +296,59 @@ class Listener:
                     continue
                 return self._pause(error)
             self._begin(socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd), name_of(address))
+            if clock.work > WORK and not at_leisure:
+                if time.monotonic() > begun + ACCEPT_TIME:
+                    self._hurried = True
+                    self._hurried_at = clock.now
+                    return self._loop.at_wake.append(self._hurry)
+                clock.work = 0
+
+    def _hurry(self) -> None:
+        if self._sock.fileno() >= 0 and self._loop.clock.now > self._hurried_at:  # not in the same wake
+            self._accept(ACCEPTS_PER_WAKE)
 
     def _begin(self, sock: socket.SocketType, peer: Address) -> None:
         if not self._connections.takes(peer[0]):
-            self.service.tally.turned_away += 1
+            self._service.tally.turned_away += 1
             return sock.close()
-        self.service.tally.accepted += 1
+        self._service.tally.accepted += 1
         self._loop.clock.wake += 1  # this peer may have spoken later than the wake's poll
-        connection = Connection(sock, peer, self.service, self._loop, self._connections)
+        connection = Connection(sock, peer, self._service, self._loop, self._connections)
         self._loop.guard(connection, connection.begin)
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a moment: the queue would report itself ready for ever, and nothing could be done about it."""
-        shed = self._shed()
-        log.warning("cannot accept for %s: %s; pausing; idle connections closed: %d", self.service.name, error.strerror, shed)
+        shed = sum(self._make_room("") for _ in range(SHED))
+        log.warning("cannot accept for %s: %s; pausing; idle connections closed: %d", self.service, error.strerror, shed)
         self._paused = self._loop.clock.now
         self._loop.watch(self._sock.fileno(), self, 0)
 
+    def _make_room(self, service: str) -> bool:
+        """Close a connection that waits, for a new one of `service`, or of any; whether there was one."""
+        connection = self._connections.evict(service)
+        if connection is None:
+            return False
+        self._loop.guard(connection, connection.close)
+        return True
+
     def _await_room(self) -> None:
         """Stop accepting until there is room for one more; the queue, or another process, has the others meanwhile."""
-        self._crowded = True
-        self._shed()
+        if not self._crowded:
+            self._crowded = True
+            self._tried = self._loop.clock.now
+            self._loop.at_wake.append(self._look_for_room)
         self._loop.watch(self._sock.fileno(), self, 0)
-        self._loop.at_wake.append(self._look_for_room)
 
     def _look_for_room(self) -> None:
-        if self._sock.fileno() < 0 or not self._connections.full:
+        now = self._loop.clock.now
+        if self._sock.fileno() >= 0 and now - self._tried >= RETRY and self._connections.free(self.service) <= 0:
+            self._tried = now
+            self._make_room(self.service)
+        if self._sock.fileno() < 0 or self._connections.free(self.service) > 0:
             self._crowded = False
-            self._loop.at_wake.remove(self._look_for_room)
+            self._loop.at_wake = [callback for callback in self._loop.at_wake if callback != self._look_for_room]
             if self._sock.fileno() >= 0 and not self._paused:
                 self.open()
-
-    def _shed(self) -> int:
-        """Close some connections that are idle, for new ones; how many."""
-        expendable = self._connections.expendable(SHED)
-        for connection in expendable:
-            self._loop.guard(connection, connection.close)
-        return len(expendable)
 
     def tick(self) -> None:
         """Once a second: the end of a pause; room for those that wait; and those that the kernel told another process of,
@@ -321,9 +359,7 @@ class Listener:
         if self._paused and self._loop.clock.now - self._paused >= PAUSE:
             self._paused = 0.0
             self.open()
-        if self._crowded:
-            self._shed()
-        elif not self._paused and self._is_awaited():
+        if not self._paused and not self._crowded and self._is_awaited():
             self._accept(ACCEPTS_PER_WAKE)
 
     def _is_awaited(self) -> bool:
@@ -337,6 +373,6 @@ class Listener:
         if self._sock.fileno() < 0:
             return
         if self._server.ours:
-            self._accept(QUEUE)
+            self._accept(QUEUE, at_leisure=True)
         self._loop.watch(self._sock.fileno(), self, 0)
         self._sock.close()

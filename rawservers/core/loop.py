@@ -5,6 +5,10 @@ The loop maps a descriptor to its source and knows nothing else: not what is rea
 tick, and let those who gather work (the access log) do it. Nobody waits anywhere but in `poll`, so everything a source
 does must be quick: try now, and come back when the kernel says that it is worth trying again.
 
+Who asks for little never waits behind who asks for much. A wake handles what the kernel reported for a few milliseconds, and
+keeps the rest for the next one; then it gives those that have rested their turns (`in_turn`), in order, for a few more. While
+somebody waits for a turn the kernel is asked without waiting.
+
 The set is level-triggered: a source that does only a part of what there is to do is simply told again at the next wake.
 An event may be out of date by the time it is handled (the descriptor closed, its number taken by another connection in
 the same wake); that does no harm, since a source only ever tries, and takes "not now" for an answer.
@@ -25,15 +29,22 @@ from collections.abc import Callable
 from typing import Protocol
 
 from rawservers.core.protocol import Clock
+from rawservers.core.wakes import LONG, SHORT, WakeTimes
 
 log = logging.getLogger("rawservers")
 
 TICK = 1.0  # seconds; the resolution of every deadline
 EVENTS_PER_WAKE = 256  # so that a wake stays short (a few ms) however many connections are ready
+EVENTS_TIME = 0.005  # seconds of a wake for what the kernel reported
+TURNS_TIME = 0.001  # seconds of a wake for turns, at the least; more if what the kernel reported took less
+WORK = 64  # steps between two looks at the time: half a millisecond, or less
+FEW = 8  # events that make no long wake, unless one of them does
 
 
 class Source(Protocol):
-    """What a descriptor in the set belongs to."""
+    """What a descriptor in the set belongs to. service: the name of the one whose work it does, "" for none."""
+
+    service: str
 
     def ready(self, events: int) -> None:
         """The kernel reports `events` (select.EPOLL*). Never block."""
@@ -43,13 +54,19 @@ class Source(Protocol):
 
 
 class Loop:
-    """`at_tick` and `at_wake` hold what is called once a second and at the end of each wake."""
+    """`at_tick` and `at_wake` hold what is called once a second and at the end of each wake (from `at_wake` nothing is removed
+    during a wake; it may be replaced by another list); times: of the wakes so far.
+    """
+
+    service = ""
 
     def __init__(self) -> None:
         self.clock = Clock()
+        self.times = WakeTimes()
         self.at_tick: list[Callable[[], None]] = []
         self.at_wake: list[Callable[[], None]] = []
         self._sources: dict[int, Source] = {}
+        self._new: dict[int, Source] = {}  # those that are no sources before the next poll, see `watch`
         self._watched: dict[int, int] = {}
         self._epoll = select.epoll()
         self._running = False
@@ -58,6 +75,9 @@ class Loop:
         self._signals: dict[int, Callable[[], None]] = {}
         self._woken = False
         self._soon: deque[tuple[Source, Callable[[], None]]] = deque()
+        self._turns: deque[tuple[Source, Callable[[], None]]] = deque()
+        self._used: dict[str, float] = {}  # seconds of the present wake by service, as far as several took part
+        self._used_until = 0.0  # when that was last brought up to date; not in this wake, if before clock.now
         self._pipe, self._wake_up = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._pipe, self, select.EPOLLIN)
         self._set_clock()
@@ -65,7 +85,11 @@ class Loop:
     # What to watch
 
     def watch(self, fd: int, source: Source, events: int) -> None:
-        """Have `source.ready` called when `events` come true on `fd`; with no events, no longer."""
+        """Have `source.ready` called when `events` come true on `fd`; with no events, no longer.
+
+        With EPOLLONESHOT once, until it is said again. An event that was reported before does not count for a new source, whose
+        descriptor may have the number of one that was closed meanwhile.
+        """
         watched = self._watched.get(fd)
         if events == 0:
             if watched is not None:
@@ -73,15 +97,16 @@ class Loop:
                 self.forget(fd)
         elif watched is None:
             self._epoll.register(fd, events)
-            self._sources[fd] = source
+            self._new[fd] = source
             self._watched[fd] = events
-        elif watched != events:
+        elif watched != events or events & select.EPOLLONESHOT:
             self._epoll.modify(fd, events)
             self._watched[fd] = events
 
     def forget(self, fd: int) -> None:
         """`fd` is closed, or about to be: the kernel takes it out of the set by itself, which saves a call."""
         self._sources.pop(fd, None)
+        self._new.pop(fd, None)
         self._watched.pop(fd, None)
 
     def soon(self, source: Source, step: Callable[[], None]) -> None:
@@ -91,6 +116,15 @@ class Loop:
             self._woken = True
             with contextlib.suppress(OSError):  # the pipe is full: it will wake anyway; or closed: nobody is left to wake
                 os.write(self._wake_up, b"\0")
+
+    def in_turn(self, source: Source, step: Callable[[], None]) -> None:
+        """Call `step`, on behalf of `source`, when all that wait already have had their turn."""
+        self._turns.append((source, step))
+
+    def is_late(self) -> bool:
+        """Whether what else the kernel reported should be left to the next wake. Looks at the time."""
+        self.clock.work = 0
+        return time.monotonic() > self.clock.now + EVENTS_TIME
 
     def tick_within(self, seconds: float) -> None:
         """Let the next tick come no later than that."""
@@ -108,28 +142,98 @@ class Loop:
         """Wake after wake, until `stop`."""
         poll = self._epoll.poll
         sources = self._sources
+        new = self._new
         clock = self.clock
+        turns = self._turns
         monotonic = time.monotonic
+        left: list[tuple[int, int]] | None = None  # what the last wake had no time for
+        resting = False  # somebody waits for a turn
+        short, short_seconds = 0, 0.0
         self._running = True
         self._set_clock()
         while self._running:
-            ready = poll(max(0.0, self._next_tick - clock.now), EVENTS_PER_WAKE)
-            clock.now = monotonic()
-            clock.time = clock.now + self._ahead
+            if left is None:
+                if new:  # sources from here on
+                    sources.update(new)
+                    new.clear()
+                timeout = self._next_tick - clock.now
+                ready = poll(timeout if timeout > 0.0 and not resting else 0.0, EVENTS_PER_WAKE)
+            else:
+                ready, left = left, None
+            began = clock.now = monotonic()
+            clock.time = began + self._ahead
             clock.wake += 1
+            if resting or len(ready) > FEW:
+                self.times.mark()
+            service = None  # the one whose work has been done since the last charge
             for fd, events in ready:
                 try:
                     source = sources[fd]
-                except KeyError:  # closed by what was handled before it in this wake
+                except KeyError:  # closed by what was handled before it
                     continue
+                if source.service is not service:
+                    if service is not None:
+                        self._charge(service)
+                    service = source.service
                 try:
                     source.ready(events)
                 except Exception:
                     self._failed(source)
-            if clock.now >= self._next_tick:
+                if clock.work > WORK and self.is_late():
+                    left = ready[ready.index((fd, events)) + 1 :] or None
+                    break
+            if began >= self._next_tick:
+                self._charge(service)
+                self.times.add_short(short, short_seconds)
+                short, short_seconds = 0, 0.0
                 self._tick()
-            for callback in tuple(self.at_wake):  # one of them may be there for this wake only
-                self.guard(self, callback)
+                service = None
+            if turns:
+                self._charge(service)
+                resting = self._give_turns(began + EVENTS_TIME)
+                service = None
+            else:
+                resting = False
+            for callback in self.at_wake:
+                try:
+                    callback()
+                except Exception:
+                    self._failed(self)
+            seconds = monotonic() - began
+            if seconds < SHORT:
+                short += 1
+                short_seconds += seconds
+            else:
+                self._note_long(service, seconds)
+        self.times.add_short(short, short_seconds)
+
+    def _give_turns(self, end: float) -> bool:
+        """One after the other, until `end`, but for TURNS_TIME at the least; whether somebody still waits for one."""
+        clock = self.clock
+        end = max(end, self._used_until + TURNS_TIME)
+        while self._turns and self._used_until < end:
+            source, step = self._turns.popleft()
+            clock.wake += 1  # what is heard now may be younger than what was looked up so far
+            self.guard(source, step)
+            self._charge(source.service)
+        return bool(self._turns)
+
+    def _charge(self, service: str | None) -> None:
+        """All since the last charge was done for `service`, or for the loop itself."""
+        now = time.monotonic()
+        if self._used_until < self.clock.now:  # the first charge of this wake
+            self._used_until = self.clock.now
+            self._used.clear()
+        service = service or ""
+        self._used[service] = self._used.get(service, 0.0) + now - self._used_until
+        self._used_until = now
+
+    def _note_long(self, service: str | None, seconds: float) -> None:
+        """A wake that was not short has ended; what was done since the last charge was for `service`."""
+        self.times.add(seconds)
+        if seconds >= LONG:
+            self._charge(service)
+            self.times.blame(seconds, max(self._used, key=self._used.__getitem__))
 
     def stop(self) -> None:
         """End `run` after the present wake."""
@@ -159,6 +263,7 @@ class Loop:
 
     def _tick(self) -> None:
         self._set_clock()
+        self._used_until = self.clock.now  # the clock has moved on, but it is the same wake
         for callback in self.at_tick:
             self.guard(self, callback)
 

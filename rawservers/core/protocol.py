@@ -10,13 +10,19 @@ The life of a conversation, as the core drives it:
     start(peer) -> protocol          accepted
     protocol.greeting                said at once
     protocol.receive(data)           whenever bytes arrive; returns what to say
-    protocol.resume()                somebody called peer.wake(), or a long answer has left: what more is there to say?
+    protocol.resume()                its turn has come, or somebody called peer.wake(): what more is there to say?
     protocol.end()                   the peer has said its last byte (a FIN); it may still be listening
     protocol.expire()                the deadline that `protocol.waiting` names has passed
     protocol.drain()                 the server is stopping: come to an end soon
+    protocol.lost()                  the connection is closed: nothing can be said any more
 
 After each call the core sends what was returned, then looks at `closing` and `waiting`. None of the calls may raise: bad
 input becomes an answer and a `closing`. However the same input is cut into pieces, the output is the same.
+
+Each call does a bounded amount of work, counted in steps: a request that is answered, a command that is obeyed. A protocol
+with more to do than that rests: it returns what it has so far and sets `waiting` to TURN. Its connection is not read then.
+It stands in a queue, and `resume` is called when its turn has come and its output has left. So a peer that asks for little
+never waits behind one that asks for much.
 """
 
 from __future__ import annotations
@@ -35,6 +41,9 @@ class Closing(Enum):
     # (closing with input unread makes the kernel send a RST, and a RST wipes out what the peer has not yet read)
 
 
+TURN = "turn"  # what a protocol waits for that has more to do, and has done enough for now
+
+
 class Clock:
     """The loop's clock, the only one: read once per wake, shared by everything that runs in that wake.
 
@@ -42,14 +51,17 @@ class Clock:
     time: seconds since 1970, as the system's clock has it (for dates)
     wake: a number that changes whenever news may have come in from outside. What was looked up (a file's stat, say) under
           the same number was looked up after the bytes now being handled had begun to arrive, and so is still true for them
+    work: steps of work done since the loop last looked at the time. Whoever does slow work adds to it: a step is a few
+          microseconds. The loop only looks again when enough was done
     """
 
-    __slots__ = ("now", "time", "wake")
+    __slots__ = ("now", "time", "wake", "work")
 
     def __init__(self, now: float = 0.0, time: float = 0.0) -> None:
         self.now = now
         self.time = time
         self.wake = 0
+        self.work = 0  # steps of work done since the loop last looked at the time
 
 
 Address: TypeAlias = "tuple[str, int]"  # host and port; ("unix:PATH", 0) for a unix socket
@@ -174,13 +186,16 @@ Chunk: TypeAlias = bytes | FileSlice | Urgent | Answered
 class Protocol:
     """One conversation. Derive from it and override what you need: every default does nothing.
 
+    waiting: the deadline that runs, "head", "body" or "idle", while the peer's next words are waited for; "": nothing is, and
+    the peer is not read, until `peer.wake()`; TURN: the same until its turn has come, unless `closing` says that it is over.
+
     expendable: whether the core may close the connection while it is `waiting` "idle", when descriptors run out. True
     where the peer is ready to connect again at any time, as HTTP's clients are.
     """
 
     greeting: bytes = b""
     closing: Closing = Closing.KEEP
-    waiting: str = "idle"  # the deadline that runs: "head", "body" or "idle"; "": none, the peer is not even read from
+    waiting: str = "idle"
     expendable: bool = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
@@ -188,10 +203,10 @@ class Protocol:
         return ()
 
     def resume(self) -> Sequence[Chunk]:
-        """Say what has become ready: an answer that took its time, or the rest of one that was cut short.
+        """Say what has become ready: an answer that took its time, or the next part of much work.
 
-        Called after `peer.wake()`, and after more than `HIGH_WATER` bytes returned by one call have left: so a protocol that
-        stops at that mark, and keeps the input behind it for `resume`, uses bounded memory whatever is asked of it.
+        Called after `peer.wake()`, and while `waiting` is TURN, each time once all that was said before has left. So a
+        protocol that rests when it has said more than `HIGH_WATER` bytes uses bounded memory, whatever is asked of it.
         """
         return ()
 
@@ -208,6 +223,9 @@ class Protocol:
     def drain(self) -> Sequence[Chunk]:
         """The server is stopping. A connection that is waiting "idle" is closed a second later."""
         return ()
+
+    def lost(self) -> None:
+        """The connection is closed, however that came: let go of what refers to this conversation."""
 
 
 # Unsent output above which the core stops reading from a connection, in bytes. Two or three times a small answer with its

@@ -33,14 +33,17 @@ PLACE = (SIZE - PLACES) // 2 // 8 * 8  # bytes of each: a length, and a text of 
 
 @dataclass(slots=True)
 class Figures:
-    """counted: what has happened so often since the start; now: how many there are. By names such as "http.accepted"."""
+    """By names such as "http.accepted". counted: what has happened so often since the start; now: how many there are; highest:
+    the most that there ever was."""
 
     counted: Counter[str] = field(default_factory=Counter)
     now: Counter[str] = field(default_factory=Counter)
+    highest: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Figures) -> None:
         self.counted.update(other.counted)
         self.now.update(other.now)
+        self.highest |= other.highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Row:
         put(self._memory, self._start, ALIVE.pack(pid, beat))
 
     def write(self, figures: Figures) -> None:
-        text = json.dumps([figures.counted, figures.now]).encode()
+        text = json.dumps([figures.counted, figures.now, figures.highest]).encode()
         turn = self.turn + 1
         at = self._place(turn)
         put(self._memory, at, NUMBER.pack(len(text)) + text)
@@ -94,7 +97,7 @@ class Row:
             at += NUMBER.size
             text = self._memory[at : at + length]
             if turn == self.turn:
-                return Figures(*map(Counter, json.loads(text or "[{}, {}]")))
+                return Figures(*map(Counter, json.loads(text or "[{}, {}, {}]")))
         return Figures()
 
     @property
@@ -131,7 +134,9 @@ class Scoreboard:
     def give_back(self, row: Row) -> None:
         """The worker of this row has ended: what it has counted is part of history."""
         past = self._past.read()
-        past.counted.update(row.read().counted)
+        figures = row.read()
+        past.counted.update(figures.counted)
+        past.highest |= figures.highest
         past.now = Counter({"buried": row.alive[0]})  # until its row is empty, this says not to count it twice
         self._past.write(past)
         row.begin(0, 0.0)

@@ -17,6 +17,7 @@ from datetime import timedelta
 from rawservers import __version__
 from rawservers.core.listener import Endpoint
 from rawservers.core.protocol import Peer, Protocol
+from rawservers.core.wakes import LONG
 from rawservers.daemon.scoreboard import Figures, History
 from rawservers.http.conversation import Conversation
 from rawservers.http.request import Request
@@ -30,13 +31,26 @@ COUNTED = {
     "remembered": "of them, answered from memory",
     "refused": "of them, not understood",
     "sent": "bytes sent",
+    "long_wakes": "turns of the loop over 50 ms, most of which it took",
 }
+WAKES = {"wall": "by the clock on the wall", "cpu": "of processor time"}
 PATIENCE = 10  # seconds for an answer
 
 
 @dataclass(frozen=True, slots=True)
+class Wakes:
+    """How long the turns of the loops took. counts: by the upper bound of a bucket in seconds, "more" for the rest; seconds: in
+    all; longest: seconds."""
+
+    counts: dict[str, int]
+    seconds: float
+    longest: float
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """What is told. uptime: seconds; connections: by service and state; counted: since the start, by service and name."""
+    """What is told. uptime: seconds; connections: by service and state; counted: since the start, by service and name; wakes:
+    by a key of WAKES."""
 
     version: str
     uptime: float
@@ -46,6 +60,7 @@ class Status:
     connections: dict[str, dict[str, int]]
     counted: dict[str, dict[str, int]]
     log_lines_dropped: int
+    wakes: dict[str, Wakes]
 
     @classmethod
     def of(cls, figures: Figures, history: History, workers: int, now: float) -> Status:
@@ -54,6 +69,8 @@ class Status:
             service, _, name = key.partition(".")
             counted.setdefault(service, {})[name] = number
         log = counted.pop("log", {})
+        wakes = {kind: wakes_of(kind, counted.get("wakes", {}), figures.highest) for kind in WAKES}
+        counted.pop("wakes", None)
         open_now = {service: {state: figures.now[f"{service}.{state}"] for state in STATES} for service in counted}
         return cls(
             __version__,
@@ -64,7 +81,14 @@ class Status:
             open_now,
             counted,
             log.get("dropped", 0),
+            wakes,
         )
+
+
+def wakes_of(kind: str, counted: dict[str, int], highest: dict[str, int]) -> Wakes:
+    """The histogram of this kind, from the workers' figures."""
+    counts = {name.partition(" ")[2]: number for name, number in counted.items() if name.startswith(f"{kind} ")}
+    return Wakes(counts, counts.pop("us", 0) / 1e6, highest.get(f"{kind} us", 0) / 1e6)
 
 
 # The three forms
@@ -76,6 +100,10 @@ def as_text(status: Status) -> str:
         f"rawservers {status.version}, up {timedelta(seconds=int(status.uptime))}, workers: {status.workers}",
         f"reloads: {status.reloads}, not taken: {status.reloads_failed}; access log lines dropped: {status.log_lines_dropped}",
     ]
+    if wakes := status.wakes["wall"].counts:
+        over = sum(number for bound, number in wakes.items() if bound == "more" or float(bound) > LONG)
+        longest = ", ".join(f"{1000 * status.wakes[kind].longest:,.1f} ms {meaning}" for kind, meaning in WAKES.items())
+        lines.append(f"turns of the loop: {sum(wakes.values()):,}, over 50 ms: {over:,}; the longest: {longest}")
     for service, counted in status.counted.items():
         states = status.connections[service]
         what = ", ".join(f"{state} {number}" for state, number in states.items() if number)
@@ -105,6 +133,10 @@ def _metrics(status: Status) -> Iterator[tuple[str, str, str, list[tuple[str, fl
     yield "reloads_total", "counter", "Reloads that came to a good end.", [("", status.reloads)]
     yield "reloads_failed_total", "counter", "Reloads that were not taken.", [("", status.reloads_failed)]
     yield "log_lines_dropped_total", "counter", "Access log lines that nobody took.", [("", status.log_lines_dropped)]
+    for kind, wakes in status.wakes.items():
+        name = "wake_seconds" if kind == "wall" else "wake_cpu_seconds"
+        yield name, "histogram", f"Length of the loops' turns {WAKES[kind]}.", list(_histogram(wakes))
+        yield f"{name}_max", "gauge", f"The longest of them {WAKES[kind]}.", [("", wakes.longest)]
     states = [
         (f'{{service="{service}",state="{state}"}}', float(number))
         for service, by_state in status.connections.items()
@@ -115,6 +147,15 @@ def _metrics(status: Status) -> Iterator[tuple[str, str, str, list[tuple[str, fl
         found = [(f'{{service="{s}"}}', float(counted[name])) for s, counted in status.counted.items() if name in counted]
         if found:
             yield f"{name}_total", "counter", f"{meaning.capitalize()}.", found
+
+
+def _histogram(wakes: Wakes) -> Iterator[tuple[str, float]]:
+    total = 0
+    for bound, number in wakes.counts.items():
+        total += number
+        yield f'_bucket{{le="{"+Inf" if bound == "more" else bound}"}}', total
+    yield "_sum", wakes.seconds
+    yield "_count", total
 
 
 FORMS: dict[str, tuple[str, str, Callable[[Status], str]]] = {

@@ -39,7 +39,7 @@ from rawservers.daemon import error_log, worker
 from rawservers.daemon.access_log import open_target, rotated
 from rawservers.daemon.scoreboard import Row, Scoreboard, history_of
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.worker import CannotStart, Orders, Servers, Worker, reason
+from rawservers.daemon.worker import CannotStart, Collector, Orders, Servers, Worker, reason
 
 log = logging.getLogger("rawservers")
 
@@ -76,6 +76,8 @@ class Generation:
 
 class Child:
     """A worker, as its supervisor sees it: a source of the loop for what it tells."""
+
+    service = ""
 
     def __init__(
         self, pid: int, generation: Generation, row: Row, sock: socket.socket, loop: Loop, go_on: Callable[[], None]
@@ -333,7 +335,7 @@ class Supervisor:
             serving = Worker(generation.config, generation.servers, generation.access_log, self._scoreboard, row)
             serving.loop.on_signal(signal.SIGTERM, serving.finish)  # the supervisor may have had the same one
             serving.loop.watch(sock.fileno(), Orders(serving, sock), worker.WORDS)
-            serving.loop.at_tick.append(error_log.flush)
+            serving.loop.at_tick += [error_log.flush, Collector(serving.loop.clock)]
             serving.run(lambda: sock.send(worker.READY))
             status = 0
         except CannotStart as error:

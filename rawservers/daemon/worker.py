@@ -12,6 +12,7 @@ Telnet sessions until their end.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -23,10 +24,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from rawservers.config import Config
-from rawservers.core.connection import Connections, Service
+from rawservers.core.connection import Connection, Service
+from rawservers.core.limits import Connections
 from rawservers.core.listener import Endpoint, Listener, ServerSocket, bind
 from rawservers.core.loop import Loop
 from rawservers.core.protocol import Clock
+from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.access_log import AccessLog, open_target
 from rawservers.daemon.scoreboard import Figures, Row, Scoreboard
 from rawservers.daemon.status import Page, Status
@@ -34,7 +37,11 @@ from rawservers.services import SERVICES, Report, of_requests
 
 log = logging.getLogger("rawservers")
 
+SLOW = 1.0  # seconds that the loop has worked at one thing, from which on the log says so
+WARN_EVERY = 60.0  # seconds between two such lines
+SWEEP = 500  # connections whose deadlines are looked at in one turn
 GRACE = 1.0  # seconds that an idle connection is left open after the order to stop
+STATUS_CONNECTIONS = 16  # beside all others, so that the status can be asked for while there is no room
 RESERVE = 64  # descriptors for everything that is neither a connection nor a large file kept open
 
 # What a supervisor orders, and what a worker tells it: one packet each.
@@ -84,7 +91,10 @@ class Worker:
         self._order = b""  # RETIRE or STOP, when it came
         self._ordered = 0.0  # when it came
         self._log = AccessLog(access_log, config.log_format, loop.clock)
-        self._connections = Connections(room(config), config.connections_per_address)
+        self._connections: Connections[Connection] = Connections(
+            loop.clock, room(config), config.connections_per_address, shares(config), {"status": STATUS_CONNECTIONS}
+        )
+        self._warned = -WARN_EVERY  # when it was last said that the loop is slow
         self._services = services(config, loop.clock, self._log.answered, self._look)
         self._listeners = [
             Listener(server, self._services[name], loop, self._connections)
@@ -158,11 +168,28 @@ class Worker:
     def _tick(self) -> None:
         for listener in self._listeners:
             listener.tick()
-        for connection in self._connections:
-            self.loop.guard(connection, connection.tick)
+        self._sweep(list(self._connections))
         if self._order:
             self._press_on()
         self._note()
+        self._warn()
+
+    def _sweep(self, connections: list[Connection]) -> None:
+        """Look whether deadlines have passed: now those of SWEEP connections, the others in turn."""
+        for connection in connections[-SWEEP:]:
+            self.loop.guard(connection, connection.tick)
+        del connections[-SWEEP:]
+        if connections:
+            self.loop.in_turn(self.loop, lambda: self._sweep(connections))
+
+    def _warn(self) -> None:
+        """Say that the loop turns slowly, if it does: it is not stuck, but everybody waits."""
+        seconds, service = self.loop.times.slowest()
+        if seconds >= SLOW and self.loop.clock.now - self._warned >= WARN_EVERY:
+            self._warned = self.loop.clock.now
+            log.warning(
+                "the loop was held for %.1f seconds%s: all others had to wait", seconds, f" by {service}" * bool(service)
+            )
 
     def _press_on(self) -> None:
         """See to it that an order is carried out in time."""
@@ -182,14 +209,44 @@ class Worker:
             tally = service.tally
             figures.counted.update({f"{name}.{field}": getattr(tally, field) for field in tally.__slots__})
             figures.counted[f"{name}.answers"] += tally.remembered
+            figures.counted[f"{name}.long_wakes"] = self.loop.times.long[name]
         figures.counted["log.dropped"] = self._log.dropped
+        for kind in ("wall", "cpu"):
+            histogram = getattr(self.loop.times, kind)
+            figures.counted.update({f"wakes.{kind} {le}": n for le, n in zip((*BOUNDS, "more"), histogram.counts, strict=True)})
+            figures.counted[f"wakes.{kind} us"] = round(histogram.sum * 1e6)
+            figures.highest[f"{kind} us"] = round(histogram.max * 1e6)
         figures.now.update(f"{connection.service}.{connection.state}" for connection in self._connections)
         self._row.write(figures)
         self._row.beat(os.getpid(), self.loop.clock.now)
 
 
+class Collector:
+    """Python's cyclic garbage collector, run once a second over what is new.
+
+    Left to itself it looks at all there is, every so often. With full caches that takes tens of milliseconds, in which nobody
+    is served. What has lived through one look here is not looked at again (gc.freeze), but once in EVERY seconds.
+    """
+
+    EVERY = 3600.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last = clock.now
+        gc.set_threshold(700, 10, 1000)  # the youngest are looked at as usual
+
+    def __call__(self) -> None:
+        if self._clock.now - self._last >= self.EVERY:
+            self._last = self._clock.now
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+
 class Orders:
     """A source of a worker's loop: what the supervisor wants of it. Without a supervisor there is nothing left to do."""
+
+    service = ""
 
     def __init__(self, worker: Worker, sock: socket.socket) -> None:
         self._worker = worker
@@ -300,6 +357,14 @@ def room(config: Config) -> int:
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(1, allowed - config.open_files - RESERVE)
     return min(config.connections or most, most)
+
+
+def shares(config: Config) -> dict[str, int]:
+    """How many connections each service may have. Each of HTTP and Telnet by default half of all, if both are given."""
+    total = room(config)
+    wanted = {"http": config.http_connections, "telnet": config.telnet_connections}
+    default = max(1, total // 2) if wanted.keys() <= {name for name, _ in config.listen} else total
+    return {name: min(number or default, total) for name, number in wanted.items()}
 
 
 def reason(error: Exception) -> str:

@@ -5,6 +5,9 @@ that were answered before (`recall`); a hit needs no parsing. What is asked for 
 whatever clients, need not even be looked up and put together again (`Stamp.said`). What is not recalled goes the long way:
 gather until a head is complete, cut it off, check it, have it answered (`respond`).
 
+A call answers so many requests as STEPS of work allow. Then the conversation rests, until its turn comes again: even if there
+is nothing left, so that whoever asks for much is heard in turn.
+
 A request that cannot be understood is refused, and a refusal is the last word: nothing behind it is looked at, since nobody
 can say where the next request would begin.
 """
@@ -17,11 +20,15 @@ from concurrent.futures import Future
 from typing import Protocol as Interface
 from typing import TypeAlias
 
-from rawservers.core.protocol import HIGH_WATER, Answered, Chunk, Closing, FileSlice, Peer, Protocol
+from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, Peer, Protocol
 from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
 from rawservers.http.response import Answer, Response, Stamp, error, extent
 
 KEEP = Closing.KEEP
+STEPS = 64  # of work that one call may do, about half a millisecond
+LOOKUP_STEPS = 1  # for an answer that is remembered
+ANSWER_STEPS = 8  # for any other
+BYTES_PER_STEP = 512  # of a head that is long
 BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
 BLANK_LINES = re.compile(rb"(?:\r?\n)*")
 HEAD_END = re.compile(rb"\n\r?\n")
@@ -63,6 +70,7 @@ class Conversation(Protocol):
         "_began",
         "_body",
         "_buffer",
+        "_called",
         "_clock",
         "_kept",
         "_left",
@@ -76,6 +84,7 @@ class Conversation(Protocol):
         "_scanned",
         "_service",
         "_stamp",
+        "_steps",
         "_tally",
         "closing",
         "waiting",
@@ -104,6 +113,8 @@ class Conversation(Protocol):
         self._request: Request | None = None  # one whose body is awaited, or whose answer is
         self._body = bytearray()
         self._promise: Future[Response] | None = None
+        self._steps = 0  # of work that the present call has done
+        self._called = 0  # the same in functions
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         clock = self._clock
@@ -151,20 +162,33 @@ class Conversation(Protocol):
             self.waiting = "idle"
         return ()
 
+    def lost(self) -> None:
+        self._request = self._promise = None  # which would wake us
+
     def _proceed(self) -> Sequence[Chunk]:
         """Answer what is in the buffer, until more must come, the connection is to end, or enough has been said."""
         clock = self._clock
         chunks: list[Chunk] = []
         said = 0
-        while (self._buffer or self._request) and self.closing is KEEP and said <= HIGH_WATER:
+        self._steps = self._called = 0
+        if self.waiting == TURN:
+            self.waiting = "head" if self._buffer else "idle"
+        while (self._buffer or self._request) and self.closing is KEEP:
+            if said > HIGH_WATER or self._steps + self._called >= STEPS:
+                break
             answer = self._next_answer(chunks)
             if answer is None:
                 break
             more = self._say(answer, self._began if self._began < clock.now else 0.0)
             said += extent(more[:-1])
             chunks += more
+            self._steps += len(more) - 2  # each further piece, of a multipart answer say, is a system call
             self._began = clock.now
             clock.wake += 1  # the request behind this one may be younger than what was looked up so far
+        rests = self._steps >= STEPS or (self._buffer and (said > HIGH_WATER or self._called))
+        if rests and self.waiting and self.closing is KEEP:
+            self.waiting = TURN
+        clock.work += self._steps + self._called
         return tuple(chunks)
 
     def _next_answer(self, chunks: list[Chunk]) -> Answer | None:
@@ -177,11 +201,13 @@ class Conversation(Protocol):
                     self.waiting = "head"
                     return None
                 head = found
+                self._steps += LOOKUP_STEPS
                 answer = self._recall(head) if len(head) != self._missed else None
                 self._missed = 0
                 if answer is not None:
                     self._tally.remembered += 1
                     return answer
+                self._steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 self._request = self._parse(head)
                 self._await_body(self._request, chunks)
             return self._respond(self._request)
@@ -225,6 +251,7 @@ class Conversation(Protocol):
                     return None
             request.body = bytes(self._body)
             answer = self._service.respond(request)
+            self._called += request.steps
             if isinstance(answer, Answer):
                 return self._finished(answer)
             self._promise = answer

@@ -61,7 +61,7 @@ class Request:
     request; fields: header values by lower-case name, repeated ones joined by ", " (RFC 9110 §5.3); host: without the port,
     lower case, "" if the request names none; length: bytes of body that follow; keep: whether the connection is to persist;
     silent: whether the request leaves that to what was usual in HTTP/1.0, by saying nothing; body: what followed the head;
-    query: with its "?", "" if there is none (once `locate` was called).
+    query: with its "?", "" if there is none (once `locate` was called); steps: of work that its answer takes.
     """
 
     __slots__ = (
@@ -76,6 +76,7 @@ class Request:
         "method",
         "query",
         "silent",
+        "steps",
         "target",
         "version",
     )
@@ -93,6 +94,7 @@ class Request:
         self.silent = False
         self.body = b""
         self.query = ""
+        self.steps = 0
         self._path: bytes | None = None
 
     @property

@@ -29,6 +29,8 @@ from rawservers.http.site import Site
 
 log = logging.getLogger("rawservers")
 
+CALL_STEPS = 1000  # of work that a call of a function counts for, as nobody knows what it does: one for each turn
+
 
 class Router:
     """sites: host names and the site that has them, the default one first; functions: the beginnings of paths, and who
@@ -60,6 +62,7 @@ class Router:
         function = self._function(request)
         if function is None:
             return self._site(request).respond(request)
+        request.steps = CALL_STEPS
         try:
             response = function(request)
         except Exception:

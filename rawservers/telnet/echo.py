@@ -33,23 +33,23 @@ connection closed. NOP, GA, SUSP and a DM outside urgent data do nothing.
 
 **Fast and slow.** Nearly every packet is one plain line, or several, while nothing is pending. `receive` tells those by
 a few methods of bytes, and echoes them without a look at the single byte. The rest is taken byte by byte where it
-must be, in `_work`, a generator, so that it can stop: where little input asks for much output (^R, the history, a
-service's long answers) it rests as soon as a call has said more than HIGH_WATER bytes, and goes on in `resume` when
-they have left. All else says at most 4.5 bytes for each received (AYT: nine for two), beside the line that was
-held.
+must be, in `_work`, a generator, so that it can stop. What is done there is counted, in steps: one for each command
+and each key, one for each piece of output, more for what is long, and many for the line function of a service. A call
+that has done STEPS of them rests: it says what there is to say so far, is `waiting` for its TURN, and goes on in
+`resume`. So a call takes a fraction of a millisecond and says little more than HIGH_WATER bytes, whatever is asked for,
+and nobody keeps the loop from the others. Where it rests changes nothing in the bytes that are said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from inspect import isgeneratorfunction
-from itertools import groupby
 from typing import TypeAlias, cast, final
 
-from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Peer, Protocol, Urgent
+from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing, Peer, Protocol, Urgent
 from rawservers.telnet import nvt
 from rawservers.telnet.editor import Editor, shown
-from rawservers.telnet.nvt import Nvt, encode
+from rawservers.telnet.nvt import Nvt, encode, quote
 from rawservers.telnet.options import BINARY, ECHO, LOGOUT, SGA, TIMING_MARK, WANTYES, YES, Options
 
 # The longest line, in bytes without its end. One that grows beyond it is answered with an error line at once, and not
@@ -57,18 +57,21 @@ from rawservers.telnet.options import BINARY, ECHO, LOGOUT, SGA, TIMING_MARK, WA
 # is the least that POSIX asks for (MAX_CANON).
 LONGEST_LINE = 4096
 
-# The most that a receive may say, as a multiple of what it was given, before it rests at HIGH_WATER. AYT is the dearest
-# of the commands: two bytes ask for nine.
-AMPLIFICATION = 4.5
+# The most that a call does before it rests, in steps; what it has begun it brings to an end. A step takes one or two
+# microseconds, so a call takes half a millisecond: less than anybody notices, and long enough that a turn costs little more.
+STEPS = 256
+
+STEP = HIGH_WATER // STEPS  # bytes that are handled or said at a step: so a call says HIGH_WATER of them at most, as well
+COUNTED = 8  # bytes, not ASCII, whose columns are counted at a step
+ASKED = 8  # times that a call asks a service's function, of which nobody knows what it does: it takes its share of STEPS
+RUN = 1024  # bytes of a line, at most, that are shown without a rest
 SHORT = 128  # bytes, up to which a packet is looked through more quickly if it is taken for a single line
-CROWD = 1024  # pieces of output that are made fewer: each takes 40 bytes of memory besides what it says
 
 YES_HERE = b"\r\n[Yes]\r\n"  # AYT
 IDLE = b"?Nothing was typed for too long: goodbye"
 FAILED = b"?Something went wrong here: goodbye"
 TOO_LONG = b"?Line too long: the limit is %d bytes"
 
-_DATA_MARK = Urgent(b"\xf2")  # of a Synch, IAC DM; it alone is urgent, as the urgent pointer names one byte
 _EDITING = b"\x00\x04\b\x15\x17\x7f"  # what is never plain text: NUL ^D BS ^U ^W DEL
 _PLAIN = bytes(code for code in range(0xFF) if code not in _EDITING)
 _PLAIN_SHOWN = _PLAIN.translate(None, b"\x03\x12\x1b")  # in character mode also not: ^C ^R ESC
@@ -104,17 +107,6 @@ def is_plain(data: bytes) -> bool:
     return not (255 in data or 0 in data or 4 in data or 8 in data or 21 in data or 23 in data or 127 in data)
 
 
-def joined(out: list[bytes]) -> list[bytes]:
-    """The same with neighbouring bytes made one, but for those that are urgent."""
-    if Urgent not in map(type, out):
-        return [b"".join(out)] if out else []
-    whole: list[bytes] = []
-    for kind, run in groupby(out, type):
-        said = list(run)
-        whole += said if kind is Urgent else [b"".join(said)]
-    return whole
-
-
 class Echo(Protocol):
     """One Telnet conversation.
 
@@ -125,7 +117,6 @@ class Echo(Protocol):
     __slots__ = (
         "_answer",
         "_borrowed",
-        "_crowd",
         "_dropping",
         "_echoing",
         "_editor",
@@ -133,14 +124,17 @@ class Echo(Protocol):
         "_failed",
         "_hidden",
         "_later",
+        "_limit",
         "_longest",
+        "_mark",
+        "_news",
         "_nvt",
         "_options",
         "_out",
         "_plain",
         "_prompt",
         "_pushed",
-        "_said",
+        "_spent",
         "_talk",
         "_tally",
         "_work",
@@ -180,12 +174,14 @@ class Echo(Protocol):
         self._prompt = b""
         self._hidden = False
         self._borrowed = False  # the echo is ours only while a line is hidden
-        self._pushed: list[bytes] = []
+        self._pushed: list[bytes] = []  # by other threads
+        self._news: list[bytes] | None = None  # of that, what is to be said now; the last comes first
         self._later: list[tuple[bytes, bool]] = []
         self._work: Iterator[None] | None = None
         self._out: list[bytes] = []
-        self._said = 0
-        self._crowd = CROWD
+        self._mark = 0  # where in `_out` the last Data Mark is, counted from 1
+        self._spent = 0  # steps
+        self._limit = STEPS
         self._answer: Answer | None = None
         self._talk: Talk | None = None
         self._plain = answer is echo
@@ -214,15 +210,15 @@ class Echo(Protocol):
         if self.closing is not Closing.KEEP:
             return ()
         self._later.append((data, urgent))
-        return self._go_on(max(HIGH_WATER, int(AMPLIFICATION * len(data))))
+        return self._go_on()
 
     def resume(self) -> tuple[Chunk, ...]:
         """What was pushed, and the rest of what was cut short."""
         if self.closing is not Closing.KEEP:
             return ()
-        while self._pushed:
-            self._interject(self._fresh() + self._pushed.pop(0))
-        return self._go_on(HIGH_WATER)
+        self._limit = STEPS
+        self._tell_news()
+        return self._go_on()
 
     def end(self) -> tuple[Chunk, ...]:
         """The peer will say no more: answer its unfinished last line and close."""
@@ -230,7 +226,7 @@ class Echo(Protocol):
             self.closing = Closing.CLOSE
             return ()
         self._ended = True
-        return self._go_on(HIGH_WATER)
+        return self._go_on()
 
     def expire(self) -> tuple[Chunk, ...]:
         """The peer was silent for too long: say so and close."""
@@ -240,6 +236,11 @@ class Echo(Protocol):
         self.say(IDLE)
         self._hang_up()
         return self._flush()
+
+    def lost(self) -> None:
+        """The connection is closed: nothing is left to do, and a service that leads the conversation learns of it."""
+        self._work = None
+        self._end_talk()
 
     # What a service may call.
 
@@ -257,10 +258,7 @@ class Echo(Protocol):
     def _put(self, data: bytes) -> None:
         if data:
             self._out.append(data)
-            self._said += len(data)
-            if len(self._out) > self._crowd:
-                self._out = joined(self._out)
-                self._crowd = CROWD + 2 * len(self._out)
+            self._spent += 1 + len(data) // STEP
 
     def _fresh(self) -> bytes:
         """What brings the cursor to a row of its own, as far as we know where it is."""
@@ -268,39 +266,67 @@ class Echo(Protocol):
 
     def _interject(self, text: bytes) -> None:
         """Say `text`, whole rows, in the middle of a line, then show the line again."""
-        self._put(text + self._prompt + (shown(self._editor.line) if self._editor.shows else b""))
+        self._put(text + self._prompt + (shown(bytes(self._editor.line)) if self._editor.shows else b""))
+
+    def _tell_news(self) -> None:
+        """Say what was pushed, as far as the steps go."""
+        if not self._news and self._pushed:
+            count = len(self._pushed)  # other threads may add to it at any time, so nothing may be done that is in two parts
+            self._news = self._pushed[:count]
+            del self._pushed[:count]
+            self._news.reverse()
+        while self._news and self._spent < self._limit:
+            self._interject(self._fresh() + self._news.pop())
 
     def _flush(self) -> tuple[Chunk, ...]:
-        """What was put, with neighbouring bytes made one."""
-        out, self._out, self._said, self._crowd = self._out, [], 0, CROWD
-        return tuple(joined(out))
+        """What was put, as few pieces as can be. Of a Synch, IAC DM, the DM is urgent; of several, the last.
+
+        (There is one urgent pointer, and it names one byte.)
+        """
+        self.peer.clock.work += self._spent
+        self._spent = 0
+        if not self._out:
+            return ()
+        out, self._out = self._out, []
+        mark, self._mark = self._mark, 0
+        if not mark:
+            return (b"".join(out),)
+        after = b"".join(out[mark:])
+        synch = b"".join(out[: mark - 1]), Urgent(out[mark - 1])
+        return (*synch, after) if after else synch
 
     # Input.
 
-    def _go_on(self, limit: int) -> tuple[Chunk, ...]:
-        """Work until the input is used up or `limit` bytes were said."""
+    def _go_on(self) -> tuple[Chunk, ...]:
+        """Work until the input is used up, or the steps are."""
+        self._limit = STEPS
         work = self._work or self._read()
         self._work = None
-        for _ in work:
-            if self.closing is not Closing.KEEP:
-                break
-            if self._said > limit:
-                self._work = work
-                break
-        if self._ended and self.closing is Closing.LINGER:
-            self.closing = Closing.CLOSE
+        if self._spent >= self._limit or next(work, work) is None:
+            self._work = work
+        if self.closing is not Closing.KEEP:
+            self._work = None
+            self._later, self._news = [], None
+            if self._ended:
+                self.closing = Closing.CLOSE
+        self.waiting = TURN if self._work or self._news else "idle"
         self._plain = self._is_plain()
         return self._flush()
 
     def _read(self) -> Iterator[None]:
-        """Act on what was received, event by event; a yield wherever it may rest."""
+        """Act on what was received, event by event; a yield where it is to rest."""
         while self._later:
-            for code, what in self._nvt.parse(*self._later.pop(0)):
-                if code == nvt.TEXT:
-                    yield from self._type(what)
-                else:
-                    self._obey(code, what)
-                    yield
+            packets, self._later = self._later, []
+            for packet in packets:
+                self._spent += 1
+                for code, what in self._nvt.parse(*packet):
+                    self._spent += 1
+                    if code == nvt.TEXT:
+                        yield from self._type(what)
+                    else:
+                        self._obey(code, what)
+                    if self._spent >= self._limit:
+                        yield
         if self._ended:
             self._finish()
 
@@ -308,34 +334,50 @@ class Echo(Protocol):
         """Whether a packet of plain lines would come back as it is."""
         return (
             self._answer is echo
-            and self._work is None
+            and self.waiting == "idle"
             and self.closing is Closing.KEEP
             and self._nvt.quiet
-            and not (self._editor.line or self._echoing or self._dropping)
+            and self._editor.fresh
+            and not (self._echoing or self._dropping)
         )
 
     def _type(self, text: bytes) -> Iterator[None]:
         """`text` was typed, with LF for each line end."""
+        self._spent += 1 + len(text) // STEP
         if self._type_plainly(text):
             return
-        *lines, rest = text.split(b"\n")
-        for line in lines:
-            yield from self._keys(line)
+        at = 0
+        while (end := text.find(b"\n", at)) >= 0:
+            yield from self._keys(text[at:end])
             self._enter()
-            yield
-        yield from self._keys(rest)
+            if self._spent >= self._limit:
+                yield
+            at = end + 1
+        yield from self._keys(text[at:])
 
     def _type_plainly(self, text: bytes) -> bool:
         """Echo `text` all at once, if nothing in it or before it asks for a closer look."""
         if self._answer is not echo or self._echoing or self._dropping or text.translate(None, _PLAIN):
             return False
-        whole = self._editor.line + text
-        if max(map(len, whole.split(b"\n"))) > self._longest:
+        if not self._has_room(text):
             return False
-        done = whole.rfind(b"\n") + 1
-        self._tally.answers += whole.count(b"\n", 0, done)
-        self._put(encode(whole[:done]))
-        self._editor.line = whole[done:]
+        done = text.rfind(b"\n") + 1
+        if done:
+            self._tally.answers += text.count(b"\n")
+            self._put(quote(self._editor.take()) + encode(text[:done]))
+        self._editor.line += text[done:]
+        return True
+
+    def _has_room(self, text: bytes) -> bool:
+        """Whether no line is too long once `text` is typed."""
+        room = self._longest - len(self._editor.line)
+        at = 0
+        while len(text) - at > room:
+            self._spent += 1
+            at = text.rfind(b"\n", at, at + room + 1) + 1
+            if not at:
+                return False
+            room = self._longest
         return True
 
     def _keys(self, keys: bytes) -> Iterator[None]:
@@ -343,11 +385,16 @@ class Echo(Protocol):
             return
         plain = _PLAIN_SHOWN if self._echoing else _PLAIN
         if not (self._echoing and self._editor.escaped) and not keys.translate(None, plain):
-            self._insert(keys)
+            for at in range(0, len(keys), RUN):
+                self._insert(keys[at : at + RUN])
+                if self._spent >= self._limit:
+                    yield
             return
         for at in range(len(keys)):
+            self._spent += 1
             self._key(keys[at : at + 1])
-            yield
+            if self._spent >= self._limit:
+                yield
 
     def _key(self, key: bytes) -> None:
         if self._dropping:
@@ -361,13 +408,22 @@ class Echo(Protocol):
         elif key == b"\x04" and not self._editor.line:
             self._hang_up()
         elif key in _ERASE:
-            self._put(_ERASE[key](self._editor))
+            self._erase(_ERASE[key])
         else:
             self._insert(key)
 
+    def _erase(self, erase: Callable[[Editor], bytes]) -> None:
+        size = len(self._editor.line)
+        self._put(erase(self._editor))
+        self._spent += (size - len(self._editor.line)) // COUNTED
+
     def _insert(self, text: bytes) -> None:
+        if self._dropping:
+            return
         room = self._longest - len(self._editor.line)
         self._put(self._editor.insert(text[:room]))
+        if self._editor.shows and not text.isascii():
+            self._spent += len(text) // COUNTED
         if len(text) > room:
             self._drop()
 
@@ -387,6 +443,7 @@ class Echo(Protocol):
             return
         if self._echoing:
             self._put(b"\r\n")
+        self._spent += len(self._editor.line) // STEP
         self._ask(self._editor.take())
 
     def _finish(self) -> None:
@@ -412,6 +469,8 @@ class Echo(Protocol):
     def _ask(self, line: bytes) -> None:
         """Hand `line` to the service."""
         self._tally.answers += 1
+        if self._answer is not echo:
+            self._spent += STEPS // ASKED
         try:
             if self._talk is not None:
                 self._show_prompt(self._talk.send(line))
@@ -450,9 +509,15 @@ class Echo(Protocol):
         self._failed(failure)
 
     def _hang_up(self) -> None:
-        talk, self._talk = self._talk, None
         self.closing = Closing.LINGER
+        self.waiting = "idle"
+        self._limit = 0  # no more is done
         self._plain = False
+        self._end_talk()
+
+    def _end_talk(self) -> None:
+        """Have a service that leads the conversation come to its end."""
+        talk, self._talk = self._talk, None
         try:
             if talk is not None:
                 talk.close()
@@ -469,13 +534,14 @@ class Echo(Protocol):
                 self._interject(YES_HERE)
             case nvt.AO:
                 self._put(b"\xff")
-                self._put(_DATA_MARK)
+                self._put(b"\xf2")
+                self._mark = len(self._out)
             case nvt.IP | nvt.BRK | nvt.ABORT:
                 self._interrupt()
             case nvt.EC:
-                self._put(self._editor.erase_character())
+                self._erase(Editor.erase_character)
             case nvt.EL:
-                self._put(self._editor.erase_line())
+                self._erase(Editor.erase_line)
             case nvt.EOF:
                 self._finish()
 
@@ -494,6 +560,7 @@ class Echo(Protocol):
             if option == LOGOUT:
                 self._hang_up()
             return
+        self._spent += 1
         options = self._options = self._options or Options()
         answer = options.hear(verb, option)
         self._put(answer)
@@ -504,9 +571,11 @@ class Echo(Protocol):
 
     def _agree(self, options: Options) -> None:
         """Go by what is agreed now."""
+        counted = self._editor.counted
         self._nvt.binary = options.him[BINARY] is YES
         self._echoing = options.us[ECHO] is YES
         self._editor.show(self._echoing and not self._hidden)
+        self._spent += (self._editor.counted - counted) // COUNTED
 
     def _hide(self, hidden: bool) -> None:
         """Have the screen show the line or not: the peer shows nothing while the echo is ours."""

@@ -15,12 +15,16 @@ Editing works in both. It has to: some clients that echo by themselves send DEL 
     ^U, EL       the whole line
     up, down     the lines entered before, while `shows`
 
+What each costs is in proportion to what is typed, erased or shown, not to the line: characters are counted once, as they
+are typed, and the history remembers what was counted.
+
 What we cannot know is where the terminal wraps: its size is never negotiated, and BS does not climb to the row
 above. On a line longer than the screen is wide, erasing tidies the last row; ^R shows the line afresh.
 """
 
 from __future__ import annotations
 
+from codecs import utf_8_decode
 from unicodedata import category, east_asian_width
 
 from rawservers.telnet.nvt import quote
@@ -29,24 +33,35 @@ from rawservers.telnet.nvt import quote
 # much as a stalled conversation may hold of output. Precedent: the command line of Cisco's routers keeps 10.
 HISTORY = 16
 
+KNOWN = 4096  # characters whose width is remembered, for all conversations together: a script, or several
+
 _ESC, _CSI, _SS3 = b"\x1b", b"[", b"O"
-_CONTROLS = {code: b"^%c" % (code ^ 0x40) for code in (*range(0x20), 0x7F)}
-_CONTROL = bytes(_CONTROLS)
+_CONTROL = bytes((*range(0x20), 0x7F))
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
+
+# A control character is shown as two: which, by its code. Any other byte is shown as itself and a NUL, to be left out.
+_FIRST = bytes(ord("^") if code in _CONTROL else code for code in range(256))
+_SECOND = bytes(code ^ 0x40 if code in _CONTROL else 0 for code in range(256))
 
 
 def shown(line: bytes) -> bytes:
     """What the screen is sent for `line`: control characters as ^X, the rest as it is."""
-    if len(line.translate(None, _CONTROL)) == len(line):
-        return quote(line)
-    return quote(b"".join(_CONTROLS.get(code, b"%c" % code) for code in line))
+    if len(line.translate(None, _CONTROL)) != len(line):
+        pairs = bytearray(2 * len(line))
+        pairs[::2] = line.translate(_FIRST)
+        pairs[1::2] = line.translate(_SECOND)
+        line = bytes(pairs.translate(None, b"\0"))
+    return quote(line)
 
 
-def width(line: bytes) -> int:
-    """How many columns of the screen `line` takes. What is not UTF-8 shows as one replacement character."""
-    if line.isascii():
-        return 2 * len(line) - len(line.translate(None, _CONTROL))
-    return sum(map(_character_width, line.decode("utf-8", "replace")))
+class _Widths(dict[str, int]):
+    """How many columns a character takes, of those that were asked for lately."""
+
+    def __missing__(self, character: str) -> int:
+        if len(self) >= KNOWN:
+            self.clear()
+        columns = self[character] = _character_width(character)
+        return columns
 
 
 def _character_width(character: str) -> int:
@@ -57,66 +72,145 @@ def _character_width(character: str) -> int:
     return 2 if east_asian_width(character) in "WF" else 1
 
 
-def _is_mark(text: bytes) -> bool:
-    """Whether the first character of `text` takes no column of its own."""
-    return _character_width(text.decode("utf-8", "replace")[0]) == 0
+_width_of = _Widths().__getitem__
 
 
-def without_character(line: bytes) -> bytes:
-    """`line` without its last character: a UTF-8 sequence (or the beginning of one), or a byte that is in none."""
-    for size in range(_LONGEST_CHARACTER, 1, -1):
-        tail = line[-size:]
-        if len(tail) == size and len(tail.decode("utf-8", "replace")) == 1:
-            return line[:-size]
-    return line[:-1]
+def width(line: bytes | bytearray) -> int:
+    """How many columns of the screen `line` takes. What is not UTF-8 shows as one replacement character."""
+    if line.isascii():
+        return 2 * len(line) - len(line.translate(None, _CONTROL))
+    return sum(map(_width_of, line.decode("utf-8", "replace")))
+
+
+def _boundary(line: bytearray, at: int) -> int:
+    """`at`, or up to three bytes before it: where a character begins."""
+    for start in range(at, max(at - _LONGEST_CHARACTER, -1), -1):
+        if not 0x80 <= line[start] < 0xC0:
+            return start
+    return at  # a fourth byte of those that only continue a character belongs to none
+
+
+def character_start(line: bytes | bytearray, end: int) -> int:
+    """Where the last character of `line` up to `end` begins: a UTF-8 sequence, or the beginning of one, or a byte in none."""
+    if line[end - 1] >= 0x80:
+        for size in range(min(_LONGEST_CHARACTER, end), 1, -1):
+            if len(line[end - size : end].decode("utf-8", "replace")) == 1:
+                return end - size
+    return end - 1
+
+
+def _cluster_start(line: bytearray, end: int) -> int:
+    """The same of the last character that takes a column: what follows it are accents that sit on it."""
+    size = 2 * _LONGEST_CHARACTER
+    while end > 0 and line[end - 1] >= 0x80:
+        start = _boundary(line, max(0, end - size))
+        text = line[start:end].decode("utf-8", "replace")
+        marks = len(text) - len(bytes(map(_width_of, text)).rstrip(b"\0"))
+        if marks < len(text):
+            end -= len(text[len(text) - marks :].encode())
+            break
+        end = start
+        size *= 8
+    return character_start(line, end) if end else 0
+
+
+def _word_start(line: bytearray) -> int:
+    """Where the last word of `line` begins."""
+    end = low = len(line)
+    size = 64
+    word = False
+    while low:
+        end, low = low, max(0, low - size)
+        if not word:
+            end = low + len(line[low:end].rstrip(b" \t"))
+            word = end > low
+        blank = max(line.rfind(b" ", low, end), line.rfind(b"\t", low, end))
+        if word and blank >= 0:
+            return blank + 1
+        size *= 8
+    return 0
 
 
 class Editor:
-    """One line. `line`: what it holds so far; `shows`: whether the screen is ours to keep."""
+    """One line.
 
-    __slots__ = ("_draft", "_escape", "_history", "_place", "line", "shows")
+    line: what it holds so far; shows: whether the screen is ours to keep; counted: how many of its bytes are known to take
+    how many columns. All of them while `shows`, but for a character that has come in part.
+    """
+
+    __slots__ = ("_columns", "_draft", "_escape", "_history", "_place", "counted", "line", "shows")
 
     def __init__(self) -> None:
-        self.line = b""
+        self.line = bytearray()
+        self.counted = 0
+        self._columns = 0
         self.shows = False
         self._escape = b""  # where in the sequence of an arrow key we are
-        self._history: list[bytes] | None = None
+        self._history: list[tuple[bytes, int, int]] | None = None  # lines, each with its `counted` and `_columns`
         self._place = 0  # which line of the history is being shown; its length for the line that is new
-        self._draft = b""  # the line that is new, while another is shown
+        self._draft: tuple[bytes, int, int] | None = None  # the line that is new, while another is shown
 
     @property
     def escaped(self) -> bool:
         """The next byte belongs to a key's escape sequence, or ends it."""
         return self._escape != b""
 
+    @property
+    def fresh(self) -> bool:
+        """Nothing is typed, and the line is the one after all those of the history."""
+        return not self.line and self._place == len(self._history or ())
+
     def show(self, shows: bool) -> None:
         """From now on the screen is ours, or is not."""
         self.shows = shows
         self._escape = b""
+        self._count()
 
     def insert(self, text: bytes) -> bytes:
         """`text`, without line ends, was typed."""
         self.line += text
+        self._count()
         return shown(text) if self.shows else b""
 
+    def _count(self) -> None:
+        """Count the columns of what has come, up to a character of which there may be more."""
+        if not self.shows:
+            return
+        new = self.line[self.counted :]
+        if new.isascii():
+            self._columns += width(new)
+            self.counted += len(new)
+        else:
+            text, whole = utf_8_decode(new, "replace")
+            self._columns += sum(map(_width_of, text))
+            self.counted += whole
+
     def erase_character(self) -> bytes:
-        return self._cut(without_character(self.line))
+        return self._cut(_cluster_start(self.line, len(self.line)))
 
     def erase_word(self) -> bytes:
-        blank = b" \t"
-        rest = self.line.rstrip(blank)
-        return self._cut(rest[: max(rest.rfind(b" "), rest.rfind(b"\t")) + 1])
+        start = _word_start(self.line)
+        character = self.line[start : start + _LONGEST_CHARACTER].decode("utf-8", "replace")[:1]
+        if start and character and not _width_of(character):  # it sits on the blank before the word
+            start = _cluster_start(self.line, start)
+        return self._cut(start)
 
     def erase_line(self) -> bytes:
-        return self._cut(b"")
+        return self._cut(0)
 
-    def _cut(self, rest: bytes) -> bytes:
-        """Keep `rest`, what the line begins with; but a character goes with the accents that sit on it."""
-        while rest and _is_mark(self.line[len(rest) : len(rest) + _LONGEST_CHARACTER]):
-            rest = without_character(rest)
-        columns = width(self.line[len(rest) :]) if self.shows else 0
-        self.line = rest
-        return b"\b" * columns + b" " * columns + b"\b" * columns
+    def _cut(self, start: int) -> bytes:
+        """Erase what stands from `start` on, where a character begins."""
+        columns = width(self.line[max(start, self.counted) :]) if self.shows else 0
+        if start < self.counted:
+            if start < self.counted - start:  # count the shorter part
+                counted = self._columns - width(self.line[:start])
+            else:
+                counted = width(self.line[start : self.counted])
+            self.counted = start
+            self._columns -= counted
+            columns += counted
+        del self.line[start:]
+        return b"\b" * columns + b" " * columns + b"\b" * columns if self.shows else b""
 
     def key(self, byte: bytes) -> bytes | None:
         """`byte` may belong to an arrow key (ESC [ A or ESC O A): what to show then, or None if it does not.
@@ -142,29 +236,33 @@ class Editor:
         if not self.shows or not step or self._history is None or not 0 <= place <= len(self._history):
             return b""
         if self._place == len(self._history):
-            self._draft = self.line
+            self._draft = (bytes(self.line), self.counted, self._columns)
         self._place = place
-        line = self._history[place] if place < len(self._history) else self._draft
-        return self.erase_line() + self.insert(line)
+        line, counted, columns = self._history[place] if place < len(self._history) else self._draft or (b"", 0, 0)
+        change = self.erase_line() + shown(line)
+        self.line, self.counted, self._columns = bytearray(line), counted, columns
+        return change
 
     def take(self) -> bytes:
         """The line as it was entered; a new one begins. The history remembers it if the screen showed it."""
-        line, self.line = self.line, b""
-        self._escape = b""
+        line = bytes(self.line)
         if self.shows and line:
             self._remember(line)
-        self._place = len(self._history or ())
-        self._draft = b""
+        self.clear()
         return line
 
     def _remember(self, line: bytes) -> None:
         if self._history is None:
             self._history = []
-        if self._history[-1:] != [line]:
-            self._history.append(line)
+        if not self._history or self._history[-1][0] != line:
+            self._history.append((line, self.counted, self._columns))
         del self._history[:-HISTORY]
 
     def clear(self) -> None:
         """The line is abandoned; a new one begins."""
-        self.line = self._draft = self._escape = b""
+        if self.line:
+            self.line = bytearray()
+        self.counted = self._columns = 0
+        self._escape = b""
+        self._draft = None
         self._place = len(self._history or ())

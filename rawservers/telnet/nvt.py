@@ -33,6 +33,9 @@ EOF, SUSP, ABORT = 236, 237, 238  # RFC 1184 §2.5
 SE, NOP, DM, BRK, IP, AO, AYT, EC, EL, GA, SB = range(240, 251)  # RFC 854 p. 14
 WILL, WONT, DO, DONT, IAC = range(251, 256)
 TEXT = -1  # no command
+NOTHING = -2  # of a command that was no event for anybody
+
+PIECE = 4096  # bytes, the most that one TEXT has: what is done with it is done at once
 
 # States.
 _TEXT, _COMMAND, _OPTION, _SUBNEGOTIATION, _SUBNEGOTIATION_IAC = range(5)
@@ -87,21 +90,28 @@ class Nvt:
 
         (TEXT, text with LF for each line end), (DO, option), also DONT, WILL and WONT; any other command with b"".
         `urgent`: `data` lies before a Synch's mark. Events are found as they are asked for: come to the end of one call
-        before the next.
+        before the next. Between two events there is little to do: what many commands in a row come to nothing by, be it
+        in a subnegotiation or in a Synch, is (NOTHING, b"") for each.
         """
         self._synch = max(self._synch, _SYNCH) if urgent else _NO_SYNCH
         at = 0
         while at < len(data):
-            if self._state == _TEXT or self._state == _SUBNEGOTIATION:
-                end = data.find(_IAC, at)
-                run = data[at:] if end < 0 else data[at:end]
-                at += len(run) + 1
-                if self._state == _SUBNEGOTIATION:
-                    self.subnegotiated += len(run)
-                elif run and (text := self._text(run)):
+            if self._state == _TEXT:
+                end = data.find(_IAC, at, at + PIECE)
+                run = data[at : at + PIECE if end < 0 else end]
+                at += len(run)
+                if run and (text := self._text(run)):
                     yield TEXT, text
                 if end >= 0:
-                    self._state = _SUBNEGOTIATION_IAC if self._state == _SUBNEGOTIATION else _COMMAND
+                    at += 1
+                    self._state = _COMMAND
+            elif self._state == _SUBNEGOTIATION:
+                end = data.find(_IAC, at)
+                self.subnegotiated += (len(data) if end < 0 else end) - at
+                if end < 0:
+                    break
+                at = end + 1
+                self._state = _SUBNEGOTIATION_IAC
             else:
                 event = self._command(data[at])
                 at += 1
@@ -109,7 +119,7 @@ class Nvt:
                     yield event
 
     def _command(self, byte: int) -> tuple[int, bytes] | None:
-        """The event that `byte`, the next one of a command, completes."""
+        """The event that `byte`, the next one of a command, completes. None: there is more of it to come."""
         if self._state == _OPTION:
             self._state = _TEXT
             return self._verb, bytes((byte,))
@@ -119,22 +129,23 @@ class Nvt:
         if byte >= WILL:
             self._verb = byte
             self._state = _OPTION
-        elif byte == SB:
+            return None
+        if byte == SB:
             self._state = _SUBNEGOTIATION
         elif byte == DM and self._synch == _SYNCH:
             self._synch = _MARKED
         else:
             return byte, b""
-        return None
+        return NOTHING, b""
 
-    def _escaped(self, within: bool) -> tuple[int, bytes] | None:
+    def _escaped(self, within: bool) -> tuple[int, bytes]:
         """255 as data: of a subnegotiation or of the text."""
         if within:
             self.subnegotiated += 1
             self._state = _SUBNEGOTIATION
-            return None
+            return NOTHING, b""
         text = self._text(_IAC)
-        return (TEXT, text) if text else None
+        return (TEXT, text) if text else (NOTHING, b"")
 
     def _text(self, run: bytes) -> bytes:
         """`run`, bytes of text, with LF for each line end; nothing of it during a Synch.
@@ -148,4 +159,4 @@ class Nvt:
             return b""
         if b"\r" in run:
             run = run.replace(b"\r\n", b"\n").replace(b"\r\0", b"\n").replace(b"\r", b"\n")
-        return run if self.binary else run.replace(b"\0", b"")
+        return run if self.binary or b"\0" not in run else run.translate(None, b"\0")  # quicker than replace, of many
