@@ -83,7 +83,7 @@ class Running:
 
     def tick(self) -> None:
         for connection in self.connections:
-            self.loop.guard(connection, connection.tick)
+            self.loop.call_isolated(connection, connection.tick)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=DEADLINE)
@@ -93,7 +93,7 @@ class Running:
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.loop.soon(self.loop, self.loop.stop)
+        self.loop.call_soon_threadsafe(self.loop, self.loop.stop)
         self.thread.join(DEADLINE)
         assert not self.thread.is_alive()
         for connection in self.connections:
@@ -474,7 +474,7 @@ def test_a_peer_that_breaks_off_while_its_answer_is_awaited_is_noticed() -> None
         assert len(running.connections) == 1  # a FIN alone is no reason not to answer
 
 
-@pytest.mark.parametrize("when", ["at_wake", "at_tick"])
+@pytest.mark.parametrize("when", ["after_poll", "at_tick"])
 def test_what_fails_beside_the_connections_ends_none_of_them(when: str, caplog: pytest.LogCaptureFixture) -> None:
     failures = [RuntimeError("as told"), RuntimeError("as told")]
 

@@ -330,7 +330,7 @@ def run_wakes(loop: Loop, number: int) -> list[int]:
         if len(seen) == number:
             loop.stop()
 
-    loop.at_wake.append(count)
+    loop.after_poll.append(count)
     loop.run()
     return seen
 
@@ -413,7 +413,7 @@ def test_an_event_for_a_closed_descriptor_is_not_taken_for_its_successor() -> No
             if not heard:
                 old = next(source for source in sources if source is not self)
                 number = old.ours.fileno()
-                loop.forget(number)
+                loop.discard(number)
                 old.close()
                 pairs.append(socket.socketpair())
                 while all(end.fileno() != number for pair in pairs for end in pair):
@@ -536,7 +536,7 @@ def test_a_protocol_learns_of_the_end_once(how: str) -> None:
             sock.sendall(b"x")
         elif how == "closed":
             for connection in running.connections:
-                running.loop.soon(connection, connection.close)
+                running.loop.call_soon_threadsafe(connection, connection.close)
         if how in ("fin", "reset"):
             sock.close()
         until(lambda: not running.connections, "it is closed")
@@ -682,14 +682,14 @@ def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         listening.ready(select.EPOLLIN)
         assert len(pair.connections) - 1 == WORK // ACCEPT_STEPS + 1
         listening.ready(select.EPOLLIN)  # it goes on at the end of each wake, the next one first
-        (go_on,) = pair.loop.at_wake
+        (go_on,) = pair.loop.after_poll
         go_on()
         assert len(pair.connections) - 1 == WORK // ACCEPT_STEPS + 1
-        while pair.loop.at_wake:
+        while pair.loop.after_poll:
             pair.loop.clock.now += 1
             pair.loop.clock.work = 0
             before = len(pair.connections)
-            pair.loop.at_wake[0]()
+            pair.loop.after_poll[0]()
             assert len(pair.connections) - before <= WORK // ACCEPT_STEPS + 1
         assert len(pair.connections) - 1 == 30
         for connection in pair.connections:

@@ -11,7 +11,7 @@ its rules:
   take its answers cannot make us hold more of them.
 - A protocol that rests (TURN) has its next turn from the loop's queue, once its output has left. From then on its connection is
   read in turn as well, not as soon as the kernel reports it, until a receive asks for so little that it need not rest. And who
-  is sent much is sent it in turn, SHARE bytes at a time.
+  is sent much is sent it in turn, SEND_QUOTA bytes at a time.
 - The peer's FIN ends its input, not our output. Our own can travel with our last words, if they are short: they wait for it.
 - The deadline that runs is *send* while something is queued, else the one the protocol is `waiting` for. *send* restarts
   whenever another 64 KiB, or all the rest, has left; "idle" with whatever is heard or said; the others only when the
@@ -55,7 +55,7 @@ READ = select.EPOLLIN | select.EPOLLPRI
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
 READ_ONCE = READ | select.EPOLLONESHOT  # of a connection that is read in turn: the kernel then says it once
-BROKEN = select.EPOLLHUP  # which the kernel reports in any case, as long as the set has the descriptor at all
+BROKEN = select.EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
 
 # Plain ints: an operation on the enum's own members takes ten times as long.
 DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -66,8 +66,8 @@ SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
 
 RECEIVE_SIZE = 16384  # bytes asked of one recv: many requests or lines, and few enough that what they grow into is small
 SMALL_SIZE = 478  # the same from a peer that has never said more at once: Python is quickest with objects of up to 512 bytes
-GATHER = 65536  # bytes of small answers joined for one send
-SHARE = 1 << 18  # bytes one connection may send at once, so that a fast reader of large files does not starve the others
+COALESCE_LIMIT = 65536  # bytes of small answers joined for one send
+SEND_QUOTA = 1 << 18  # bytes one connection may send at once, so that a fast reader of large files does not starve the others
 PROGRESS = 65536  # bytes that must leave within the send deadline
 SENT_PER_STEP = 16384  # bytes whose sending takes the time of a step of work
 LINGER_BYTES = 16 << 20  # read and dropped after a refusal: a client that uploads 10 MB before it listens is still told
@@ -95,24 +95,24 @@ class Connection:
 
     __slots__ = (
         "_answer_sent",
+        "_bytes_since_progress",
         "_clock",
         "_connections",
-        "_ended",
+        "_eof_received",
         "_events",
         "_fd",
-        "_front_sent",
         "_greedy",
+        "_head_offset",
         "_loop",
-        "_moved",
         "_nonblocking",
-        "_owing",
         "_protocol",
         "_queue",
-        "_room",
+        "_recv_size",
+        "_resume_pending",
         "_service",
         "_sock",
         "_tally",
-        "_turn",
+        "_turn_events",
         "_unsent",
         "_waiting",
         "peer",
@@ -131,19 +131,19 @@ class Connection:
         self._loop = loop
         self._clock = loop.clock
         self._connections = connections
-        self.peer = Peer(address, loop.clock, self._local, self._woken, tally=service.tally)
+        self.peer = Peer(address, loop.clock, self._local, self._schedule_resume, tally=service.tally)
         self._protocol = NOT_BEGUN
-        self._room = SMALL_SIZE  # bytes asked of the next recv
+        self._recv_size = SMALL_SIZE  # bytes asked of the next recv
         self._queue = EMPTY
         self._unsent = 0  # bytes in the queue
-        self._front_sent = 0  # bytes of the queue's first chunk that have left
+        self._head_offset = 0  # bytes of the queue's first chunk that have left
         self._answer_sent = 0  # bytes of the present answer's earlier chunks, all of which have left
-        self._moved = 0  # bytes that have left since the send deadline was restarted
+        self._bytes_since_progress = 0  # bytes that have left since the send deadline was restarted
         self._events = 0  # what the epoll set watches for
         self._nonblocking = False
-        self._ended = False  # the peer has said its last byte
-        self._owing = False  # the protocol is to be asked for more, when the queue has left and its turn has come
-        self._turn = 0  # events of the kernel, or 1, while it stands in the loop's queue of turns
+        self._eof_received = False  # the peer has said its last byte
+        self._resume_pending = False  # the protocol is to be asked for more, when the queue has left and its turn has come
+        self._turn_events = 0  # events of the kernel, or 1, while it stands in the loop's queue of turns
         self._greedy = False  # the protocol had to rest: the connection is read in turn
         self._waiting = ""
         self.since = self._clock.now  # when the deadline that runs was started
@@ -159,11 +159,11 @@ class Connection:
         self._protocol = protocol = self._service.start(self.peer)
         self._waiting = protocol.waiting
         if protocol.greeting or protocol.closing is not KEEP:
-            self._say((protocol.greeting,))
-        if self._reads():
+            self._queue_and_flush((protocol.greeting,))
+        if self._wants_read():
             self.ready(READABLE)
         else:
-            self._go_on()
+            self._update_interest()
 
     def ready(self, events: int) -> None:
         """The loop's call: the kernel says that trying again is worth while."""
@@ -171,21 +171,21 @@ class Connection:
         if events != READABLE or self._events > READ:  # else, as usual, the peer has spoken, and nothing is under way
             if self._events == READ_ONCE:
                 self._events = 0  # as the kernel has it
-                return self._take_place(events)
-            if events & WRITE or not self._reads():
+                return self._join_turn_queue(events)
+            if events & WRITE or not self._wants_read():
                 return self._write(events)
             urgent = events & PRIORITY != 0 and not self._at_mark()
         try:
-            data = self._sock.recv(self._room, DONTWAIT)
-            if len(data) == SMALL_SIZE == self._room:
-                data = self._hear_out(data, urgent)
+            data = self._sock.recv(self._recv_size, DONTWAIT)
+            if len(data) == SMALL_SIZE == self._recv_size:
+                data = self._recv_rest(data, urgent)
         except BlockingIOError:
-            return self._go_on()
+            return self._update_interest()
         except OSError as error:
-            return self._lose(error)
+            return self._abort(error)
         if not data:
-            self._ended = True
-            return self._say(self._protocol.end())
+            self._eof_received = True
+            return self._queue_and_flush(self._protocol.end())
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
         answered: Any  # Answered, but mypy does not see that
@@ -210,14 +210,14 @@ class Connection:
                     self.since = self._clock.now
                     self._waiting = waiting = protocol.waiting
                     if flags != DONTWAIT or self._events != READ or waiting != "idle":
-                        self._go_on()
+                        self._update_interest()
                     return
-                self._front_sent = sent
-        self._say(chunks)
+                self._head_offset = sent
+        self._queue_and_flush(chunks)
 
-    def _hear_out(self, data: bytes, urgent: bool) -> bytes:
-        """`data`, and what is there behind it, of a peer that says more at once than was asked for; from now on more is."""
-        self._room = RECEIVE_SIZE
+    def _recv_rest(self, data: bytes, urgent: bool) -> bytes:
+        """`data` and the rest of the burst, up to RECEIVE_SIZE bytes, which each recv asks for from now on."""
+        self._recv_size = RECEIVE_SIZE
         if urgent:
             return data  # the mark may come next
         try:
@@ -226,12 +226,12 @@ class Connection:
             return data
 
     def _write(self, events: int) -> None:
-        if self._queue or self._owing or not events & BROKEN:
-            self._push()  # on a broken connection, too: sending is how to learn what has broken it
+        if self._queue or self._resume_pending or not events & BROKEN:
+            self._flush_and_update()  # on a broken connection, too: sending is how to learn what has broken it
         else:
-            self._lose(ConnectionResetError(errno.ECONNRESET, "the peer has broken off"))
+            self._abort(ConnectionResetError(errno.ECONNRESET, "the peer has broken off"))
 
-    def _say(self, chunks: Sequence[Chunk]) -> None:
+    def _queue_and_flush(self, chunks: Sequence[Chunk]) -> None:
         """Send `chunks`, which the protocol has just returned, and then do as it wishes."""
         waiting = self._protocol.waiting
         if not self._queue and (chunks or waiting == "idle" or waiting != self._waiting):
@@ -239,47 +239,53 @@ class Connection:
         self._waiting = waiting
         if chunks:
             self._enqueue(chunks)
-            self._push()
-        elif self._events != READ or self._protocol.closing is not KEEP or self._queue or self._ended or waiting in NOT_READING:
-            self._go_on()
+            self._flush_and_update()
+        elif (
+            self._events != READ
+            or self._protocol.closing is not KEEP
+            or self._queue
+            or self._eof_received
+            or waiting in NOT_READING
+        ):
+            self._update_interest()
         # else all was said, and the set watches for the peer's next words already
 
     def _enqueue(self, chunks: Sequence[Chunk]) -> None:
         if not self._queue:
             self._queue = deque()
-            self._unsent = -self._front_sent
+            self._unsent = -self._head_offset
         self._unsent += sum(map(length, chunks))
         now = self._clock.now
         for chunk in chunks:
             self._queue.append(Answered(chunk.record, now) if type(chunk) is Answered and not chunk.since else chunk)
 
-    def _push(self) -> None:
-        """Send what is queued, as far as the kernel takes it, but no more than SHARE: the rest is sent in turn."""
-        sent = self._flush(SHARE)
+    def _flush_and_update(self) -> None:
+        """Send what is queued, as far as the kernel takes it, but no more than SEND_QUOTA: the rest is sent in turn."""
+        sent = self._flush(SEND_QUOTA)
         self._clock.work += 1 + sent // SENT_PER_STEP
-        if sent >= SHARE and self._queue:
-            self._take_place(1)
-        self._go_on()
+        if sent >= SEND_QUOTA and self._queue:
+            self._join_turn_queue(1)
+        self._update_interest()
 
-    def _flush(self, share: int) -> int:
-        """Send from the queue until it is empty, the kernel says "not now", or `share` bytes have left; how many did."""
+    def _flush(self, quota: int) -> int:
+        """Send from the queue until it is empty, the kernel says "not now", or `quota` bytes have left; how many did."""
         total = 0
         try:
             self._account(0)
-            while self._queue and total < share:
-                sent = self._send_some(share)
+            while self._queue and total < quota:
+                sent = self._send_some(quota)
                 total += sent
                 self._account(sent)
         except BlockingIOError:
             pass
         except OSError as error:
-            self._lose(error)
+            self._abort(error)
         return total
 
-    def _send_some(self, share: int) -> int:
+    def _send_some(self, quota: int) -> int:
         first = self._queue[0]
         if type(first) is FileSlice:
-            return self._send_file(first, share)
+            return self._send_file(first, quota)
         parts: list[bytes | memoryview] = []
         size = 0
         urgent = -1  # the last part that is
@@ -290,14 +296,14 @@ class Connection:
             if type(chunk) is FileSlice:
                 flags = DONTWAIT_MORE  # the head travels in one packet with the beginning of the file
                 break
-            if size >= GATHER:
+            if size >= COALESCE_LIMIT:
                 break
             if type(chunk) is Urgent:
                 urgent = len(parts)
             size += len(chunk)
             parts.append(chunk)
-        if self._front_sent:
-            parts[0] = memoryview(parts[0])[self._front_sent :]
+        if self._head_offset:
+            parts[0] = memoryview(parts[0])[self._head_offset :]
         if urgent >= 0 and self._sock.family != socket.AF_UNIX:
             # TCP has one urgent pointer, which names the last byte that was marked: earlier marks go without saying.
             if urgent == 0:
@@ -306,12 +312,12 @@ class Connection:
             flags = DONTWAIT
         return self._sock.send(parts[0] if len(parts) == 1 else b"".join(parts), flags)
 
-    def _send_file(self, piece: FileSlice, share: int) -> int:
+    def _send_file(self, piece: FileSlice, quota: int) -> int:
         if not self._nonblocking:
             self._sock.setblocking(False)
             self._nonblocking = True
-        left = piece.count - self._front_sent
-        sent = os.sendfile(self._fd, piece.file.fd, piece.offset + self._front_sent, min(left, share))
+        left = piece.count - self._head_offset
+        sent = os.sendfile(self._fd, piece.file.fd, piece.offset + self._head_offset, min(left, quota))
         if sent == 0 and left:  # never pad: the short body tells the peer
             log.warning("a file has shrunk while it was sent to %s", self.peer.address[0])
             raise OSError(errno.EIO, "the file has shrunk")
@@ -321,8 +327,8 @@ class Connection:
         """`sent` more bytes have left: take what is done off the queue, and report the answers that end there."""
         self._tally.sent += sent
         self._unsent -= sent
-        self._moved += sent
-        left = self._front_sent + sent
+        self._bytes_since_progress += sent
+        left = self._head_offset + sent
         queue = self._queue
         while queue:
             chunk = queue[0]
@@ -337,33 +343,33 @@ class Connection:
             queue.popleft()
         else:
             self._queue = EMPTY
-        self._front_sent = left
-        if self._moved >= PROGRESS or not self._queue:
+        self._head_offset = left
+        if self._bytes_since_progress >= PROGRESS or not self._queue:
             self.since = self._clock.now
-            self._moved = 0
+            self._bytes_since_progress = 0
 
     def _report(self, answered: Answered) -> None:
         sent, self._answer_sent = self._answer_sent, 0
         taken = self._clock.now - answered.since if answered.since else 0.0
         self._service.report(self.peer, answered.record, sent, taken)
 
-    def _go_on(self) -> None:
+    def _update_interest(self) -> None:
         """Nothing more can be done in this wake: watch for what comes next, or come to the end."""
         if self._fd < 0:
             return
         if self._protocol.waiting == TURN and self._protocol.closing is KEEP:
-            self._owing = self._greedy = True
-        if self._owing and not self._queue:
-            self._take_place(1)
-        if self._turn:
+            self._resume_pending = self._greedy = True
+        if self._resume_pending and not self._queue:
+            self._join_turn_queue(1)
+        if self._turn_events:
             if not self._events:
                 return  # it will be seen soon enough if it breaks
             events = BROKEN
         elif self._queue:
-            events = WRITE | READ if self._reads() else WRITE
+            events = WRITE | READ if self._wants_read() else WRITE
         elif self._protocol.closing is not KEEP:
-            return self._finish()
-        elif self._reads():
+            return self._shutdown_write()
+        elif self._wants_read():
             events = READ_ONCE if self._greedy else READ
         else:
             events = BROKEN
@@ -371,31 +377,31 @@ class Connection:
             self._events = events
             self._loop.watch(self._fd, self, events)
 
-    def _take_place(self, events: int) -> None:
+    def _join_turn_queue(self, events: int) -> None:
         """Stand in the loop's queue of turns, for what the kernel has reported, or for more of the protocol's output."""
-        if not self._turn:
-            self._loop.in_turn(self, self._have_turn)
-        self._turn |= events
+        if not self._turn_events:
+            self._loop.in_turn(self, self._take_turn)
+        self._turn_events |= events
 
-    def _have_turn(self) -> None:
-        events, self._turn = self._turn, 0
+    def _take_turn(self) -> None:
+        events, self._turn_events = self._turn_events, 0
         if self._fd < 0:
             return
         if self._queue:
-            self._push()
-        elif self._owing:
-            self._owing = False
-            self._say(self._protocol.resume())
+            self._flush_and_update()
+        elif self._resume_pending:
+            self._resume_pending = False
+            self._queue_and_flush(self._protocol.resume())
         else:
             self._greedy = False  # unless it has to rest again
             self.ready(events)
 
-    def _reads(self) -> bool:
-        """Whether the peer's next words are wanted now."""
+    def _wants_read(self) -> bool:
+        """Whether to poll for input."""
         return (
             self._fd >= 0
-            and not self._ended
-            and not self._owing
+            and not self._eof_received
+            and not self._resume_pending
             and self._unsent < HIGH_WATER
             and self._protocol.closing is KEEP
             and self._protocol.waiting not in NOT_READING
@@ -407,11 +413,11 @@ class Connection:
         """Let go of everything. What was not sent is reported as lost."""
         if self._fd < 0:
             return
-        self._loop.forget(self._fd)
+        self._loop.discard(self._fd)
         self._fd = -1
         self._connections.discard(self)
         self._sock.close()
-        self._answer_sent += self._front_sent
+        self._answer_sent += self._head_offset
         queue, self._queue = self._queue, EMPTY
         for chunk in queue:
             if type(chunk) is Answered:
@@ -421,29 +427,29 @@ class Connection:
 
     failed = close  # after an exception there is nothing better to do
 
-    def _lose(self, error: OSError) -> None:
+    def _abort(self, error: OSError) -> None:
         """The network, or the peer's end of it, has failed: that ends this connection and is no concern of the others."""
         log.debug("%r lost: %s", self, error.strerror or error)
         self.close()
 
-    def _finish(self) -> None:
+    def _shutdown_write(self) -> None:
         """All is said: say FIN, and hear the peer out, for a while, if it has said more than was wanted or is about to.
 
         To close with input unread, or still to come, makes the kernel send a RST, and a RST wipes out what has not left, or
         was not read by the peer. So the FIN comes first, and with it all that is said.
         """
-        if self._ended or type(self._protocol) is Lingering:
+        if self._eof_received or type(self._protocol) is Lingering:
             return self.close()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            return self._lose(error)
+            return self._abort(error)
         if self._protocol.closing is Closing.CLOSE and not self.has_unread():
             return self.close()
         self._protocol = Lingering()
         self._waiting = "linger"
         self.since = self._clock.now
-        self._go_on()
+        self._update_interest()
 
     def has_unread(self) -> bool:
         """Whether the peer has said something that was not heard."""
@@ -466,37 +472,37 @@ class Connection:
         self.since = self._clock.now
         if self._queue:
             self._reset()
-            self._lose(TimeoutError(errno.ETIMEDOUT, "the peer does not take what is sent"))
+            self._abort(TimeoutError(errno.ETIMEDOUT, "the peer does not take what is sent"))
         else:
-            self._say(self._protocol.expire())
+            self._queue_and_flush(self._protocol.expire())
 
     def drain(self) -> None:
         """The server is stopping: tell the protocol."""
-        self._say(self._protocol.drain())
+        self._queue_and_flush(self._protocol.drain())
 
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        return self._protocol.waiting == "idle" and not (self._queue or self._owing or self._turn)
+        return self._protocol.waiting == "idle" and not (self._queue or self._resume_pending or self._turn_events)
 
     @property
     def state(self) -> str:
         """What it is doing, in one word: one of STATES, "sending" or "busy"."""
         if self._queue:
             return "sending"
-        return "busy" if self._owing else STATES.get(self._protocol.waiting, "busy")
+        return "busy" if self._resume_pending else STATES.get(self._protocol.waiting, "busy")
 
     @property
     def evictable(self) -> Evictable | None:
         """Why it may be closed to make room, if it may."""
         waiting = self._protocol.waiting
-        if self._queue or self._owing or self._turn or (waiting == "idle" and not self._protocol.expendable):
+        if self._queue or self._resume_pending or self._turn_events or (waiting == "idle" and not self._protocol.expendable):
             return None
         return EVICTABLE.get(waiting)
 
     def hang_up(self) -> None:
         """Say FIN to a peer that waits for nothing."""
-        self._finish()
+        self._shutdown_write()
 
     def _reset(self) -> None:
         # A plain close would leave the unsent bytes to the kernel, for as long as it has patience.
@@ -505,17 +511,17 @@ class Connection:
     # What the protocol may ask of its peer
 
     def _local(self) -> Address:
-        return name_of(self._sock.getsockname())
+        return peer_address(self._sock.getsockname())
 
-    def _woken(self) -> None:
-        self._loop.soon(self, self._resume)
+    def _schedule_resume(self) -> None:
+        self._loop.call_soon_threadsafe(self, self._resume)
 
     def _resume(self) -> None:
         if self._fd < 0:
             return
-        self._owing = True
+        self._resume_pending = True
         if not self._queue:
-            self._take_place(1)
+            self._join_turn_queue(1)
 
     def _at_mark(self) -> bool:
         """Whether the next byte is the one that was sent as urgent (recv never reads across it)."""
@@ -550,7 +556,7 @@ def length(chunk: Chunk) -> int:
     return len(chunk)
 
 
-def name_of(address: tuple[Any, ...] | str) -> Address:
+def peer_address(address: tuple[Any, ...] | str) -> Address:
     """Host and port of what the socket calls of any family give as an address."""
     if isinstance(address, tuple):
         return address[0].removeprefix("::ffff:"), address[1]  # an IPv4 peer of a dual-stack socket

@@ -92,7 +92,7 @@ class Connections(Generic[M]):
         in_all = self._most - len(self._open) + self._outside
         return free if free < in_all else in_all
 
-    def takes(self, host: str) -> bool:
+    def allows(self, host: str) -> bool:
         """Whether this host may have one more. All that come by a unix socket are one host, to which that does not apply."""
         return self._most_per_address == 0 or self._by_address[host] < self._most_per_address or host.startswith("unix:")
 

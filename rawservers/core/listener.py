@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rawservers.core.connection import Connection, Service, name_of
+from rawservers.core.connection import Connection, Service, peer_address
 from rawservers.core.limits import Connections
 from rawservers.core.loop import WORK, Loop
 from rawservers.core.protocol import Address
@@ -30,19 +30,19 @@ from rawservers.core.protocol import Address
 log = logging.getLogger("rawservers")
 
 # Several processes may wait for the same server socket; the kernel then wakes one of them, not all.
-QUEUED = select.EPOLLIN | select.EPOLLEXCLUSIVE
+LISTEN_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 ACCEPTS_PER_WAKE = 256
 ACCEPT_TIME = 0.008  # seconds: so that a burst of new connections does not keep the present ones waiting
 ACCEPT_STEPS = 8  # of work that a connection takes which says nothing yet
 PAUSE = 0.1  # seconds without accepting, at the least, after the system has refused a descriptor or memory
-SHED = 32  # connections that wait given up for it each time
+EVICT_BATCH = 32  # connections that wait given up for it each time
 RETRY = 0.05  # seconds between two looks for a connection to close, while somebody waits for room
 QUEUE = 65536  # more than any backlog holds
 
 # What accept reports of the one connection it took off the queue, see accept(2); the next may be well. All else (EMFILE,
 # ENFILE, ENOBUFS, ENOMEM) is about ourselves.
-PASSING = {
+TRANSIENT_ERRNOS = {
     errno.ECONNABORTED,
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
@@ -98,16 +98,16 @@ class Endpoint:
 class ServerSocket:
     """A socket that is bound and listens.
 
-    ours: whether this program bound it, and nobody else will accept from it; address: the real one, to which a client is to
+    owned: whether this program bound it, and nobody else will accept from it; address: the real one, to which a client is to
     connect.
     """
 
-    def __init__(self, sock: socket.socket, ours: bool = True) -> None:
+    def __init__(self, sock: socket.socket, owned: bool = True) -> None:
         self.sock = sock
-        self.ours = ours
-        host, port = name_of(sock.getsockname())
+        self.owned = owned
+        host, port = peer_address(sock.getsockname())
         self.address = host if sock.family == socket.AF_UNIX else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._path = sock.getsockname() if ours and sock.family == socket.AF_UNIX else None
+        self._path = sock.getsockname() if owned and sock.family == socket.AF_UNIX else None
         self._inode = os.stat(self._path).st_ino if self._path else 0
 
     def tune(self, user_timeout: float) -> None:
@@ -144,7 +144,7 @@ def bind(endpoint: Endpoint, user_timeout: float = 0) -> list[ServerSocket]:
 
 def _bind(endpoint: Endpoint) -> list[ServerSocket]:
     if endpoint.fd is not None:
-        return [ServerSocket(_inherit(endpoint.fd), ours=False)]
+        return [ServerSocket(_inherit(endpoint.fd), owned=False)]
     if endpoint.path is not None:
         return [ServerSocket(_bind_unix(endpoint.path))]
     if endpoint.host is None:
@@ -247,7 +247,7 @@ class Listener:
         self._loop = loop
         self._connections = connections
         self._paused = 0.0  # when accepting was paused; 0.0: it is not
-        self._crowded = False  # there is no room, and somebody waits for it
+        self._at_capacity = False  # there is no room, and somebody waits for it
         self._hurried = False  # the last time was over before the queue was empty
         self._hurried_at = 0.0  # in which wake that was
         self._tried = 0.0  # when room was last tried to be made
@@ -257,7 +257,7 @@ class Listener:
 
     def open(self) -> None:
         """Begin to accept."""
-        self._loop.watch(self._sock.fileno(), self, QUEUED)
+        self._loop.watch(self._sock.fileno(), self, LISTEN_EVENTS)
 
     def ready(self, events: int) -> None:
         if not self._hurried:
@@ -274,7 +274,7 @@ class Listener:
         """
         if self._hurried:
             self._hurried = False
-            self._loop.at_wake = [callback for callback in self._loop.at_wake if callback != self._hurry]
+            self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._hurry]
         clock = self._loop.clock
         begun = time.monotonic()
         free = self._connections.free(self.service)
@@ -283,7 +283,7 @@ class Listener:
                 if not self._is_awaited():
                     return
                 if not self._make_room(self.service):
-                    return self._await_room()
+                    return self._wait_for_capacity()
             free -= 1
             clock.work += ACCEPT_STEPS
             try:
@@ -292,15 +292,15 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in PASSING:
+                if error.errno in TRANSIENT_ERRNOS:
                     continue
                 return self._pause(error)
-            self._begin(socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd), name_of(address))
+            self._begin(socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd), peer_address(address))
             if clock.work > WORK and not at_leisure:
                 if time.monotonic() > begun + ACCEPT_TIME:
                     self._hurried = True
                     self._hurried_at = clock.now
-                    return self._loop.at_wake.append(self._hurry)
+                    return self._loop.after_poll.append(self._hurry)
                 clock.work = 0
 
     def _hurry(self) -> None:
@@ -308,17 +308,17 @@ class Listener:
             self._accept(ACCEPTS_PER_WAKE)
 
     def _begin(self, sock: socket.SocketType, peer: Address) -> None:
-        if not self._connections.takes(peer[0]):
+        if not self._connections.allows(peer[0]):
             self._service.tally.turned_away += 1
             return sock.close()
         self._service.tally.accepted += 1
         self._loop.clock.wake += 1  # this peer may have spoken later than the wake's poll
         connection = Connection(sock, peer, self._service, self._loop, self._connections)
-        self._loop.guard(connection, connection.begin)
+        self._loop.call_isolated(connection, connection.begin)
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a moment: the queue would report itself ready for ever, and nothing could be done about it."""
-        shed = sum(self._make_room("") for _ in range(SHED))
+        shed = sum(self._make_room("") for _ in range(EVICT_BATCH))
         log.warning("cannot accept for %s: %s; pausing; idle connections closed: %d", self.service, error.strerror, shed)
         self._paused = self._loop.clock.now
         self._loop.watch(self._sock.fileno(), self, 0)
@@ -328,38 +328,36 @@ class Listener:
         connection = self._connections.evict(service)
         if connection is None:
             return False
-        self._loop.guard(connection, connection.close)
+        self._loop.call_isolated(connection, connection.close)
         return True
 
-    def _await_room(self) -> None:
+    def _wait_for_capacity(self) -> None:
         """Stop accepting until there is room for one more; the queue, or another process, has the others meanwhile."""
-        if not self._crowded:
-            self._crowded = True
+        if not self._at_capacity:
+            self._at_capacity = True
             self._tried = self._loop.clock.now
-            self._loop.at_wake.append(self._look_for_room)
+            self._loop.after_poll.append(self._check_capacity)
         self._loop.watch(self._sock.fileno(), self, 0)
 
-    def _look_for_room(self) -> None:
+    def _check_capacity(self) -> None:
         now = self._loop.clock.now
         if self._sock.fileno() >= 0 and now - self._tried >= RETRY and self._connections.free(self.service) <= 0:
             self._tried = now
             self._make_room(self.service)
         if self._sock.fileno() < 0 or self._connections.free(self.service) > 0:
-            self._crowded = False
-            self._loop.at_wake = [callback for callback in self._loop.at_wake if callback != self._look_for_room]
+            self._at_capacity = False
+            self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._check_capacity]
             if self._sock.fileno() >= 0 and not self._paused:
                 self.open()
 
     def tick(self) -> None:
-        """Once a second: the end of a pause; room for those that wait; and those that the kernel told another process of,
-        which could not take them.
-        """
+        """Once a second: end a pause, and accept connections whose EPOLLEXCLUSIVE wake-up went to a full worker."""
         if self._sock.fileno() < 0:
             return
         if self._paused and self._loop.clock.now - self._paused >= PAUSE:
             self._paused = 0.0
             self.open()
-        if not self._paused and not self._crowded and self._is_awaited():
+        if not self._paused and not self._at_capacity and self._is_awaited():
             self._accept(ACCEPTS_PER_WAKE)
 
     def _is_awaited(self) -> bool:
@@ -372,7 +370,7 @@ class Listener:
         """Stop accepting, in this process, once what is queued was taken (if nobody else is there to take it)."""
         if self._sock.fileno() < 0:
             return
-        if self._server.ours:
+        if self._server.owned:
             self._accept(QUEUE, at_leisure=True)
         self._loop.watch(self._sock.fileno(), self, 0)
         self._sock.close()

@@ -1,17 +1,17 @@
 """One epoll set, one clock, one tick a second.
 
-The loop maps a descriptor to its source and knows nothing else: not what is read there, nor by whom. One turn of it is a
-*wake*: ask the kernel which descriptors are ready, read the clock once, let each source do its share, once a second
-tick, and let those who gather work (the access log) do it. Nobody waits anywhere but in `poll`, so everything a source
+The loop maps a descriptor to its handler and knows nothing else: not what is read there, nor by whom. One turn of it is a
+*wake*: ask the kernel which descriptors are ready, read the clock once, let each handler do its share, once a second
+tick, and let those who gather work (the access log) do it. Nobody waits anywhere but in `poll`, so everything a handler
 does must be quick: try now, and come back when the kernel says that it is worth trying again.
 
 Who asks for little never waits behind who asks for much. A wake handles what the kernel reported for a few milliseconds, and
 keeps the rest for the next one; then it gives those that have rested their turns (`in_turn`), in order, for a few more. While
 somebody waits for a turn the kernel is asked without waiting.
 
-The set is level-triggered: a source that does only a part of what there is to do is simply told again at the next wake.
+The set is level-triggered: a handler that does only a part of what there is to do is simply told again at the next wake.
 An event may be out of date by the time it is handled (the descriptor closed, its number taken by another connection in
-the same wake); that does no harm, since a source only ever tries, and takes "not now" for an answer.
+the same wake); that does no harm, since a handler only ever tries, and takes "not now" for an answer.
 
 Signals and other threads reach the loop through a pipe: they never act, they only wake it.
 """
@@ -41,8 +41,8 @@ WORK = 64  # steps between two looks at the time: half a millisecond, or less
 FEW = 8  # events that make no long wake, unless one of them does
 
 
-class Source(Protocol):
-    """What a descriptor in the set belongs to. service: the name of the one whose work it does, "" for none."""
+class EventHandler(Protocol):
+    """Callbacks of a registered descriptor. service: the name of the service whose work it does, "" for none."""
 
     service: str
 
@@ -50,12 +50,13 @@ class Source(Protocol):
         """The kernel reports `events` (select.EPOLL*). Never block."""
 
     def failed(self) -> None:
-        """An exception came out of something done for this source, and has been logged: let go of what it holds."""
+        """A callback of this handler has raised, which was logged: release what it holds."""
 
 
 class Loop:
-    """`at_tick` and `at_wake` hold what is called once a second and at the end of each wake (from `at_wake` nothing is removed
-    during a wake; it may be replaced by another list); times: of the wakes so far.
+    """at_tick, after_poll: callbacks, called once a second and at the end of each wake; times: durations of the wakes so far.
+
+    Do not remove from `after_poll` during a wake: replace the list.
     """
 
     service = ""
@@ -64,9 +65,9 @@ class Loop:
         self.clock = Clock()
         self.times = WakeTimes()
         self.at_tick: list[Callable[[], None]] = []
-        self.at_wake: list[Callable[[], None]] = []
-        self._sources: dict[int, Source] = {}
-        self._new: dict[int, Source] = {}  # those that are no sources before the next poll, see `watch`
+        self.after_poll: list[Callable[[], None]] = []
+        self._handlers: dict[int, EventHandler] = {}
+        self._new: dict[int, EventHandler] = {}  # those that are no handlers before the next poll, see `watch`
         self._watched: dict[int, int] = {}
         self._epoll = select.epoll()
         self._running = False
@@ -74,8 +75,8 @@ class Loop:
         self._ahead = 0.0  # how far the system's time is ahead of the monotonic clock
         self._signals: dict[int, Callable[[], None]] = {}
         self._woken = False
-        self._soon: deque[tuple[Source, Callable[[], None]]] = deque()
-        self._turns: deque[tuple[Source, Callable[[], None]]] = deque()
+        self._soon: deque[tuple[EventHandler, Callable[[], None]]] = deque()
+        self._turns: deque[tuple[EventHandler, Callable[[], None]]] = deque()
         self._used: dict[str, float] = {}  # seconds of the present wake by service, as far as several took part
         self._used_until = 0.0  # when that was last brought up to date; not in this wake, if before clock.now
         self._pipe, self._wake_up = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -84,45 +85,45 @@ class Loop:
 
     # What to watch
 
-    def watch(self, fd: int, source: Source, events: int) -> None:
-        """Have `source.ready` called when `events` come true on `fd`; with no events, no longer.
+    def watch(self, fd: int, handler: EventHandler, events: int) -> None:
+        """Have `handler.ready` called when `events` (select.EPOLL*) are ready on `fd`; with events 0, no longer.
 
-        With EPOLLONESHOT once, until it is said again. An event that was reported before does not count for a new source, whose
-        descriptor may have the number of one that was closed meanwhile.
+        With EPOLLONESHOT: once, until `watch` is called again. A new handler gets no event that was reported earlier: its
+        descriptor may have the number of one that was closed in this wake.
         """
         watched = self._watched.get(fd)
         if events == 0:
             if watched is not None:
                 self._epoll.unregister(fd)
-                self.forget(fd)
+                self.discard(fd)
         elif watched is None:
             self._epoll.register(fd, events)
-            self._new[fd] = source
+            self._new[fd] = handler
             self._watched[fd] = events
         elif watched != events or events & select.EPOLLONESHOT:
             self._epoll.modify(fd, events)
             self._watched[fd] = events
 
-    def forget(self, fd: int) -> None:
+    def discard(self, fd: int) -> None:
         """`fd` is closed, or about to be: the kernel takes it out of the set by itself, which saves a call."""
-        self._sources.pop(fd, None)
+        self._handlers.pop(fd, None)
         self._new.pop(fd, None)
         self._watched.pop(fd, None)
 
-    def soon(self, source: Source, step: Callable[[], None]) -> None:
-        """Call `step`, on behalf of `source`, in the next wake. The one method that other threads may call."""
-        self._soon.append((source, step))
+    def call_soon_threadsafe(self, handler: EventHandler, step: Callable[[], None]) -> None:
+        """Call `step`, on behalf of `handler`, in the next wake. The only method that other threads may call."""
+        self._soon.append((handler, step))
         if not self._woken:  # one wake-up serves all that is there by the time it is read
             self._woken = True
             with contextlib.suppress(OSError):  # the pipe is full: it will wake anyway; or closed: nobody is left to wake
                 os.write(self._wake_up, b"\0")
 
-    def in_turn(self, source: Source, step: Callable[[], None]) -> None:
-        """Call `step`, on behalf of `source`, when all that wait already have had their turn."""
-        self._turns.append((source, step))
+    def in_turn(self, handler: EventHandler, step: Callable[[], None]) -> None:
+        """Append `step`, on behalf of `handler`, to the queue of turns."""
+        self._turns.append((handler, step))
 
     def is_late(self) -> bool:
-        """Whether what else the kernel reported should be left to the next wake. Looks at the time."""
+        """Whether the wake has used EVENTS_TIME, so that other reported events are left to the next one. Reads the clock."""
         self.clock.work = 0
         return time.monotonic() > self.clock.now + EVENTS_TIME
 
@@ -141,7 +142,7 @@ class Loop:
     def run(self) -> None:
         """Wake after wake, until `stop`."""
         poll = self._epoll.poll
-        sources = self._sources
+        handlers = self._handlers
         new = self._new
         clock = self.clock
         turns = self._turns
@@ -153,8 +154,8 @@ class Loop:
         self._set_clock()
         while self._running:
             if left is None:
-                if new:  # sources from here on
-                    sources.update(new)
+                if new:  # handlers from here on
+                    handlers.update(new)
                     new.clear()
                 timeout = self._next_tick - clock.now
                 ready = poll(timeout if timeout > 0.0 and not resting else 0.0, EVENTS_PER_WAKE)
@@ -168,17 +169,17 @@ class Loop:
             service = None  # the one whose work has been done since the last charge
             for fd, events in ready:
                 try:
-                    source = sources[fd]
+                    handler = handlers[fd]
                 except KeyError:  # closed by what was handled before it
                     continue
-                if source.service is not service:
+                if handler.service is not service:
                     if service is not None:
                         self._charge(service)
-                    service = source.service
+                    service = handler.service
                 try:
-                    source.ready(events)
+                    handler.ready(events)
                 except Exception:
-                    self._failed(source)
+                    self._failed(handler)
                 if clock.work > WORK and self.is_late():
                     left = ready[ready.index((fd, events)) + 1 :] or None
                     break
@@ -194,7 +195,7 @@ class Loop:
                 service = None
             else:
                 resting = False
-            for callback in self.at_wake:
+            for callback in self.after_poll:
                 try:
                     callback()
                 except Exception:
@@ -212,10 +213,10 @@ class Loop:
         clock = self.clock
         end = max(end, self._used_until + TURNS_TIME)
         while self._turns and self._used_until < end:
-            source, step = self._turns.popleft()
+            handler, step = self._turns.popleft()
             clock.wake += 1  # what is heard now may be younger than what was looked up so far
-            self.guard(source, step)
-            self._charge(source.service)
+            self.call_isolated(handler, step)
+            self._charge(handler.service)
         return bool(self._turns)
 
     def _charge(self, service: str | None) -> None:
@@ -250,22 +251,22 @@ class Loop:
         fd, self._wake_up = self._wake_up, -1  # a thread that is late must not write into whatever has its number next
         os.close(fd)
 
-    def guard(self, source: Source, step: Callable[[], None]) -> None:
-        """Do something for `source` outside its `ready`, at the same risk: an exception costs that source alone."""
+    def call_isolated(self, handler: EventHandler, step: Callable[[], None]) -> None:
+        """Call `step` on behalf of `handler`: if it raises, that is logged and `handler.failed` is called."""
         try:
             step()
         except Exception:
-            self._failed(source)
+            self._failed(handler)
 
-    def _failed(self, source: Source) -> None:
-        log.exception("unexpected error in %r, which is dropped", source)
-        source.failed()
+    def _failed(self, handler: EventHandler) -> None:
+        log.exception("unexpected error in %r, which is dropped", handler)
+        handler.failed()
 
     def _tick(self) -> None:
         self._set_clock()
         self._used_until = self.clock.now  # the clock has moved on, but it is the same wake
         for callback in self.at_tick:
-            self.guard(self, callback)
+            self.call_isolated(self, callback)
 
     def _set_clock(self) -> None:
         # The two clocks are compared once a tick, so that a wake needs to read only one of them.
@@ -274,7 +275,7 @@ class Loop:
         self._ahead = self.clock.time - self.clock.now
         self._next_tick = self.clock.now + TICK
 
-    # The loop's own source: the pipe
+    # The loop's own handler: the pipe
 
     def ready(self, events: int) -> None:
         for number in dict.fromkeys(os.read(self._pipe, 4096)):  # a signal that came many times came once
@@ -283,8 +284,8 @@ class Loop:
                 callback()
         self._woken = False  # before looking: what is added from here on writes a wake-up of its own
         for _ in range(len(self._soon)):
-            source, step = self._soon.popleft()
-            self.guard(source, step)
+            handler, step = self._soon.popleft()
+            self.call_isolated(handler, step)
 
     def failed(self) -> None:
         pass  # what failed was a signal's callback; the pipe itself stays

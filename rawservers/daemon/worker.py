@@ -114,7 +114,7 @@ class Worker:
         self._note()
         begun()
         self.loop.at_tick.append(self._tick)
-        self.loop.at_wake.append(self._log.flush)
+        self.loop.after_poll.append(self._log.flush)
         self.loop.run()
         self._let_go()
 
@@ -142,13 +142,13 @@ class Worker:
 
     def _drain(self, order: bytes) -> None:
         if not self._order:
-            self.loop.at_wake.append(self._stop_when_done)
+            self.loop.after_poll.append(self._stop_when_done)
         self._order = order
         self._ordered = self.loop.clock.now
         for listener in self._listeners:
             listener.close()
         for connection in self._connections:
-            self.loop.guard(connection, connection.drain)
+            self.loop.call_isolated(connection, connection.drain)
 
     def _stop_when_done(self) -> None:
         if not self._connections:
@@ -156,7 +156,7 @@ class Worker:
 
     def _let_go(self) -> None:
         for connection in self._connections:
-            self.loop.guard(connection, connection.close)
+            self.loop.call_isolated(connection, connection.close)
         for listener in self._listeners:
             listener.close()
         self._note()
@@ -177,7 +177,7 @@ class Worker:
     def _sweep(self, connections: list[Connection]) -> None:
         """Look whether deadlines have passed: now those of SWEEP connections, the others in turn."""
         for connection in connections[-SWEEP:]:
-            self.loop.guard(connection, connection.tick)
+            self.loop.call_isolated(connection, connection.tick)
         del connections[-SWEEP:]
         if connections:
             self.loop.in_turn(self.loop, lambda: self._sweep(connections))
@@ -200,7 +200,7 @@ class Worker:
         elif self._order == STOP and elapsed >= GRACE:
             for connection in self._connections:
                 if connection.idle:
-                    self.loop.guard(connection, connection.hang_up)
+                    self.loop.call_isolated(connection, connection.hang_up)
 
     def _note(self) -> None:
         """Write what has been done, and that this process is alive."""
