@@ -185,8 +185,8 @@ class Config:
     worker_connections, 512; an idle one costs a few KiB, and a descriptor (LimitNOFILE). The status page's come on top."""
 
     http_connections: int = setting(0, "whole", "http.connections", most=1_000_000)
-    """Of these, how many HTTP may have; 0: half of them where Telnet is served, too, else all. So neither of the two can take
-    the other's places."""
+    """Of these, how many HTTP may have; 0: half of them where Telnet is served, too, else all. Neither of the two
+    can take the other's places, as long as both together are no more than all."""
 
     telnet_connections: int = setting(0, "whole", "telnet.connections", most=1_000_000)
     """Of these, how many Telnet may have; 0: half of them where HTTP is served, too, else all. A session is never closed for a

@@ -468,7 +468,7 @@ def test_a_long_turn_is_blamed_on_its_service(monkeypatch: pytest.MonkeyPatch) -
     source = Slow("http", loop, 0, [])
 
     def work() -> None:
-        now[0] += LONG
+        now[0] += 2 * LONG
 
     loop.in_turn(source, work)
     run_wakes(loop, 2)
@@ -510,7 +510,7 @@ def test_what_has_lived_through_a_look_is_not_looked_at_again(monkeypatch: pytes
     assert calls[5:] == ["unfreeze", "collect", "freeze"]
 
 
-@pytest.mark.parametrize("how", ["fin", "reset", "closing", "exception", "closed"])
+@pytest.mark.parametrize("how", ["fin", "reset", "closing", "lingering", "hung up", "exception", "closed"])
 def test_a_protocol_learns_of_the_end_once(how: str) -> None:
     class Ending(Protocol):
         ends = 0
@@ -521,10 +521,10 @@ def test_a_protocol_learns_of_the_end_once(how: str) -> None:
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
             if how == "exception":
                 raise RuntimeError("as told")
-            self.closing = Closing.CLOSE
+            self.closing = Closing.LINGER if how == "lingering" else Closing.CLOSE
             return (b"x" * 1000,)
 
-        def lost(self) -> None:
+        def connection_lost(self) -> None:
             self.ends += 1
 
     with Running(Ending) as running:
@@ -532,16 +532,39 @@ def test_a_protocol_learns_of_the_end_once(how: str) -> None:
         until(lambda: len(running.begun) == 1, "it has begun")
         if how == "reset":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        elif how in ("closing", "exception"):
+        elif how in ("closing", "lingering", "exception"):
             sock.sendall(b"x")
         elif how == "closed":
             for connection in running.connections:
                 running.loop.call_soon_threadsafe(connection, connection.close)
-        if how in ("fin", "reset"):
-            sock.close()
-        until(lambda: not running.connections, "it is closed")
+        elif how == "hung up":
+            for connection in running.connections:
+                running.loop.call_soon_threadsafe(connection, connection.hang_up)
+        until(lambda: how in ("fin", "reset") or running.begun[0].ends == 1, "it has ended")  # type: ignore[attr-defined]
         sock.close()
+        until(lambda: not running.connections, "it is closed")
         assert [protocol.ends for protocol in running.begun] == [1]  # type: ignore[attr-defined]
+
+
+def test_an_exception_at_the_very_end_costs_nobody_else() -> None:
+    class Failing(Protocol):
+        def __init__(self, peer: Peer) -> None:
+            pass
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            if data == b"raise":
+                raise RuntimeError("as told")
+            return (data,)
+
+        def connection_lost(self) -> None:
+            raise RuntimeError("at the end, too")
+
+    with Running(Failing) as running, running.connect() as other:
+        with running.connect() as sock:
+            sock.sendall(b"raise")
+            assert receive_all(sock) == b""
+        other.sendall(b"as before")
+        assert receive_until(other, b"before") == b"as before"
 
 
 # Room
@@ -734,6 +757,20 @@ def test_unfinished_heads_make_room_for_finished_ones(folder: Path, tmp_path: Pa
         for _ in range(20):
             assert get(server).startswith(b"HTTP/1.0 200 ")
         for sock in slow:
+            sock.close()
+
+
+def test_a_full_server_whose_connections_are_idle_lets_everybody_in(folder: Path, tmp_path: Path) -> None:
+    """Also when all have become idle in this very wake."""
+    config = configured(tmp_path, "[limits]\nconnections = 3\n")
+    with Server(folder, "--http", "0", "--telnet", "off", "-c", config, "--access-log", "off") as server:
+        kept = []
+        for _ in range(40):
+            kept.append(server.connect())
+            kept[-1].settimeout(0.9)  # less than a tick
+            kept[-1].sendall(GET)
+            receive_until(kept[-1], b"content of f\n")
+        for sock in kept:
             sock.close()
 
 

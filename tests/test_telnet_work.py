@@ -247,7 +247,7 @@ def test_who_is_lost_while_it_rests_leaves_no_cycle() -> None:
     seen = weakref.ref(answer)
     gc.disable()
     try:
-        talk.lost()
+        talk.connection_lost()
         del talk, answer
         assert seen() is None
     finally:
@@ -265,7 +265,29 @@ def test_a_service_learns_that_its_peer_is_lost() -> None:
         return None
 
     talk = Echo(Peer(("192.0.2.1", 40000), Clock()), ask)
-    talk.lost()
+    talk.connection_lost()
     assert ended == [True]
-    talk.lost()
+    talk.connection_lost()
     assert ended == [True]
+
+
+def test_what_is_pushed_while_earlier_news_are_told_is_told_as_well() -> None:
+    """Its wake-up may be served by the same `resume` as that of the earlier ones."""
+    talk = Echo(Peer(("192.0.2.1", 40000), Clock()))
+    for number in range(300):
+        talk.push(b"line %d" % number)
+    said = b"".join(map(bytes, talk.resume()))  # type: ignore[arg-type]
+    assert talk.waiting == TURN
+    talk.push(b"the last")
+    while talk.waiting == TURN:
+        said += b"".join(map(bytes, talk.resume()))  # type: ignore[arg-type]
+    assert said.count(b"\r\n") == 301
+    assert said.endswith(b"the last\r\n")
+
+
+def test_a_push_after_the_end_is_not_kept() -> None:
+    talk = Echo(Peer(("192.0.2.1", 40000), Clock()))
+    talk.connection_lost()
+    talk.push(b"too late")
+    assert talk.resume() == ()
+    assert talk._pushed == []

@@ -422,7 +422,7 @@ class Connection:
         for chunk in queue:
             if type(chunk) is Answered:
                 self._report(chunk)
-        self._protocol.lost()
+        self._replace_protocol(NOT_BEGUN)
         self.peer.let_go()  # or each of us would hold the other, until the garbage collector comes round
 
     failed = close  # after an exception there is nothing better to do
@@ -446,10 +446,18 @@ class Connection:
             return self._abort(error)
         if self._protocol.closing is Closing.CLOSE and not self.has_unread():
             return self.close()
-        self._protocol = Lingering()
+        self._replace_protocol(Lingering())
         self._waiting = "linger"
         self.since = self._clock.now
         self._update_interest()
+
+    def _replace_protocol(self, successor: Protocol) -> None:
+        """The conversation is over."""
+        protocol, self._protocol = self._protocol, successor
+        try:
+            protocol.connection_lost()
+        except Exception:
+            log.exception("unexpected error at the end of %r", self)
 
     def has_unread(self) -> bool:
         """Whether the peer has said something that was not heard."""

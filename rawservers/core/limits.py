@@ -73,6 +73,7 @@ class Connections(Generic[M]):
         self._most_per_address = most_per_address
         self._apart = frozenset(apart)
         self._free = defaultdict(lambda: UNLIMITED, {**shares, **apart})  # places left to each service
+        self.evictable_soon = False
         self._outside = 0  # those that are open and do not count
         self._by_address: Counter[str] = Counter()
         self._candidates: dict[str, list[tuple[int, float, int, M]]] = {}  # see `evict`, the first to go last
@@ -116,11 +117,13 @@ class Connections(Generic[M]):
                 del self._by_address[host]
 
     def evict(self, service: str = "") -> M | None:
-        """The connection to close first to make room for one of `service`, or for anything; None if there is none.
+        """The connection to close first to make room for one of `service`, or for anything; None if there is none: then
+        `evictable_soon` tells whether there will be in the next wake.
 
         All are looked through only when those that were found the last time are used up.
         """
         only = service if self._free[service] <= 0 else ""
+        self.evictable_soon = False
         candidates = self._candidates.get(only)
         for scanned in (False, True):
             while candidates:
@@ -128,6 +131,7 @@ class Connections(Generic[M]):
                 why = connection.evictable if connection.since == since and connection in self._open else None
                 if why is Evictable.LINGERING or (why is not None and not connection.has_unread()):
                     return connection
+                self.evictable_soon |= why is not None
             if not scanned:
                 candidates = self._candidates[only] = self._scan(only)
         return None
@@ -142,8 +146,11 @@ class Connections(Generic[M]):
             if why is None or (connection.service != only if only else connection.service in self._apart):
                 continue
             age = now - connection.since
-            if age <= 0 or (why is Evictable.BODY and age < SLOW_BODY):
-                continue  # what has come in this very wake may not have been able to say anything
+            if why is Evictable.HEAD and age <= 0:  # it came in this very wake, and may have had no time to say anything
+                self.evictable_soon = True
+                continue
+            if why is Evictable.BODY and age < SLOW_BODY:
+                continue
             late = why is Evictable.BODY or age < RECENT
             found.append((why + len(Evictable) * late, connection.since, id(connection), connection))
         found.sort(key=lambda candidate: candidate[:3], reverse=True)

@@ -283,6 +283,8 @@ class Listener:
                 if not self._is_awaited():
                     return
                 if not self._make_room(self.service):
+                    if self._connections.evictable_soon:
+                        return  # the kernel tells of it again
                     return self._wait_for_capacity()
             free -= 1
             clock.work += ACCEPT_STEPS
@@ -341,9 +343,12 @@ class Listener:
 
     def _check_capacity(self) -> None:
         now = self._loop.clock.now
-        if self._sock.fileno() >= 0 and now - self._tried >= RETRY and self._connections.free(self.service) <= 0:
-            self._tried = now
-            self._make_room(self.service)
+        if self._sock.fileno() >= 0 and self._connections.free(self.service) <= 0:
+            if now - self._tried >= RETRY:
+                self._tried = now
+                self._make_room(self.service)
+            else:
+                self._loop.tick_within(RETRY)  # somebody may have become idle in this wake
         if self._sock.fileno() < 0 or self._connections.free(self.service) > 0:
             self._at_capacity = False
             self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._check_capacity]

@@ -260,7 +260,10 @@ class Loop:
 
     def _failed(self, handler: EventHandler) -> None:
         log.exception("unexpected error in %r, which is dropped", handler)
-        handler.failed()
+        try:
+            handler.failed()
+        except Exception:
+            log.exception("unexpected error in %r, which has failed", handler)
 
     def _tick(self) -> None:
         self._set_clock()
@@ -278,11 +281,12 @@ class Loop:
     # The loop's own handler: the pipe
 
     def ready(self, events: int) -> None:
-        for number in dict.fromkeys(os.read(self._pipe, 4096)):  # a signal that came many times came once
+        numbers = os.read(self._pipe, 4096)
+        self._woken = False  # before looking: what is added from here on writes a wake-up of its own
+        for number in dict.fromkeys(numbers):  # a signal that came many times came once
             callback = self._signals.get(number)
             if callback is not None:
-                callback()
-        self._woken = False  # before looking: what is added from here on writes a wake-up of its own
+                self.call_isolated(self, callback)
         for _ in range(len(self._soon)):
             handler, step = self._soon.popleft()
             self.call_isolated(handler, step)

@@ -14,7 +14,7 @@ The life of a conversation, as the core drives it:
     protocol.end()                   the peer has said its last byte (a FIN); it may still be listening
     protocol.expire()                the deadline that `protocol.waiting` names has passed
     protocol.drain()                 the server is stopping: come to an end soon
-    protocol.lost()                  the connection is closed: nothing can be said any more
+    protocol.connection_lost()       the conversation is over: nothing is heard or said any more
 
 After each call the core sends what was returned, then looks at `closing` and `waiting`. None of the calls may raise: bad
 input becomes an answer and a `closing`. However the same input is cut into pieces, the output is the same.
@@ -224,8 +224,8 @@ class Protocol:
         """The server is stopping. A connection that is waiting "idle" is closed a second later."""
         return ()
 
-    def lost(self) -> None:
-        """The connection is closed, however that came: let go of what refers to this conversation."""
+    def connection_lost(self) -> None:
+        """The conversation is over, however that came, and no other method is called: release what refers to it."""
 
 
 # Unsent output above which the core stops reading from a connection, in bytes. Two or three times a small answer with its

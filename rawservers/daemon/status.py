@@ -22,6 +22,7 @@ from rawservers.daemon.scoreboard import Figures, History
 from rawservers.http.conversation import Conversation
 from rawservers.http.request import Request
 from rawservers.http.response import Answer, Response, Stamp, error
+from rawservers.http.router import CALL_STEPS
 
 STATES = ("reading", "busy", "sending", "idle", "lingering")
 COUNTED = {
@@ -187,6 +188,7 @@ class Page:
             path = "/json"
         for place, kind, form in FORMS.values():
             if path == place:
+                request.steps = CALL_STEPS  # all connections are looked at
                 headers = [("Content-Type", kind), ("Cache-Control", "no-store")]
                 return Answer(Response(200, headers, form(self._look()).encode()), request)
         return Answer(error(404, "The status is told at /, /json and /metrics."), request)

@@ -199,7 +199,7 @@ class Worker:
             self.loop.stop()
         elif self._order == STOP and elapsed >= GRACE:
             for connection in self._connections:
-                if connection.idle:
+                if connection.idle and not connection.has_unread():
                     self.loop.call_isolated(connection, connection.hang_up)
 
     def _note(self) -> None:
@@ -350,6 +350,8 @@ def raise_descriptor_limit(config: Config) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if room(config) < config.connections:
         log.warning("only %d connections at once, not %d: more descriptors are not allowed", room(config), config.connections)
+    elif not config.connections and room(config) == 1:
+        log.warning("only 1 connection at once: http.open_files is for %d files, all descriptors there are", config.open_files)
 
 
 def room(config: Config) -> int:

@@ -162,7 +162,7 @@ class Conversation(Protocol):
             self.waiting = "idle"
         return ()
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         self._request = self._promise = None  # which would wake us
 
     def _proceed(self) -> Sequence[Chunk]:
@@ -301,6 +301,8 @@ class Conversation(Protocol):
         if line_end:
             del buffer[:start]
             line_end -= start
+            if start:
+                self._clock.wake += 1  # the kernel may have reported the empty lines alone: the request is younger
         return line_end
 
     def _cut_simple(self, line_end: int) -> bytes:

@@ -237,10 +237,13 @@ class Echo(Protocol):
         self._hang_up()
         return self._flush()
 
-    def lost(self) -> None:
-        """The connection is closed: nothing is left to do, and a service that leads the conversation learns of it."""
+    def connection_lost(self) -> None:
+        """Nothing is left to do. A service that leads the conversation learns of it: its generator is closed."""
+        if self.closing is Closing.KEEP:
+            self.closing = Closing.CLOSE
         self._work = None
         self._end_talk()
+        self.failure = None  # whose traceback refers to this conversation
 
     # What a service may call.
 
@@ -250,8 +253,9 @@ class Echo(Protocol):
 
     def push(self, text: bytes) -> None:
         """Say the line `text` soon, whoever's turn it is. From any thread; once the conversation is over, nothing."""
-        self._pushed.append(encode(text, self._binary) + b"\r\n")
-        self.peer.wake()
+        if self.closing is Closing.KEEP:
+            self._pushed.append(encode(text, self._binary) + b"\r\n")
+            self.peer.wake()
 
     # Output.
 
@@ -309,7 +313,8 @@ class Echo(Protocol):
             self._later, self._news = [], None
             if self._ended:
                 self.closing = Closing.CLOSE
-        self.waiting = TURN if self._work or self._news else "idle"
+        rests = self.closing is Closing.KEEP and (self._work or self._news or self._pushed)
+        self.waiting = TURN if rests else "idle"
         self._plain = self._is_plain()
         return self._flush()
 
