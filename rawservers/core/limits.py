@@ -71,10 +71,9 @@ class Connections(Generic[M]):
         self._open: set[M] = set()
         self._most = most
         self._most_per_address = most_per_address
-        self._apart = frozenset(apart)
+        self._apart = dict(apart)
         self._free = defaultdict(lambda: UNLIMITED, {**shares, **apart})  # places left to each service
         self.evictable_soon = False
-        self._outside = 0  # those that are open and do not count
         self._by_address: Counter[str] = Counter()
         self._candidates: dict[str, list[tuple[int, float, int, M]]] = {}  # see `evict`, the first to go last
 
@@ -90,7 +89,9 @@ class Connections(Generic[M]):
         free = self._free[service]
         if not self._most or service in self._apart:
             return free
-        in_all = self._most - len(self._open) + self._outside
+        in_all = self._most - len(self._open)
+        for name, share in self._apart.items():
+            in_all += share - self._free[name]  # those do not count
         return free if free < in_all else in_all
 
     def allows(self, host: str) -> bool:
@@ -100,16 +101,12 @@ class Connections(Generic[M]):
     def add(self, connection: M) -> None:
         self._open.add(connection)
         self._free[connection.service] -= 1
-        if connection.service in self._apart:
-            self._outside += 1
         if self._most_per_address:
             self._by_address[connection.peer.address[0]] += 1
 
     def discard(self, connection: M) -> None:
         self._open.discard(connection)
         self._free[connection.service] += 1
-        if connection.service in self._apart:
-            self._outside -= 1
         if self._most_per_address:
             host = connection.peer.address[0]
             self._by_address[host] -= 1

@@ -106,9 +106,9 @@ class Loop:
 
     def discard(self, fd: int) -> None:
         """`fd` is closed, or about to be: the kernel takes it out of the set by itself, which saves a call."""
-        self._handlers.pop(fd, None)
-        self._new.pop(fd, None)
-        self._watched.pop(fd, None)
+        if self._watched.pop(fd, None) is not None:
+            self._handlers.pop(fd, None)
+            self._new.pop(fd, None)
 
     def call_soon_threadsafe(self, handler: EventHandler, step: Callable[[], None]) -> None:
         """Call `step`, on behalf of `handler`, in the next wake. The only method that other threads may call."""
