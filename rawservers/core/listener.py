@@ -359,6 +359,7 @@ class Listener:
         """Once a second: end a pause, and accept connections whose EPOLLEXCLUSIVE wake-up went to a full worker."""
         if self._sock.fileno() < 0:
             return
+        self._hurried_at = self._loop.clock.now  # a tick takes long enough by itself
         if self._paused and self._loop.clock.now - self._paused >= PAUSE:
             self._paused = 0.0
             self.open()

@@ -35,7 +35,7 @@ log = logging.getLogger("rawservers")
 
 TICK = 1.0  # seconds; the resolution of every deadline
 EVENTS_PER_WAKE = 256  # so that a wake stays short (a few ms) however many connections are ready
-EVENTS_TIME = 0.005  # seconds of a wake for what the kernel reported
+EVENTS_TIME = 0.004  # seconds of a wake for what the kernel reported
 TURNS_TIME = 0.001  # seconds of a wake for turns, at the least; more if what the kernel reported took less
 WORK = 64  # steps between two looks at the time: half a millisecond, or less
 FEW = 8  # events that make no long wake, unless one of them does
