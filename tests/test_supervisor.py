@@ -1148,11 +1148,11 @@ def test_idle_connections_make_room(conf: Path, folder: Path) -> None:
     with supervise("-c", conf, workers=1) as server, contextlib.ExitStack() as stack, server.connect("telnet") as session:
         session.sendall(b"x\r\n")
         assert receive_until(session, b"\n") == b"x\r\n"
-        socks = [stack.enter_context(server.connect()) for _ in range(60)]
-        for sock in socks[20:]:
-            sock.sendall(request("/f", keep=True))
-        for sock in socks[20:]:  # those who are in have yet to speak: they make room
-            assert take_answer(sock) == (200, True, CONTENT)
+        socks = [stack.enter_context(server.connect()) for _ in range(20)]
+        for _ in range(40):  # those who are in have yet to speak: they make room
+            socks.append(stack.enter_context(server.connect()))
+            socks[-1].sendall(request("/f", keep=True))
+            assert take_answer(socks[-1]) == (200, True, CONTENT)
         until(lambda: len(select.select(socks, [], [], 0)[0]) >= 40, "silent and idle ones were given up")
         assert len(select.select(socks, [], [], 0)[0]) == 40  # and no more
         session.sendall(b"y\r\n")

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 
 SHORT = 0.001  # seconds, of the first bucket: wakes up to here are only counted, and added once a second
-MEASURED = 0.005  # seconds from which on the processor time is measured
+MEASURED = 0.020  # seconds from which on the processor time is measured
 LONG = 0.050  # seconds from which on a wake is counted as long, for the service that took most of it
 BOUNDS = (SHORT, 0.002, 0.005, 0.010, 0.020, LONG, 0.100, 0.250, 1.0, 10.0)  # seconds: the upper bounds of the buckets
 
