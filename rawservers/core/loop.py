@@ -149,6 +149,7 @@ class Loop:
         monotonic = time.monotonic
         left: list[tuple[int, int]] | None = None  # what the last wake had no time for
         resting = False  # somebody waits for a turn
+        busy = False  # the last wake was long enough for the next one to be measured
         short, short_seconds = 0, 0.0
         self._running = True
         self._set_clock()
@@ -164,7 +165,7 @@ class Loop:
             began = clock.now = monotonic()
             clock.time = began + self._ahead
             clock.wake += 1
-            if resting or len(ready) > FEW:
+            if resting or busy or len(ready) > FEW:
                 self.times.mark()
             service = None  # the one whose work has been done since the last charge
             for fd, events in ready:
@@ -204,7 +205,9 @@ class Loop:
             if seconds < SHORT:
                 short += 1
                 short_seconds += seconds
+                busy = False
             else:
+                busy = seconds > 2 * EVENTS_TIME
                 self._note_long(service, seconds)
         self.times.add_short(short, short_seconds)
 
