@@ -18,7 +18,7 @@ ENVIRONMENT = ROOT / ".venv-bench"
 PYTHON = ENVIRONMENT / "bin" / "python"
 
 # The command and the Debian package that it comes in.
-COMMANDS = {"nginx": "nginx-light", "wrk": "wrk", "lighttpd": "lighttpd", "gcc": "gcc"}
+COMMANDS = {"nginx": "nginx-light", "wrk": "wrk", "lighttpd": "lighttpd", "gcc": "gcc", "valgrind": "valgrind"}
 
 
 def interpreter() -> str:

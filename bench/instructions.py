@@ -7,8 +7,10 @@ The ratio is to the first tree.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from bench.install import ROOT, interpreter
+from bench.install import ROOT, install_commands, interpreter
 from bench.servers import free_port
 
 FEW, MANY = 200, 1200
@@ -106,7 +108,12 @@ def count(tree: Path, service: str, drive: Drive, said: bytes, times: int) -> in
 
 
 def main() -> None:
-    trees = [Path(name).resolve() for name in sys.argv[1:]] or [ROOT]
+    parser = argparse.ArgumentParser("python3 -m bench.instructions", description="instructions, as callgrind counts them")
+    parser.add_argument("trees", nargs="*", type=Path, metavar="TREE", default=[ROOT], help="a checkout (default: this one)")
+    trees = [tree.resolve() for tree in parser.parse_args().trees]
+    install_commands()
+    if shutil.which("valgrind") is None:
+        sys.exit("bench.instructions: valgrind is not installed")
     for tree in trees:  # or the first run would count the compiler's instructions
         subprocess.run([interpreter(), "-m", "compileall", "-q", tree / "rawservers"], check=True)
     for name, (service, drive, said) in WORKS.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import select
 import socket
@@ -367,10 +366,10 @@ def test_ten_thousand_wake_ups_from_four_threads_are_all_served() -> None:
 
         def resume(self) -> Sequence[Chunk]:
             self.resumed += 1
-            self.seen = woken.value
+            self.seen = woken
             return ()
 
-    woken = multiprocessing.Value("i", 0)
+    woken, lock = 0, threading.Lock()
     with Running(Counting) as running, running.connect() as sock:
         sock.sendall(b"x")
         assert sock.recv(1) == b"."
@@ -378,9 +377,10 @@ def test_ten_thousand_wake_ups_from_four_threads_are_all_served() -> None:
         assert isinstance(protocol, Counting)
 
         def wake() -> None:
+            nonlocal woken
             for _ in range(2500):
-                with woken.get_lock():
-                    woken.value += 1
+                with lock:
+                    woken += 1
                 protocol.peer.wake()
 
         threads = [threading.Thread(target=wake) for _ in range(4)]

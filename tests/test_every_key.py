@@ -288,48 +288,45 @@ def test_linger_time(short: Server, refused: tuple[socket.socket, float]) -> Non
 # One server for each
 
 
+def check_places(server: Server, places: int) -> None:
+    """So many Telnet sessions are served; one more waits until the first has ended."""
+    with contextlib.ExitStack() as stack:
+        *served, waiting = (stack.enter_context(server.connect("telnet")) for _ in range(places + 1))
+        waiting.sendall(b"at last\r\n")
+        for number in range(20):
+            for sock in served:
+                sock.sendall(b"%d\r\n" % number)
+                assert receive_until(sock, b"\r\n") == b"%d\r\n" % number
+        waiting.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            waiting.recv(1)
+        served[0].close()
+        waiting.settimeout(DEADLINE)
+        assert receive_until(waiting, b"\r\n") == b"at last\r\n"
+
+
 @acts("limits.connections")
 def test_connections(place: Path) -> None:
     listen = '[[listen]]\nservice = "telnet"\naddress = "127.0.0.1:0"'
-    with started(place, "limits.connections = 2", listen=listen) as server, contextlib.ExitStack() as stack:
-        first, second, third = (stack.enter_context(server.connect("telnet")) for _ in range(3))
-        third.sendall(b"3\r\n")
-        for number in range(20):
-            for sock in (first, second):
-                sock.sendall(b"%d\r\n" % number)
-                assert receive_until(sock, b"\r\n") == b"%d\r\n" % number
-        third.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            third.recv(1)
-        first.close()
-        third.settimeout(DEADLINE)
-        assert receive_until(third, b"\r\n") == b"3\r\n"
-
-
-@acts("http.connections")
-def test_http_connections(place: Path) -> None:
-    with started(place, "http.connections = 1") as server, server.connect() as first, server.connect() as second:
-        first.sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
-        receive_until(first, b"content of f\n")
-        second.sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert receive_until(second, b"content of f\n")
-        assert first.recv(1) == b""  # it was idle, and there is room for one
+    with started(place, "limits.connections = 2", listen=listen) as server:
+        check_places(server, 2)
 
 
 @acts("telnet.connections")
 def test_telnet_connections(place: Path) -> None:
-    with started(place, "telnet.connections = 1") as server, contextlib.ExitStack() as stack:
-        first, second = (stack.enter_context(server.connect("telnet")) for _ in range(2))
-        second.sendall(b"2\r\n")
-        for _ in range(20):
-            first.sendall(b"1\r\n")
-            assert receive_until(first, b"\r\n") == b"1\r\n"
-        second.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            second.recv(1)
-        first.close()
-        second.settimeout(DEADLINE)
-        assert receive_until(second, b"\r\n") == b"2\r\n"
+    with started(place, "telnet.connections = 1") as server:
+        check_places(server, 1)
+
+
+@acts("http.connections")
+def test_http_connections(place: Path) -> None:
+    with started(place, "http.connections = 1") as server, contextlib.ExitStack() as stack:
+        socks = []
+        for _ in range(2):
+            socks.append(stack.enter_context(server.connect()))
+            socks[-1].sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
+            receive_until(socks[-1], b"content of f\n")
+        assert socks[0].recv(1) == b""  # it was idle, and there is room for one
 
 
 @acts("limits.connections_per_address")

@@ -6,7 +6,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,15 @@ import pytest
 from rawservers.config import Config, SiteConfig
 from rawservers.core import listener
 from rawservers.core.connection import Connection
-from rawservers.core.limits import RECENT, SLOW_BODY, Connections, Evictable
+from rawservers.core.limits import RECENT, SLOW_BODY, Connections, EvictionRank
 from rawservers.core.listener import ACCEPT_STEPS, Endpoint, Listener, bind
 from rawservers.core.loop import WORK, Loop
 from rawservers.core.protocol import TURN, Chunk, Clock, Closing, Peer, Protocol, Urgent
 from rawservers.core.wakes import BOUNDS, LONG, WakeTimes
-from rawservers.daemon.worker import Collector, shares
+from rawservers.daemon.worker import GarbageCollector, shares
 from rawservers.http import conversation
 from rawservers.http import router as routing
-from rawservers.http.conversation import ANSWER_STEPS, LOOKUP_STEPS, STEPS
+from rawservers.http.conversation import ANSWER_STEPS, BYTES_PER_STEP, LOOKUP_STEPS, STEPS
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import CALL_STEPS
@@ -73,6 +73,23 @@ def test_a_call_does_no_more_than_its_steps(site: tuple[Clock, routing.Router], 
     assert len(client.replies()) == 500
     assert client.conversation.waiting == "idle"
     assert calls >= 500 * LOOKUP_STEPS // STEPS
+
+
+@pytest.mark.parametrize(("head", "size"), [(b"x" * 14_000, 12), (b"x", 16_000)], ids=["a long head", "a large answer"])
+def test_answers_from_memory_are_counted_by_their_bytes(tmp_path: Path, head: bytes, size: int) -> None:
+    """What is answered at once is work, too: the loop has to look at the time when it does much of it."""
+    (tmp_path / "f").write_bytes(bytes(size))
+    os.utime(tmp_path / "f", (1_000_000_000, 1_000_000_000))
+    clock = Clock(now=100.0, time=time.time() + 3600)
+    client = Client(router(clock, SiteConfig(str(tmp_path))), clock)
+    request = b"GET /f HTTP/1.1\r\nHost: h\r\nCookie: %b\r\n\r\n" % head
+    client.send(request, request)
+    for wake in (1, 0):  # looked up anew, and said again within the wake
+        clock.wake += wake
+        clock.work = 0
+        client.take(client.conversation.receive(request))
+        assert clock.work >= 12_000 // BYTES_PER_STEP
+    assert client.conversation._tally.remembered == 3
 
 
 def test_each_piece_of_an_answer_is_a_step(tmp_path: Path) -> None:
@@ -438,10 +455,18 @@ def test_an_event_for_a_closed_descriptor_is_not_taken_for_its_successor() -> No
 # What is told of the wakes
 
 
-def test_long_wakes_are_blamed_on_the_service_that_took_most(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loop, list[float]]]:
+    """A loop, and the time that it reads, in a list of one."""
     loop = Loop()
     now = [loop.clock.now]
     monkeypatch.setattr("rawservers.core.loop.time.monotonic", lambda: now[0])
+    yield loop, now
+    loop.close()
+
+
+def test_long_wakes_are_blamed_on_the_service_that_took_most(timed: tuple[Loop, list[float]]) -> None:
+    loop, now = timed
 
     class Working(Slow):
         def ready(self, events: int) -> None:
@@ -458,13 +483,10 @@ def test_long_wakes_are_blamed_on_the_service_that_took_most(monkeypatch: pytest
     assert loop.times.slowest() == (0.0, "")
     for source in sources:
         source.close()
-    loop.close()
 
 
-def test_a_long_turn_is_blamed_on_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = Loop()
-    now = [loop.clock.now]
-    monkeypatch.setattr("rawservers.core.loop.time.monotonic", lambda: now[0])
+def test_a_long_turn_is_blamed_on_its_service(timed: tuple[Loop, list[float]]) -> None:
+    loop, now = timed
     source = Slow("http", loop, 0, [])
 
     def work() -> None:
@@ -474,7 +496,6 @@ def test_a_long_turn_is_blamed_on_its_service(monkeypatch: pytest.MonkeyPatch) -
     run_wakes(loop, 2)
     assert loop.times.long == {"http": 1}
     source.close()
-    loop.close()
 
 
 def test_the_histograms_have_every_wake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,9 +521,9 @@ def test_what_has_lived_through_a_look_is_not_looked_at_again(monkeypatch: pytes
     for name in ("collect", "freeze", "unfreeze", "set_threshold"):
         monkeypatch.setattr(f"rawservers.daemon.worker.gc.{name}", lambda *_, name=name: calls.append(name))
     clock = Clock(now=100.0)
-    collector = Collector(clock)
+    collector = GarbageCollector(clock)
     collector()
-    clock.now += Collector.EVERY - 1
+    clock.now += GarbageCollector.EVERY - 1
     collector()
     assert calls == ["set_threshold", "collect", "freeze", "collect", "freeze"]
     clock.now += 1
@@ -543,7 +564,7 @@ def test_a_protocol_learns_of_the_end_once(how: str) -> None:
         until(lambda: how in ("fin", "reset") or running.begun[0].ends == 1, "it has ended")  # type: ignore[attr-defined]
         sock.close()
         until(lambda: not running.connections, "it is closed")
-        assert [protocol.ends for protocol in running.begun] == [1]  # type: ignore[attr-defined]
+    assert [protocol.ends for protocol in running.begun] == [1]  # type: ignore[attr-defined]
 
 
 def test_an_exception_at_the_very_end_costs_nobody_else() -> None:
@@ -573,11 +594,11 @@ def test_an_exception_at_the_very_end_costs_nobody_else() -> None:
 class Held:
     """A connection that waits; for the books alone."""
 
-    def __init__(self, name: str, why: Evictable | None, since: float, service: str = "http", unread: bool = False) -> None:
+    def __init__(self, name: str, why: EvictionRank | None, since: float, service: str = "http", unread: bool = False) -> None:
         self.name = name
         self.service = service
         self.since = since
-        self.evictable = why
+        self.eviction_rank = why
         self.unread = unread
         self.peer = Peer(("h", 1), Clock())
 
@@ -599,17 +620,17 @@ def test_who_goes_when_there_is_no_room() -> None:
     books: Connections[Held] = Connections(clock)
     long_ago, recently = clock.now - 60, clock.now - RECENT / 2
     for held in (
-        Held("h", Evictable.HEAD, long_ago),
-        Held("i", Evictable.IDLE, long_ago + 1),
-        Held("j", Evictable.IDLE, long_ago + 2),
-        Held("g", Evictable.HEAD, long_ago - 1),
-        Held("l", Evictable.LINGERING, long_ago, unread=True),
-        Held("k", Evictable.IDLE, recently),
-        Held("m", Evictable.HEAD, recently),
-        Held("b", Evictable.BODY, clock.now - SLOW_BODY),
-        Held("c", Evictable.BODY, clock.now - SLOW_BODY + 1),  # not yet
-        Held("n", Evictable.HEAD, clock.now),  # came in this very wake
-        Held("u", Evictable.HEAD, long_ago, unread=True),  # is about to be heard
+        Held("h", EvictionRank.HEAD, long_ago),
+        Held("i", EvictionRank.IDLE, long_ago + 1),
+        Held("j", EvictionRank.IDLE, long_ago + 2),
+        Held("g", EvictionRank.HEAD, long_ago - 1),
+        Held("l", EvictionRank.LINGERING, long_ago, unread=True),
+        Held("k", EvictionRank.IDLE, recently),
+        Held("m", EvictionRank.HEAD, recently),
+        Held("b", EvictionRank.BODY, clock.now - SLOW_BODY),
+        Held("c", EvictionRank.BODY, clock.now - SLOW_BODY + 1),  # not yet
+        Held("n", EvictionRank.HEAD, clock.now),  # came in this very wake
+        Held("u", EvictionRank.HEAD, long_ago, unread=True),  # is about to be heard
         Held("t", None, long_ago),
     ):
         books.add(held)
@@ -619,7 +640,7 @@ def test_who_goes_when_there_is_no_room() -> None:
 def test_who_has_spoken_since_it_was_looked_at_stays() -> None:
     clock = Clock(now=1000.0)
     books: Connections[Held] = Connections(clock)
-    first, second, third = (Held(name, Evictable.IDLE, number) for number, name in enumerate("abc", 1))
+    first, second, third = (Held(name, EvictionRank.IDLE, number) for number, name in enumerate("abc", 1))
     for held in (first, second, third):
         books.add(held)
     found = books.evict()
@@ -634,18 +655,18 @@ def test_all_are_looked_through_once_for_many_that_go() -> None:
         looked = 0
 
         @property
-        def evictable(self) -> Evictable:  # type: ignore[override]
+        def eviction_rank(self) -> EvictionRank:  # type: ignore[override]
             Counting.looked += 1
-            return Evictable.IDLE
+            return EvictionRank.IDLE
 
-        @evictable.setter
-        def evictable(self, value: object) -> None:
+        @eviction_rank.setter
+        def eviction_rank(self, value: object) -> None:
             pass
 
     clock = Clock(now=1000.0)
     books: Connections[Held] = Connections(clock)
     for number in range(1000):
-        books.add(Counting(str(number), Evictable.IDLE, 1 + number / 1000))
+        books.add(Counting(str(number), EvictionRank.IDLE, 1 + number / 1000))
     for _ in range(500):
         held = books.evict()
         assert held
@@ -660,7 +681,7 @@ def test_a_service_has_its_share_and_no_more() -> None:
     assert books.free("telnet") <= 0
     assert books.free("http") == 4
     assert books.evict("telnet") is None
-    kept = [Held(f"h{number}", Evictable.IDLE, 1.0 + number) for number in range(4)]
+    kept = [Held(f"h{number}", EvictionRank.IDLE, 1.0 + number) for number in range(4)]
     for held in kept:
         books.add(held)
     assert books.free("http") <= 0
@@ -668,7 +689,7 @@ def test_a_service_has_its_share_and_no_more() -> None:
     assert books.free("status") == 2
     assert books.evict("http") is kept[0]
     assert books.evict("telnet") is None  # nobody else's place would be of any use
-    status = Held("s", Evictable.IDLE, 1.0, "status")
+    status = Held("s", EvictionRank.IDLE, 1.0, "status")
     books.add(status)
     assert books.free("status") == 1
     assert books.evict("daytime") is not status

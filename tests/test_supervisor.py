@@ -321,8 +321,8 @@ def test_a_loop_that_is_held_says_by_whom(conf: Path) -> None:
     with supervise("-c", conf, workers=1) as server, server.connect() as sock:
         sock.sendall(request("/very-slow"))
         assert take_answer(sock)[0] == 200
-        until(lambda: "the loop was held for 1." in server.stderr(), "it is said")
-        assert re.search(r"the loop was held for 1\.\d seconds by http", server.stderr())
+        until(lambda: "the event loop was blocked for 1." in server.stderr(), "it is said")
+        assert re.search(r"the event loop was blocked for 1\.\d seconds by http", server.stderr())
 
 
 def test_a_break_for_all_of_them_is_no_reason_to_abort_anybody(conf: Path) -> None:

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from fcntl import ioctl
 from typing import Any
 
-from rawservers.core.limits import Connections, Evictable
+from rawservers.core.limits import Connections, EvictionRank
 from rawservers.core.loop import Loop
 from rawservers.core.protocol import (
     HIGH_WATER,
@@ -91,7 +91,7 @@ class Service:
 
 
 class Connection:
-    """A source of the loop. It stands in `connections` from its beginning to its close."""
+    """An event handler of the loop. It is in `connections` from its beginning to its close."""
 
     __slots__ = (
         "_answer_sent",
@@ -501,12 +501,12 @@ class Connection:
         return "busy" if self._resume_pending else STATES.get(self._protocol.waiting, "busy")
 
     @property
-    def evictable(self) -> Evictable | None:
-        """Why it may be closed to make room, if it may."""
+    def eviction_rank(self) -> EvictionRank | None:
+        """In which order it may be closed to make room; None if it may not be."""
         waiting = self._protocol.waiting
         if self._queue or self._resume_pending or self._turn_events or (waiting == "idle" and not self._protocol.expendable):
             return None
-        return EVICTABLE.get(waiting)
+        return EVICTION_RANKS.get(waiting)
 
     def hang_up(self) -> None:
         """Say FIN to a peer that waits for nothing."""
@@ -573,11 +573,11 @@ def peer_address(address: tuple[Any, ...] | str) -> Address:
 
 # What a connection does, for those who look on, by what its protocol waits for.
 STATES = {"head": "reading", "body": "reading", "idle": "idle", "linger": "lingering"}
-EVICTABLE = {
-    "head": Evictable.HEAD,
-    "body": Evictable.BODY,
-    "idle": Evictable.IDLE,
-    "linger": Evictable.LINGERING,
+EVICTION_RANKS = {
+    "head": EvictionRank.HEAD,
+    "body": EvictionRank.BODY,
+    "idle": EvictionRank.IDLE,
+    "linger": EvictionRank.LINGERING,
 }
 NOT_READING = {"", TURN}
 EMPTY: deque[Chunk] = deque()  # the queue of all that have nothing queued; nobody adds to it

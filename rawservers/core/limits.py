@@ -28,8 +28,8 @@ SLOW_BODY = 5.0  # seconds
 SCAN_PER_STEP = 16  # connections that are looked at in the time of a step of work
 
 
-class Evictable(IntEnum):
-    """Why a connection may be closed to make room."""
+class EvictionRank(IntEnum):
+    """Which connections are closed first to make room."""
 
     IDLE = 0
     LINGERING = 1
@@ -45,7 +45,7 @@ class Member(Protocol):
     peer: Peer
 
     @property
-    def evictable(self) -> Evictable | None: ...
+    def eviction_rank(self) -> EvictionRank | None: ...
     def has_unread(self) -> bool: ...
 
 
@@ -125,13 +125,17 @@ class Connections(Generic[M]):
         for scanned in (False, True):
             while candidates:
                 _, since, _, connection = candidates.pop()
-                why = connection.evictable if connection.since == since and connection in self._open else None
-                if why is Evictable.LINGERING or (why is not None and not connection.has_unread()):
+                why = connection.eviction_rank if connection.since == since and connection in self._open else None
+                if why is EvictionRank.LINGERING or (why is not None and not connection.has_unread()):
                     return connection
                 self.evictable_soon |= why is not None
             if not scanned:
                 candidates = self._candidates[only] = self._scan(only)
         return None
+
+    def forget_candidates(self) -> None:
+        """Once a second: drop what the last scans found, some of which may have been closed since."""
+        self._candidates.clear()
 
     def _scan(self, only: str) -> list[tuple[int, float, int, M]]:
         """All that may go, of the service `only` if it has a name, the first to go last."""
@@ -139,16 +143,16 @@ class Connections(Generic[M]):
         self._clock.work += len(self._open) // SCAN_PER_STEP
         found = []
         for connection in self._open:
-            why = connection.evictable
+            why = connection.eviction_rank
             if why is None or (connection.service != only if only else connection.service in self._apart):
                 continue
             age = now - connection.since
-            if why is Evictable.HEAD and age <= 0:  # it came in this very wake, and may have had no time to say anything
+            if why is EvictionRank.HEAD and age <= 0:  # it came in this very wake, and may have had no time to say anything
                 self.evictable_soon = True
                 continue
-            if why is Evictable.BODY and age < SLOW_BODY:
+            if why is EvictionRank.BODY and age < SLOW_BODY:
                 continue
-            late = why is Evictable.BODY or age < RECENT
-            found.append((why + len(Evictable) * late, connection.since, id(connection), connection))
+            late = why is EvictionRank.BODY or age < RECENT
+            found.append((why + len(EvictionRank) * late, connection.since, id(connection), connection))
         found.sort(key=lambda candidate: candidate[:3], reverse=True)
         return found

@@ -33,10 +33,10 @@ log = logging.getLogger("rawservers")
 LISTEN_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 ACCEPTS_PER_WAKE = 256
-ACCEPT_TIME = 0.008  # seconds: so that a burst of new connections does not keep the present ones waiting
+ACCEPT_TIME = 0.008  # seconds of a wake for accepting: a burst of new connections must not keep the present ones waiting
 ACCEPT_STEPS = 8  # of work that a connection takes which says nothing yet
 PAUSE = 0.1  # seconds without accepting, at the least, after the system has refused a descriptor or memory
-EVICT_BATCH = 32  # connections that wait given up for it each time
+EVICT_BATCH = 32  # connections closed each time to make room
 RETRY = 0.05  # seconds between two looks for a connection to close, while somebody waits for room
 QUEUE = 65536  # more than any backlog holds
 
@@ -236,7 +236,7 @@ def _backlog() -> int:
 
 
 class Listener:
-    """A source of the loop: accepts the connections of one server socket."""
+    """An event handler of the loop: accepts the connections of one server socket."""
 
     def __init__(self, server: ServerSocket, service: Service, loop: Loop, connections: Connections[Connection]) -> None:
         self.service = service.name
@@ -248,8 +248,8 @@ class Listener:
         self._connections = connections
         self._paused = 0.0  # when accepting was paused; 0.0: it is not
         self._at_capacity = False  # there is no room, and somebody waits for it
-        self._hurried = False  # the last time was over before the queue was empty
-        self._hurried_at = 0.0  # in which wake that was
+        self._has_backlog = False  # ACCEPT_TIME was not enough for the queue: it goes on at the end of each wake
+        self._backlog_at = 0.0  # clock.now of the last wake with an accept, or a tick: not again in the same one
         self._tried = 0.0  # when room was last tried to be made
 
     def __repr__(self) -> str:
@@ -260,21 +260,21 @@ class Listener:
         self._loop.watch(self._sock.fileno(), self, LISTEN_EVENTS)
 
     def ready(self, events: int) -> None:
-        if not self._hurried:
+        if not self._has_backlog:
             self._accept(ACCEPTS_PER_WAKE)
 
     def failed(self) -> None:
         pass  # the listener stays, whatever happened
 
-    def _accept(self, most: int, at_leisure: bool = False) -> None:
-        """Accept up to `most` of the connections in the queue, for ACCEPT_TIME unless this is done at leisure.
+    def _accept(self, most: int, unlimited: bool = False) -> None:
+        """Accept up to `most` of the connections in the queue, for ACCEPT_TIME unless `unlimited`.
 
         If that was not enough it goes on at the end of each wake: in a flood the queue must not become ever longer, since
         honest peers stand at its end.
         """
-        if self._hurried:
-            self._hurried = False
-            self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._hurry]
+        if self._has_backlog:
+            self._has_backlog = self._loop.expects_long = False
+            self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._accept_backlog]
         clock = self._loop.clock
         begun = time.monotonic()
         free = self._connections.free(self.service)
@@ -298,15 +298,15 @@ class Listener:
                     continue
                 return self._pause(error)
             self._begin(socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd), peer_address(address))
-            if clock.work > WORK and not at_leisure:
+            if clock.work > WORK and not unlimited:
                 if time.monotonic() > begun + ACCEPT_TIME:
-                    self._hurried = True
-                    self._hurried_at = clock.now
-                    return self._loop.after_poll.append(self._hurry)
+                    self._has_backlog = self._loop.expects_long = True
+                    self._backlog_at = clock.now
+                    return self._loop.after_poll.append(self._accept_backlog)
                 clock.work = 0
 
-    def _hurry(self) -> None:
-        if self._sock.fileno() >= 0 and self._loop.clock.now > self._hurried_at:  # not in the same wake
+    def _accept_backlog(self) -> None:
+        if self._sock.fileno() >= 0 and self._loop.clock.now > self._backlog_at:  # not in the same wake
             self._accept(ACCEPTS_PER_WAKE)
 
     def _begin(self, sock: socket.SocketType, peer: Address) -> None:
@@ -321,7 +321,9 @@ class Listener:
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a moment: the queue would report itself ready for ever, and nothing could be done about it."""
         shed = sum(self._make_room("") for _ in range(EVICT_BATCH))
-        log.warning("cannot accept for %s: %s; pausing; idle connections closed: %d", self.service, error.strerror, shed)
+        log.warning(
+            "cannot accept for %s: %s; pausing; connections closed to make room: %d", self.service, error.strerror, shed
+        )
         self._paused = self._loop.clock.now
         self._loop.watch(self._sock.fileno(), self, 0)
 
@@ -359,7 +361,7 @@ class Listener:
         """Once a second: end a pause, and accept connections whose EPOLLEXCLUSIVE wake-up went to a full worker."""
         if self._sock.fileno() < 0:
             return
-        self._hurried_at = self._loop.clock.now  # a tick takes long enough by itself
+        self._backlog_at = self._loop.clock.now  # a tick takes long enough by itself
         if self._paused and self._loop.clock.now - self._paused >= PAUSE:
             self._paused = 0.0
             self.open()
@@ -377,6 +379,6 @@ class Listener:
         if self._sock.fileno() < 0:
             return
         if self._server.owned:
-            self._accept(QUEUE, at_leisure=True)
+            self._accept(QUEUE, unlimited=True)
         self._loop.watch(self._sock.fileno(), self, 0)
         self._sock.close()

@@ -66,6 +66,7 @@ class Loop:
         self.times = WakeTimes()
         self.at_tick: list[Callable[[], None]] = []
         self.after_poll: list[Callable[[], None]] = []
+        self.expects_long = False  # a callback of `after_poll` may take long: measure the processor time
         self._handlers: dict[int, EventHandler] = {}
         self._new: dict[int, EventHandler] = {}  # those that are no handlers before the next poll, see `watch`
         self._watched: dict[int, int] = {}
@@ -149,7 +150,6 @@ class Loop:
         monotonic = time.monotonic
         left: list[tuple[int, int]] | None = None  # what the last wake had no time for
         resting = False  # somebody waits for a turn
-        busy = False  # the last wake was long enough for the next one to be measured
         short, short_seconds = 0, 0.0
         self._running = True
         self._set_clock()
@@ -165,7 +165,7 @@ class Loop:
             began = clock.now = monotonic()
             clock.time = began + self._ahead
             clock.wake += 1
-            if resting or busy or len(ready) > FEW:
+            if resting or self.expects_long or len(ready) > FEW:
                 self.times.mark()
             service = None  # the one whose work has been done since the last charge
             for fd, events in ready:
@@ -205,9 +205,7 @@ class Loop:
             if seconds < SHORT:
                 short += 1
                 short_seconds += seconds
-                busy = False
             else:
-                busy = seconds > 2 * EVENTS_TIME
                 self._note_long(service, seconds)
         self.times.add_short(short, short_seconds)
 

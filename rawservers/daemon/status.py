@@ -32,15 +32,15 @@ COUNTED = {
     "remembered": "of them, answered from memory",
     "refused": "of them, not understood",
     "sent": "bytes sent",
-    "long_wakes": "turns of the loop over 50 ms, most of which it took",
+    "long_wakes": "event loop iterations over 50 ms, spent mostly on it",
 }
-WAKES = {"wall": "by the clock on the wall", "cpu": "of processor time"}
+WAKES = {"wall": "wall clock", "cpu": "processor time"}
 PATIENCE = 10  # seconds for an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Wakes:
-    """How long the turns of the loops took. counts: by the upper bound of a bucket in seconds, "more" for the rest; seconds: in
+    """Durations of the event loops' iterations. counts: by the upper bound of a bucket in seconds, "more" for the rest; seconds: in
     all; longest: seconds."""
 
     counts: dict[str, int]
@@ -104,7 +104,7 @@ def as_text(status: Status) -> str:
     if wakes := status.wakes["wall"].counts:
         over = sum(number for bound, number in wakes.items() if bound == "more" or float(bound) > LONG)
         longest = ", ".join(f"{1000 * status.wakes[kind].longest:,.1f} ms {meaning}" for kind, meaning in WAKES.items())
-        lines.append(f"turns of the loop: {sum(wakes.values()):,}, over 50 ms: {over:,}; the longest: {longest}")
+        lines.append(f"event loop iterations: {sum(wakes.values()):,}, over 50 ms: {over:,}; longest: {longest}")
     for service, counted in status.counted.items():
         states = status.connections[service]
         what = ", ".join(f"{state} {number}" for state, number in states.items() if number)
@@ -136,8 +136,8 @@ def _metrics(status: Status) -> Iterator[tuple[str, str, str, list[tuple[str, fl
     yield "log_lines_dropped_total", "counter", "Access log lines that nobody took.", [("", status.log_lines_dropped)]
     for kind, wakes in status.wakes.items():
         name = "wake_seconds" if kind == "wall" else "wake_cpu_seconds"
-        yield name, "histogram", f"Length of the loops' turns {WAKES[kind]}.", list(_histogram(wakes))
-        yield f"{name}_max", "gauge", f"The longest of them {WAKES[kind]}.", [("", wakes.longest)]
+        yield name, "histogram", f"Duration of event loop iterations, {WAKES[kind]}.", list(_histogram(wakes))
+        yield f"{name}_max", "gauge", f"Longest event loop iteration, {WAKES[kind]}.", [("", wakes.longest)]
     states = [
         (f'{{service="{service}",state="{state}"}}', float(number))
         for service, by_state in status.connections.items()

@@ -39,7 +39,7 @@ from rawservers.daemon import error_log, worker
 from rawservers.daemon.access_log import open_target, rotated
 from rawservers.daemon.scoreboard import Row, Scoreboard, history_of
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.worker import CannotStart, Collector, Orders, Servers, Worker, reason
+from rawservers.daemon.worker import CannotStart, GarbageCollector, Orders, Servers, Worker, reason
 
 log = logging.getLogger("rawservers")
 
@@ -75,7 +75,7 @@ class Generation:
 
 
 class Child:
-    """A worker, as its supervisor sees it: a source of the loop for what it tells."""
+    """A worker, as its supervisor sees it: the event handler of its socket."""
 
     service = ""
 
@@ -335,7 +335,7 @@ class Supervisor:
             serving = Worker(generation.config, generation.servers, generation.access_log, self._scoreboard, row)
             serving.loop.on_signal(signal.SIGTERM, serving.finish)  # the supervisor may have had the same one
             serving.loop.watch(sock.fileno(), Orders(serving, sock), worker.WORDS)
-            serving.loop.at_tick += [error_log.flush, Collector(serving.loop.clock)]
+            serving.loop.at_tick += [error_log.flush, GarbageCollector(serving.loop.clock)]
             serving.run(lambda: sock.send(worker.READY))
             status = 0
         except CannotStart as error:

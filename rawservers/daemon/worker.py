@@ -168,6 +168,7 @@ class Worker:
     def _tick(self) -> None:
         for listener in self._listeners:
             listener.tick()
+        self._connections.forget_candidates()
         self._sweep(list(self._connections))
         if self._order:
             self._press_on()
@@ -188,7 +189,9 @@ class Worker:
         if seconds >= SLOW and self.loop.clock.now - self._warned >= WARN_EVERY:
             self._warned = self.loop.clock.now
             log.warning(
-                "the loop was held for %.1f seconds%s: all others had to wait", seconds, f" by {service}" * bool(service)
+                "the event loop was blocked for %.1f seconds%s: all other connections had to wait",
+                seconds,
+                f" by {service}" * bool(service),
             )
 
     def _press_on(self) -> None:
@@ -221,7 +224,7 @@ class Worker:
         self._row.beat(os.getpid(), self.loop.clock.now)
 
 
-class Collector:
+class GarbageCollector:
     """Python's cyclic garbage collector, run once a second over what is new.
 
     Left to itself it looks at all there is, every so often. With full caches that takes tens of milliseconds, in which nobody
@@ -244,7 +247,7 @@ class Collector:
 
 
 class Orders:
-    """A source of a worker's loop: what the supervisor wants of it. Without a supervisor there is nothing left to do."""
+    """An event handler of a worker's loop: the supervisor's orders. Without a supervisor there is nothing left to do."""
 
     service = ""
 

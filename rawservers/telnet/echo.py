@@ -127,13 +127,13 @@ class Echo(Protocol):
         "_limit",
         "_longest",
         "_mark",
-        "_news",
         "_nvt",
         "_options",
         "_out",
         "_plain",
         "_prompt",
         "_pushed",
+        "_pushed_batch",
         "_spent",
         "_talk",
         "_tally",
@@ -175,7 +175,7 @@ class Echo(Protocol):
         self._hidden = False
         self._borrowed = False  # the echo is ours only while a line is hidden
         self._pushed: list[bytes] = []  # by other threads
-        self._news: list[bytes] | None = None  # of that, what is to be said now; the last comes first
+        self._pushed_batch: list[bytes] | None = None  # of that, what is to be said now; the last comes first
         self._later: list[tuple[bytes, bool]] = []
         self._work: Iterator[None] | None = None
         self._out: list[bytes] = []
@@ -217,7 +217,7 @@ class Echo(Protocol):
         if self.closing is not Closing.KEEP:
             return ()
         self._limit = STEPS
-        self._tell_news()
+        self._show_pushed()
         return self._go_on()
 
     def end(self) -> tuple[Chunk, ...]:
@@ -272,15 +272,15 @@ class Echo(Protocol):
         """Say `text`, whole rows, in the middle of a line, then show the line again."""
         self._put(text + self._prompt + (shown(bytes(self._editor.line)) if self._editor.shows else b""))
 
-    def _tell_news(self) -> None:
+    def _show_pushed(self) -> None:
         """Say what was pushed, as far as the steps go."""
-        if not self._news and self._pushed:
-            count = len(self._pushed)  # other threads may add to it at any time, so nothing may be done that is in two parts
-            self._news = self._pushed[:count]
+        if not self._pushed_batch and self._pushed:
+            count = len(self._pushed)  # other threads append to it meanwhile: what they add stays behind
+            self._pushed_batch = self._pushed[:count]
             del self._pushed[:count]
-            self._news.reverse()
-        while self._news and self._spent < self._limit:
-            self._interject(self._fresh() + self._news.pop())
+            self._pushed_batch.reverse()
+        while self._pushed_batch and self._spent < self._limit:
+            self._interject(self._fresh() + self._pushed_batch.pop())
 
     def _flush(self) -> tuple[Chunk, ...]:
         """What was put, as few pieces as can be. Of a Synch, IAC DM, the DM is urgent; of several, the last.
@@ -310,10 +310,10 @@ class Echo(Protocol):
             self._work = work
         if self.closing is not Closing.KEEP:
             self._work = None
-            self._later, self._news = [], None
+            self._later, self._pushed_batch = [], None
             if self._ended:
                 self.closing = Closing.CLOSE
-        rests = self.closing is Closing.KEEP and (self._work or self._news or self._pushed)
+        rests = self.closing is Closing.KEEP and (self._work or self._pushed_batch or self._pushed)
         self.waiting = TURN if rests else "idle"
         self._plain = self._is_plain()
         return self._flush()
