@@ -40,8 +40,8 @@ PATIENCE = 10  # seconds for an answer
 
 @dataclass(frozen=True, slots=True)
 class Wakes:
-    """Durations of the event loops' iterations. counts: by the upper bound of a bucket in seconds, "more" for the rest; seconds: in
-    all; longest: seconds."""
+    """Durations of the event loops' iterations. counts: by the upper bound of a bucket in seconds, "more" for the rest;
+    seconds: in all; longest: seconds."""
 
     counts: dict[str, int]
     seconds: float
