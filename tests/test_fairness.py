@@ -743,6 +743,48 @@ def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         server.close()
 
 
+def test_two_listeners_share_the_time_of_a_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them takes the other has not got in the same wake; then it comes first in the next."""
+    now = [1000.0]
+
+    def monotonic() -> float:
+        now[0] += 0.002  # each look at the time
+        return now[0]
+
+    with Pair(Greedy) as pair:
+        service = pair.connection._service
+        servers = [bind(Endpoint("127.0.0.1", 0))[0] for _ in range(2)]
+        listening = [Listener(server, service, pair.loop, pair.connections) for server in servers]
+        socks = [socket.create_connection(server.sock.getsockname(), DEADLINE) for server in servers for _ in range(200)]
+        monkeypatch.setattr("rawservers.core.listener.time.monotonic", monotonic)
+        accepted: list[Listener] = []
+        accept = Listener._accept
+
+        def noted(self: Listener, most: int) -> None:
+            accepted.append(self)
+            accept(self, most)
+
+        monkeypatch.setattr(Listener, "_accept", noted)
+        for each in listening:
+            pair.loop.clock.now = now[0]
+            each.ready(select.EPOLLIN)
+        assert pair.loop.backlogs == 2
+        accepted.clear()
+        for _ in range(4):
+            pair.loop.clock.now = now[0]
+            for callback in pair.loop.after_poll:
+                callback()
+            assert now[0] - pair.loop.clock.now <= listener.WAKE_TIME + 0.003
+        assert set(accepted) == set(listening)  # neither is forgotten
+        monkeypatch.undo()
+        for connection in pair.connections:
+            connection.close()
+        for sock in socks:
+            sock.close()
+        for server in servers:
+            server.close()
+
+
 # Live
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rawservers.core.connection import Connection, Service, peer_address
 from rawservers.core.limits import Connections
-from rawservers.core.loop import WORK, Loop
+from rawservers.core.loop import EVENTS_TIME, TURNS_TIME, WORK, Loop
 from rawservers.core.protocol import Address
 
 log = logging.getLogger("rawservers")
@@ -34,6 +34,7 @@ LISTEN_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 ACCEPTS_PER_WAKE = 256
 ACCEPT_TIME = 0.008  # seconds of a wake for accepting: a burst of new connections must not keep the present ones waiting
+WAKE_TIME = EVENTS_TIME + TURNS_TIME + ACCEPT_TIME  # seconds of a wake after which nobody accepts any more
 ACCEPT_STEPS = 8  # of work that a connection takes which says nothing yet
 PAUSE = 0.1  # seconds without accepting, at the least, after the system has refused a descriptor or memory
 EVICT_BATCH = 32  # connections closed each time to make room
@@ -270,13 +271,16 @@ class Listener:
         """Accept up to `most` of the connections in the queue, for ACCEPT_TIME unless `unlimited`.
 
         If that was not enough it goes on at the end of each wake: in a flood the queue must not become ever longer, since
-        honest peers stand at its end.
+        honest peers stand at its end. All listeners together end a wake WAKE_TIME after its beginning, and then go on with
+        the one that has waited longest.
         """
         if self._has_backlog:
-            self._has_backlog = self._loop.expects_long = False
+            self._has_backlog = False
+            self._loop.backlogs -= 1
             self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._accept_backlog]
         clock = self._loop.clock
-        begun = time.monotonic()
+        end = min(time.monotonic() + ACCEPT_TIME, clock.now + WAKE_TIME)
+        looked = clock.work
         free = self._connections.free(self.service)
         for _ in range(most):
             if free <= 0 and (free := self._connections.free(self.service)) <= 0:
@@ -298,16 +302,19 @@ class Listener:
                     continue
                 return self._pause(error)
             self._begin(socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd), peer_address(address))
-            if clock.work > WORK and not unlimited:
-                if time.monotonic() > begun + ACCEPT_TIME:
-                    self._has_backlog = self._loop.expects_long = True
+            if clock.work - looked > WORK and not unlimited:
+                if time.monotonic() > end:
+                    self._has_backlog = True
+                    self._loop.backlogs += 1
                     self._backlog_at = clock.now
                     return self._loop.after_poll.append(self._accept_backlog)
-                clock.work = 0
+                looked = clock.work
 
     def _accept_backlog(self) -> None:
-        if self._sock.fileno() >= 0 and self._loop.clock.now > self._backlog_at:  # not in the same wake
-            self._accept(ACCEPTS_PER_WAKE)
+        clock = self._loop.clock
+        if self._sock.fileno() < 0 or clock.now <= self._backlog_at or time.monotonic() > clock.now + WAKE_TIME:
+            return  # closed; it has accepted in this very wake; or another listener has taken the time
+        self._accept(ACCEPTS_PER_WAKE)
 
     def _begin(self, sock: socket.SocketType, peer: Address) -> None:
         if not self._connections.allows(peer[0]):
@@ -365,7 +372,7 @@ class Listener:
         if self._paused and self._loop.clock.now - self._paused >= PAUSE:
             self._paused = 0.0
             self.open()
-        if not self._paused and not self._at_capacity and self._is_awaited():
+        if not (self._paused or self._at_capacity or self._has_backlog) and self._is_awaited():
             self._accept(ACCEPTS_PER_WAKE)
 
     def _is_awaited(self) -> bool:

@@ -66,7 +66,7 @@ class Loop:
         self.times = WakeTimes()
         self.at_tick: list[Callable[[], None]] = []
         self.after_poll: list[Callable[[], None]] = []
-        self.expects_long = False  # a callback of `after_poll` may take long: measure the processor time
+        self.backlogs = 0  # listeners that go on in `after_poll`, which takes long: measure the processor time
         self._handlers: dict[int, EventHandler] = {}
         self._new: dict[int, EventHandler] = {}  # those that are no handlers before the next poll, see `watch`
         self._watched: dict[int, int] = {}
@@ -165,7 +165,7 @@ class Loop:
             began = clock.now = monotonic()
             clock.time = began + self._ahead
             clock.wake += 1
-            if resting or self.expects_long or len(ready) > FEW:
+            if resting or self.backlogs or len(ready) > FEW:
                 self.times.mark()
             service = None  # the one whose work has been done since the last charge
             for fd, events in ready:
