@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,7 +19,7 @@ ENVIRONMENT = ROOT / ".venv-bench"
 PYTHON = ENVIRONMENT / "bin" / "python"
 
 # The command and the Debian package that it comes in.
-COMMANDS = {"nginx": "nginx-light", "wrk": "wrk", "lighttpd": "lighttpd", "gcc": "gcc", "valgrind": "valgrind"}
+COMMANDS = {"nginx": "nginx-light", "wrk": "wrk", "lighttpd": "lighttpd", "gcc": "gcc"}
 
 
 def interpreter() -> str:
@@ -31,9 +32,9 @@ def runs(python: str, statement: str) -> bool:
     return bool(shutil.which(python)) and subprocess.run([python, "-c", statement], capture_output=True).returncode == 0
 
 
-def install_commands() -> None:
+def install_commands(commands: Mapping[str, str] = COMMANDS) -> None:
     """Install with apt what is missing, where this runs as root."""
-    missing = [package for command, package in COMMANDS.items() if shutil.which(command) is None]
+    missing = [package for command, package in commands.items() if shutil.which(command) is None]
     if "gcc" in missing:
         missing.append("libc6-dev")
     if not runs(interpreter(), "import ensurepip"):  # Debian's own Python comes without

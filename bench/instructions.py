@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python3 -m bench.instructions", description="instructions, as callgrind counts them")
     parser.add_argument("trees", nargs="*", type=Path, metavar="TREE", default=[ROOT], help="a checkout (default: this one)")
     trees = [tree.resolve() for tree in parser.parse_args().trees]
-    install_commands()
+    install_commands({"valgrind": "valgrind"})
     if shutil.which("valgrind") is None:
         sys.exit("bench.instructions: valgrind is not installed")
     for tree in trees:  # or the first run would count the compiler's instructions

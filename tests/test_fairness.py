@@ -13,16 +13,16 @@ import pytest
 
 from rawservers.config import Config, SiteConfig
 from rawservers.core import listener
-from rawservers.core.connection import Connection
+from rawservers.core.connection import BYTES_PER_STEP, LARGE, RECEIVE_SIZE, SMALL_SIZE, Connection
 from rawservers.core.limits import RECENT, SLOW_BODY, Connections, EvictionRank
 from rawservers.core.listener import ACCEPT_STEPS, Endpoint, Listener, bind
 from rawservers.core.loop import WORK, Loop
-from rawservers.core.protocol import TURN, Chunk, Clock, Closing, Peer, Protocol, Urgent
+from rawservers.core.protocol import TURN, Answered, Chunk, Clock, Closing, Peer, Protocol, Urgent
 from rawservers.core.wakes import BOUNDS, LONG, WakeTimes
 from rawservers.daemon.worker import GarbageCollector, shares
 from rawservers.http import conversation
 from rawservers.http import router as routing
-from rawservers.http.conversation import ANSWER_STEPS, BYTES_PER_STEP, LOOKUP_STEPS, STEPS
+from rawservers.http.conversation import ANSWER_STEPS, LOOKUP_STEPS, STEPS
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import CALL_STEPS
@@ -73,23 +73,6 @@ def test_a_call_does_no_more_than_its_steps(site: tuple[Clock, routing.Router], 
     assert len(client.replies()) == 500
     assert client.conversation.waiting == "idle"
     assert calls >= 500 * LOOKUP_STEPS // STEPS
-
-
-@pytest.mark.parametrize(("head", "size"), [(b"x" * 14_000, 12), (b"x", 16_000)], ids=["a long head", "a large answer"])
-def test_answers_from_memory_are_counted_by_their_bytes(tmp_path: Path, head: bytes, size: int) -> None:
-    """What is answered at once is work, too: the loop has to look at the time when it does much of it."""
-    (tmp_path / "f").write_bytes(bytes(size))
-    os.utime(tmp_path / "f", (1_000_000_000, 1_000_000_000))
-    clock = Clock(now=100.0, time=time.time() + 3600)
-    client = Client(router(clock, SiteConfig(str(tmp_path))), clock)
-    request = b"GET /f HTTP/1.1\r\nHost: h\r\nCookie: %b\r\n\r\n" % head
-    client.send(request, request)
-    for wake in (1, 0):  # looked up anew, and said again within the wake
-        clock.wake += wake
-        clock.work = 0
-        client.take(client.conversation.receive(request))
-        assert clock.work >= 12_000 // BYTES_PER_STEP
-    assert client.conversation._tally.remembered == 3
 
 
 def test_each_piece_of_an_answer_is_a_step(tmp_path: Path) -> None:
@@ -244,6 +227,27 @@ def test_who_rests_is_not_read_and_stands_in_the_queue_once() -> None:
         assert (pair.give_turns(), pair.sock.recv(9)) == (1, b"c")
         assert pair.give_turns() == 0
         assert protocol.calls == ["receive", "resume", "resume"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [10, SMALL_SIZE - 1, SMALL_SIZE, 5_000, RECEIVE_SIZE])
+def test_much_input_and_output_is_counted_whatever_the_protocol_makes_of_it(size: int) -> None:
+    """What is answered at once, from memory say, is work, too: the loop has to look at the time when it does much of it."""
+
+    class Quick(Greedy):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            return (bytes(size), Answered("record")) if data == b"out" else (b".",)
+
+    with Pair(Quick) as pair:
+        for _ in range(2):  # with room for little, and for more
+            before = pair.loop.clock.work
+            pair.sock.sendall(b"i" * size)
+            pair.connection.ready(select.EPOLLIN)
+            assert pair.loop.clock.work - before == (size // BYTES_PER_STEP if size >= SMALL_SIZE else 0)
+            assert pair.sock.recv(9) == b"."
+        before = pair.loop.clock.work
+        pair.sock.sendall(b"out")
+        pair.connection.ready(select.EPOLLIN)
+        assert pair.loop.clock.work - before == (size // BYTES_PER_STEP if size > LARGE else 0)
 
 
 def test_who_had_to_rest_is_read_in_turn_until_it_is_modest() -> None:

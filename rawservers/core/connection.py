@@ -69,7 +69,9 @@ SMALL_SIZE = 478  # the same from a peer that has never said more at once: Pytho
 COALESCE_LIMIT = 65536  # bytes of small answers joined for one send
 SEND_QUOTA = 1 << 18  # bytes one connection may send at once, so that a fast reader of large files does not starve the others
 PROGRESS = 65536  # bytes that must leave within the send deadline
-SENT_PER_STEP = 16384  # bytes whose sending takes the time of a step of work
+BYTES_PER_STEP = 512  # bytes of a large receive, or of a large answer, for a step of work
+LARGE = 4096  # bytes of an answer up to which its sending is not counted
+SENT_PER_STEP = 16384  # bytes of a queue, or of a file, whose sending takes a step of work
 LINGER_BYTES = 16 << 20  # read and dropped after a refusal: a client that uploads 10 MB before it listens is still told
 
 
@@ -177,8 +179,10 @@ class Connection:
             urgent = events & PRIORITY != 0 and not self._at_mark()
         try:
             data = self._sock.recv(self._recv_size, DONTWAIT)
-            if len(data) == SMALL_SIZE == self._recv_size:
-                data = self._recv_rest(data, urgent)
+            if len(data) >= SMALL_SIZE:
+                if self._recv_size == SMALL_SIZE:
+                    data = self._recv_rest(data, urgent)
+                self._clock.work += len(data) // BYTES_PER_STEP
         except BlockingIOError:
             return self._update_interest()
         except OSError as error:
@@ -201,12 +205,16 @@ class Connection:
                     sent = 0  # the queue will meet the same error, and knows what to do
                 self._tally.sent += sent
                 if sent == len(said) <= HIGH_WATER:
-                    if count == 2 and not (self._answer_sent or answered.since):
-                        self._service.report(self.peer, answered.record, sent, 0.0)
-                    else:
+                    if count == 1:
                         self._answer_sent += sent
-                        if count == 2:
+                    else:
+                        if self._answer_sent or answered.since:
+                            self._answer_sent += sent
                             self._report(answered)
+                        else:
+                            self._service.report(self.peer, answered.record, sent, 0.0)
+                        if sent > LARGE:
+                            self._clock.work += sent // BYTES_PER_STEP
                     self.since = self._clock.now
                     self._waiting = waiting = protocol.waiting
                     if flags != DONTWAIT or self._events != READ or waiting != "idle":

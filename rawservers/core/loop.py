@@ -165,7 +165,7 @@ class Loop:
             began = clock.now = monotonic()
             clock.time = began + self._ahead
             clock.wake += 1
-            if resting or self.backlogs or len(ready) > FEW:
+            if resting or len(ready) > FEW:
                 self.times.mark()
             service = None  # the one whose work has been done since the last charge
             for fd, events in ready:
@@ -206,6 +206,7 @@ class Loop:
                 short += 1
                 short_seconds += seconds
             else:
+                resting = resting or self.backlogs > 0  # so that the next one is measured as well
                 self._note_long(service, seconds)
         self.times.add_short(short, short_seconds)
 

@@ -28,7 +28,7 @@ KEEP = Closing.KEEP
 STEPS = 64  # of work that one call may do, about half a millisecond
 LOOKUP_STEPS = 1  # for an answer that is remembered
 ANSWER_STEPS = 8  # for any other
-BYTES_PER_STEP = 512  # of a long head, or of an answer from memory
+BYTES_PER_STEP = 512  # of a head that is long
 BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
 BLANK_LINES = re.compile(rb"(?:\r?\n)*")
 HEAD_END = re.compile(rb"\n\r?\n")
@@ -123,7 +123,6 @@ class Conversation(Protocol):
             chunks = stamp.said.get(data)
             if chunks is not None:
                 self._tally.remembered += 1
-                clock.work += (len(data) + len(chunks[0])) // BYTES_PER_STEP  # type: ignore[arg-type]  # the first is bytes
                 return chunks
         self._at_rest = False
         if not self._buffer and self._request is None and self.closing is KEEP:
@@ -132,7 +131,6 @@ class Conversation(Protocol):
             if answer is not None:
                 self._tally.remembered += 1
                 chunks = self._say(answer)
-                clock.work += (len(data) + len(chunks[0])) // BYTES_PER_STEP  # type: ignore[arg-type]
                 if answer.wake == clock.wake and len(chunks) == 2 and answer.keep and self.closing is KEEP:
                     stamp.said[data] = chunks  # a small one, which holds no descriptor
                 answer.wake = clock.wake
