@@ -1,22 +1,21 @@
 """Two small servers on raw sockets: HTTP/1.0 and a line-based Telnet echo, over one bind, listen and accept core.
 
-To read it all, begin where the bytes arrive: core/listener.py (a server socket), core/connection.py (an accepted one),
-core/loop.py (waiting for many at once) and core/protocol.py (what is asked of whoever gives the bytes a meaning). Then either
-conversation: telnet/nvt.py, options.py, editor.py and echo.py; or http/request.py, response.py and conversation.py, and for the
-answers router.py, site.py, files.py, conditional.py, listing.py and cache.py. Last, what makes servers of them: services.py,
-config.py, daemon/worker.py, supervisor.py and the others there, cli.py.
+Reading order: core/bind.py (socket, bind, listen), core/listener.py (accept), core/connection.py (receive, send, close),
+core/loop.py (epoll) and core/protocol.py (the contract of a protocol). Then telnet/: nvt.py, options.py, editor.py, session.py;
+or http/: request.py, response.py, conversation.py, then router.py, site.py, files.py, conditional.py, listing/ and cache.py.
+Last services.py, settings.py, config/, logs/, daemon/ and cli.py, which make a daemon of them.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rawservers.config import Config as Config
-    from rawservers.config import SiteConfig as SiteConfig
     from rawservers.daemon.worker import CannotStart as CannotStart
     from rawservers.daemon.worker import serve as serve
     from rawservers.http.request import Request as Request
     from rawservers.http.response import Response as Response
+    from rawservers.settings import Config as Config
+    from rawservers.settings import SiteConfig as SiteConfig
 
 __version__ = "0.1.0"
 
@@ -24,10 +23,10 @@ __version__ = "0.1.0"
 # does not wait for the whole.
 PUBLIC = {
     "CannotStart": "daemon.worker",
-    "Config": "config",
+    "Config": "settings",
     "Request": "http.request",
     "Response": "http.response",
-    "SiteConfig": "config",
+    "SiteConfig": "settings",
     "serve": "daemon.worker",
 }
 

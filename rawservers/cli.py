@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from rawservers import __version__
-from rawservers.config import ADDRESSES, Config, ConfigError, check_user, settings_of
-from rawservers.core.listener import Endpoint
-from rawservers.daemon import error_log, systemd
+from rawservers.core.bind import Endpoint
+from rawservers.daemon import systemd
 from rawservers.daemon.supervisor import Supervisor, descriptors, normalise, reload
 from rawservers.daemon.worker import CannotStart, reason
+from rawservers.logs import error as error_log
+from rawservers.settings import ADDRESSES, Config, ConfigError, check_user, settings_of
 
 DESCRIPTION = "A tiny HTTP/1.0 server and a line-based Telnet echo, on raw sockets."
 ADDRESS = (
@@ -67,7 +68,7 @@ def run(said: argparse.Namespace) -> int:
 
 def ask(address: str, form: str) -> str:
     """What the server whose status service has this address says of itself. Raises CannotStart."""
-    from rawservers.daemon import status  # here, since a start has no use for it before it is asked
+    from rawservers import status  # here, since a start has no use for it before it is asked
 
     try:
         return status.ask(address, form)
@@ -125,7 +126,7 @@ def configured(said: argparse.Namespace) -> Config:
     """What the configuration file says, or the defaults; without listeners unless the file has some. Raises ConfigError."""
     if said.config is None:
         return Config(listen=())
-    from rawservers.config_file import load  # here, since it takes time, and most starts have no use for it
+    from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
 
     given = {"http.root": said.root, "log.access": said.access_log, "user": said.user}
     return load(said.config, [key for key, value in given.items() if value is not None])

@@ -9,15 +9,16 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rawservers.config import Config, SiteConfig
 from rawservers.core.connection import Service
-from rawservers.core.protocol import Clock, Peer, Protocol
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import Protocol
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import Memory
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.telnet.echo import Echo, echo
+from rawservers.settings import Config, SiteConfig
+from rawservers.telnet.session import Echo, echo
 
 log = logging.getLogger("rawservers")
 

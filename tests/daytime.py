@@ -6,11 +6,12 @@ python3 -m tests.daytime
 import logging
 import time
 
-from rawservers.config import Config
 from rawservers.core.connection import Service
-from rawservers.core.protocol import Clock, Closing, Peer, Protocol
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import Closing, Protocol
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, ending
+from rawservers.settings import Config
 
 
 class Daytime(Protocol):

@@ -1,4 +1,4 @@
-"""conf/rawservers.toml, made from rawservers/config.py: every key with its meaning, its limits and its default.
+"""conf/rawservers.toml, made from rawservers/settings.py: every key with its meaning, its limits and its default.
 
 python3 -m tests.example_configuration
 """
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from rawservers import config
-from rawservers.config import ADDRESSES, Config, Setting, SiteConfig, settings_of
-from rawservers.config_file import expected
+from rawservers import settings
+from rawservers.config.toml import expected
+from rawservers.settings import ADDRESSES, Config, Setting, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "conf" / "rawservers.toml"
@@ -46,10 +46,10 @@ SECTIONS = {
 
 
 def meanings(config_class: type[Config] | type[SiteConfig]) -> dict[str, str]:
-    """What stands below each field in config.py."""
+    """What stands below each field in settings.py."""
     (body,) = (
         node.body
-        for node in ast.parse(Path(config.__file__).read_text()).body
+        for node in ast.parse(Path(settings.__file__).read_text()).body
         if isinstance(node, ast.ClassDef) and node.name == config_class.__name__
     )
     found = {}

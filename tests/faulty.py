@@ -6,11 +6,12 @@ python3 -m tests.faulty
 import logging
 from collections.abc import Sequence
 
-from rawservers.config import Config
 from rawservers.core.connection import Service
-from rawservers.core.protocol import Chunk, Clock, Peer, Protocol
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import Chunk, Protocol
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report
+from rawservers.settings import Config
 
 
 class Faulty(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 
-from rawservers.telnet.echo import Echo, Hidden, Talk
+from rawservers.telnet.session import Echo, Hidden, Talk
 
 ACCOUNTS = {b"ada": b"lovelace"}
 

@@ -5,20 +5,21 @@ python3 -m tests.telnet_services_server
 
 import logging
 
-from rawservers.config import Config
 from rawservers.core.connection import Service
-from rawservers.core.protocol import Clock, Peer, Protocol
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import Protocol
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, ending
-from rawservers.telnet import echo
+from rawservers.settings import Config
+from rawservers.telnet import session
 from tests.services_telnet import calculate, login
 
-ANSWERS: dict[str, echo.Service] = {"calculator": calculate, "login": login}
+ANSWERS: dict[str, session.Service] = {"calculator": calculate, "login": login}
 
 
-def add(name: str, answer: echo.Service) -> None:
+def add(name: str, answer: session.Service) -> None:
     def start(peer: Peer) -> Protocol:
-        return echo.Echo(peer, answer)
+        return session.Echo(peer, answer)
 
     def service(config: Config, clock: Clock, report: Report) -> Service:
         return Service(name, start, {"idle": config.telnet_idle_time} | ending(config), report)

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from rawservers.config import Config, SiteConfig
 from rawservers.core.connection import SMALL_SIZE, Connection
 from rawservers.core.loop import Loop
-from rawservers.daemon.access_log import AccessLog, open_target
+from rawservers.logs.access import AccessLog, open_target
 from rawservers.services import SERVICES
+from rawservers.settings import Config, SiteConfig
 from tests.live import ROOT, Server, exchange, need, receive_until, until
 
 REQUEST = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"

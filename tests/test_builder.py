@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from rawservers.core.protocol import FileSlice, OpenFile
-from rawservers.http import builder
-from rawservers.http.builder import PIECE, SLICE, Builder, Busy, gathered, paced
+from rawservers.http.listing import builder
+from rawservers.http.listing.builder import PIECE, SLICE, Builder, Busy, gathered, paced
 from rawservers.http.response import Response
 from tests.live import DEADLINE, until
 

@@ -18,9 +18,9 @@ import requests
 
 from rawservers import __version__
 from rawservers.cli import configure, listeners, parse
-from rawservers.config import WELCOME, Config, ConfigError, SiteConfig
-from rawservers.core.listener import Endpoint
+from rawservers.core.bind import Endpoint
 from rawservers.daemon import worker
+from rawservers.settings import WELCOME, Config, ConfigError, SiteConfig
 from tests.live import ROOT, Server, exchange, need, receive_all, until
 
 
@@ -222,11 +222,11 @@ def test_a_start_with_a_file(folder: Path, tmp_path: Path) -> None:
 def test_a_start_loads_nothing_that_it_does_not_need(folder: Path) -> None:
     program = (
         "import sys; from rawservers.cli import configure, parse; configure(parse(sys.argv[1:]));"
-        "print(*{'tomllib', 'difflib', 'pwd', 'grp', 'rawservers.config_file'} & sys.modules.keys())"
+        "print(*{'tomllib', 'difflib', 'pwd', 'grp', 'rawservers.config.toml'} & sys.modules.keys())"
     )
     for arguments, some in ((["--http", "0", "--workers", "2", folder], False), (["-c", "/dev/null"], True)):
         done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
-        assert ("rawservers.config_file" in done.stdout.split()) == some, done.stderr
+        assert ("rawservers.config.toml" in done.stdout.split()) == some, done.stderr
         assert bool(done.stdout.split()) == some
 
 

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rawservers.core.protocol import Answered, Clock, FileSlice, OpenFile, Peer
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import Answered, FileSlice, OpenFile
 from rawservers.http import conditional
 from rawservers.http.conditional import (
     ENTITY_TAGS,

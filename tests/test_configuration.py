@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rawservers.config import ADDRESSES, WELCOME, Config, ConfigError, SiteConfig, settings_of
-from rawservers.config_file import KEYS, KINDS, NAMES, expected, line_numbers, load
-from rawservers.core.protocol import Clock
-from rawservers.daemon.access_log import FORMATS
+from rawservers.config.toml import KEYS, KINDS, NAMES, expected, line_numbers, load
+from rawservers.core.peer import Clock
+from rawservers.logs.access import FORMATS
 from rawservers.services import SERVICES
+from rawservers.settings import ADDRESSES, WELCOME, Config, ConfigError, SiteConfig, settings_of
 from tests.example_configuration import PATH, uncommented, written
 from tests.live import ROOT
 
@@ -91,7 +91,7 @@ def test_every_default_is_within_its_limits(config: type[Config] | type[SiteConf
 
 
 def test_every_example_of_a_value_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rawservers.config_file.check_user", lambda name: None)
+    monkeypatch.setattr("rawservers.config.toml.check_user", lambda name: None)
     (path.parent / "docs").mkdir()
     for config, before in ((SiteConfig, "[http]\n"), (Config, "")):
         for name, setting in settings_of(config).items():

@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 
 import pytest
 
+from rawservers.core.bind import Endpoint, bind
 from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection, Service
 from rawservers.core.limits import Connections
-from rawservers.core.listener import Endpoint, Listener, bind
+from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
-from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, OpenFile, Peer, Protocol, Urgent
+from rawservers.core.peer import Peer
+from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, OpenFile, Protocol, Urgent
 from tests.live import DEADLINE, Server, receive_all, receive_until, until
 
 

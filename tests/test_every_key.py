@@ -19,8 +19,8 @@ from typing import TypeVar
 
 import pytest
 
-from rawservers.config import ConfigError
-from rawservers.config_file import KEYS, NAMES, load
+from rawservers.config.toml import KEYS, NAMES, load
+from rawservers.settings import ConfigError
 from tests.live import DEADLINE, ROOT, Server, exchange, need, receive_all, receive_until, until
 
 ACTS: dict[str, str] = {}  # by key: the test that sees it act

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rawservers.config import Config, SiteConfig
 from rawservers.core import listener
+from rawservers.core.bind import Endpoint, bind
 from rawservers.core.connection import BYTES_PER_STEP, LARGE, RECEIVE_SIZE, SMALL_SIZE, Connection
 from rawservers.core.limits import RECENT, SLOW_BODY, Connections, EvictionRank
-from rawservers.core.listener import ACCEPT_STEPS, Endpoint, Listener, bind
+from rawservers.core.listener import ACCEPT_STEPS, Listener
 from rawservers.core.loop import WORK, Loop
-from rawservers.core.protocol import TURN, Answered, Chunk, Clock, Closing, Peer, Protocol, Urgent
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import TURN, Answered, Chunk, Closing, Protocol, Urgent
 from rawservers.core.wakes import BOUNDS, LONG, WakeTimes
 from rawservers.daemon.worker import GarbageCollector, shares
 from rawservers.http import conversation
@@ -26,6 +27,7 @@ from rawservers.http.conversation import ANSWER_STEPS, LOOKUP_STEPS, STEPS
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import CALL_STEPS
+from rawservers.settings import Config, SiteConfig
 from tests.live import DEADLINE, Server, receive_all, receive_until, until
 from tests.test_core import Running
 from tests.test_http import Client, router

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rawservers.config import Function, SiteConfig
-from rawservers.core.protocol import TURN, Answered, Chunk, Clock, Closing, FileSlice, Peer
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import TURN, Answered, Chunk, Closing, FileSlice
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import Memory
 from rawservers.http.response import Record
 from rawservers.http.router import Router
 from rawservers.http.site import Site
+from rawservers.settings import Function, SiteConfig
 from tests import wire
 from tests.live import DEADLINE
 

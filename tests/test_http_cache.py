@@ -18,9 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rawservers.config import SiteConfig
-from rawservers.core.protocol import Answered, Chunk, Clock, Closing
-from rawservers.daemon.access_log import combined
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Answered, Chunk, Closing
 from rawservers.http import conversation, files
 from rawservers.http.cache import ASKER, SIGHTED, Answers, Cache
 from rawservers.http.conversation import Conversation
@@ -29,6 +28,8 @@ from rawservers.http.request import DECISIVE, FIELD_LIMIT, Request, essence, par
 from rawservers.http.response import Record, Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
+from rawservers.logs.access import combined
+from rawservers.settings import SiteConfig
 from tests.live import until
 from tests.test_http import Client, clock
 

@@ -17,9 +17,9 @@ import pytest
 from httplint import HttpRequestLinter, HttpResponseLinter
 from httplint.note import Note, levels
 
-from rawservers.config import SiteConfig
-from rawservers.core.protocol import Clock
+from rawservers.core.peer import Clock
 from rawservers.http.response import REASONS
+from rawservers.settings import SiteConfig
 from tests import test_http
 from tests.live import DEADLINE, Server
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from rawservers.http.listing import Entry, as_html
+from rawservers.http.listing.html import Entry, as_html
 from tests.live import DEADLINE, Server, exchange, need, receive_all, receive_until, until
 
 KEPT = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"

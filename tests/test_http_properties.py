@@ -9,12 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rawservers.config import SiteConfig
-from rawservers.core.protocol import Clock, Closing
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Closing
 from rawservers.http import conversation
 from rawservers.http.request import Request, parse_simple
 from rawservers.http.response import Response
 from rawservers.http.router import Router
+from rawservers.settings import SiteConfig
 from tests import wire
 from tests.test_http import Client, bytes_of, router
 

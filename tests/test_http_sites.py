@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 
-from rawservers.config import Function, SiteConfig
-from rawservers.core.protocol import Clock, Closing
-from rawservers.http import builder, listing
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Closing
 from rawservers.http.files import Files, Memory
-from rawservers.http.listing import Entry, as_html
+from rawservers.http.listing import builder
+from rawservers.http.listing import html as listing
+from rawservers.http.listing.html import Entry, as_html
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import Router
+from rawservers.settings import Function, SiteConfig
 from tests.live import DEADLINE
 from tests.test_http import Client, Reply, clock, router
 

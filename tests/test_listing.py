@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rawservers.http import listing
-from rawservers.http.listing import (
+from rawservers.http.listing import html as listing
+from rawservers.http.listing.html import (
     CHARACTERS,
     MEMBERS,
     RUN,

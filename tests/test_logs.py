@@ -23,11 +23,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rawservers.core.protocol import Clock, Peer
-from rawservers.daemon import error_log, outlet
-from rawservers.daemon.access_log import AccessLog, open_target, rotated
-from rawservers.daemon.outlet import BLOCK, KEPT, Outlet
+from rawservers.core.peer import Clock, Peer
 from rawservers.http.response import Record
+from rawservers.logs import error as error_log
+from rawservers.logs import sink as outlet
+from rawservers.logs.access import AccessLog, open_target, rotated
+from rawservers.logs.sink import BLOCK, KEPT, Outlet
 from tests.live import DEADLINE, ROOT, Server, need, receive_until, until
 
 pytestmark = pytest.mark.timeout(30)  # who waits where nobody should is ended
@@ -247,7 +248,7 @@ def calls_of(step: Callable[[], Any]) -> list[str]:
 
 WRITER = """
 import select, sys
-from rawservers.daemon.outlet import Outlet
+from rawservers.logs.sink import Outlet
 
 fd, name, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 outlet = Outlet(fd)
@@ -509,8 +510,9 @@ def test_a_target_that_cannot_be_opened(tmp_path: Path) -> None:
 
 OPENS = """
 import json, os, sys
-from rawservers.daemon import error_log, outlet
-from rawservers.daemon.access_log import open_target
+from rawservers.logs import error as error_log
+from rawservers.logs import sink as outlet
+from rawservers.logs.access import open_target
 
 if len(sys.argv) > 1:
     os.seteuid(65534)
@@ -854,7 +856,7 @@ def test_a_message_that_cannot_be_made_is_said_as_it_is() -> None:
 
 INSTALLED = """
 import logging, os, sys
-from rawservers.daemon import error_log
+from rawservers.logs import error as error_log
 
 error_log.install()
 log = logging.getLogger("rawservers")
@@ -917,7 +919,7 @@ def test_standard_error_that_is_closed(folder: Path) -> None:
 
 FAILS = """
 from rawservers import Config, serve
-from rawservers.daemon import error_log
+from rawservers.logs import error as error_log
 
 def fail(request):
     raise ValueError("as told")

@@ -16,26 +16,30 @@ PACKAGE = ROOT / "rawservers"
 
 # Which of our own modules a module may import: those in a lower layer, or its own room.
 LAYERS = [
-    {"core", "config"},
+    {"core"},
+    {"settings"},
     {"http", "telnet"},
-    {"services"},
-    {"daemon", "config_file"},
+    {"logs"},
+    {"services", "status"},
+    {"config"},
+    {"daemon"},
     {"cli"},
     {"__main__"},
 ]
-PROTOCOLS_SEE = {"core.protocol", "config"}
+PROTOCOLS_SEE = {"core.peer", "core.protocol", "settings"}
 PURE = {
+    "core.peer",
     "core.protocol",
     "http.request",
     "http.response",
     "http.cache",
     "http.conditional",
     "http.conversation",
-    "http.listing",
+    "http.listing.html",
     "telnet.nvt",
     "telnet.options",
     "telnet.editor",
-    "telnet.echo",
+    "telnet.session",
 }
 IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 

@@ -23,9 +23,9 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from rawservers import __version__
+from rawservers import __version__, status
 from rawservers.core.wakes import BOUNDS
-from rawservers.daemon import status, supervisor
+from rawservers.daemon import supervisor
 from rawservers.daemon.scoreboard import SIZE, Figures, Row, Scoreboard
 from tests.live import DEADLINE, ROOT, Server, need, receive_until, until
 from tests.load import Load, request, take_answer

@@ -25,8 +25,9 @@ from typing import IO, Any
 
 import pytest
 
-from rawservers.config import Config
-from rawservers.daemon import status, supervisor, worker
+from rawservers import status
+from rawservers.daemon import supervisor, worker
+from rawservers.settings import Config
 from tests.live import DEADLINE, ROOT, Server, need, receive_all, receive_until, until
 from tests.load import Load, request, take_answer
 from tests.machine import unable

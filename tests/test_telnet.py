@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Clock, Closing, Peer, Urgent
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing, Urgent
 from rawservers.telnet import nvt
-from rawservers.telnet.echo import _EDITING, FAILED, IDLE, LONGEST_LINE, Echo, Hidden, Service, Talk, echo, is_plain
+from rawservers.telnet.session import _EDITING, FAILED, IDLE, LONGEST_LINE, Echo, Hidden, Service, Talk, echo, is_plain
 from tests import wire
 from tests.services_telnet import calculate, login
 

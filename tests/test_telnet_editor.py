@@ -8,9 +8,9 @@ from unicodedata import combining, east_asian_width
 
 import pytest
 
-from rawservers.core.protocol import Clock, Peer
-from rawservers.telnet.echo import Echo, Talk
+from rawservers.core.peer import Clock, Peer
 from rawservers.telnet.editor import HISTORY, Editor, character_start, shown, width
+from rawservers.telnet.session import Echo, Talk
 
 PROMPT = "日> "
 BLANK = " \t"

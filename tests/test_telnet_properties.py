@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rawservers.core.protocol import TURN, Chunk, Clock, Closing, Peer, Urgent
-from rawservers.telnet import echo as telnet
-from rawservers.telnet.echo import Echo, Service, echo
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import TURN, Chunk, Closing, Urgent
+from rawservers.telnet import session as telnet
+from rawservers.telnet.session import Echo, Service, echo
 from tests.services_telnet import calculate, login
 from tests.test_telnet import CHARACTERS, neat, size_of
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Clock, Closing, Peer
-from rawservers.telnet.echo import COUNTED, LONGEST_LINE, STEP, STEPS, Echo, Service, Talk, echo
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing
+from rawservers.telnet.session import COUNTED, LONGEST_LINE, STEP, STEPS, Echo, Service, Talk, echo
 from tests.services_telnet import login
 from tests.test_telnet import CHARACTERS, conversation, joined, neat
 

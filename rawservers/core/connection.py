@@ -34,19 +34,8 @@ from typing import Any
 
 from rawservers.core.limits import Connections, EvictionRank
 from rawservers.core.loop import Loop
-from rawservers.core.protocol import (
-    HIGH_WATER,
-    TURN,
-    Address,
-    Answered,
-    Chunk,
-    Closing,
-    FileSlice,
-    Peer,
-    Protocol,
-    Tally,
-    Urgent,
-)
+from rawservers.core.peer import Address, Peer, Tally, peer_address
+from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, Protocol, Urgent
 
 log = logging.getLogger("rawservers")
 
@@ -570,13 +559,6 @@ def length(chunk: Chunk) -> int:
     if type(chunk) is Answered:
         return 0
     return len(chunk)
-
-
-def peer_address(address: tuple[Any, ...] | str) -> Address:
-    """Host and port of what the socket calls of any family give as an address."""
-    if isinstance(address, tuple):
-        return address[0].removeprefix("::ffff:"), address[1]  # an IPv4 peer of a dual-stack socket
-    return f"unix:{address}", 0
 
 
 # What a connection does, for those who look on, by what its protocol waits for.

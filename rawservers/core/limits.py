@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Generic, Protocol, TypeVar
 
-from rawservers.core.protocol import Clock, Peer
+from rawservers.core.peer import Clock, Peer
 
 UNLIMITED = 1 << 30  # places of a service that has no share
 RECENT = 0.1  # seconds

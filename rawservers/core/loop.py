@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from rawservers.core.protocol import Clock
+from rawservers.core.peer import Clock
 from rawservers.core.wakes import LONG, SHORT, WakeTimes
 
 log = logging.getLogger("rawservers")

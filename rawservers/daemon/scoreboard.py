@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
+from rawservers import __version__
+from rawservers.status import STATES, WAKES, Status, Wakes
+
 NAME = "rawservers-scoreboard"
 SIZE = 16384  # bytes of a row
 ROWS = 2049  # the first one, and twice as many workers as there may be; what is not used takes no memory
@@ -193,3 +196,32 @@ def own_pid(pid: int) -> int:
     """What process `pid` takes for its process id, which may be in a namespace of its own."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+
+
+def status_of(figures: Figures, history: History, workers: int, now: float) -> Status:
+    """The status that the workers' figures make. now: seconds since 1970."""
+    counted: dict[str, dict[str, int]] = {}
+    for key, number in figures.counted.items():
+        service, _, name = key.partition(".")
+        counted.setdefault(service, {})[name] = number
+    log = counted.pop("log", {})
+    wakes = {kind: wakes_of(kind, counted.get("wakes", {}), figures.highest) for kind in WAKES}
+    counted.pop("wakes", None)
+    open_now = {service: {state: figures.now[f"{service}.{state}"] for state in STATES} for service in counted}
+    return Status(
+        __version__,
+        round(max(0.0, now - history.started), 3),
+        workers,
+        history.reloads,
+        history.failed,
+        open_now,
+        counted,
+        log.get("dropped", 0),
+        wakes,
+    )
+
+
+def wakes_of(kind: str, counted: dict[str, int], highest: dict[str, int]) -> Wakes:
+    """The histogram of this kind, from the workers' figures."""
+    counts = {name.partition(" ")[2]: number for name, number in counted.items() if name.startswith(f"{kind} ")}
+    return Wakes(counts, counts.pop("us", 0) / 1e6, highest.get(f"{kind} us", 0) / 1e6)

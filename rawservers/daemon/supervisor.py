@@ -32,14 +32,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias
 
-from rawservers.config import Config
 from rawservers.core.connection import Service
 from rawservers.core.loop import TICK, Loop
-from rawservers.daemon import error_log, worker
-from rawservers.daemon.access_log import open_target, rotated
+from rawservers.daemon import worker
 from rawservers.daemon.scoreboard import Row, Scoreboard, history_of
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.worker import CannotStart, GarbageCollector, Orders, Servers, Worker, reason
+from rawservers.logs import error as error_log
+from rawservers.logs.access import open_target, rotated
+from rawservers.settings import Config
 
 log = logging.getLogger("rawservers")
 

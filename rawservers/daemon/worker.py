@@ -23,17 +23,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
-from rawservers.config import Config
+from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.connection import Connection, Service
 from rawservers.core.limits import Connections
-from rawservers.core.listener import Endpoint, Listener, ServerSocket, bind
+from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
-from rawservers.core.protocol import Clock
+from rawservers.core.peer import Clock
 from rawservers.core.wakes import BOUNDS
-from rawservers.daemon.access_log import AccessLog, open_target
-from rawservers.daemon.scoreboard import Figures, Row, Scoreboard
-from rawservers.daemon.status import Page, Status
+from rawservers.daemon.scoreboard import Figures, Row, Scoreboard, status_of
+from rawservers.logs.access import AccessLog, open_target
 from rawservers.services import SERVICES, Report, of_requests
+from rawservers.settings import Config
+from rawservers.status import Page, Status
 
 log = logging.getLogger("rawservers")
 
@@ -105,7 +106,7 @@ class Worker:
     def _look(self) -> Status:
         self._note()
         workers = sum(1 for _ in self._scoreboard.rows())
-        return Status.of(self._scoreboard.total(), self._scoreboard.history, workers, self.loop.clock.time)
+        return status_of(self._scoreboard.total(), self._scoreboard.history, workers, self.loop.clock.time)
 
     def run(self, begun: Callable[[], object] = lambda: None) -> None:
         """Serve until an order to stop, or to retire, is carried out. `begun` is called as soon as connections are accepted."""

@@ -24,7 +24,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from rawservers.core.protocol import Clock
+from rawservers.core.peer import Clock
 from rawservers.http.request import Request, essence, logged, tell
 from rawservers.http.response import Answer
 

@@ -20,7 +20,8 @@ from concurrent.futures import Future
 from typing import Protocol as Interface
 from typing import TypeAlias
 
-from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, Peer, Protocol
+from rawservers.core.peer import Peer
+from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, Protocol
 from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
 from rawservers.http.response import Answer, Response, Stamp, error, extent
 

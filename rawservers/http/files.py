@@ -29,9 +29,10 @@ from operator import attrgetter
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
-from rawservers.core.protocol import Clock, FileSlice, OpenFile
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.cache import Cache
-from rawservers.http.listing import Entry
+from rawservers.http.listing.html import Entry
 
 SMALL = 16384  # bytes up to which a file is kept in memory, and leaves in one piece with its head
 OVERHEAD, BESIDES = 900, 250  # bytes that Python takes for a remembered file, and for each place that it depends on

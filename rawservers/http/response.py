@@ -16,7 +16,8 @@ from http import HTTPStatus
 from typing import Protocol, TypeAlias
 
 from rawservers import __version__
-from rawservers.core.protocol import Answered, Chunk, Clock, FileSlice
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Answered, Chunk, FileSlice
 from rawservers.http.request import TOKEN, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}

@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from os import fsencode
 
-from rawservers.config import Function
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import Answers
 from rawservers.http.request import Refused, Request, located
 from rawservers.http.response import Answer, Response, Stamp, check_headers, error
 from rawservers.http.site import Site
+from rawservers.settings import Function
 
 log = logging.getLogger("rawservers")
 

@@ -19,9 +19,7 @@ from fnmatch import translate
 from os import fsdecode, fsencode
 from urllib.parse import quote
 
-from rawservers.config import SiteConfig
-from rawservers.core.protocol import Clock
-from rawservers.http import builder, listing
+from rawservers.core.peer import Clock
 from rawservers.http.cache import Answers, Source
 from rawservers.http.conditional import (
     etag,
@@ -34,8 +32,11 @@ from rawservers.http.conditional import (
     unsatisfiable,
 )
 from rawservers.http.files import File, Files, Memory, Seen, hidden
+from rawservers.http.listing import builder
+from rawservers.http.listing import html as listing
 from rawservers.http.request import Refused, Request, located
 from rawservers.http.response import Answer, Headers, Response, check_headers, error, http_date
+from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
 

@@ -6,5 +6,5 @@ meets them:
     nvt.py      bytes -> text and commands (RFC 854, 855)
     options.py  who does what: the Q method of RFC 1143 as a table
     editor.py   the line being typed, and what the screen shows of it
-    echo.py     the conversation: what comes back, and how a service is written
+    session.py     the conversation: what comes back, and how a service is written
 """

@@ -115,7 +115,7 @@ class Side:
 class Options:
     """The options of both ends, all off to begin with.
 
-    us:  what we do. Welcome are BINARY, ECHO and SGA. TIMING-MARK and LOGOUT are requests, not states: see echo.py
+    us:  what we do. Welcome are BINARY, ECHO and SGA. TIMING-MARK and LOGOUT are requests, not states: see session.py
     him: what the peer does. Welcome are BINARY and SGA
     """
 

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 
-from rawservers import __version__
-from rawservers.core.listener import Endpoint
-from rawservers.core.protocol import Peer, Protocol
+from rawservers.core.bind import Endpoint
+from rawservers.core.peer import Peer
+from rawservers.core.protocol import Protocol
 from rawservers.core.wakes import LONG
-from rawservers.daemon.scoreboard import Figures, History
 from rawservers.http.conversation import Conversation
 from rawservers.http.request import Request
 from rawservers.http.response import Answer, Response, Stamp, error
@@ -62,34 +61,6 @@ class Status:
     counted: dict[str, dict[str, int]]
     log_lines_dropped: int
     wakes: dict[str, Wakes]
-
-    @classmethod
-    def of(cls, figures: Figures, history: History, workers: int, now: float) -> Status:
-        counted: dict[str, dict[str, int]] = {}
-        for key, number in figures.counted.items():
-            service, _, name = key.partition(".")
-            counted.setdefault(service, {})[name] = number
-        log = counted.pop("log", {})
-        wakes = {kind: wakes_of(kind, counted.get("wakes", {}), figures.highest) for kind in WAKES}
-        counted.pop("wakes", None)
-        open_now = {service: {state: figures.now[f"{service}.{state}"] for state in STATES} for service in counted}
-        return cls(
-            __version__,
-            round(max(0.0, now - history.started), 3),
-            workers,
-            history.reloads,
-            history.failed,
-            open_now,
-            counted,
-            log.get("dropped", 0),
-            wakes,
-        )
-
-
-def wakes_of(kind: str, counted: dict[str, int], highest: dict[str, int]) -> Wakes:
-    """The histogram of this kind, from the workers' figures."""
-    counts = {name.partition(" ")[2]: number for name, number in counted.items() if name.startswith(f"{kind} ")}
-    return Wakes(counts, counts.pop("us", 0) / 1e6, highest.get(f"{kind} us", 0) / 1e6)
 
 
 # The three forms

@@ -1,8 +1,8 @@
 """A configuration file, in TOML -> Config; or all that is wrong in it, each mistake with its line.
 
-What there is to say stands in `config.py`. Its settings make `KEYS`, a tree of tables and keys. `gather` goes through the file
-by that tree, and has each value taken by the function for its kind of setting, which gives what belongs into the Config or
-raises. `Place.attempt` makes a complaint of that, and goes on, so that all complaints are told at once.
+The settings are in `settings.py`; `KEYS` is the tree of their tables and keys. `gather` goes through the file by that tree,
+and has each value taken by the function for its kind of setting, which gives what belongs into the Config or raises.
+`Place.attempt` makes a complaint of that, and goes on, so that all complaints are told at once.
 
 tomllib keeps no positions. When there is a complaint, and only then, `statements` cuts the file up: a statement is the fewest
 lines that parse by themselves, and what it parses to says which keys stand there.
@@ -19,12 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from rawservers.config import ADDRESSES, Config, ConfigError, Setting, SiteConfig, check_user, settings_of
-from rawservers.core.listener import Endpoint
+from rawservers.core.bind import Endpoint
 from rawservers.http.files import hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
 from rawservers.services import SERVICES
+from rawservers.settings import ADDRESSES, Config, ConfigError, Setting, SiteConfig, check_user, settings_of
 
 Keys: TypeAlias = "tuple[str | int, ...]"  # the way from the top of the file to a value; numbers lead into arrays
 Lines: TypeAlias = "dict[Keys, int]"

@@ -13,7 +13,7 @@ import math
 import os
 import time
 
-from rawservers.daemon.outlet import BLOCK, Outlet, open_anew
+from rawservers.logs.sink import BLOCK, Outlet, open_anew
 
 KEPT = 65536  # bytes that wait for a reader, at the most: the beginning of a trouble tells more than its end
 LEVELS = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # as syslog(3) numbers them

@@ -46,7 +46,8 @@ from collections.abc import Callable, Generator, Iterator
 from inspect import isgeneratorfunction
 from typing import TypeAlias, cast, final
 
-from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing, Peer, Protocol, Urgent
+from rawservers.core.peer import Peer
+from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing, Protocol, Urgent
 from rawservers.telnet import nvt
 from rawservers.telnet.editor import Editor, shown
 from rawservers.telnet.nvt import Nvt, encode, quote

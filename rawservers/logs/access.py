@@ -20,9 +20,9 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
-from rawservers.core.protocol import Clock, Peer
-from rawservers.daemon.outlet import Outlet, open_anew
+from rawservers.core.peer import Clock, Peer
 from rawservers.http.response import Record
+from rawservers.logs.sink import Outlet, open_anew
 
 log = logging.getLogger("rawservers")
 

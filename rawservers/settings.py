@@ -1,7 +1,7 @@
 """Every setting once: its name, its default, what it means and why it is so, next to what other servers do.
 
 `Config` and `SiteConfig` are what the rest of the program works by. A field made by `setting` has a key in the configuration
-file too: there stands what it is called, and within what limits it is taken. `config_file.py` reads such files, and
+file too: there stands what it is called, and within what limits it is taken. `config/toml.py` reads such files, and
 `conf/rawservers.toml` shows every key; it is made from here by `python3 -m tests.example_configuration`.
 """
 
@@ -35,7 +35,7 @@ class ConfigError(Exception):
 class Setting(NamedTuple):
     """How the configuration file says a field.
 
-    key: its name there, with its section, "" if that is the field's own name; kind: one of `config_file.KINDS`; least, most:
+    key: its name there, with its section, "" if that is the field's own name; kind: one of `config.toml.KINDS`; least, most:
     the limits of a number; words: texts that stand for a value of another kind; example: lines of TOML.
     """
 
@@ -222,7 +222,7 @@ class Config:
     """Answers per HTTP connection. nginx 1000, to give memory back; here nothing of a connection grows with its requests."""
 
     telnet_service: Function | None = None
-    """Code that answers lines in place of the echo: a function of a line, or a generator (see telnet/echo.py)."""
+    """Code that answers lines in place of the echo: a function of a line, or a generator (see telnet/session.py)."""
 
     telnet_greeting: str = setting("", "text", "telnet.greeting")
     """Said to every new Telnet connection. Empty: some clients take it for an answer, and a port scanner learns nothing."""
