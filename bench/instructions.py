@@ -31,12 +31,12 @@ LINE = b"x" * 62 + b"\r\n"
 SERVE = """
 import logging
 import sys
-from rawservers import Config, SiteConfig, serve
+from rawservers import serve
+from rawservers.cli import configure, parse
 
 logging.basicConfig(level=logging.INFO)
-serve(Config(
-    listen=((sys.argv[1], f"127.0.0.1:{sys.argv[2]}"),), sites=(SiteConfig(sys.argv[3]),), access_log=sys.argv[3] + "/log",
-))
+service, port, folder = sys.argv[1:]
+serve(configure(parse([f"--{service}", f"127.0.0.1:{port}", "--access-log", f"{folder}/log", folder])))
 """
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rawservers.http.request import Request as Request
     from rawservers.http.response import Response as Response
     from rawservers.settings import Config as Config
+    from rawservers.settings import ListenConfig as ListenConfig
     from rawservers.settings import SiteConfig as SiteConfig
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 PUBLIC = {
     "CannotStart": "daemon.worker",
     "Config": "settings",
+    "ListenConfig": "settings",
     "Request": "http.request",
     "Response": "http.response",
     "SiteConfig": "settings",

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 from rawservers import __version__
 from rawservers.core.bind import Endpoint
@@ -20,7 +19,7 @@ from rawservers.daemon import systemd
 from rawservers.daemon.supervisor import Supervisor, descriptors, normalise, reload
 from rawservers.daemon.worker import CannotStart, reason
 from rawservers.logs import error as error_log
-from rawservers.settings import ADDRESSES, Config, ConfigError, check_user, settings_of
+from rawservers.settings import ADDRESSES, Config, ConfigError, ListenConfig, check_user, settings_of
 
 DESCRIPTION = "A tiny HTTP/1.0 server and a line-based Telnet echo, on raw sockets."
 ADDRESS = (
@@ -28,8 +27,6 @@ ADDRESS = (
     "port 0 takes a free one. Each --http and --telnet adds one. Without any, here and in the configuration file, both are "
     "served on their default addresses."
 )
-
-Row: TypeAlias = "tuple[str, str]"  # of Config.listen: a service and an address
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,8 +79,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=ADDRESS, allow_abbrev=False)
     add = parser.add_argument
     add("root", nargs="?", metavar="DIR", help="the folder to serve (default: a welcome page)")
-    for name, usual in default.listen:
-        add(f"--{name}", action="append", type=address, default=[], metavar="ADDRESS", help=f"default: {usual}")
+    for listener in default.listen:
+        usual = f"default: {listener.address}"
+        add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=usual)
     add("--access-log", metavar="FILE", help="a file to append to, - for standard output (the default), or off")
     add("--listing", action="store_true", help="list folders that have no index.html")
     add("--workers", type=workers, metavar="N", help=f"processes that serve, or auto (default: {default.workers})")
@@ -108,7 +106,7 @@ def configure(said: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
     if said.root is not None:
         check_folder(said.root)
         first = replace(first, root=said.root)
-    flags = {name: getattr(said, name) for name, _ in Config().listen}
+    flags = {listener.service: getattr(said, listener.service) for listener in Config().listen}
     listen = listeners(flags, config.listen, inherited or {})
     if not listen:
         raise CannotStart("nothing to serve")
@@ -133,24 +131,24 @@ def configured(said: argparse.Namespace) -> Config:
 
 
 def listeners(
-    flags: Mapping[str, Sequence[str]], configured: Sequence[Row], inherited: Mapping[str, Sequence[int]]
-) -> tuple[Row, ...]:
+    flags: Mapping[str, Sequence[str]], configured: Sequence[ListenConfig], inherited: Mapping[str, Sequence[int]]
+) -> tuple[ListenConfig, ...]:
     """What to serve where, service by service: on inherited sockets, else where flags say, else where the file says.
 
     The defaults count only where nobody says anything but "off".
     """
     said = {name: [where for where in addresses if where != "off"] for name, addresses in flags.items()}
     if not configured and not any(inherited.values()) and not any(said.values()):
-        return tuple(row for row in Config().listen if not flags.get(row[0]))
-    rows: list[Row] = []
-    for name in dict.fromkeys([*flags, *inherited, *(name for name, _ in configured)]):
+        return tuple(listener for listener in Config().listen if not flags.get(listener.service))
+    found: list[ListenConfig] = []
+    for name in dict.fromkeys([*flags, *inherited, *(listener.service for listener in configured)]):
         if inherited.get(name):
-            rows += [(name, f"fd:{fd}") for fd in inherited[name]]
+            found += [ListenConfig(name, f"fd:{fd}") for fd in inherited[name]]
         elif flags.get(name):
-            rows += [(name, where) for where in said[name]]
+            found += [ListenConfig(name, where) for where in said[name]]
         else:
-            rows += [row for row in configured if row[0] == name]
-    return tuple(rows)
+            found += [listener for listener in configured if listener.service == name]
+    return tuple(found)
 
 
 def address(text: str) -> str:

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rawservers.core.connection import Service
+from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Protocol
+from rawservers.core.protocol import Deadline, Protocol
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import Memory
@@ -25,7 +25,7 @@ log = logging.getLogger("rawservers")
 Report: TypeAlias = Callable[[Peer, object, int, float], None]
 
 
-def http(config: Config, clock: Clock, report: Report) -> Service:
+def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
     """HTTP/1.0 from files and functions."""
     answers = Answers(clock, config.answers, config.answer_bytes)
     files = Memory(config.files, config.file_bytes, config.open_files)
@@ -39,10 +39,10 @@ def http(config: Config, clock: Clock, report: Report) -> Service:
     def banner(address: str) -> str:
         return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
 
-    return Service("http", start, of_requests(config), report, banner)
+    return ServiceSpec("http", start, of_requests(config), report, banner)
 
 
-def telnet(config: Config, clock: Clock, report: Report) -> Service:
+def telnet(config: Config, clock: Clock, report: Report) -> ServiceSpec:
     """The line-based Telnet echo, or a service of lines in its place."""
     service = config.telnet_service or echo
     greeting = config.telnet_greeting.encode()
@@ -53,17 +53,17 @@ def telnet(config: Config, clock: Clock, report: Report) -> Service:
     def start(peer: Peer) -> Protocol:
         return Echo(peer, service, longest=config.longest_line, greeting=greeting, failed=report_failure)
 
-    return Service("telnet", start, {"idle": config.telnet_idle_time} | ending(config), report)
+    return ServiceSpec("telnet", start, {Deadline.IDLE: config.telnet_idle_time} | ending(config), report)
 
 
-def of_requests(config: Config) -> dict[str, float]:
+def of_requests(config: Config) -> dict[Deadline, float]:
     """The deadlines of whatever is spoken over HTTP."""
-    return {"head": config.head_time, "body": config.body_time, "idle": config.idle_time} | ending(config)
+    return {Deadline.HEAD: config.head_time, Deadline.BODY: config.body_time, Deadline.IDLE: config.idle_time} | ending(config)
 
 
-def ending(config: Config) -> dict[str, float]:
+def ending(config: Config) -> dict[Deadline, float]:
     """The deadlines that the core sets by itself, whatever is spoken."""
-    return {"send": config.send_time, "linger": config.linger_time}
+    return {Deadline.SEND: config.send_time, Deadline.LINGER: config.linger_time}
 
 
-SERVICES: dict[str, Callable[[Config, Clock, Report], Service]] = {"http": http, "telnet": telnet}
+SERVICES: dict[str, Callable[[Config, Clock, Report], ServiceSpec]] = {"http": http, "telnet": telnet}

@@ -70,6 +70,14 @@ def settings_of(config: type[SiteConfig] | type[Config]) -> dict[str, Setting]:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """One listener. service: a name of `services.py`; address: as `core.bind.Endpoint.parse` takes it."""
+
+    service: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class SiteConfig:
     """One tree of documents. Paths begin with a slash and are meant below the root; patterns may hold * and ?."""
 
@@ -136,13 +144,13 @@ class Config:
     body_limit: int = setting(1 << 20, "whole", "http.body_limit", most=1 << 30)
     """Bytes of a request body that a function may be given. nginx 1 MiB: it is held in memory. Files take no body at all."""
 
-    listen: tuple[tuple[str, str], ...] = setting(
-        (("http", ADDRESSES["http"]), ("telnet", ADDRESSES["telnet"])),
+    listen: tuple[ListenConfig, ...] = setting(
+        (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"])),
         "listeners",
         "listen",
         example='[[listen]]\nservice = "http"\naddress = ":80"',
     )
-    """Services, by their names in `services.py`, and the addresses to give them at, as `Endpoint.parse` takes them."""
+    """Which service is given at which address."""
 
     access_log: str = setting("-", "file", "log.access", words={"-": "-", "off": "off"})
     """A file to append to, "-" for standard output, or "off"."""

@@ -26,10 +26,10 @@ from rawservers.http.router import CALL_STEPS
 STATES = ("reading", "busy", "sending", "idle", "lingering")
 COUNTED = {
     "accepted": "connections accepted",
-    "turned_away": "connections closed at once, because their address had too many",
+    "rejected": "connections closed at once, because their address had too many",
     "answers": "requests or lines answered",
-    "remembered": "of them, answered from memory",
-    "refused": "of them, not understood",
+    "cache_hits": "of them, answered from memory",
+    "bad_requests": "of them, not understood",
     "sent": "bytes sent",
     "long_wakes": "event loop iterations over 50 ms, spent mostly on it",
 }

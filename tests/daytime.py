@@ -6,12 +6,12 @@ python3 -m tests.daytime
 import logging
 import time
 
-from rawservers.core.connection import Service
+from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Closing, Protocol
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, ending
-from rawservers.settings import Config
+from rawservers.settings import Config, ListenConfig
 
 
 class Daytime(Protocol):
@@ -21,12 +21,12 @@ class Daytime(Protocol):
         self.greeting = time.strftime("%A, %B %d, %Y %H:%M:%S-UTC\r\n", time.gmtime(peer.clock.time)).encode()
 
 
-def daytime(config: Config, clock: Clock, report: Report) -> Service:
-    return Service("daytime", Daytime, ending(config), report)
+def daytime(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+    return ServiceSpec("daytime", Daytime, ending(config), report)
 
 
 SERVICES["daytime"] = daytime
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    serve(Config(listen=(("daytime", "127.0.0.1:0"),)))
+    serve(Config(listen=(ListenConfig("daytime", "127.0.0.1:0"),)))

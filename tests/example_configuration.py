@@ -96,7 +96,8 @@ def listeners() -> str:
     addresses = ", ".join(f"{name} {json.dumps(address)}" for name, address in ADDRESSES.items())
     meaning = LISTEN.format(services=" or ".join(map(json.dumps, ADDRESSES)), addresses=addresses)
     rows = "".join(
-        f"#[[listen]]\n#service = {json.dumps(name)}\n#address = {json.dumps(where)}\n" for name, where in Config().listen
+        f"#[[listen]]\n#service = {json.dumps(listener.service)}\n#address = {json.dumps(listener.address)}\n"
+        for listener in Config().listen
     )
     return f"\n{prose(meaning)}{rows}"
 

@@ -6,12 +6,12 @@ python3 -m tests.faulty
 import logging
 from collections.abc import Sequence
 
-from rawservers.core.connection import Service
+from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Protocol
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report
-from rawservers.settings import Config
+from rawservers.settings import Config, ListenConfig
 
 
 class Faulty(Protocol):
@@ -25,16 +25,16 @@ def stillborn(peer: Peer) -> Protocol:
     raise RuntimeError("at the start")
 
 
-def faulty(config: Config, clock: Clock, report: Report) -> Service:
-    return Service("faulty", lambda peer: Faulty(), {}, report)
+def faulty(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+    return ServiceSpec("faulty", lambda peer: Faulty(), {}, report)
 
 
-def unborn(config: Config, clock: Clock, report: Report) -> Service:
-    return Service("unborn", stillborn, {}, report)
+def unborn(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+    return ServiceSpec("unborn", stillborn, {}, report)
 
 
 SERVICES |= {"faulty": faulty, "unborn": unborn}
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    serve(Config(listen=(("faulty", "127.0.0.1:0"), ("unborn", "127.0.0.1:0"))))
+    serve(Config(listen=(ListenConfig("faulty", "127.0.0.1:0"), ListenConfig("unborn", "127.0.0.1:0"))))

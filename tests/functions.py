@@ -7,7 +7,7 @@ import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from rawservers import Config, Request, Response, serve
+from rawservers import Config, ListenConfig, Request, Response, serve
 
 pool = ThreadPoolExecutor()
 go_on = threading.Event()
@@ -33,4 +33,4 @@ def release(request: Request) -> Response:
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     functions = (("/echo", echo), ("/slow", slow), ("/release", release))
-    serve(Config(listen=(("http", "127.0.0.1:0"),), functions=functions, log_format="json"))
+    serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), functions=functions, log_format="json"))

@@ -5,12 +5,12 @@ python3 -m tests.telnet_services_server
 
 import logging
 
-from rawservers.core.connection import Service
+from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Protocol
+from rawservers.core.protocol import Deadline, Protocol
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, ending
-from rawservers.settings import Config
+from rawservers.settings import Config, ListenConfig
 from rawservers.telnet import session
 from tests.services_telnet import calculate, login
 
@@ -21,8 +21,8 @@ def add(name: str, answer: session.Service) -> None:
     def start(peer: Peer) -> Protocol:
         return session.Echo(peer, answer)
 
-    def service(config: Config, clock: Clock, report: Report) -> Service:
-        return Service(name, start, {"idle": config.telnet_idle_time} | ending(config), report)
+    def service(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+        return ServiceSpec(name, start, {Deadline.IDLE: config.telnet_idle_time} | ending(config), report)
 
     SERVICES[name] = service
 
@@ -32,4 +32,4 @@ for name, answer in ANSWERS.items():
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    serve(Config(listen=tuple((name, "127.0.0.1:0") for name in ANSWERS)))
+    serve(Config(listen=tuple(ListenConfig(name, "127.0.0.1:0") for name in ANSWERS)))

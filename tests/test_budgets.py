@@ -55,7 +55,7 @@ def steps(folder: Path, service: str, *said: bytes, wakes: int = 9) -> list[str]
     until(lambda: os.stat(folder / "f").st_ctime < loop.clock.time - 0.1 or bool(loop._set_clock()), "the file is old enough")
     for number, data in enumerate(said):
         theirs.sendall(data)
-        loop.clock.wake += number < wakes
+        loop.clock.epoch += number < wakes
         called = calls_of(lambda: connection.ready(select.EPOLLIN))
         assert theirs.recv(65536)
     connection.close()

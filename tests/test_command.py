@@ -20,7 +20,7 @@ from rawservers import __version__
 from rawservers.cli import configure, listeners, parse
 from rawservers.core.bind import Endpoint
 from rawservers.daemon import worker
-from rawservers.settings import WELCOME, Config, ConfigError, SiteConfig
+from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
 from tests.live import ROOT, Server, exchange, need, receive_all, until
 
 
@@ -60,11 +60,11 @@ def asked(*arguments: str | Path, **inherited: Sequence[int]) -> Config:
 
 def test_the_defaults() -> None:
     assert asked() == Config()
-    assert asked().listen == (("http", "127.0.0.1:8080"), ("telnet", "127.0.0.1:2323"))
+    assert asked().listen == (ListenConfig("http", "127.0.0.1:8080"), ListenConfig("telnet", "127.0.0.1:2323"))
     assert asked().sites == (SiteConfig(str(WELCOME)),)
 
 
-HTTP, TELNET = Config().listen
+HTTP, TELNET = ("http", "127.0.0.1:8080"), ("telnet", "127.0.0.1:2323")
 FILE = (("http", ":80"), ("telnet", ":23"), ("status", "unix:/s"), ("http", ":81"))
 
 
@@ -104,13 +104,14 @@ def test_where_to_listen(
     inherited: dict[str, list[int]],
     expected: list[tuple[str, str]],
 ) -> None:
-    assert listeners({"http": http, "telnet": telnet}, configured, inherited) == tuple(expected)
+    found = listeners({"http": http, "telnet": telnet}, [ListenConfig(*row) for row in configured], inherited)
+    assert found == tuple(ListenConfig(*row) for row in expected)
 
 
 def test_nothing_to_serve() -> None:
     done = run("--http", "off", "--telnet", "off")
     assert (done.returncode, done.stderr) == (2, "rawservers: nothing to serve\n")
-    assert asked("--http", "off", "--telnet", "off", http=[3]).listen == (("http", "fd:3"),)
+    assert asked("--http", "off", "--telnet", "off", http=[3]).listen == (ListenConfig("http", "fd:3"),)
 
 
 def test_options_win_over_the_file(tmp_path: Path) -> None:
@@ -136,18 +137,18 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     file = asked("-c", path)
     first, second = file.sites
     assert (file.workers, file.user, file.reload_drain, file.access_log, first.root) == (3, "root", 5, "off", "/")
-    assert file.listen == (("http", "1"),)
+    assert file.listen == (ListenConfig("http", "1"),)
     options = ["--workers", "auto", "--user", "root:root", "--http", "2", "--access-log", "-", "--listing", tmp_path]
     assert asked("--config", path, *options) == replace(
         file,
         workers=0,
         user="root:root",
-        listen=(("http", "2"),),
+        listen=(ListenConfig("http", "2"),),
         access_log="-",
         sites=(replace(first, root=str(tmp_path), listing=True), second),
     )
-    assert asked("-c", path, "--telnet", "4").listen == (("http", "1"), ("telnet", "4"))
-    assert asked("-c", path, telnet=[3]).listen == (("http", "1"), ("telnet", "fd:3"))
+    assert asked("-c", path, "--telnet", "4").listen == (ListenConfig("http", "1"), ListenConfig("telnet", "4"))
+    assert asked("-c", path, telnet=[3]).listen == (ListenConfig("http", "1"), ListenConfig("telnet", "fd:3"))
 
 
 def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
@@ -374,9 +375,9 @@ def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         worker.CannotStart, match=r"^cannot listen on 80: permission denied \(.*root.*ip_unprivileged_port_start"
     ):
-        worker.bind_all(Config(listen=(("http", "80"),)))
+        worker.bind_all(Config(listen=(ListenConfig("http", "80"),)))
     with pytest.raises(worker.CannotStart, match=r"^cannot listen on unix:/x: permission denied$"):
-        worker.bind_all(Config(listen=(("http", "unix:/x"),)))
+        worker.bind_all(Config(listen=(ListenConfig("http", "unix:/x"),)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up the right to bind port 80")

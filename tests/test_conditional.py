@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Answered, FileSlice, OpenFile
+from rawservers.core.protocol import FileSlice, OpenFile, ResponseEnd
 from rawservers.http import conditional
 from rawservers.http.conditional import (
     ENTITY_TAGS,
@@ -681,7 +681,7 @@ def test_a_conversation_sends_the_parts_in_order(method: str, tmp_path: Path) ->
     said = conversation.receive(f"{method} /f HTTP/1.1\r\nHost: h\r\n\r\n".encode())
     head, *pieces, answered = said
     assert isinstance(head, bytes)
-    assert isinstance(answered, Answered)
+    assert isinstance(answered, ResponseEnd)
     assert isinstance(answered.record, Record)
     assert head.endswith(b"\r\n\r\n")
     assert b"\r\nContent-Length: %d\r\n" % len(content(response)) in head
@@ -697,4 +697,4 @@ def test_a_pipeline_of_parts_stops_at_the_mark(tmp_path: Path) -> None:
     said = [conversation.receive(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n" * 5)]
     while chunks := conversation.resume():
         said.append(chunks)
-    assert [sum(isinstance(chunk, Answered) for chunk in chunks) for chunks in said] == [2, 2, 1]
+    assert [sum(isinstance(chunk, ResponseEnd) for chunk in chunks) for chunks in said] == [2, 2, 1]

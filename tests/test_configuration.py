@@ -19,7 +19,7 @@ from rawservers.config.toml import KEYS, KINDS, NAMES, expected, line_numbers, l
 from rawservers.core.peer import Clock
 from rawservers.logs.access import FORMATS
 from rawservers.services import SERVICES
-from rawservers.settings import ADDRESSES, WELCOME, Config, ConfigError, SiteConfig, settings_of
+from rawservers.settings import ADDRESSES, WELCOME, Config, ConfigError, ListenConfig, SiteConfig, settings_of
 from tests.example_configuration import PATH, uncommented, written
 from tests.live import ROOT
 
@@ -104,7 +104,7 @@ def test_every_example_of_a_value_holds(path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_words_and_names_are_those_of_the_rest() -> None:
     assert settings_of(Config)["log_format"].words.keys() == FORMATS.keys()
     assert set(SERVICES) <= set(ADDRESSES)
-    assert Config().listen == (("http", ADDRESSES["http"]), ("telnet", ADDRESSES["telnet"]))
+    assert Config().listen == (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"]))
 
 
 # What a file can say
@@ -173,7 +173,7 @@ def test_all_of_it(path: Path) -> None:
         sites=(first, second, third),
         workers=0,
         drain_time=2.5,
-        listen=(("http", ":80"), ("telnet", "127.0.0.1:2323")),
+        listen=(ListenConfig("http", ":80"), ListenConfig("telnet", "127.0.0.1:2323")),
         head_time=5,
         telnet_greeting="hello\n",
         access_log=f"{path.parent}/access.log",
@@ -192,7 +192,7 @@ def test_a_relative_path_begins_in_the_folder_of_the_file(path: Path, monkeypatc
     config = loaded(path, text)
     assert config.sites[0].root == f"{path.parent}/www"
     assert config.access_log == f"{path.parent}/a.log"
-    assert config.listen == (("http", f"unix:{path.parent}/http.sock"),)
+    assert config.listen == (ListenConfig("http", f"unix:{path.parent}/http.sock"),)
     monkeypatch.chdir(path.parent)
     assert load(path.name).sites[0].root == "www"
     assert load(path.name).access_log == "a.log"
@@ -204,10 +204,10 @@ def test_a_relative_path_begins_in_the_folder_of_the_file(path: Path, monkeypatc
 def test_a_service_with_and_without_a_usual_address(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SERVICES, "third", SERVICES["http"])
     text = '[[listen]]\nservice = "status"\n'
-    assert loaded(path, text).listen == (("status", "unix:/run/rawservers/status"),)
+    assert loaded(path, text).listen == (ListenConfig("status", "unix:/run/rawservers/status"),)
     (mistake,) = mistakes(path, text + '[[listen]]\nservice = "third"')
     assert mistake == "conf.toml:3: listen.address: missing: there is no usual one for third"
-    assert loaded(path, '[[listen]]\nservice = "third"\naddress = "7"').listen == (("third", "7"),)
+    assert loaded(path, '[[listen]]\nservice = "third"\naddress = "7"').listen == (ListenConfig("third", "7"),)
 
 
 def test_a_user(path: Path) -> None:
@@ -239,7 +239,7 @@ def test_the_example_in_the_readme(path: Path) -> None:
         (path.parent / name).mkdir()
     text = match[1].replace("/srv/", f"{path.parent}/").replace("/var/log/rawservers/", f"{path.parent}/log/")
     config = loaded(path, text)
-    assert (config.workers, config.listen) == (0, (("http", ":80"), ("telnet", ":23")))
+    assert (config.workers, config.listen) == (0, (ListenConfig("http", ":80"), ListenConfig("telnet", ":23")))
     assert [site.root for site in config.sites] == [f"{path.parent}/www", f"{path.parent}/docs"]
     for said in mistakes(path, text.replace('"auto"', '"two"').replace("listing", "lsiting")):
         assert f"    {said.replace('conf.toml', 'rawservers.toml')}\n" in readme
@@ -429,7 +429,7 @@ def test_a_mistake(path: Path, text: str, expected: list[str]) -> None:
 
 def test_two_free_ports_are_two_ports(path: Path) -> None:
     text = "[[listen]]\nservice = 'http'\naddress = '0'\n" * 2
-    assert loaded(path, text).listen == (("http", "0"), ("http", "0"))
+    assert loaded(path, text).listen == (ListenConfig("http", "0"), ListenConfig("http", "0"))
 
 
 def test_all_mistakes_are_told_in_order(path: Path) -> None:

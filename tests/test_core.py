@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 import pytest
 
 from rawservers.core.bind import Endpoint, bind
-from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection, Service
+from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection, ServiceSpec
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
 from rawservers.core.peer import Peer
-from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, OpenFile, Protocol, Urgent
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, OpenFile, Protocol, ResponseEnd, Urgent
 from tests.live import DEADLINE, Server, receive_all, receive_until, until
 
 
@@ -59,8 +59,11 @@ class Running:
         self.loop = Loop()
         self.reports: list[tuple[object, int]] = []
         self.begun: list[Protocol] = []
-        service = Service(
-            "test", self.start, deadlines, lambda peer, record, sent, seconds: self.reports.append((record, sent))
+        service = ServiceSpec(
+            "test",
+            self.start,
+            {Deadline[name.upper()]: seconds for name, seconds in deadlines.items()},
+            lambda peer, record, sent, seconds: self.reports.append((record, sent)),
         )
         self.protocol = protocol
         (self.server,) = bind(Endpoint("127.0.0.1", 0))
@@ -203,8 +206,8 @@ def test_more_than_the_mark_is_resumed_until_all_is_said() -> None:
 
         def resume(self) -> Sequence[Chunk]:
             self.left -= 1
-            self.waiting = TURN if self.left else "idle"
-            return (b"x" * (HIGH_WATER + 1), Answered("record"))
+            self.waiting = Deadline.TURN if self.left else Deadline.IDLE
+            return (b"x" * (HIGH_WATER + 1), ResponseEnd("record"))
 
     with Running(Endless) as running, running.connect() as sock:
         sock.sendall(b"go")
@@ -227,7 +230,7 @@ def test_what_is_lost_is_reported_as_far_as_it_got(tmp_path) -> None:  # type: i
     class Long(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
             file = OpenFile(os.open(path, os.O_RDONLY), close)
-            return (b"head", FileSlice(file, 0, 10_000_000), Answered("sent"), b"more", Answered("never begun"))
+            return (b"head", FileSlice(file, 0, 10_000_000), ResponseEnd("sent"), b"more", ResponseEnd("never begun"))
 
     with Running(Long) as running:
         sock = running.connect()
@@ -248,7 +251,7 @@ def test_every_size_arrives_whole_and_is_counted(size: int, pieces: int) -> None
     class Sized(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
             self.closing = Closing.CLOSE
-            return (*[b"x" * size] * pieces, Answered("all"))
+            return (*[b"x" * size] * pieces, ResponseEnd("all"))
 
     with Running(Sized) as running, running.connect() as sock:
         sock.sendall(b"go")
@@ -289,7 +292,7 @@ def test_a_last_answer_is_not_lost_to_what_the_peer_says_meanwhile(monkeypatch: 
     class Short(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
             self.closing = Closing.CLOSE
-            return (b"the last word", Answered("record"))
+            return (b"the last word", ResponseEnd("record"))
 
     unread = Connection.has_unread
 
@@ -341,7 +344,7 @@ def test_a_reset_is_not_taken_for_the_end_of_what_is_said() -> None:
 
 def test_a_deadline_runs_for_what_is_waited_for() -> None:
     class Impatient(Recording):
-        waiting = "body"
+        waiting = Deadline.BODY
         expired = 0
 
         def expire(self) -> Sequence[Chunk]:
@@ -444,7 +447,7 @@ def test_waking_does_not_get_round_the_mark() -> None:
 
         def resume(self) -> Sequence[Chunk]:
             self.resumed += 1
-            self.waiting = TURN if self.resumed < 50 else "idle"
+            self.waiting = Deadline.TURN if self.resumed < 50 else Deadline.IDLE
             return (b"x" * (4 << 20),) if self.resumed <= 50 else ()
 
     with Running(Deferred) as running, running.connect() as sock:
@@ -462,7 +465,7 @@ def test_a_peer_that_breaks_off_while_its_answer_is_awaited_is_noticed() -> None
     class Pondering(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
             super().receive(data, urgent)
-            self.waiting = ""  # for somebody else
+            self.waiting = Deadline.NONE  # for somebody else
             return ()
 
     with Running(Pondering) as running:

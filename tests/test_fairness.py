@@ -18,7 +18,7 @@ from rawservers.core.limits import RECENT, SLOW_BODY, Connections, EvictionRank
 from rawservers.core.listener import ACCEPT_STEPS, Listener
 from rawservers.core.loop import WORK, Loop
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import TURN, Answered, Chunk, Closing, Protocol, Urgent
+from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol, ResponseEnd, Urgent
 from rawservers.core.wakes import BOUNDS, LONG, WakeTimes
 from rawservers.daemon.worker import GarbageCollector, shares
 from rawservers.http import conversation
@@ -27,7 +27,7 @@ from rawservers.http.conversation import ANSWER_STEPS, LOOKUP_STEPS, STEPS
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import CALL_STEPS
-from rawservers.settings import Config, SiteConfig
+from rawservers.settings import Config, ListenConfig, SiteConfig
 from tests.live import DEADLINE, Server, receive_all, receive_until, until
 from tests.test_core import Running
 from tests.test_http import Client, router
@@ -67,13 +67,13 @@ def test_a_call_does_no_more_than_its_steps(site: tuple[Clock, routing.Router], 
     client = Client(answering, clock)
     client.take(client.conversation.receive(request_ * 500))
     calls = 1
-    while client.conversation.waiting == TURN:
+    while client.conversation.waiting is Deadline.TURN:
         assert 0 < clock.work <= most
         clock.work = 0
         client.take(client.conversation.resume())
         calls += 1
     assert len(client.replies()) == 500
-    assert client.conversation.waiting == "idle"
+    assert client.conversation.waiting is Deadline.IDLE
     assert calls >= 500 * LOOKUP_STEPS // STEPS
 
 
@@ -85,7 +85,7 @@ def test_each_piece_of_an_answer_is_a_step(tmp_path: Path) -> None:
     spans = ",".join(f"{number * 10}-{number * 10}" for number in range(16))
     client.take(client.conversation.receive(f"GET /large HTTP/1.1\r\nHost: h\r\nRange: bytes={spans}\r\n\r\n".encode() * 10))
     turns = 1
-    while client.conversation.waiting == TURN:
+    while client.conversation.waiting is Deadline.TURN:
         client.take(client.conversation.resume())
         turns += 1
     assert [reply.status for reply in client.replies()] == [206] * 10
@@ -97,7 +97,7 @@ def test_each_call_of_a_function_has_a_turn_of_its_own(site: tuple[Clock, routin
     client = Client(answering, clock)
     client.take(client.conversation.receive(b"GET /fn HTTP/1.1\r\nHost: h\r\n\r\n" * 5))
     turns = 1
-    while client.conversation.waiting == TURN:
+    while client.conversation.waiting is Deadline.TURN:
         assert len(client.replies()) == turns
         client.take(client.conversation.resume())
         turns += 1
@@ -138,7 +138,7 @@ class Greedy(Protocol):
 
     def one(self) -> Sequence[Chunk]:
         said, self.left = self.left[:1], self.left[1:]
-        self.waiting = TURN if self.left else "idle"
+        self.waiting = Deadline.TURN if self.left else Deadline.IDLE
         return (said,) if said else ()
 
 
@@ -167,7 +167,7 @@ def test_the_fin_comes_after_what_rests() -> None:
 def test_who_ends_the_conversation_has_no_more_turns() -> None:
     class Ending(Greedy):
         def one(self) -> Sequence[Chunk]:
-            self.waiting = TURN
+            self.waiting = Deadline.TURN
             self.closing = Closing.CLOSE
             return (b"the last word",)
 
@@ -182,7 +182,7 @@ class Pair:
     """A connection of a protocol, and its peer's socket, with a loop that nobody runs."""
 
     def __init__(self, protocol: Callable[[Peer], Protocol]) -> None:
-        from rawservers.core.connection import Service
+        from rawservers.core.connection import ServiceSpec
 
         self.loop = Loop()
         self.connections: Connections[Connection] = Connections(self.loop.clock)
@@ -194,7 +194,9 @@ class Pair:
             self.begun.append(protocol(peer))
             return self.begun[-1]
 
-        self.connection = Connection(ours, ("h", 1), Service("test", start, {}, lambda *_: None), self.loop, self.connections)
+        self.connection = Connection(
+            ours, ("h", 1), ServiceSpec("test", start, {}, lambda *_: None), self.loop, self.connections
+        )
         self.connection.begin()
 
     def give_turns(self) -> int:
@@ -237,7 +239,7 @@ def test_much_input_and_output_is_counted_whatever_the_protocol_makes_of_it(size
 
     class Quick(Greedy):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            return (bytes(size), Answered("record")) if data == b"out" else (b".",)
+            return (bytes(size), ResponseEnd("record")) if data == b"out" else (b".",)
 
     with Pair(Quick) as pair:
         for _ in range(2):  # with room for little, and for more
@@ -271,7 +273,7 @@ def test_who_had_to_rest_is_read_in_turn_until_it_is_modest() -> None:
 def test_who_rests_and_is_not_read_by_its_peer_has_no_turn() -> None:
     class Flood(Greedy):
         def one(self) -> Sequence[Chunk]:
-            self.waiting = TURN
+            self.waiting = Deadline.TURN
             return (b"x" * (1 << 20),)
 
     with Pair(Flood) as pair:
@@ -349,7 +351,7 @@ def run_wakes(loop: Loop, number: int) -> list[int]:
     seen: list[int] = []
 
     def count() -> None:
-        seen.append(loop.clock.wake)
+        seen.append(loop.clock.epoch)
         if len(seen) == number:
             loop.stop()
 
@@ -603,7 +605,7 @@ class Held:
     def __init__(self, name: str, why: EvictionRank | None, since: float, service: str = "http", unread: bool = False) -> None:
         self.name = name
         self.service = service
-        self.since = since
+        self.timer_started = since
         self.eviction_rank = why
         self.unread = unread
         self.peer = Peer(("h", 1), Clock())
@@ -652,7 +654,7 @@ def test_who_has_spoken_since_it_was_looked_at_stays() -> None:
     found = books.evict()
     assert found is first
     books.discard(first)
-    second.since = 500.0
+    second.timer_started = 500.0
     assert books.evict() is third
 
 
@@ -713,7 +715,7 @@ def test_a_service_has_its_share_and_no_more() -> None:
 )
 def test_shares(listen: Sequence[str], connections: int, http: int, telnet: int, expected: tuple[int, int]) -> None:
     config = Config(
-        listen=tuple((name, "0") for name in listen),
+        listen=tuple(ListenConfig(name, "0") for name in listen),
         connections=connections,
         http_connections=http,
         telnet_connections=telnet,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import TURN, Answered, Chunk, Closing, FileSlice
+from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, ResponseEnd
 from rawservers.http.cache import Answers
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import Memory
@@ -60,7 +60,7 @@ class Client:
 
     def take(self, chunks: Iterable[object]) -> None:
         for chunk in chunks:
-            if isinstance(chunk, Answered):
+            if isinstance(chunk, ResponseEnd):
                 if chunk.record is not None:  # else it is interim: 100 Continue
                     assert isinstance(chunk.record, Record)
                     self.records.append(chunk.record)
@@ -74,17 +74,17 @@ class Client:
 
     def send(self, *packets: bytes) -> Client:
         for packet in packets:
-            self.clock.wake += 1
+            self.clock.epoch += 1
             self.take(self.conversation.receive(packet))
             while (chunks := self.resume()) or self.has_more():
-                self.clock.wake += 1
+                self.clock.epoch += 1
                 self.take(chunks)
         return self
 
     def has_more(self) -> bool:
         """Whether it rests, or waits for what was promised."""
         promised = self.patient and self.conversation._promise is not None
-        return self.closing is Closing.KEEP and (self.conversation.waiting == TURN or promised)
+        return self.closing is Closing.KEEP and (self.conversation.waiting is Deadline.TURN or promised)
 
     def resume(self) -> Sequence[Chunk]:
         """What there is to say besides, once what is promised is there."""
@@ -265,7 +265,7 @@ def test_draining_ends_with_the_next_answer(site: Router, clock: Clock) -> None:
     request = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
     client = Client(site, clock).send(request, request)
     client.take(client.conversation.drain())
-    assert (client.conversation.waiting, client.closing) == ("idle", Closing.KEEP)
+    assert (client.conversation.waiting, client.closing) == (Deadline.IDLE, Closing.KEEP)
     client.send(request)
     assert [dict(reply.headers)["Connection"] for reply in client.replies()] == ["keep-alive", "keep-alive", "close"]
     assert client.closing is Closing.CLOSE
@@ -273,18 +273,18 @@ def test_draining_ends_with_the_next_answer(site: Router, clock: Clock) -> None:
 
 def test_a_new_connection_is_idle_once_the_server_drains(site: Router, clock: Clock) -> None:
     client = Client(site, clock)
-    assert client.conversation.waiting == "head"
+    assert client.conversation.waiting is Deadline.HEAD
     client.take(client.conversation.drain())
-    assert client.conversation.waiting == "idle"
+    assert client.conversation.waiting is Deadline.IDLE
 
 
 def test_the_deadlines_follow_the_request(site: Router, clock: Clock) -> None:
     client = Client(site, clock)
-    assert client.conversation.waiting == "head"
+    assert client.conversation.waiting is Deadline.HEAD
     client.send(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert client.conversation.waiting == "idle"
+    assert client.conversation.waiting is Deadline.IDLE
     client.send(b"GET")
-    assert client.conversation.waiting == "head"
+    assert client.conversation.waiting is Deadline.HEAD
 
 
 def test_a_silent_connection_gets_a_fin_an_unfinished_head_a_408(site: Router, clock: Clock) -> None:
@@ -302,9 +302,9 @@ def test_a_silent_connection_gets_a_fin_an_unfinished_head_a_408(site: Router, c
 def test_a_long_pipeline_stops_at_the_mark_until_it_is_resumed(site: Router, clock: Clock) -> None:
     requests = b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n" * 5
     conversation = Client(site, clock).conversation
-    said = [len([chunk for chunk in conversation.receive(requests) if isinstance(chunk, Answered)])]
+    said = [len([chunk for chunk in conversation.receive(requests) if isinstance(chunk, ResponseEnd)])]
     while chunks := conversation.resume():
-        said.append(len([chunk for chunk in chunks if isinstance(chunk, Answered)]))
+        said.append(len([chunk for chunk in chunks if isinstance(chunk, ResponseEnd)]))
     assert said == [2, 2, 1]
 
 
@@ -313,8 +313,8 @@ def test_the_time_taken_is_counted_from_the_first_byte(site: Router, clock: Cloc
     conversation.receive(b"GET /f HTTP/1.1\r\n")
     clock.now += 3
     *_, answered = conversation.receive(b"Host: h\r\n\r\n")
-    assert isinstance(answered, Answered)
-    assert answered.since == 100.0
+    assert isinstance(answered, ResponseEnd)
+    assert answered.started_at == 100.0
     *_, answered = conversation.receive(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert isinstance(answered, Answered)
-    assert answered.since == 0.0
+    assert isinstance(answered, ResponseEnd)
+    assert answered.started_at == 0.0

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock
-from rawservers.core.protocol import Answered, Chunk, Closing
+from rawservers.core.protocol import Chunk, Closing, ResponseEnd
 from rawservers.http import conversation, files
 from rawservers.http.cache import ASKER, SIGHTED, Answers, Cache
 from rawservers.http.conversation import Conversation
@@ -260,7 +260,7 @@ def test_what_is_asked_again_within_a_wake_is_said_again(clock: Clock, tmp_path:
     one, two, three = (client.conversation for client in clients)
 
     def ask(*conversations: Conversation) -> list[Sequence[Chunk]]:
-        clock.wake += 1
+        clock.epoch += 1
         return [conversation.receive(request) for conversation in conversations]
 
     def fresh() -> bytes:
@@ -269,7 +269,7 @@ def test_what_is_asked_again_within_a_wake_is_said_again(clock: Clock, tmp_path:
     first, *others = ask(one, two, three, one)
     assert {id(chunks) for chunks in others} == {id(others[0])}
     assert first[0] == others[0][0] == fresh()
-    assert one._tally.remembered == 2
+    assert one._counters.cache_hits == 2
     tree.overwrite("f")
     assert [chunks[0] for chunks in ask(one, two, three)] == [fresh()] * 3
     clock.time += 1
@@ -408,7 +408,7 @@ def test_a_file_that_is_forgotten_within_a_wake(clock: Clock, tmp_path: Path) ->
     service = Remembering(clock, SiteConfig(str(tmp_path / "release-1")), files=1)
     request, other = get("/f"), get("/page.html")
     said = service.ask(*[request] * 3)
-    clock.wake += 1
+    clock.epoch += 1
     for data in (request, other, request, request):
         client = service.client()
         client.take(client.conversation.receive(data))
@@ -433,7 +433,7 @@ def test_system_calls_per_level(clock: Clock, tmp_path: Path, monkeypatch: pytes
     for path, count in {"/f": 1, "/link": 2, "/sub/page.html": 5, "/a/b/c/f": 4, "/linked/c/f": 5, "/into/f": 3}.items():
         service.ask(*[get(path)] * 3)
         looked.clear()
-        clock.wake += 1
+        clock.epoch += 1
         for _ in range(3):
             assert service.answers.recall(get(path))
         assert (len(looked), path) == (count, path)
@@ -692,7 +692,7 @@ def test_a_flood_of_different_requests(clock: Clock, tmp_path: Path, make: Calla
     for number in range(1500):
         client.take(client.conversation.receive(make(number)))
         if number % 10 == 0:
-            clock.wake += 1
+            clock.epoch += 1
             lost += sum(service.answers.recall(request) is None for request in useful)
             service.ask(*[request for request in useful if service.answers.recall(request) is None])
     assert lost <= 6
@@ -733,7 +733,7 @@ def test_bills_are_true(clock: Clock, tmp_path: Path, lines: list[str], alike: b
         """The bytes taken, once every file was asked for by these lines, and told to the log."""
         for name in names:
             *_, answered = conversation.receive(get(f"/{name}", *lines))
-            assert isinstance(answered, Answered)
+            assert isinstance(answered, ResponseEnd)
             assert isinstance(answered.record, Record)
             answered.record.text = combined(answered.record, 1, 0.0)
         del answered
@@ -829,9 +829,9 @@ def test_sites_share_what_they_may_remember(clock: Clock, tmp_path: Path) -> Non
 class Item:
     """An entry of a cache."""
 
-    def __init__(self, cost: int, wake: int = 0) -> None:
+    def __init__(self, cost: int, epoch: int = 0) -> None:
         self.cost = cost
-        self.wake = self.passed = wake
+        self.epoch = self.passed = epoch
         self.left = 0
 
     def leave(self) -> None:
@@ -848,7 +848,7 @@ def test_a_cache_keeps_its_bounds(steps: Iterable[tuple[int, int, bool]], entrie
         items.append(item)
         assert cache.put(key, item) == (cost <= 125 and entries > 0) == (cache.get(key) is item)
         if used and (other := cache.get(key // 2)):
-            other.wake = wake
+            other.epoch = wake
         kept = list(cache._entries.values())
         assert len(cache) == len(kept) <= entries
         assert cache.used == sum(item.cost for item in kept) <= 1000

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rawservers.core.peer import Clock
-from rawservers.core.protocol import Closing
+from rawservers.core.protocol import Closing, Deadline
 from rawservers.http.files import Files, Memory
 from rawservers.http.listing import builder
 from rawservers.http.listing import html as listing
@@ -217,8 +217,8 @@ def test_error_pages_for_what_is_refused(clock: Clock, root: Path, data: bytes, 
     assert reply.body == (b"" if data.startswith(b"HEAD") else b"my own page" if understood else b"main")
     assert headers(reply)["Content-Type"] == "text/html; charset=utf-8"
     assert client.records[0].head + client.records[0].size == len(client.said)
-    assert client.conversation._tally.refused == (status != 405)
-    assert client.conversation._tally.answers == 1
+    assert client.conversation._counters.bad_requests == (status != 405)
+    assert client.conversation._counters.answers == 1
 
 
 def test_an_error_page_for_what_takes_too_long(clock: Clock, root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -361,7 +361,7 @@ def heard(client: Client) -> Reply:
 def test_a_listing_is_built_once_for_all_who_ask_in_time(clock: Clock, root: Path, reader: Reader) -> None:
     service = router(clock, SiteConfig(str(root), listing=True))
     first = asking(service, clock)
-    assert (first.said, first.conversation.waiting) == (b"", "")
+    assert (first.said, first.conversation.waiting) == (b"", Deadline.NONE)
     reader.await_read()
     (root / "newcomer").write_text("x")
     later = [asking(service, clock) for _ in range(20)]
@@ -375,7 +375,7 @@ def test_a_listing_is_built_once_for_all_who_ask_in_time(clock: Clock, root: Pat
     assert len({program.said for program in programs if heard(program)}) == 1
     assert b"data.json" in heard(elsewhere).body
     assert reader.read == [b"/", b"/", b"/", b"/sub/"]
-    assert {client.conversation.waiting for client in (first, *later, *programs)} == {"idle"}
+    assert {client.conversation.waiting for client in (first, *later, *programs)} == {Deadline.IDLE}
 
 
 def test_two_sites_do_not_share_a_listing(clock: Clock, tmp_path: Path, root: Path, reader: Reader) -> None:
@@ -485,7 +485,7 @@ def test_a_listing_that_fails_in_an_unexpected_way(
 def test_who_has_gone_does_not_disturb_the_others(clock: Clock, root: Path, reader: Reader) -> None:
     service = router(clock, SiteConfig(str(root), listing=True))
     busy, gone, there = (asking(service, clock) for _ in range(3))
-    gone.conversation._peer.let_go()
+    gone.conversation._peer.detach()
     gone.end()
     reader.let_go(3)
     assert heard(busy).status == heard(there).status == 200
@@ -642,7 +642,7 @@ def test_a_body_that_is_too_long(clock: Clock) -> None:
 
 def test_a_body_has_a_deadline_of_its_own(clock: Clock) -> None:
     client = answering(clock, told, BODY.partition(b"cde")[0])
-    assert client.conversation.waiting == "body"
+    assert client.conversation.waiting is Deadline.BODY
     client.take(client.conversation.expire())
     assert [reply.status for reply in client.replies()] == [408]
     assert client.records[0].line == "POST /api/ HTTP/1.1"
@@ -708,13 +708,13 @@ def test_an_answer_that_takes_its_time(clock: Clock) -> None:
     client.conversation._peer._wake = lambda: woken.append(True)
     client.patient = False
     client.send(request + request)
-    assert (client.said, client.conversation.waiting) == (b"", "")
+    assert (client.said, client.conversation.waiting) == (b"", Deadline.NONE)
     assert client.conversation.resume() == ()  # woken for nothing
     promise.set_result(Response(200, body=b"at last"))
     assert woken == [True]
     client.take(client.conversation.resume())
     assert [reply.body for reply in client.replies()] == [b"at last", b"at last"]
-    assert client.conversation.waiting == "idle"
+    assert client.conversation.waiting is Deadline.IDLE
 
 
 def test_a_promise_that_is_broken(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

@@ -918,14 +918,14 @@ def test_standard_error_that_is_closed(folder: Path) -> None:
 
 
 FAILS = """
-from rawservers import Config, serve
+from rawservers import Config, ListenConfig, serve
 from rawservers.logs import error as error_log
 
 def fail(request):
     raise ValueError("as told")
 
 error_log.install()
-serve(Config(listen=(("http", "127.0.0.1:0"),), access_log="off", functions=(("/f", fail),)))
+serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", functions=(("/f", fail),)))
 """
 
 

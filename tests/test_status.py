@@ -31,7 +31,7 @@ from tests.live import DEADLINE, ROOT, Server, need, receive_until, until
 from tests.load import Load, request, take_answer
 
 CONTENT = b"content of f\n"
-COUNTS = {"accepted", "turned_away", "answers", "refused", "sent"}
+COUNTS = {"accepted", "rejected", "answers", "bad_requests", "sent"}
 STATES = {"reading", "busy", "sending", "idle", "lingering"}
 
 

@@ -1182,7 +1182,7 @@ def test_one_address_may_have_so_many(conf: Path, folder: Path, tmp_path: Path) 
             sock.sendall(b"x\r\n")
             assert receive_until(sock, b"\n") == b"x\r\n"
         counted = json.loads(status.ask(f"unix:{tmp_path / 'status'}", "json"))["counted"]["telnet"]
-        assert (counted["accepted"], counted["turned_away"]) == (6, 3)
+        assert (counted["accepted"], counted["rejected"]) == (6, 3)
         socks[0].close()
 
         def is_served() -> bool:

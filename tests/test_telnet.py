@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing, Urgent
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Urgent
 from rawservers.telnet import nvt
 from rawservers.telnet.session import _EDITING, FAILED, IDLE, LONGEST_LINE, Echo, Hidden, Service, Talk, echo, is_plain
 from tests import wire
@@ -45,7 +45,7 @@ def joined(chunks: Iterable[Chunk]) -> bytes:
 def resumed(talk: Echo) -> list[bytes]:
     """What it says in each of the turns that it wants."""
     out = []
-    while talk.waiting == TURN:
+    while talk.waiting is Deadline.TURN:
         out.append(joined(talk.resume()))
     return out
 
@@ -271,7 +271,7 @@ def test_drain_waits_for_the_peer() -> None:
     talk = conversation()
     assert talk.drain() == ()
     assert talk.closing is Closing.KEEP
-    assert talk.waiting == "idle"
+    assert talk.waiting is Deadline.IDLE
 
 
 # Services.
@@ -558,7 +558,7 @@ def test_an_idle_conversation_is_small() -> None:
     other = peer()
     talk = Echo(other)
     talk.receive(b"x" * 62 + b"\r\n")
-    assert size_of(talk, {id(other), *map(id, Closing)}) < 1024
+    assert size_of(talk, {id(other), *map(id, [*Closing, *Deadline])}) < 1024
 
 
 def test_what_is_plain() -> None:

@@ -167,13 +167,14 @@ def test_sessions_end_with_a_fin_when_the_server_stops(server: Server) -> None:
 def test_a_greeting_and_a_service_of_ones_own() -> None:
     program = """
 import logging
-from rawservers import Config, serve
+from rawservers import Config, ListenConfig, serve
 
 def service(line):
     return line[::-1] if line != b"raise" else 1 / 0
 
 logging.basicConfig(format="%(message)s", level=logging.INFO)
-serve(Config(listen=(("telnet", "127.0.0.1:0"),), telnet_service=service, telnet_greeting="Welcome\\n", longest_line=5))
+listen = (ListenConfig("telnet", "127.0.0.1:0"),)
+serve(Config(listen=listen, telnet_service=service, telnet_greeting="Welcome\\n", longest_line=5))
 """
     with Server(program=program, may_fail=True) as server, server.connect("telnet") as sock:
         assert receive_until(sock, b"\r\n") == b"Welcome\r\n"

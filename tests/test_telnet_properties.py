@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import TURN, Chunk, Closing, Urgent
+from rawservers.core.protocol import Chunk, Closing, Deadline, Urgent
 from rawservers.telnet import session as telnet
 from rawservers.telnet.session import Echo, Service, echo
 from tests.services_telnet import calculate, login
@@ -60,7 +60,7 @@ class Heard:
     def take(self, chunks: Sequence[Chunk]) -> None:
         """`chunks`, and what is said in the turns that are wanted then."""
         self._take(chunks)
-        while self.talk.waiting == TURN:
+        while self.talk.waiting is Deadline.TURN:
             assert self.talk.closing is Closing.KEEP
             self._take(self.talk.resume())
 
@@ -208,13 +208,13 @@ def test_memory_is_bounded(characters: bool) -> None:
     try:
         for _ in range(300):
             talk.receive(b"x" * choose.randrange(4096) + b"".join(choose.choices(words, k=100)))
-            while talk.waiting == TURN:
+            while talk.waiting is Deadline.TURN:
                 talk.resume()
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert talk.closing is Closing.KEEP
-    assert size_of(talk, {id(talk.peer), *map(id, Closing)}) < 80_000
+    assert size_of(talk, {id(talk.peer), *map(id, [*Closing, *Deadline])}) < 80_000
     assert kept < 200_000
 
 

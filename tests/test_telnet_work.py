@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline
 from rawservers.telnet.session import COUNTED, LONGEST_LINE, STEP, STEPS, Echo, Service, Talk, echo
 from tests.services_telnet import login
 from tests.test_telnet import CHARACTERS, conversation, joined, neat
@@ -38,7 +38,7 @@ class Counted:
         self.rest()
 
     def rest(self) -> None:
-        while self.talk.waiting == TURN:
+        while self.talk.waiting is Deadline.TURN:
             self._note(self.talk.resume())
 
     def _note(self, chunks: Sequence[Chunk]) -> None:
@@ -144,7 +144,7 @@ def test_a_call_asks_a_service_a_few_times(flood: bytes, before: bytes) -> None:
     counted = Counted(service)
     most = 0
     counted._note(counted.talk.receive(before + flood * (1 if flood == b"\r" else 1000)))
-    while counted.talk.waiting == TURN:
+    while counted.talk.waiting is Deadline.TURN:
         asked, most = 0, max(most, asked)
         counted._note(counted.talk.resume())
     assert max(most, asked) <= 8
@@ -177,10 +177,10 @@ def test_pushed_while_others_are_shown() -> None:
         talk.push(b"%d" % number)
     out = [joined(talk.resume())]
     talk.push(b"1000")
-    assert talk.waiting == TURN
+    assert talk.waiting is Deadline.TURN
     assert talk.receive(b"x\r\n") == (b"x\r\n",)  # does not wait for the news
-    assert talk.waiting == TURN
-    while talk.waiting == TURN:
+    assert talk.waiting is Deadline.TURN
+    while talk.waiting is Deadline.TURN:
         out.append(joined(talk.resume()))
     out.append(joined(talk.resume()))
     assert b"".join(out) == b"".join(b"%d\r\n" % number for number in range(1001))
@@ -191,10 +191,10 @@ def test_the_fast_path_counts_nothing_and_is_not_taken_in_a_rest() -> None:
     assert talk.receive(b"x\r\n") == (b"x\r\n",)
     assert talk.peer.clock.work == 0
     out = [joined(talk.receive(b"\xff\xf6" * 1000))]
-    assert talk.waiting == TURN
+    assert talk.waiting is Deadline.TURN
     out.append(joined(talk.receive(b"x\r\n")))
     assert not out[-1].endswith(b"x\r\n")
-    while talk.waiting == TURN:
+    while talk.waiting is Deadline.TURN:
         out.append(joined(talk.resume()))
     assert b"".join(out) == b"\r\n[Yes]\r\n" * 1000 + b"x\r\n"
     assert talk.receive(b"x\r\n") == (b"x\r\n",)
@@ -203,24 +203,24 @@ def test_the_fast_path_counts_nothing_and_is_not_taken_in_a_rest() -> None:
 def test_resuming_without_a_reason() -> None:
     talk = conversation()
     assert talk.resume() == talk.resume() == ()
-    assert (talk.waiting, talk.peer.clock.work) == ("idle", 0)
+    assert (talk.waiting, talk.peer.clock.work) == (Deadline.IDLE, 0)
 
 
 def test_the_end_comes_after_what_was_received_before_it() -> None:
     talk = conversation()
     out = joined(talk.receive(b"\xff\xf6" * 1000 + b"last")) + joined(talk.end())
-    assert (talk.waiting, talk.closing) == (TURN, Closing.KEEP)
-    while talk.waiting == TURN:
+    assert (talk.waiting, talk.closing) == (Deadline.TURN, Closing.KEEP)
+    while talk.waiting is Deadline.TURN:
         out += joined(talk.resume())
     assert out == b"\r\n[Yes]\r\n" * 1000 + b"last\r\n"
-    assert (talk.waiting, talk.closing) == ("idle", Closing.CLOSE)
+    assert (talk.waiting, talk.closing) == (Deadline.IDLE, Closing.CLOSE)
 
 
 def test_hanging_up_ends_the_rest() -> None:
     talk = conversation()
     talk.receive(b"\xff\xf6" * 1000)
     talk.expire()
-    assert (talk.waiting, talk.closing) == ("idle", Closing.LINGER)
+    assert (talk.waiting, talk.closing) == (Deadline.IDLE, Closing.LINGER)
     assert talk.resume() == talk.receive(b"x\r\n") == ()
 
 
@@ -244,7 +244,7 @@ def test_who_is_lost_while_it_rests_leaves_no_cycle() -> None:
 
     talk = Echo(Peer(("192.0.2.1", 40000), Clock()), answer)
     talk.receive(b"\xff\xf6" * 8192)
-    assert talk.waiting == TURN
+    assert talk.waiting is Deadline.TURN
     seen = weakref.ref(answer)
     gc.disable()
     try:
@@ -278,9 +278,9 @@ def test_what_is_pushed_while_earlier_news_are_told_is_told_as_well() -> None:
     for number in range(300):
         talk.push(b"line %d" % number)
     said = b"".join(map(bytes, talk.resume()))  # type: ignore[arg-type]
-    assert talk.waiting == TURN
+    assert talk.waiting is Deadline.TURN
     talk.push(b"the last")
-    while talk.waiting == TURN:
+    while talk.waiting is Deadline.TURN:
         said += b"".join(map(bytes, talk.resume()))  # type: ignore[arg-type]
     assert said.count(b"\r\n") == 301
     assert said.endswith(b"the last\r\n")

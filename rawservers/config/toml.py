@@ -24,7 +24,7 @@ from rawservers.http.files import hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
 from rawservers.services import SERVICES
-from rawservers.settings import ADDRESSES, Config, ConfigError, Setting, SiteConfig, check_user, settings_of
+from rawservers.settings import ADDRESSES, Config, ConfigError, ListenConfig, Setting, SiteConfig, check_user, settings_of
 
 Keys: TypeAlias = "tuple[str | int, ...]"  # the way from the top of the file to a value; numbers lead into arrays
 Lines: TypeAlias = "dict[Keys, int]"
@@ -415,7 +415,7 @@ def take_site(value: object, place: Place) -> SiteConfig:
     return SiteConfig(**fields)
 
 
-def take_listener(value: object, place: Place) -> tuple[str, str]:
+def take_listener(value: object, place: Place) -> ListenConfig:
     fields = gather(take_table(value), place, LISTENER_KEYS)
     service = fields.get("service", "")
     address = fields.get("address", ADDRESSES.get(service, ""))
@@ -425,7 +425,7 @@ def take_listener(value: object, place: Place) -> tuple[str, str]:
         place.below("address").complain(f"missing: there is no usual one for {service}")
     if address:
         check_alone(Endpoint.parse(address), place.below("address"))
-    return service, address
+    return ListenConfig(service, address)
 
 
 def check_alone(endpoint: Endpoint, place: Place) -> None:

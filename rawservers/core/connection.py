@@ -34,8 +34,8 @@ from typing import Any
 
 from rawservers.core.limits import Connections, EvictionRank
 from rawservers.core.loop import Loop
-from rawservers.core.peer import Address, Peer, Tally, peer_address
-from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, Protocol, Urgent
+from rawservers.core.peer import Address, Counters, Peer, peer_address
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd, Urgent
 
 log = logging.getLogger("rawservers")
 
@@ -57,6 +57,10 @@ RECEIVE_SIZE = 16384  # bytes asked of one recv: many requests or lines, and few
 SMALL_SIZE = 478  # the same from a peer that has never said more at once: Python is quickest with objects of up to 512 bytes
 COALESCE_LIMIT = 65536  # bytes of small answers joined for one send
 SEND_QUOTA = 1 << 18  # bytes one connection may send at once, so that a fast reader of large files does not starve the others
+# Attributes of an Enum class take a dictionary lookup in Python code (3.11).
+KEEP = Closing.KEEP
+IDLE, TURN, NONE = Deadline.IDLE, Deadline.TURN, Deadline.NONE
+
 PROGRESS = 65536  # bytes that must leave within the send deadline
 BYTES_PER_STEP = 512  # bytes of a large receive, or of a large answer, for a step of work
 LARGE = 4096  # bytes of an answer up to which its sending is not counted
@@ -65,20 +69,20 @@ LINGER_BYTES = 16 << 20  # read and dropped after a refusal: a client that uploa
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ServiceSpec:
     """What the connections of one listener have in common.
 
     name: for messages; start: how a conversation begins; deadlines: seconds for "head", "body", "idle", "send" and
     "linger" (0 or absent: no deadline); report: is handed each answer's record with the bytes sent and the seconds taken;
-    banner: from the address that was bound, what is said of it at start-up; tally: what has been done so far.
+    banner: from the address that was bound, what is said of it at start-up; counters: what has been done so far.
     """
 
     name: str
     start: Callable[[Peer], Protocol]
-    deadlines: Mapping[str, float]
+    deadlines: Mapping[Deadline, float]
     report: Callable[[Peer, object, int, float], None]
     banner: Callable[[str], str] = str
-    tally: Tally = field(default_factory=Tally)
+    counters: Counters = field(default_factory=Counters)
 
 
 class Connection:
@@ -89,6 +93,7 @@ class Connection:
         "_bytes_since_progress",
         "_clock",
         "_connections",
+        "_counters",
         "_eof_received",
         "_events",
         "_fd",
@@ -102,27 +107,26 @@ class Connection:
         "_resume_pending",
         "_service",
         "_sock",
-        "_tally",
         "_turn_events",
         "_unsent",
         "_waiting",
         "peer",
         "service",
-        "since",
+        "timer_started",
     )
 
     def __init__(
-        self, sock: socket.SocketType, address: Address, service: Service, loop: Loop, connections: Connections[Connection]
+        self, sock: socket.SocketType, address: Address, service: ServiceSpec, loop: Loop, connections: Connections[Connection]
     ) -> None:
         self._sock = sock
         self._fd = sock.fileno()  # -1 once closed
         self._service = service
         self.service = service.name
-        self._tally = service.tally
+        self._counters = service.counters
         self._loop = loop
         self._clock = loop.clock
         self._connections = connections
-        self.peer = Peer(address, loop.clock, self._local, self._schedule_resume, tally=service.tally)
+        self.peer = Peer(address, loop.clock, self._local, self._schedule_resume, counters=service.counters)
         self._protocol = NOT_BEGUN
         self._recv_size = SMALL_SIZE  # bytes asked of the next recv
         self._queue = EMPTY
@@ -136,8 +140,8 @@ class Connection:
         self._resume_pending = False  # the protocol is to be asked for more, when the queue has left and its turn has come
         self._turn_events = 0  # events of the kernel, or 1, while it stands in the loop's queue of turns
         self._greedy = False  # the protocol had to rest: the connection is read in turn
-        self._waiting = ""
-        self.since = self._clock.now  # when the deadline that runs was started
+        self._waiting = Deadline.NONE
+        self.timer_started = self._clock.now  # when the deadline that runs was started
         connections.add(self)
 
     def __repr__(self) -> str:
@@ -181,32 +185,32 @@ class Connection:
             return self._queue_and_flush(self._protocol.end())
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
-        answered: Any  # Answered, but mypy does not see that
+        answered: Any  # ResponseEnd, but mypy does not see that
         if chunks and not self._queue:
             # Usually there is one piece of output, or one answer, so small that the kernel takes it whole. Try now.
             said = chunks[0]
             count = len(chunks)
-            if type(said) is bytes and (count == 1 or (count == 2 and type(answered := chunks[1]) is Answered)):
+            if type(said) is bytes and (count == 1 or (count == 2 and type(answered := chunks[1]) is ResponseEnd)):
                 flags = DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE  # with the FIN, which follows at once
                 try:
                     sent = self._sock.send(said, flags)
                 except OSError:
                     sent = 0  # the queue will meet the same error, and knows what to do
-                self._tally.sent += sent
+                self._counters.sent += sent
                 if sent == len(said) <= HIGH_WATER:
                     if count == 1:
                         self._answer_sent += sent
                     else:
-                        if self._answer_sent or answered.since:
+                        if self._answer_sent or answered.started_at:
                             self._answer_sent += sent
                             self._report(answered)
                         else:
                             self._service.report(self.peer, answered.record, sent, 0.0)
                         if sent > LARGE:
                             self._clock.work += sent // BYTES_PER_STEP
-                    self.since = self._clock.now
+                    self.timer_started = self._clock.now
                     self._waiting = waiting = protocol.waiting
-                    if flags != DONTWAIT or self._events != READ or waiting != "idle":
+                    if flags != DONTWAIT or self._events != READ or waiting is not IDLE:
                         self._update_interest()
                     return
                 self._head_offset = sent
@@ -231,8 +235,8 @@ class Connection:
     def _queue_and_flush(self, chunks: Sequence[Chunk]) -> None:
         """Send `chunks`, which the protocol has just returned, and then do as it wishes."""
         waiting = self._protocol.waiting
-        if not self._queue and (chunks or waiting == "idle" or waiting != self._waiting):
-            self.since = self._clock.now
+        if not self._queue and (chunks or waiting is IDLE or waiting != self._waiting):
+            self.timer_started = self._clock.now
         self._waiting = waiting
         if chunks:
             self._enqueue(chunks)
@@ -242,7 +246,8 @@ class Connection:
             or self._protocol.closing is not KEEP
             or self._queue
             or self._eof_received
-            or waiting in NOT_READING
+            or waiting is TURN
+            or waiting is NONE
         ):
             self._update_interest()
         # else all was said, and the set watches for the peer's next words already
@@ -254,7 +259,7 @@ class Connection:
         self._unsent += sum(map(length, chunks))
         now = self._clock.now
         for chunk in chunks:
-            self._queue.append(Answered(chunk.record, now) if type(chunk) is Answered and not chunk.since else chunk)
+            self._queue.append(ResponseEnd(chunk.record, now) if type(chunk) is ResponseEnd and not chunk.started_at else chunk)
 
     def _flush_and_update(self) -> None:
         """Send what is queued, as far as the kernel takes it, but no more than SEND_QUOTA: the rest is sent in turn."""
@@ -288,7 +293,7 @@ class Connection:
         urgent = -1  # the last part that is
         flags = DONTWAIT
         for chunk in self._queue:
-            if type(chunk) is Answered:
+            if type(chunk) is ResponseEnd:
                 continue
             if type(chunk) is FileSlice:
                 flags = DONTWAIT_MORE  # the head travels in one packet with the beginning of the file
@@ -322,14 +327,14 @@ class Connection:
 
     def _account(self, sent: int) -> None:
         """`sent` more bytes have left: take what is done off the queue, and report the answers that end there."""
-        self._tally.sent += sent
+        self._counters.sent += sent
         self._unsent -= sent
         self._bytes_since_progress += sent
         left = self._head_offset + sent
         queue = self._queue
         while queue:
             chunk = queue[0]
-            if type(chunk) is Answered:
+            if type(chunk) is ResponseEnd:
                 self._report(chunk)
             else:
                 size = length(chunk)
@@ -342,19 +347,19 @@ class Connection:
             self._queue = EMPTY
         self._head_offset = left
         if self._bytes_since_progress >= PROGRESS or not self._queue:
-            self.since = self._clock.now
+            self.timer_started = self._clock.now
             self._bytes_since_progress = 0
 
-    def _report(self, answered: Answered) -> None:
+    def _report(self, answered: ResponseEnd) -> None:
         sent, self._answer_sent = self._answer_sent, 0
-        taken = self._clock.now - answered.since if answered.since else 0.0
+        taken = self._clock.now - answered.started_at if answered.started_at else 0.0
         self._service.report(self.peer, answered.record, sent, taken)
 
     def _update_interest(self) -> None:
         """Nothing more can be done in this wake: watch for what comes next, or come to the end."""
         if self._fd < 0:
             return
-        if self._protocol.waiting == TURN and self._protocol.closing is KEEP:
+        if self._protocol.waiting is TURN and self._protocol.closing is KEEP:
             self._resume_pending = self._greedy = True
         if self._resume_pending and not self._queue:
             self._join_turn_queue(1)
@@ -401,7 +406,8 @@ class Connection:
             and not self._resume_pending
             and self._unsent < HIGH_WATER
             and self._protocol.closing is KEEP
-            and self._protocol.waiting not in NOT_READING
+            and self._protocol.waiting is not TURN
+            and self._protocol.waiting is not NONE
         )
 
     # The end
@@ -417,10 +423,10 @@ class Connection:
         self._answer_sent += self._head_offset
         queue, self._queue = self._queue, EMPTY
         for chunk in queue:
-            if type(chunk) is Answered:
+            if type(chunk) is ResponseEnd:
                 self._report(chunk)
         self._replace_protocol(NOT_BEGUN)
-        self.peer.let_go()  # or each of us would hold the other, until the garbage collector comes round
+        self.peer.detach()  # or each of us would hold the other, until the garbage collector comes round
 
     failed = close  # after an exception there is nothing better to do
 
@@ -444,8 +450,8 @@ class Connection:
         if self._protocol.closing is Closing.CLOSE and not self.has_unread():
             return self.close()
         self._replace_protocol(Lingering())
-        self._waiting = "linger"
-        self.since = self._clock.now
+        self._waiting = Deadline.LINGER
+        self.timer_started = self._clock.now
         self._update_interest()
 
     def _replace_protocol(self, successor: Protocol) -> None:
@@ -468,13 +474,13 @@ class Connection:
             self._loop.in_turn(self, self._time_out)
 
     def _is_overdue(self) -> bool:
-        limit = self._service.deadlines.get("send" if self._queue else self._protocol.waiting, 0)
-        return bool(limit) and self._clock.now - self.since >= limit
+        limit = self._service.deadlines.get(Deadline.SEND if self._queue else self._protocol.waiting, 0)
+        return bool(limit) and self._clock.now - self.timer_started >= limit
 
     def _time_out(self) -> None:
         if self._fd < 0 or not self._is_overdue():  # any more
             return
-        self.since = self._clock.now
+        self.timer_started = self._clock.now
         if self._queue:
             self._reset()
             self._abort(TimeoutError(errno.ETIMEDOUT, "the peer does not take what is sent"))
@@ -488,7 +494,7 @@ class Connection:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
-        return self._protocol.waiting == "idle" and not (self._queue or self._resume_pending or self._turn_events)
+        return self._protocol.waiting is IDLE and not (self._queue or self._resume_pending or self._turn_events)
 
     @property
     def state(self) -> str:
@@ -501,7 +507,12 @@ class Connection:
     def eviction_rank(self) -> EvictionRank | None:
         """In which order it may be closed to make room; None if it may not be."""
         waiting = self._protocol.waiting
-        if self._queue or self._resume_pending or self._turn_events or (waiting == "idle" and not self._protocol.expendable):
+        if (
+            self._queue
+            or self._resume_pending
+            or self._turn_events
+            or (waiting is IDLE and not self._protocol.closable_when_idle)
+        ):
             return None
         return EVICTION_RANKS.get(waiting)
 
@@ -536,7 +547,7 @@ class Connection:
 class Lingering(Protocol):
     """The conversation after the last word: hear the peer out, within bounds, and say nothing."""
 
-    waiting = "linger"
+    waiting = Deadline.LINGER
 
     def __init__(self) -> None:
         self._left = LINGER_BYTES
@@ -556,21 +567,18 @@ def length(chunk: Chunk) -> int:
     """How many bytes of the connection `chunk` takes."""
     if type(chunk) is FileSlice:
         return chunk.count
-    if type(chunk) is Answered:
+    if type(chunk) is ResponseEnd:
         return 0
     return len(chunk)
 
 
 # What a connection does, for those who look on, by what its protocol waits for.
-STATES = {"head": "reading", "body": "reading", "idle": "idle", "linger": "lingering"}
+STATES = {Deadline.HEAD: "reading", Deadline.BODY: "reading", IDLE: "idle", Deadline.LINGER: "lingering"}
 EVICTION_RANKS = {
-    "head": EvictionRank.HEAD,
-    "body": EvictionRank.BODY,
-    "idle": EvictionRank.IDLE,
-    "linger": EvictionRank.LINGERING,
+    Deadline.HEAD: EvictionRank.HEAD,
+    Deadline.BODY: EvictionRank.BODY,
+    IDLE: EvictionRank.IDLE,
+    Deadline.LINGER: EvictionRank.LINGERING,
 }
-NOT_READING = {"", TURN}
 EMPTY: deque[Chunk] = deque()  # the queue of all that have nothing queued; nobody adds to it
-
-KEEP = Closing.KEEP
 NOT_BEGUN = Protocol()

@@ -41,7 +41,7 @@ class Member(Protocol):
     """A connection. service: its name; since: when it began to wait, on the loop's clock."""
 
     service: str
-    since: float
+    timer_started: float
     peer: Peer
 
     @property
@@ -125,7 +125,7 @@ class Connections(Generic[M]):
         for scanned in (False, True):
             while candidates:
                 _, since, _, connection = candidates.pop()
-                why = connection.eviction_rank if connection.since == since and connection in self._open else None
+                why = connection.eviction_rank if connection.timer_started == since and connection in self._open else None
                 if why is EvictionRank.LINGERING or (why is not None and not connection.has_unread()):
                     return connection
                 self.evictable_soon |= why is not None
@@ -146,13 +146,13 @@ class Connections(Generic[M]):
             why = connection.eviction_rank
             if why is None or (connection.service != only if only else connection.service in self._apart):
                 continue
-            age = now - connection.since
+            age = now - connection.timer_started
             if why is EvictionRank.HEAD and age <= 0:  # it came in this very wake, and may have had no time to say anything
                 self.evictable_soon = True
                 continue
             if why is EvictionRank.BODY and age < SLOW_BODY:
                 continue
             late = why is EvictionRank.BODY or age < RECENT
-            found.append((why + len(EvictionRank) * late, connection.since, id(connection), connection))
+            found.append((why + len(EvictionRank) * late, connection.timer_started, id(connection), connection))
         found.sort(key=lambda candidate: candidate[:3], reverse=True)
         return found

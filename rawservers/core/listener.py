@@ -13,7 +13,7 @@ import socket
 import time
 
 from rawservers.core.bind import ServerSocket
-from rawservers.core.connection import Connection, Service
+from rawservers.core.connection import Connection, ServiceSpec
 from rawservers.core.limits import Connections
 from rawservers.core.loop import EVENTS_TIME, TURNS_TIME, WORK, Loop
 from rawservers.core.peer import Address, peer_address
@@ -52,7 +52,7 @@ TRANSIENT_ERRNOS = {
 class Listener:
     """An event handler of the loop: accepts the connections of one server socket."""
 
-    def __init__(self, server: ServerSocket, service: Service, loop: Loop, connections: Connections[Connection]) -> None:
+    def __init__(self, server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections[Connection]) -> None:
         self.service = service.name
         self._service = service
         self._server = server
@@ -131,10 +131,10 @@ class Listener:
 
     def _begin(self, sock: socket.SocketType, peer: Address) -> None:
         if not self._connections.allows(peer[0]):
-            self._service.tally.turned_away += 1
+            self._service.counters.rejected += 1
             return sock.close()
-        self._service.tally.accepted += 1
-        self._loop.clock.wake += 1  # this peer may have spoken later than the wake's poll
+        self._service.counters.accepted += 1
+        self._loop.clock.epoch += 1  # this peer may have spoken later than the wake's poll
         connection = Connection(sock, peer, self._service, self._loop, self._connections)
         self._loop.call_isolated(connection, connection.begin)
 

@@ -164,7 +164,7 @@ class Loop:
                 ready, left = left, None
             began = clock.now = monotonic()
             clock.time = began + self._ahead
-            clock.wake += 1
+            clock.epoch += 1
             if resting or len(ready) > FEW:
                 self.times.mark()
             service = None  # the one whose work has been done since the last charge
@@ -216,7 +216,7 @@ class Loop:
         end = max(end, self._used_until + TURNS_TIME)
         while self._turns and self._used_until < end:
             handler, step = self._turns.popleft()
-            clock.wake += 1  # what is heard now may be younger than what was looked up so far
+            clock.epoch += 1  # what is heard now may be younger than what was looked up so far
             self.call_isolated(handler, step)
             self._charge(handler.service)
         return bool(self._turns)

@@ -1,97 +1,99 @@
-"""The other end of a connection, as a protocol sees it: its address, the loop's clock, and the counters of the service."""
+"""What a protocol sees of its connection: the peer's address, the loop's clock, and the counters of the service."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+Address: TypeAlias = "tuple[str, int]"  # host and port; ("unix:PATH", 0) for a unix socket
+
 
 class Clock:
-    """The loop's clock, the only one: read once per wake, shared by everything that runs in that wake.
+    """The event loop's clock, read once per iteration and shared by everything that runs in it.
 
-    now:  seconds since some fixed point, never set back (for deadlines and durations)
-    time: seconds since 1970, as the system's clock has it (for dates)
-    wake: a number that changes whenever news may have come in from outside. What was looked up (a file's stat, say) under
-          the same number was looked up after the bytes now being handled had begun to arrive, and so is still true for them
-    work: steps of work done since the loop last looked at the time. Whoever does slow work adds to it: a step is a few
-          microseconds. The loop only looks again when enough was done
+    now:   monotonic time in seconds, for deadlines and durations
+    time:  wall clock time in seconds since 1970, for dates
+    epoch: freshness epoch, an integer. It changes whenever input may have arrived from outside, so a stat made in the current
+           epoch was made after the bytes now being handled had arrived, and need not be repeated for them
+    work:  steps of work done since the loop last read the time. Slow work adds to it (a step is a few microseconds); the loop
+           reads the time again only when enough was added
     """
 
-    __slots__ = ("now", "time", "wake", "work")
+    __slots__ = ("epoch", "now", "time", "work")
 
     def __init__(self, now: float = 0.0, time: float = 0.0) -> None:
         self.now = now
         self.time = time
-        self.wake = 0
-        self.work = 0  # steps of work done since the loop last looked at the time
+        self.epoch = 0
+        self.work = 0
 
 
-Address: TypeAlias = "tuple[str, int]"  # host and port; ("unix:PATH", 0) for a unix socket
+class Counters:
+    """Per-service counters, shown by the status service. All of them only grow.
 
-
-class Tally:
-    """What one service of a process has done since it started, for those who look on.
-
-    accepted: connections; turned_away: those closed at once, because their host has too many; sent: bytes; answers: requests
-    or lines that were answered, of which refused were none that could be understood; remembered: those that were answered
-    besides, from memory.
+    accepted:     connections accepted
+    rejected:     connections closed at once, because their address has too many
+    sent:         bytes sent
+    answers:      requests or lines answered, not counting cache hits
+    bad_requests: malformed requests, also counted in answers
+    cache_hits:   requests answered from the response cache
     """
 
-    __slots__ = ("accepted", "answers", "refused", "remembered", "sent", "turned_away")
+    __slots__ = ("accepted", "answers", "bad_requests", "cache_hits", "rejected", "sent")
 
     def __init__(self) -> None:
-        self.accepted = self.turned_away = self.sent = self.answers = self.refused = self.remembered = 0
+        self.accepted = self.rejected = self.sent = self.answers = self.bad_requests = self.cache_hits = 0
 
 
-def nowhere() -> Address:
+def no_address() -> Address:
     return "", 0
 
 
-def nobody() -> None:
+def do_nothing() -> None:
     pass
 
 
 class Peer:
     """The other end of a connection, as a protocol sees it.
 
-    address: the peer's own; `local`: ours, the one that it reached; secure: whether TLS protects the bytes; tally: where the
-    protocol counts its answers.
+    address: the remote address; local: the address it connected to; secure: whether the connection uses TLS; counters: those of
+    the service, which the protocol increments.
     """
 
-    __slots__ = ("_local", "_wake", "address", "clock", "secure", "tally")
+    __slots__ = ("_local", "_wake", "address", "clock", "counters", "secure")
 
     def __init__(
         self,
         address: Address,
         clock: Clock,
-        local: Callable[[], Address] = nowhere,
-        wake: Callable[[], None] = nobody,
+        local: Callable[[], Address] = no_address,
+        wake: Callable[[], None] = do_nothing,
         secure: bool = False,
-        tally: Tally | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.address = address
         self.clock = clock
         self.secure = secure
-        self.tally = tally or Tally()
+        self.counters = counters or Counters()
         self._local = local
         self._wake = wake
 
     @property
     def local(self) -> Address:
-        """Our address on this connection (asked of the system only when somebody wants it)."""
+        """The local address of the connection. One getsockname call for each use."""
         return self._local()
 
     def wake(self) -> None:
-        """Have the core call `resume` soon. From any thread; after the connection's end it does nothing."""
+        """Schedule a call of the protocol's `resume`. Thread-safe; does nothing once the connection is closed."""
         self._wake()
 
-    def let_go(self) -> None:
-        """The connection has ended, and need not stay in memory for this."""
-        self._local, self._wake = nowhere, nobody
+    def detach(self) -> None:
+        """Drop the references to the connection, which is closed: without the cycle it is freed at once."""
+        self._local, self._wake = no_address, do_nothing
 
 
 def peer_address(address: tuple[Any, ...] | str) -> Address:
-    """Host and port of what the socket calls of any family give as an address."""
+    """The (host, port) of a socket address of any family. IPv4-mapped IPv6 addresses become IPv4 ones."""
     if isinstance(address, tuple):
         return address[0].removeprefix("::ffff:"), address[1]  # an IPv4 peer of a dual-stack socket
     return f"unix:{address}", 0

@@ -1,55 +1,70 @@
-"""The contract between the core and what is spoken over it.
+"""The contract between the core and a protocol.
 
-A protocol is one conversation: bytes in, chunks out. The core owns the socket, the readiness, the deadlines and the
-memory; the protocol owns the meaning. It never sees a socket or a clock of its own, so that a test of it is one line:
+A protocol object is one conversation: bytes in, chunks out. The core owns the socket, readiness, deadlines and buffers; the
+protocol owns the meaning of the bytes. It sees no socket and no system clock, so a test of it is one line:
 
     assert protocol.receive(b"abc\\r\\n") == (b"abc\\r\\n",)
 
-The life of a conversation, as the core drives it:
+Calls, in the order in which the core makes them:
 
-    start(peer) -> protocol          accepted
-    protocol.greeting                said at once
-    protocol.receive(data)           whenever bytes arrive; returns what to say
-    protocol.resume()                its turn has come, or somebody called peer.wake(): what more is there to say?
-    protocol.end()                   the peer has said its last byte (a FIN); it may still be listening
-    protocol.expire()                the deadline that `protocol.waiting` names has passed
-    protocol.drain()                 the server is stopping: come to an end soon
-    protocol.connection_lost()       the conversation is over: nothing is heard or said any more
+    start(peer) -> protocol          the connection was accepted
+    protocol.greeting                bytes sent at once
+    protocol.receive(data)           bytes have arrived; returns the output
+    protocol.resume()                peer.wake() was called, or the protocol's turn has come; returns more output
+    protocol.end()                   the peer has sent a FIN; it may still be reading
+    protocol.expire()                the deadline `protocol.waiting` has passed
+    protocol.drain()                 the server is stopping
+    protocol.connection_lost()       the connection is closed; the last call
 
-After each call the core sends what was returned, then looks at `closing` and `waiting`. None of the calls may raise: bad
-input becomes an answer and a `closing`. However the same input is cut into pieces, the output is the same.
+After each call the core sends the output, then looks at `closing` and `waiting`. No call may raise: bad input becomes an
+answer and a `closing`. However the same input is cut into pieces, the output is the same.
 
-Each call does a bounded amount of work, counted in steps: a request that is answered, a command that is obeyed. A protocol
-with more to do than that rests: it returns what it has so far and sets `waiting` to TURN. Its connection is not read then.
-It stands in a queue, and `resume` is called when its turn has come and its output has left. So a peer that asks for little
-never waits behind one that asks for much.
+Each call does a bounded amount of work, counted in steps: a request answered, a command executed. A protocol with more to do
+returns what it has so far and sets `waiting` to Deadline.TURN. Its connection is then not read; it joins a queue, and `resume`
+is called when its turn has come and its output has left. So a peer with little to do never waits behind one with much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import Enum, auto
 from typing import TypeAlias, final
+
+# Unsent output, in bytes, above which a connection is not read. Two or three small responses with their heads, so that
+# pipelining pays, and small enough that 10,000 stalled peers cost 640 MB at the very worst.
+HIGH_WATER = 65536
 
 
 class Closing(Enum):
-    """What the core does with the connection once everything said has left."""
+    """What the core does with the connection once all output has left."""
 
-    KEEP = "keep"  # listen on
-    CLOSE = "close"  # close it; right when the peer is not expected to say more
-    LINGER = "linger"  # FIN, then read and drop for a while, then close: a peer that is still sending can read the answer
-    # (closing with input unread makes the kernel send a RST, and a RST wipes out what the peer has not yet read)
+    KEEP = "keep"  # keep it open
+    CLOSE = "close"  # close it at once: the peer is not expected to send more
+    LINGER = "linger"  # send a FIN, read and discard input for a while, then close. Closing with input unread makes the kernel
+    # send a RST, and a RST discards what the peer has not yet read
 
 
-TURN = "turn"  # what a protocol waits for that has more to do, and has done enough for now
+class Deadline(Enum):
+    """What a conversation waits for, and so which deadline runs; the seconds are in `ServiceSpec.deadlines`.
+
+    HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. SEND and LINGER
+    are the core's own.
+    """
+
+    HEAD = auto()  # the rest of a request; from the accept, or from the request's first byte
+    BODY = auto()  # the rest of a request's body; from its start
+    IDLE = auto()  # the next request; restarted by all input and output
+    SEND = auto()  # room in the socket's send buffer
+    LINGER = auto()  # the peer's FIN, after ours
+    TURN = auto()  # the next turn: the protocol has more to do
+    NONE = auto()  # peer.wake()
 
 
 @final
 class OpenFile:
-    """An open file that several answers may be sending at once.
+    """An open file that several responses may be sending at once.
 
-    Python counts who still refers to it: its descriptor is closed when the last answer has left or was dropped, and
-    whoever else kept it (a cache, say) has let go.
+    The descriptor is closed with the last reference: when the last response has left or was dropped, and no cache has it.
     """
 
     __slots__ = ("_close", "fd")
@@ -64,7 +79,7 @@ class OpenFile:
 
 @final
 class FileSlice:
-    """`count` bytes of a file from `offset` on, sent by the kernel straight from its cache. Never changes."""
+    """`count` bytes of a file from `offset` on, sent by sendfile(2). Immutable."""
 
     __slots__ = ("count", "file", "offset")
 
@@ -76,74 +91,70 @@ class FileSlice:
 
 @final
 class Urgent(bytes):
-    """Bytes that leave as TCP urgent data (MSG_OOB), where there is such a thing; else in their place among the others."""
+    """Bytes sent as TCP urgent data (MSG_OOB); on a unix socket, as ordinary bytes."""
 
     __slots__ = ()
 
 
 @final
-class Answered:
-    """An empty chunk that ends an answer.
+class ResponseEnd:
+    """An empty chunk that marks the end of a response, for the access log.
 
-    When what stands before it was sent, or lost, the core reports `record` with the bytes that really left and the
-    seconds since `since` (on the loop's clock; 0.0 means since the core was handed the answer).
+    Once the bytes before it were sent, or lost, the core reports `record` with the number of bytes sent and the seconds since
+    `started_at` (on the loop's clock; 0.0: since the response was queued).
     """
 
-    __slots__ = ("record", "since")
+    __slots__ = ("record", "started_at")
 
-    def __init__(self, record: object, since: float = 0.0) -> None:
+    def __init__(self, record: object, started_at: float = 0.0) -> None:
         self.record = record
-        self.since = since
+        self.started_at = started_at
 
 
-Chunk: TypeAlias = bytes | FileSlice | Urgent | Answered
+Chunk: TypeAlias = bytes | FileSlice | Urgent | ResponseEnd
 
 
 class Protocol:
-    """One conversation. Derive from it and override what you need: every default does nothing.
+    """Base class of a conversation; each method does nothing by default.
 
-    waiting: the deadline that runs, "head", "body" or "idle", while the peer's next words are waited for; "": nothing is, and
-    the peer is not read, until `peer.wake()`; TURN: the same until its turn has come, unless `closing` says that it is over.
-
-    expendable: whether the core may close the connection while it is `waiting` "idle", when descriptors run out. True
-    where the peer is ready to connect again at any time, as HTTP's clients are.
+    greeting:            bytes sent after the accept
+    closing:             whether the connection is to be closed, see Closing
+    waiting:             which deadline runs, see Deadline. TURN is ignored once `closing` is not KEEP
+    closable_when_idle:  whether the core may close the connection while it waits for IDLE, to make room for a new one. True
+                         where clients reconnect by themselves, as those of HTTP do
     """
 
     greeting: bytes = b""
     closing: Closing = Closing.KEEP
-    waiting: str = "idle"
-    expendable: bool = False
+    waiting: Deadline = Deadline.IDLE
+    closable_when_idle: bool = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-        """`data` arrived, at least one byte. `urgent`: it lies before the mark of a TCP urgent notification."""
+        """The output for `data`, at least one byte of input. urgent: `data` precedes the mark of TCP urgent data."""
         return ()
 
     def resume(self) -> Sequence[Chunk]:
-        """Say what has become ready: an answer that took its time, or the next part of much work.
+        """More output: a response that took its time, or the next part of much work.
 
-        Called after `peer.wake()`, and while `waiting` is TURN, each time once all that was said before has left. So a
-        protocol that rests when it has said more than `HIGH_WATER` bytes uses bounded memory, whatever is asked of it.
+        Called after `peer.wake()`, and while `waiting` is TURN, each time after all earlier output has left. So a protocol
+        that takes a turn after HIGH_WATER bytes of output uses bounded memory, however much is asked of it. Several calls of
+        `peer.wake()` may lead to one `resume`.
         """
         return ()
 
     def end(self) -> Sequence[Chunk]:
-        """The peer will say no more. The default has nothing to add and closes."""
+        """The peer has sent a FIN. The default closes the connection."""
         self.closing = Closing.CLOSE
         return ()
 
     def expire(self) -> Sequence[Chunk]:
-        """The deadline named by `waiting` has passed. The default hangs up."""
+        """The deadline `waiting` has passed. The default closes the connection, after lingering."""
         self.closing = Closing.LINGER
         return ()
 
     def drain(self) -> Sequence[Chunk]:
-        """The server is stopping. A connection that is waiting "idle" is closed a second later."""
+        """The server is stopping: finish soon. A connection that waits for IDLE is closed a second later."""
         return ()
 
     def connection_lost(self) -> None:
-        """The conversation is over, however that came, and no other method is called: release what refers to it."""
-
-
-# Unsent output above which the core stops reading from a connection, in bytes. Two or three times a small answer with its
-# head, so that pipelining pays, and small enough that 10,000 stalled peers cost 640 MB at the very worst.
-HIGH_WATER = 65536
+        """The connection is closed, for whatever reason; release references to this object. No other call follows."""

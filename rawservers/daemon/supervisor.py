@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias
 
-from rawservers.core.connection import Service
+from rawservers.core.connection import ServiceSpec
 from rawservers.core.loop import TICK, Loop
 from rawservers.daemon import worker
 from rawservers.daemon.scoreboard import Row, Scoreboard, history_of
@@ -57,7 +57,7 @@ class Generation:
     """What one reading of the configuration has brought: the same for all workers forked for it."""
 
     config: Config
-    services: dict[str, Service]
+    services: dict[str, ServiceSpec]
     servers: Servers
     access_log: int
     who: Identity | None
@@ -71,7 +71,7 @@ class Generation:
     @property
     def summary(self) -> str:
         """What it serves, in a few words."""
-        places = (f"{name} on {server.address}" for (name, _), group in self.servers.items() for server in group)
+        places = (f"{listen.service} on {server.address}" for listen, group in self.servers.items() for server in group)
         return ", ".join(places)
 
 
@@ -260,8 +260,8 @@ class Supervisor:
     def _drop(self, generation: Generation, heir: Generation | None) -> None:
         """Close what `generation` has and `heir` does not."""
         worker.close_log(generation.access_log)
-        for row, group in generation.servers.items():
-            if heir is None or row not in heir.servers:
+        for listen, group in generation.servers.items():
+            if heir is None or listen not in heir.servers:
                 for server in group:
                     server.close()
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from rawservers.core.bind import Endpoint, ServerSocket, bind
-from rawservers.core.connection import Connection, Service
+from rawservers.core.connection import Connection, ServiceSpec
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
@@ -33,7 +33,7 @@ from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.scoreboard import Figures, Row, Scoreboard, status_of
 from rawservers.logs.access import AccessLog, open_target
 from rawservers.services import SERVICES, Report, of_requests
-from rawservers.settings import Config
+from rawservers.settings import Config, ListenConfig
 from rawservers.status import Page, Status
 
 log = logging.getLogger("rawservers")
@@ -50,7 +50,7 @@ RETIRE, STOP, HURRY, REOPEN = b"retire", b"stop", b"hurry", b"reopen"  # REOPEN 
 READY, RETIRED = b"ready", b"retired"
 WORDS = select.EPOLLIN  # what either end watches for
 
-Servers: TypeAlias = "dict[tuple[str, str], list[ServerSocket]]"  # by service and address, for each row of Config.listen
+Servers: TypeAlias = "dict[ListenConfig, list[ServerSocket]]"  # for each of Config.listen
 
 
 class CannotStart(Exception):
@@ -98,8 +98,8 @@ class Worker:
         self._warned = -WARN_EVERY  # when it was last said that the loop is slow
         self._services = services(config, loop.clock, self._log.answered, self._look)
         self._listeners = [
-            Listener(server, self._services[name], loop, self._connections)
-            for (name, _), group in servers.items()
+            Listener(server, self._services[listen.service], loop, self._connections)
+            for listen, group in servers.items()
             for server in group
         ]
 
@@ -210,9 +210,9 @@ class Worker:
         """Write what has been done, and that this process is alive."""
         figures = Figures()
         for name, service in self._services.items():
-            tally = service.tally
-            figures.counted.update({f"{name}.{field}": getattr(tally, field) for field in tally.__slots__})
-            figures.counted[f"{name}.answers"] += tally.remembered
+            counters = service.counters
+            figures.counted.update({f"{name}.{field}": getattr(counters, field) for field in counters.__slots__})
+            figures.counted[f"{name}.answers"] += counters.cache_hits
             figures.counted[f"{name}.long_wakes"] = self.loop.times.long[name]
         figures.counted["log.dropped"] = self._log.dropped
         for kind in ("wall", "cpu"):
@@ -277,25 +277,26 @@ class Orders:
         pass  # the next order is another matter
 
 
-def services(config: Config, clock: Clock, report: Report, look: Callable[[], Status]) -> dict[str, Service]:
+def services(config: Config, clock: Clock, report: Report, look: Callable[[], Status]) -> dict[str, ServiceSpec]:
     """The services that `config` asks for, by name. Raises CannotStart for what cannot be served, such as a bad header."""
 
-    def status(config: Config, clock: Clock, report: Report) -> Service:
-        return Service("status", Page(look).start, of_requests(config), lambda *_: None)
+    def status(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+        return ServiceSpec("status", Page(look).start, of_requests(config), lambda *_: None)
 
     table = SERVICES | {"status": status}
-    made: dict[str, Service] = {}
-    for name, address in config.listen:
+    made: dict[str, ServiceSpec] = {}
+    for listen in config.listen:
+        name = listen.service
         if name not in table:
             raise CannotStart(f"no such service: {name} (there are {', '.join(table)})")
         try:
             made[name] = made.get(name) or table[name](config, clock, report)
         except (OSError, ValueError) as error:
-            raise CannotStart(f"cannot serve {name} on {address}: {reason(error)}") from error
+            raise CannotStart(f"cannot serve {name} on {listen.address}: {reason(error)}") from error
     return made
 
 
-def rehearse(config: Config) -> dict[str, Service]:
+def rehearse(config: Config) -> dict[str, ServiceSpec]:
     """What `services` gives, or raises, for banners and before anything is bound; not to be served."""
 
     def nothing() -> Status:
@@ -304,20 +305,22 @@ def rehearse(config: Config) -> dict[str, Service]:
     return services(config, Clock(), lambda *_: None, nothing)
 
 
-def bind_all(config: Config, known: Mapping[tuple[str, str], list[ServerSocket]] = {}) -> Servers:
+def bind_all(config: Config, known: Mapping[ListenConfig, list[ServerSocket]] = {}) -> Servers:
     """Server sockets for all of `config.listen`; those that are known are taken over. CannotStart leaves none behind."""
     servers: Servers = {}
     try:
-        for name, address in dict.fromkeys(config.listen):
-            endpoint = Endpoint.parse(address)
-            row = name, str(endpoint)  # not the address as it was written: 80 and 127.0.0.1:80 are the same
-            servers[row] = servers.get(row) or known.get(row) or bind(endpoint, config.send_time)
+        for listen in dict.fromkeys(config.listen):
+            endpoint = Endpoint.parse(listen.address)
+            key = ListenConfig(
+                listen.service, str(endpoint)
+            )  # not the address as it was written: 80 and 127.0.0.1:80 are the same
+            servers[key] = servers.get(key) or known.get(key) or bind(endpoint, config.send_time)
     except (OSError, ValueError) as error:
-        for row in servers.keys() - known.keys():
-            for server in servers[row]:
+        for key in servers.keys() - known.keys():
+            for server in servers[key]:
                 server.close()
-        low = isinstance(error, PermissionError) and not address.startswith("unix:")
-        raise CannotStart(f"cannot listen on {address}: {reason(error)}{LOW_PORT if low else ''}") from error
+        low = isinstance(error, PermissionError) and not listen.address.startswith("unix:")
+        raise CannotStart(f"cannot listen on {listen.address}: {reason(error)}{LOW_PORT if low else ''}") from error
     for server in all_of(servers):
         server.tune(config.send_time)  # which may be another than when it was bound
     return servers
@@ -327,11 +330,11 @@ def all_of(servers: Servers) -> Iterable[ServerSocket]:
     return (server for group in servers.values() for server in group)
 
 
-def announce(services: Mapping[str, Service], servers: Servers) -> None:
+def announce(services: Mapping[str, ServiceSpec], servers: Servers) -> None:
     """Log what is served where."""
-    for (name, _), group in servers.items():
+    for listen, group in servers.items():
         for server in group:
-            log.info("%s listening on %s", name, services[name].banner(server.address))
+            log.info("%s listening on %s", listen.service, services[listen.service].banner(server.address))
 
 
 def open_log(config: Config) -> int:
@@ -369,7 +372,7 @@ def shares(config: Config) -> dict[str, int]:
     """How many connections each service may have. Each of HTTP and Telnet by default half of all, if both are given."""
     total = room(config)
     wanted = {"http": config.http_connections, "telnet": config.telnet_connections}
-    default = max(1, total // 2) if wanted.keys() <= {name for name, _ in config.listen} else total
+    default = max(1, total // 2) if wanted.keys() <= {listen.service for listen in config.listen} else total
     return {name: min(number or default, total) for name, number in wanted.items()}
 
 

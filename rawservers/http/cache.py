@@ -35,10 +35,10 @@ ASKER = 384  # bytes of Referer and User-Agent that are kept in turn with an ans
 
 
 class Entry(Protocol):
-    """cost: the bytes it takes; wake: the loop's wake it was last used in; passed: the one it had when the hand passed."""
+    """cost: the bytes it takes; epoch: the loop's wake it was last used in; passed: the one it had when the hand passed."""
 
     cost: int
-    wake: int
+    epoch: int
     passed: int
 
     def leave(self) -> None:
@@ -46,11 +46,11 @@ class Entry(Protocol):
 
 
 class Source(Protocol):
-    """Something that an answer depends on. wake: the one in which it was last known to be as it was."""
+    """Something that an answer depends on. epoch: the one in which it was last known to be as it was."""
 
-    wake: int
+    epoch: int
 
-    def confirm(self, wake: int) -> bool:
+    def confirm(self, epoch: int) -> bool:
         """Whether it is as it was, looked up at most once per wake."""
 
 
@@ -85,9 +85,9 @@ class Cache(Generic[E]):
         chances = self.SECOND_CHANCES
         while self.used + entry.cost > self._size or len(self._entries) >= self._most:
             oldest, candidate = next(iter(self._entries.items()))
-            if chances and candidate.passed != candidate.wake:
+            if chances and candidate.passed != candidate.epoch:
                 chances -= 1
-                candidate.passed = candidate.wake
+                candidate.passed = candidate.epoch
                 self._entries.move_to_end(oldest)
             else:
                 self.drop(oldest)
@@ -106,21 +106,21 @@ class Cache(Generic[E]):
 class Remembered:
     """An answer, and what it depends on; asked: who asked last, as `logged` tells."""
 
-    __slots__ = ("_sources", "answer", "asked", "cost", "passed", "wake")
+    __slots__ = ("_sources", "answer", "asked", "cost", "epoch", "passed")
 
-    def __init__(self, answer: Answer, asked: list[bytes], sources: Iterable[Source], cost: int, wake: int) -> None:
+    def __init__(self, answer: Answer, asked: list[bytes], sources: Iterable[Source], cost: int, epoch: int) -> None:
         self.answer = answer
         self.asked = asked
         self.cost = cost
-        self.wake = self.passed = wake
+        self.epoch = self.passed = epoch
         self._sources = tuple(sources)
 
-    def confirm(self, wake: int) -> bool:
+    def confirm(self, epoch: int) -> bool:
         """Whether it is still true."""
         for source in self._sources:
-            if source.wake != wake and not source.confirm(wake):
+            if source.epoch != epoch and not source.confirm(epoch):
                 return False
-        self.wake = wake
+        self.epoch = epoch
         return True
 
     def leave(self) -> None:
@@ -145,8 +145,8 @@ class Answers:
         entry = self._get(head)
         if entry is None:
             return self._recall_alike(head)
-        wake = self._clock.wake
-        if entry.wake == wake or entry.confirm(wake):
+        epoch = self._clock.epoch
+        if entry.epoch == epoch or entry.confirm(epoch):
             return entry.answer
         self._cache.drop(head)
         return None
@@ -157,8 +157,8 @@ class Answers:
         entry = self._get(key)
         if entry is None:
             return None
-        wake = self._clock.wake
-        if entry.wake != wake and not entry.confirm(wake):
+        epoch = self._clock.epoch
+        if entry.epoch != epoch and not entry.confirm(epoch):
             self._cache.drop(key)
             return None
         asked = logged(head)
@@ -167,7 +167,7 @@ class Answers:
                 return None
             entry.asked = asked
             entry.answer.ask(tell(asked))
-        entry.answer.wake = -1  # it is no repetition
+        entry.answer.epoch = -1  # it is no repetition
         return entry.answer
 
     def remember(self, request: Request, answer: Answer, sources: Iterable[Source]) -> None:
@@ -183,7 +183,7 @@ class Answers:
             elif not self._cache.roomy:
                 return
         cost = OVERHEAD + len(head) + len(answer.before) + len(answer.behind) + TELLING * (len(answer.line) + told)
-        self._cache.put(key, Remembered(answer, asked, sources, cost, self._clock.wake))
+        self._cache.put(key, Remembered(answer, asked, sources, cost, self._clock.epoch))
 
     def _is_sighted(self, key: Hashable) -> bool:
         """Whether `key` came before; notes that it came."""

@@ -21,11 +21,14 @@ from typing import Protocol as Interface
 from typing import TypeAlias
 
 from rawservers.core.peer import Peer
-from rawservers.core.protocol import HIGH_WATER, TURN, Answered, Chunk, Closing, FileSlice, Protocol
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
 from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
 from rawservers.http.response import Answer, Response, Stamp, error, extent
 
+# Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP = Closing.KEEP
+HEAD, IDLE, TURN = Deadline.HEAD, Deadline.IDLE, Deadline.TURN
+
 STEPS = 64  # of work that one call may do, about half a millisecond
 LOOKUP_STEPS = 1  # for an answer that is remembered
 ANSWER_STEPS = 8  # for any other
@@ -73,6 +76,7 @@ class Conversation(Protocol):
         "_buffer",
         "_called",
         "_clock",
+        "_counters",
         "_kept",
         "_left",
         "_line_end",
@@ -86,19 +90,18 @@ class Conversation(Protocol):
         "_service",
         "_stamp",
         "_steps",
-        "_tally",
         "closing",
         "waiting",
     )
 
-    expendable = True
+    closable_when_idle = True
 
     def __init__(self, peer: Peer, service: Service, requests: int = 0, refuse: Refuse = refuse) -> None:
         self.closing = KEEP
-        self.waiting = "head"
+        self.waiting = HEAD
         self._peer = peer
         self._clock = peer.clock
-        self._tally = peer.tally
+        self._counters = peer.counters
         self._refuse = refuse
         self._service = service
         self._recall = service.recall
@@ -120,21 +123,21 @@ class Conversation(Protocol):
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         clock = self._clock
         stamp = self._stamp
-        if self._at_rest and stamp.wake == clock.wake:
+        if self._at_rest and stamp.epoch == clock.epoch:
             chunks = stamp.said.get(data)
             if chunks is not None:
-                self._tally.remembered += 1
+                self._counters.cache_hits += 1
                 return chunks
         self._at_rest = False
         if not self._buffer and self._request is None and self.closing is KEEP:
             self._began = clock.now
             answer = self._recall(data)
             if answer is not None:
-                self._tally.remembered += 1
+                self._counters.cache_hits += 1
                 chunks = self._say(answer)
-                if answer.wake == clock.wake and len(chunks) == 2 and answer.keep and self.closing is KEEP:
+                if answer.epoch == clock.epoch and len(chunks) == 2 and answer.keep and self.closing is KEEP:
                     stamp.said[data] = chunks  # a small one, which holds no descriptor
-                answer.wake = clock.wake
+                answer.epoch = clock.epoch
                 return chunks
             self._missed = len(data)
         self._buffer += data
@@ -160,7 +163,7 @@ class Conversation(Protocol):
         self._at_rest = False
         self._left = 1
         if not self._buffer and self._request is None:
-            self.waiting = "idle"
+            self.waiting = IDLE
         return ()
 
     def connection_lost(self) -> None:
@@ -172,8 +175,8 @@ class Conversation(Protocol):
         chunks: list[Chunk] = []
         said = 0
         self._steps = self._called = 0
-        if self.waiting == TURN:
-            self.waiting = "head" if self._buffer else "idle"
+        if self.waiting is TURN:
+            self.waiting = HEAD if self._buffer else IDLE
         while (self._buffer or self._request) and self.closing is KEEP:
             if said > HIGH_WATER or self._steps + self._called >= STEPS:
                 break
@@ -185,9 +188,9 @@ class Conversation(Protocol):
             chunks += more
             self._steps += len(more) - 2  # each further piece, of a multipart answer say, is a system call
             self._began = clock.now
-            clock.wake += 1  # the request behind this one may be younger than what was looked up so far
+            clock.epoch += 1  # the request behind this one may be younger than what was looked up so far
         rests = self._steps >= STEPS or (self._buffer and (said > HIGH_WATER or self._called))
-        if rests and self.waiting and self.closing is KEEP:
+        if rests and self.waiting is not Deadline.NONE and self.closing is KEEP:
             self.waiting = TURN
         clock.work += self._steps + self._called
         return tuple(chunks)
@@ -199,14 +202,14 @@ class Conversation(Protocol):
             if self._request is None:
                 found = self._cut_head()
                 if found is None:
-                    self.waiting = "head"
+                    self.waiting = HEAD
                     return None
                 head = found
                 self._steps += LOOKUP_STEPS
                 answer = self._recall(head) if len(head) != self._missed else None
                 self._missed = 0
                 if answer is not None:
-                    self._tally.remembered += 1
+                    self._counters.cache_hits += 1
                     return answer
                 self._steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 self._request = self._parse(head)
@@ -218,8 +221,8 @@ class Conversation(Protocol):
 
     def _refused(self, refusal: Refused, head: bytes) -> Answer:
         """The last answer: to the request under way, or to this head, or to what there is of one."""
-        self._tally.answers += 1
-        self._tally.refused += 1
+        self._counters.answers += 1
+        self._counters.bad_requests += 1
         line = self._request.line if self._request else first_line(head or bytes(self._buffer))
         return self._refuse(refusal, self._request, line)
 
@@ -238,7 +241,7 @@ class Conversation(Protocol):
             self.closing = Closing.LINGER
             request.length = 0
         elif request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
-            chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", Answered(None))
+            chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
 
     def _respond(self, request: Request) -> Answer | None:
         """The answer to `request`; None while its body is incomplete or its answer only promised."""
@@ -247,7 +250,7 @@ class Conversation(Protocol):
                 missing = request.length - len(self._body)
                 self._body += self._buffer[:missing]
                 del self._buffer[:missing]
-                self.waiting = "body"
+                self.waiting = Deadline.BODY
                 if len(self._body) < request.length:
                     return None
             request.body = bytes(self._body)
@@ -256,14 +259,14 @@ class Conversation(Protocol):
             if isinstance(answer, Answer):
                 return self._finished(answer)
             self._promise = answer
-            self.waiting = ""  # for nothing from the peer
+            self.waiting = Deadline.NONE  # for nothing from the peer
             answer.add_done_callback(lambda promise: self._peer.wake())
         if not self._promise.done():
             return None
         return self._finished(self._service.answer(request, self._promise))
 
     def _finished(self, answer: Answer) -> Answer:
-        self._tally.answers += 1
+        self._counters.answers += 1
         self._request = self._promise = None
         self._body = bytearray()
         return answer
@@ -303,7 +306,7 @@ class Conversation(Protocol):
             del buffer[:start]
             line_end -= start
             if start:
-                self._clock.wake += 1  # the kernel may have reported the empty lines alone: the request is younger
+                self._clock.epoch += 1  # the kernel may have reported the empty lines alone: the request is younger
         return line_end
 
     def _cut_simple(self, line_end: int) -> bytes:
@@ -319,16 +322,16 @@ class Conversation(Protocol):
         self._line_end = self._scanned = 0
         return head
 
-    def _say(self, answer: Answer, since: float = 0.0) -> tuple[*tuple[bytes | FileSlice, ...], Answered]:
+    def _say(self, answer: Answer, since: float = 0.0) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
         """The chunks of `answer`; decides what becomes of the connection after it."""
         clock = self._clock
         stamp = self._stamp
-        if stamp.wake != clock.wake:
+        if stamp.epoch != clock.epoch:
             stamp.renew(clock)
         if self._left != 1 and (answer.keep or (answer.silent and self._is_reused())):
             if self._left:
                 self._left -= 1
-            self.waiting = "idle"
+            self.waiting = IDLE
             self._at_rest = not self._left and not self._buffer
             self._kept = clock.now
             lines = stamp.keep
@@ -340,7 +343,7 @@ class Conversation(Protocol):
             lines = stamp.close if answer.before else b""
             answered = answer.closed or answer.end(False, lines)
         if since:
-            answered = Answered(answered.record, since)
+            answered = ResponseEnd(answered.record, since)
         body = answer.content.body
         if type(body) is bytes:
             return b"".join((answer.before, lines, answer.behind, body)), answered

@@ -50,43 +50,43 @@ signature: Callable[[os.stat_result], Signature] = attrgetter("st_dev", "st_ino"
 class Seen:
     """What a path named when it was looked up: a file in a certain state, or nothing. A source of answers."""
 
-    __slots__ = ("modified", "path", "signature", "wake")
+    __slots__ = ("epoch", "modified", "path", "signature")
 
-    def __init__(self, path: bytes, wake: int) -> None:
+    def __init__(self, path: bytes, epoch: int) -> None:
         status = look(path)
         self.path = path
         self.signature: Signature | None = status and signature(status)
         self.modified = status.st_mtime if status else 0.0
-        self.wake = wake
+        self.epoch = epoch
 
-    def confirm(self, wake: int) -> bool:
+    def confirm(self, epoch: int) -> bool:
         """Whether the path still names that, looked up at most once per wake."""
-        if self.wake != wake:
+        if self.epoch != epoch:
             status = look(self.path)
             if (status and signature(status)) != self.signature:
                 return False
-            self.wake = wake
+            self.epoch = epoch
         return True
 
 
 class Folder:
     """A folder on the way to a file, and no link to one. A source of answers."""
 
-    __slots__ = ("__weakref__", "_path", "wake")
+    __slots__ = ("__weakref__", "_path", "epoch")
 
     def __init__(self, path: bytes) -> None:
         self._path = path
-        self.wake = -1
+        self.epoch = -1
 
-    def confirm(self, wake: int) -> bool:
+    def confirm(self, epoch: int) -> bool:
         """Whether it still is, looked up at most once per wake."""
-        if self.wake != wake:
+        if self.epoch != epoch:
             try:
                 if not stat.S_ISDIR(os.lstat(self._path).st_mode):
                     return False
             except OSError:
                 return False
-            self.wake = wake
+            self.epoch = epoch
         return True
 
 
@@ -104,13 +104,13 @@ class File:
         "_signature",
         "body",
         "cost",
+        "epoch",
         "modified",
         "modified_ns",
         "neighbours",
         "passed",
         "size",
         "steady",
-        "wake",
     )
 
     def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: Clock) -> None:
@@ -122,7 +122,7 @@ class File:
         self.modified_ns = status.st_mtime_ns
         self.neighbours: tuple[Seen, ...] = ()
         self._others: tuple[Folder | Seen, ...] = ()
-        self.wake = self.passed = clock.wake
+        self.epoch = self.passed = clock.epoch
         self.cost = OVERHEAD + len(path)
         self.steady = clock.time - max(status.st_mtime, status.st_ctime) >= settling_time(status)
 
@@ -132,24 +132,24 @@ class File:
         self._others = (*way, *self.neighbours)
         self.cost += BESIDES * len(self._others)
 
-    def confirm(self, wake: int) -> bool:
+    def confirm(self, epoch: int) -> bool:
         """Whether the path still names this file, unchanged, and its neighbours are what they were."""
-        if self.wake != wake:
+        if self.epoch != epoch:
             try:
                 if signature(os.lstat(self._path)) != self._signature:
                     return False
             except OSError:
                 return False
             for source in self._others:
-                if source.wake != wake and not source.confirm(wake):
+                if source.epoch != epoch and not source.confirm(epoch):
                     return False
-            self.wake = wake
+            self.epoch = epoch
         return True
 
     def leave(self) -> None:
         """It is forgotten: let go of its content, whoever still means to lend it."""
         self._signature = NEVER
-        self.wake = -1
+        self.epoch = -1
         del self.body
 
 
@@ -197,7 +197,7 @@ class Files:
         """
         key = (self, path)  # sites differ in the neighbours that matter to them
         file = self._memory.get(key)
-        if file is None or not file.confirm(self._clock.wake):
+        if file is None or not file.confirm(self._clock.epoch):
             self._memory.drop(key)
             file = self._load(path)
             file.steady = file.steady and self._memory.put(key, file)
@@ -205,7 +205,7 @@ class Files:
 
     def look(self, path: bytes) -> Seen:
         """What `path` names now, if anything, as a source: for an answer that depends on its absence."""
-        return Seen(self._root + path, self._clock.wake)
+        return Seen(self._root + path, self._clock.epoch)
 
     def is_folder(self, path: bytes) -> bool:
         """Whether `path` names a folder that may be served."""

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 
 from rawservers import __version__
 from rawservers.core.peer import Clock
-from rawservers.core.protocol import Answered, Chunk, FileSlice
+from rawservers.core.protocol import Chunk, FileSlice, ResponseEnd
 from rawservers.http.request import TOKEN, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -98,17 +98,17 @@ class Stamp:
     their bytes, if the connection persists.
     """
 
-    __slots__ = ("_second", "_server", "close", "keep", "said", "wake")
+    __slots__ = ("_second", "_server", "close", "epoch", "keep", "said")
 
     def __init__(self, server: bool = True) -> None:
-        self.wake = self._second = -1
+        self.epoch = self._second = -1
         self.said: dict[bytes, Sequence[Chunk]] = {}
         self.keep = self.close = b""
         self._server = SERVER if server else ""
 
     def renew(self, clock: Clock) -> None:
-        """Bring the lines up to date; called by whoever finds that `wake` is not the clock's."""
-        self.wake = clock.wake
+        """Bring the lines up to date; called by whoever finds that `epoch` is not the clock's."""
+        self.epoch = clock.epoch
         self.said.clear()
         second = int(clock.time)
         if second != self._second:
@@ -150,7 +150,7 @@ class Answer:
     before, behind: what stands on either side of the stamp (both empty in the answer to a simple request, which has no head
     at all); content: what holds the body; keep, silent: the request's wish for the connection; line: the request line; kept,
     closed: the chunk that ends the answer if the connection persists, or does not, made by `end` when it is first needed;
-    wake: the loop's, when it was last said to these very bytes.
+    epoch: the loop's, when it was last said to these very bytes.
     """
 
     __slots__ = (
@@ -162,11 +162,11 @@ class Answer:
         "behind",
         "closed",
         "content",
+        "epoch",
         "keep",
         "kept",
         "line",
         "silent",
-        "wake",
     )
 
     def __init__(self, response: Response, request: Request | None, line: str = "", *, sized: bool = True) -> None:
@@ -189,7 +189,7 @@ class Answer:
         if request is not None and request.version == (0, 9):
             self.before = self.behind = b""
         self.line = request.line if request is not None else line
-        self.wake = -1
+        self.epoch = -1
         self._status = status
         self._size = 0 if bodiless else size
         self.ask(request.fields if request is not None else {})
@@ -198,15 +198,15 @@ class Answer:
         """From now on it answers a request with these fields: the log is told of that one."""
         self._referer = fields.get("referer", "")
         self._agent = fields.get("user-agent", "")
-        self.kept: Answered | None = None
-        self.closed: Answered | None = None
+        self.kept: ResponseEnd | None = None
+        self.closed: ResponseEnd | None = None
 
-    def end(self, keep: bool, stamp: bytes) -> Answered:
+    def end(self, keep: bool, stamp: bytes) -> ResponseEnd:
         """The chunk that ends the answer if the connection persists, or does not, as `keep` says; `stamp`: the lines it has."""
         record = Record(self.line, None, self._status, len(self.before) + len(stamp) + len(self.behind), self._size)
         record.referer = self._referer
         record.agent = self._agent
-        answered = Answered(record)
+        answered = ResponseEnd(record)
         if keep:
             self.kept = answered
         else:

@@ -47,7 +47,7 @@ from inspect import isgeneratorfunction
 from typing import TypeAlias, cast, final
 
 from rawservers.core.peer import Peer
-from rawservers.core.protocol import HIGH_WATER, TURN, Chunk, Closing, Protocol, Urgent
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, Urgent
 from rawservers.telnet import nvt
 from rawservers.telnet.editor import Editor, shown
 from rawservers.telnet.nvt import Nvt, encode, quote
@@ -118,6 +118,7 @@ class Echo(Protocol):
     __slots__ = (
         "_answer",
         "_borrowed",
+        "_counters",
         "_dropping",
         "_echoing",
         "_editor",
@@ -137,7 +138,6 @@ class Echo(Protocol):
         "_pushed_batch",
         "_spent",
         "_talk",
-        "_tally",
         "_work",
         "closing",
         "failure",
@@ -160,8 +160,8 @@ class Echo(Protocol):
         failed: is told what the service raised, if it does.
         """
         self.peer = peer
-        self.waiting = "idle"
-        self._tally = peer.tally
+        self.waiting = Deadline.IDLE
+        self._counters = peer.counters
         self.closing = Closing.KEEP
         self.failure: Exception | None = None
         self._failed = failed
@@ -200,13 +200,13 @@ class Echo(Protocol):
             if len(data) <= SHORT:
                 line = data.removesuffix(b"\r\n")
                 if line is not data and line.translate(_ALTERED) is line:  # what nothing is altered in is not copied
-                    self._tally.answers += 1
+                    self._counters.answers += 1
                     return (data,)
             if data.endswith(b"\n") and is_plain(data):
                 bare = data.replace(b"\r", b"")
                 full = bare.replace(b"\n", b"\r\n")
                 if full == data or len(bare) == len(data):  # all lines end in CR LF, or in LF
-                    self._tally.answers += len(full) - len(bare)
+                    self._counters.answers += len(full) - len(bare)
                     return (full,)
         if self.closing is not Closing.KEEP:
             return ()
@@ -315,7 +315,7 @@ class Echo(Protocol):
             if self._ended:
                 self.closing = Closing.CLOSE
         rests = self.closing is Closing.KEEP and (self._work or self._pushed_batch or self._pushed)
-        self.waiting = TURN if rests else "idle"
+        self.waiting = Deadline.TURN if rests else Deadline.IDLE
         self._plain = self._is_plain()
         return self._flush()
 
@@ -340,7 +340,7 @@ class Echo(Protocol):
         """Whether a packet of plain lines would come back as it is."""
         return (
             self._answer is echo
-            and self.waiting == "idle"
+            and self.waiting is Deadline.IDLE
             and self.closing is Closing.KEEP
             and self._nvt.quiet
             and self._editor.fresh
@@ -369,7 +369,7 @@ class Echo(Protocol):
             return False
         done = text.rfind(b"\n") + 1
         if done:
-            self._tally.answers += text.count(b"\n")
+            self._counters.answers += text.count(b"\n")
             self._put(quote(self._editor.take()) + encode(text[:done]))
         self._editor.line += text[done:]
         return True
@@ -474,7 +474,7 @@ class Echo(Protocol):
 
     def _ask(self, line: bytes) -> None:
         """Hand `line` to the service."""
-        self._tally.answers += 1
+        self._counters.answers += 1
         if self._answer is not echo:
             self._spent += STEPS // ASKED
         try:
@@ -516,7 +516,7 @@ class Echo(Protocol):
 
     def _hang_up(self) -> None:
         self.closing = Closing.LINGER
-        self.waiting = "idle"
+        self.waiting = Deadline.IDLE
         self._limit = 0  # no more is done
         self._plain = False
         self._end_talk()
