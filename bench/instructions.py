@@ -33,7 +33,9 @@ import logging
 import sys
 from rawservers import serve
 from rawservers.cli import configure, parse
+from rawservers.core import loop
 
+loop.TICK = loop.SHORT = 20.0  # seconds: no ticks, and no books of slow wakes, which depend on the time
 logging.basicConfig(level=logging.INFO)
 service, port, folder = sys.argv[1:]
 serve(configure(parse([f"--{service}", f"127.0.0.1:{port}", "--access-log", f"{folder}/log", folder])))

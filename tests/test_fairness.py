@@ -16,7 +16,7 @@ from rawservers.core.bind import Endpoint, bind
 from rawservers.core.connection import BYTES_PER_STEP, LARGE, RECEIVE_SIZE, SMALL_SIZE, Connection
 from rawservers.core.limits import RECENT, SLOW_BODY, Connections, EvictionRank
 from rawservers.core.listener import ACCEPT_STEPS, Listener
-from rawservers.core.loop import WORK, Loop
+from rawservers.core.loop import STEPS_PER_CHECK, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol, ResponseEnd, Urgent
 from rawservers.core.wakes import BOUNDS, LONG, WakeTimes
@@ -364,7 +364,7 @@ def test_a_late_wake_leaves_the_rest_to_the_next(monkeypatch: pytest.MonkeyPatch
     """All were reported by one poll: those that are left are not reported again, and nobody is handled twice."""
     loop = Loop()
     heard: list[str] = []
-    slow = [Slow(str(number), loop, WORK + 1, heard) for number in range(10)]
+    slow = [Slow(str(number), loop, STEPS_PER_CHECK + 1, heard) for number in range(10)]
     monkeypatch.setattr(loop, "is_late", always_late(loop))
     run_wakes(loop, 10)
     assert sorted(heard) == sorted(map(str, range(10)))
@@ -376,7 +376,7 @@ def test_a_late_wake_leaves_the_rest_to_the_next(monkeypatch: pytest.MonkeyPatch
 def test_the_time_is_looked_at_only_when_work_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop()
     heard: list[str] = []
-    sources = [Slow(str(number), loop, steps, heard) for number, steps in enumerate([0] * 30 + [WORK // 2] * 5)]
+    sources = [Slow(str(number), loop, steps, heard) for number, steps in enumerate([0] * 30 + [STEPS_PER_CHECK // 2] * 5)]
     looked: list[int] = []
 
     def is_late() -> bool:
@@ -387,7 +387,7 @@ def test_the_time_is_looked_at_only_when_work_was_done(monkeypatch: pytest.Monke
     monkeypatch.setattr(loop, "is_late", is_late)
     run_wakes(loop, 1)
     assert len(heard) == 35
-    assert looked == [WORK // 2 * 3]
+    assert looked == [STEPS_PER_CHECK // 2 * 3]
     for source in sources:
         source.close()
     loop.close()
@@ -400,10 +400,10 @@ def test_turns_are_taken_in_order_and_one_that_comes_again_stands_behind() -> No
     def take(name: str, times: int) -> None:
         heard.append(name)
         if times > 1:
-            loop.in_turn(loop, lambda: take(name, times - 1))
+            loop.call_in_turn(loop, lambda: take(name, times - 1))
 
     for name in "abc":
-        loop.in_turn(loop, lambda name=name: take(name, 3))  # type: ignore[misc]
+        loop.call_in_turn(loop, lambda name=name: take(name, 3))  # type: ignore[misc]
     run_wakes(loop, 3)
     assert "".join(heard) == "abcabcabc"
     loop.close()
@@ -419,8 +419,8 @@ def test_a_turn_that_fails_costs_its_source_alone() -> None:
     loop = Loop()
     source = Failing("x", loop, 0, [])
     done: list[int] = []
-    loop.in_turn(source, lambda: 1 // 0)  # type: ignore[arg-type, return-value]
-    loop.in_turn(source, lambda: done.append(1))
+    loop.call_in_turn(source, lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    loop.call_in_turn(source, lambda: done.append(1))
     run_wakes(loop, 2)
     assert (source.failures, done) == (1, [1])
     source.close()
@@ -446,7 +446,7 @@ def test_an_event_for_a_closed_descriptor_is_not_taken_for_its_successor() -> No
                 new = next(end for pair in pairs for end in pair if end.fileno() == number)
                 heard.append(self.service)
                 loop.watch(number, Slow.__new__(Slow), select.EPOLLIN)
-                loop._new[number].__dict__.update(service="new", loop=loop, steps=0, heard=heard, ours=new, theirs=new)
+                loop._new_handlers[number].__dict__.update(service="new", loop=loop, steps=0, heard=heard, ours=new, theirs=new)
             self.ours.recv(1, socket.MSG_DONTWAIT) if self.theirs.fileno() >= 0 else None
 
     sources = [First("a", loop, 0, heard), First("b", loop, 0, heard)]
@@ -500,7 +500,7 @@ def test_a_long_turn_is_blamed_on_its_service(timed: tuple[Loop, list[float]]) -
     def work() -> None:
         now[0] += 2 * LONG
 
-    loop.in_turn(source, work)
+    loop.call_in_turn(source, work)
     run_wakes(loop, 2)
     assert loop.times.long == {"http": 1}
     source.close()
@@ -510,9 +510,10 @@ def test_the_histograms_have_every_wake(monkeypatch: pytest.MonkeyPatch) -> None
     times = WakeTimes()
     cpu = iter([1.0, 1.004])
     monkeypatch.setattr("rawservers.core.wakes.time.thread_time", lambda: next(cpu))
-    times.add_short(10, 0.001)
+    times.short[:] = 10, 0.001
+    times.add_short()
     times.add(0.002)  # is not worth a look at the processor time
-    times.mark()
+    times.read_cpu()
     times.add(0.3)
     assert sum(times.wall.counts) == sum(times.cpu.counts) == 12
     assert times.wall.counts[BOUNDS.index(1.0)] == 1
@@ -732,17 +733,17 @@ def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         listening = Listener(server, pair.connection._service, pair.loop, pair.connections)
         socks = [socket.create_connection(server.sock.getsockname(), DEADLINE) for _ in range(30)]
         listening.ready(select.EPOLLIN)
-        assert len(pair.connections) - 1 == WORK // ACCEPT_STEPS + 1
+        assert len(pair.connections) - 1 == STEPS_PER_CHECK // ACCEPT_STEPS + 1
         listening.ready(select.EPOLLIN)  # it goes on at the end of each wake, the next one first
         (go_on,) = pair.loop.after_poll
         go_on()
-        assert len(pair.connections) - 1 == WORK // ACCEPT_STEPS + 1
+        assert len(pair.connections) - 1 == STEPS_PER_CHECK // ACCEPT_STEPS + 1
         while pair.loop.after_poll:
             pair.loop.clock.now += 1
             pair.loop.clock.work = 0
             before = len(pair.connections)
             pair.loop.after_poll[0]()
-            assert len(pair.connections) - before <= WORK // ACCEPT_STEPS + 1
+            assert len(pair.connections) - before <= STEPS_PER_CHECK // ACCEPT_STEPS + 1
         assert len(pair.connections) - 1 == 30
         for connection in pair.connections:
             connection.close()
@@ -776,7 +777,7 @@ def test_two_listeners_share_the_time_of_a_wake(monkeypatch: pytest.MonkeyPatch)
         for each in listening:
             pair.loop.clock.now = now[0]
             each.ready(select.EPOLLIN)
-        assert pair.loop.backlogs == 2
+        assert pair.loop.backlogged == 2
         accepted.clear()
         for _ in range(4):
             pair.loop.clock.now = now[0]

@@ -382,7 +382,7 @@ class Connection:
     def _join_turn_queue(self, events: int) -> None:
         """Stand in the loop's queue of turns, for what the kernel has reported, or for more of the protocol's output."""
         if not self._turn_events:
-            self._loop.in_turn(self, self._take_turn)
+            self._loop.call_in_turn(self, self._take_turn)
         self._turn_events |= events
 
     def _take_turn(self) -> None:
@@ -471,7 +471,7 @@ class Connection:
     def tick(self) -> None:
         """Look whether the deadline that runs has passed; if so, what follows from it happens in turn."""
         if self._is_overdue():
-            self._loop.in_turn(self, self._time_out)
+            self._loop.call_in_turn(self, self._time_out)
 
     def _is_overdue(self) -> bool:
         limit = self._service.deadlines.get(Deadline.SEND if self._queue else self._protocol.waiting, 0)

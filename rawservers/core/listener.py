@@ -15,7 +15,7 @@ import time
 from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection, ServiceSpec
 from rawservers.core.limits import Connections
-from rawservers.core.loop import EVENTS_TIME, TURNS_TIME, WORK, Loop
+from rawservers.core.loop import EVENTS_TIME, TURNS_TIME, STEPS_PER_CHECK, Loop
 from rawservers.core.peer import Address, peer_address
 
 log = logging.getLogger("rawservers")
@@ -89,7 +89,7 @@ class Listener:
         """
         if self._has_backlog:
             self._has_backlog = False
-            self._loop.backlogs -= 1
+            self._loop.backlogged -= 1
             self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._accept_backlog]
         clock = self._loop.clock
         end = min(time.monotonic() + ACCEPT_TIME, clock.now + WAKE_TIME)
@@ -115,10 +115,10 @@ class Listener:
                     continue
                 return self._pause(error)
             self._begin(socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd), peer_address(address))
-            if clock.work - looked > WORK and not unlimited:
+            if clock.work - looked > STEPS_PER_CHECK and not unlimited:
                 if time.monotonic() > end:
                     self._has_backlog = True
-                    self._loop.backlogs += 1
+                    self._loop.backlogged += 1
                     self._backlog_at = clock.now
                     return self._loop.after_poll.append(self._accept_backlog)
                 looked = clock.work

@@ -1,19 +1,21 @@
-"""One epoll set, one clock, one tick a second.
+"""The event loop: one epoll set, one clock, one tick a second.
 
-The loop maps a descriptor to its handler and knows nothing else: not what is read there, nor by whom. One turn of it is a
-*wake*: ask the kernel which descriptors are ready, read the clock once, let each handler do its share, once a second
-tick, and let those who gather work (the access log) do it. Nobody waits anywhere but in `poll`, so everything a handler
-does must be quick: try now, and come back when the kernel says that it is worth trying again.
+The loop maps a file descriptor to its handler and knows nothing else. One iteration is called a *wake*:
 
-Who asks for little never waits behind who asks for much. A wake handles what the kernel reported for a few milliseconds, and
-keeps the rest for the next one; then it gives those that have rested their turns (`in_turn`), in order, for a few more. While
-somebody waits for a turn the kernel is asked without waiting.
+1. epoll_wait(2) reports which descriptors are ready; the clock is read once;
+2. the handler of each ready descriptor runs, for EVENTS_TIME at most; events that are left over are handled in the next wake;
+3. once a second, the `at_tick` callbacks run (deadlines, counters);
+4. the queue of turns is served, in order, for the rest of EVENTS_TIME and at least TURNS_TIME. A turn is a call that was put
+   off because its connection had used up its share of work (`call_in_turn`). While turns are queued, the loop polls without waiting;
+5. the `after_poll` callbacks run (the access log is written).
 
-The set is level-triggered: a handler that does only a part of what there is to do is simply told again at the next wake.
-An event may be out of date by the time it is handled (the descriptor closed, its number taken by another connection in
-the same wake); that does no harm, since a handler only ever tries, and takes "not now" for an answer.
+A handler must never block: it tries a non-blocking call, and on EAGAIN returns and is called again when the descriptor is ready.
 
-Signals and other threads reach the loop through a pipe: they never act, they only wake it.
+epoll is level-triggered: a handler that reads only a part of the input is called again in the next wake. An event may be stale
+when it is handled (the descriptor was closed, and its number reused, earlier in the same wake); since handlers only make
+non-blocking attempts, a stale event does no harm.
+
+Signal handlers and other threads only write to a pipe in the epoll set; their callbacks run in the loop.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ import os
 import select
 import signal
 import time
+import typing
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TypeAlias
 
 from rawservers.core.peer import Clock
 from rawservers.core.wakes import LONG, SHORT, WakeTimes
@@ -35,28 +38,32 @@ log = logging.getLogger("rawservers")
 
 TICK = 1.0  # seconds; the resolution of every deadline
 EVENTS_PER_WAKE = 256  # so that a wake stays short (a few ms) however many connections are ready
-EVENTS_TIME = 0.004  # seconds of a wake for what the kernel reported
-TURNS_TIME = 0.001  # seconds of a wake for turns, at the least; more if what the kernel reported took less
-WORK = 64  # steps between two looks at the time: half a millisecond, or less
-FEW = 8  # events that make no long wake, unless one of them does
+EVENTS_TIME = 0.004  # seconds of a wake for the events that the kernel reported
+TURNS_TIME = 0.001  # seconds of a wake for turns, at the least
+STEPS_PER_CHECK = 64  # steps of work after which the time is read again: half a millisecond, or less
+FEW_EVENTS = 8  # so few events make no long wake, unless one of them is slow by itself
+
+Events: TypeAlias = "list[tuple[int, int]]"  # (file descriptor, select.EPOLL* flags), as epoll.poll gives them
 
 
-class EventHandler(Protocol):
-    """Callbacks of a registered descriptor. service: the name of the service whose work it does, "" for none."""
+class EventHandler(typing.Protocol):
+    """Callbacks of a registered descriptor. service: the name of the service it works for, "" for none."""
 
     service: str
 
     def ready(self, events: int) -> None:
-        """The kernel reports `events` (select.EPOLL*). Never block."""
+        """The kernel reports `events` (select.EPOLL*). Must not block."""
 
     def failed(self) -> None:
-        """A callback of this handler has raised, which was logged: release what it holds."""
+        """A callback of this handler has raised, which was logged: release its resources."""
 
 
 class Loop:
-    """at_tick, after_poll: callbacks, called once a second and at the end of each wake; times: durations of the wakes so far.
+    """The event loop of one process.
 
-    Do not remove from `after_poll` during a wake: replace the list.
+    at_tick, after_poll: callbacks, called once a second and at the end of each wake. Do not remove from `after_poll` during a
+    wake: replace the list. times: durations of all wakes. backlogged: the number of listeners that go on accepting in
+    `after_poll`, which makes long wakes.
     """
 
     service = ""
@@ -66,28 +73,28 @@ class Loop:
         self.times = WakeTimes()
         self.at_tick: list[Callable[[], None]] = []
         self.after_poll: list[Callable[[], None]] = []
-        self.backlogs = 0  # listeners that go on in `after_poll`, which takes long: measure the processor time
+        self.backlogged = 0
         self._handlers: dict[int, EventHandler] = {}
-        self._new: dict[int, EventHandler] = {}  # those that are no handlers before the next poll, see `watch`
+        self._new_handlers: dict[int, EventHandler] = {}  # registered since the last poll, see `watch`
         self._watched: dict[int, int] = {}
         self._epoll = select.epoll()
-        self._running = False
+        self._running = True
         self._next_tick = 0.0
-        self._ahead = 0.0  # how far the system's time is ahead of the monotonic clock
+        self._wall_offset = 0.0  # wall clock minus monotonic clock, in seconds
         self._signals: dict[int, Callable[[], None]] = {}
-        self._woken = False
-        self._soon: deque[tuple[EventHandler, Callable[[], None]]] = deque()
+        self._wakeup_sent = False
+        self._threadsafe_calls: deque[tuple[EventHandler, Callable[[], None]]] = deque()
         self._turns: deque[tuple[EventHandler, Callable[[], None]]] = deque()
-        self._used: dict[str, float] = {}  # seconds of the present wake by service, as far as several took part
-        self._used_until = 0.0  # when that was last brought up to date; not in this wake, if before clock.now
-        self._pipe, self._wake_up = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.watch(self._pipe, self, select.EPOLLIN)
+        self._charged: dict[str, float] = {}  # seconds of this wake by service, if several services have worked in it
+        self._charged_until = 0.0  # when `_charged` was last updated; before clock.now: not yet in this wake
+        self._pipe_read, self._pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.watch(self._pipe_read, self, select.EPOLLIN)
         self._set_clock()
 
-    # What to watch
+    # Registration
 
     def watch(self, fd: int, handler: EventHandler, events: int) -> None:
-        """Have `handler.ready` called when `events` (select.EPOLL*) are ready on `fd`; with events 0, no longer.
+        """Call `handler.ready` when any of `events` (select.EPOLL*) occurs on `fd`; with events 0, no longer.
 
         With EPOLLONESHOT: once, until `watch` is called again. A new handler gets no event that was reported earlier: its
         descriptor may have the number of one that was closed in this wake.
@@ -99,79 +106,68 @@ class Loop:
                 self.discard(fd)
         elif watched is None:
             self._epoll.register(fd, events)
-            self._new[fd] = handler
+            self._new_handlers[fd] = handler
             self._watched[fd] = events
         elif watched != events or events & select.EPOLLONESHOT:
             self._epoll.modify(fd, events)
             self._watched[fd] = events
 
     def discard(self, fd: int) -> None:
-        """`fd` is closed, or about to be: the kernel takes it out of the set by itself, which saves a call."""
+        """Forget `fd`, which is closed, or about to be: closing removes it from the epoll set without a system call of ours."""
         if self._watched.pop(fd, None) is not None:
             self._handlers.pop(fd, None)
-            self._new.pop(fd, None)
+            self._new_handlers.pop(fd, None)
 
-    def call_soon_threadsafe(self, handler: EventHandler, step: Callable[[], None]) -> None:
-        """Call `step`, on behalf of `handler`, in the next wake. The only method that other threads may call."""
-        self._soon.append((handler, step))
-        if not self._woken:  # one wake-up serves all that is there by the time it is read
-            self._woken = True
-            with contextlib.suppress(OSError):  # the pipe is full: it will wake anyway; or closed: nobody is left to wake
-                os.write(self._wake_up, b"\0")
+    def call_soon_threadsafe(self, handler: EventHandler, call: Callable[[], None]) -> None:
+        """Make `call` on behalf of `handler` in the next wake. The only method that other threads may use."""
+        self._threadsafe_calls.append((handler, call))
+        if not self._wakeup_sent:  # one byte in the pipe serves all calls that are queued when it is read
+            self._wakeup_sent = True
+            with contextlib.suppress(OSError):  # the pipe is full, so the loop wakes anyway; or closed, as the loop is
+                os.write(self._pipe_write, b"\0")
 
-    def in_turn(self, handler: EventHandler, step: Callable[[], None]) -> None:
-        """Append `step`, on behalf of `handler`, to the queue of turns."""
-        self._turns.append((handler, step))
+    def call_in_turn(self, handler: EventHandler, call: Callable[[], None]) -> None:
+        """Append `call`, on behalf of `handler`, to the queue of turns."""
+        self._turns.append((handler, call))
 
     def is_late(self) -> bool:
-        """Whether the wake has used EVENTS_TIME, so that other reported events are left to the next one. Reads the clock."""
+        """Whether EVENTS_TIME of this wake is used up, so that further events are left to the next one. Reads the time."""
         self.clock.work = 0
         return time.monotonic() > self.clock.now + EVENTS_TIME
 
     def tick_within(self, seconds: float) -> None:
-        """Let the next tick come no later than that."""
+        """Make the next tick at most `seconds` from now."""
         self._next_tick = min(self._next_tick, self.clock.now + seconds)
 
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
-        """Call `callback` from the loop, not from a handler, after signal `number`. In the main thread only."""
+        """Call `callback` from the loop after signal `number`. In the main thread only."""
         self._signals[number] = callback
-        signal.set_wakeup_fd(self._wake_up, warn_on_full_buffer=False)  # CPython writes the number into the pipe
+        signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)  # CPython writes the number into the pipe
         signal.signal(number, lambda *_: None)
 
     # Running
 
     def run(self) -> None:
-        """Wake after wake, until `stop`."""
-        poll = self._epoll.poll
-        handlers = self._handlers
-        new = self._new
-        clock = self.clock
-        turns = self._turns
-        monotonic = time.monotonic
-        left: list[tuple[int, int]] | None = None  # what the last wake had no time for
-        resting = False  # somebody waits for a turn
-        short, short_seconds = 0, 0.0
-        self._running = True
+        """Run wakes until `stop`."""
+        poll, monotonic, clock, short = self._epoll.poll, time.monotonic, self.clock, self.times.short
+        handlers, new_handlers, turns = self._handlers, self._new_handlers, self._turns
+        left: Events | None = None  # events that the last wake had no time for
         self._set_clock()
         while self._running:
-            if left is None:
-                if new:  # handlers from here on
-                    handlers.update(new)
-                    new.clear()
-                timeout = self._next_tick - clock.now
-                ready = poll(timeout if timeout > 0.0 and not resting else 0.0, EVENTS_PER_WAKE)
-            else:
-                ready, left = left, None
+            if new_handlers and not left:
+                self._add_handlers()
+            timeout = self._next_tick - clock.now
+            ready, left = left or poll(timeout if timeout > 0.0 and not turns else 0.0, EVENTS_PER_WAKE), None
             began = clock.now = monotonic()
-            clock.time = began + self._ahead
+            clock.time = began + self._wall_offset
             clock.epoch += 1
-            if resting or len(ready) > FEW:
-                self.times.mark()
-            service = None  # the one whose work has been done since the last charge
+            if turns or self.backlogged or len(ready) > FEW_EVENTS:
+                self.times.read_cpu()
+            service = None  # the service that has worked since the last charge
             for fd, events in ready:
                 try:
                     handler = handlers[fd]
-                except KeyError:  # closed by what was handled before it
+                except KeyError:  # closed by an earlier handler
                     continue
                 if handler.service is not service:
                     if service is not None:
@@ -181,82 +177,86 @@ class Loop:
                     handler.ready(events)
                 except Exception:
                     self._failed(handler)
-                if clock.work > WORK and self.is_late():
+                if clock.work > STEPS_PER_CHECK and self.is_late():
                     left = ready[ready.index((fd, events)) + 1 :] or None
                     break
-            if began >= self._next_tick:
-                self._charge(service)
-                self.times.add_short(short, short_seconds)
-                short, short_seconds = 0, 0.0
-                self._tick()
+            if began >= self._next_tick or turns:
+                self._tick_and_run_turns(service, began)
                 service = None
-            if turns:
-                self._charge(service)
-                resting = self._give_turns(began + EVENTS_TIME)
-                service = None
-            else:
-                resting = False
             for callback in self.after_poll:
                 try:
                     callback()
                 except Exception:
                     self._failed(self)
-            seconds = monotonic() - began
-            if seconds < SHORT:
-                short += 1
-                short_seconds += seconds
+            if (seconds := monotonic() - began) < SHORT:
+                short[0], short[1] = short[0] + 1, short[1] + seconds
             else:
-                resting = resting or self.backlogs > 0  # so that the next one is measured as well
-                self._note_long(service, seconds)
-        self.times.add_short(short, short_seconds)
+                self._record(service, seconds)
 
-    def _give_turns(self, end: float) -> bool:
-        """One after the other, until `end`, but for TURNS_TIME at the least; whether somebody still waits for one."""
-        clock = self.clock
-        end = max(end, self._used_until + TURNS_TIME)
-        while self._turns and self._used_until < end:
-            handler, step = self._turns.popleft()
-            clock.epoch += 1  # what is heard now may be younger than what was looked up so far
-            self.call_isolated(handler, step)
+    def _add_handlers(self) -> None:
+        """Let those that were registered since the last poll have events from the next one on."""
+        self._handlers.update(self._new_handlers)
+        self._new_handlers.clear()
+
+    def _tick_and_run_turns(self, service: str | None, began: float) -> None:
+        """Run what is due after the events of the wake that began then. service: as for `_charge`."""
+        self._charge(service)
+        if began >= self._next_tick:
+            self.times.add_short()
+            self._set_clock()
+            self._charged_until = self.clock.now  # the clock has moved on, but the wake is the same
+            for callback in self.at_tick:
+                self.call_isolated(self, callback)
+            self._charge(None)
+        if self._turns:
+            self._run_turns(began + EVENTS_TIME)
+
+    def _run_turns(self, end: float) -> None:
+        """Serve the queue of turns until `end`, and for TURNS_TIME at least."""
+        end = max(end, self._charged_until + TURNS_TIME)
+        while self._turns and self._charged_until < end:
+            handler, call = self._turns.popleft()
+            self.clock.epoch += 1  # input that is read now may be younger than what was checked so far
+            self.call_isolated(handler, call)
             self._charge(handler.service)
-        return bool(self._turns)
 
     def _charge(self, service: str | None) -> None:
-        """All since the last charge was done for `service`, or for the loop itself."""
+        """Account the time since the last call to `service`; None, or "": to the loop itself."""
         now = time.monotonic()
-        if self._used_until < self.clock.now:  # the first charge of this wake
-            self._used_until = self.clock.now
-            self._used.clear()
+        if self._charged_until < self.clock.now:  # the first call in this wake
+            self._charged_until = self.clock.now
+            self._charged.clear()
         service = service or ""
-        self._used[service] = self._used.get(service, 0.0) + now - self._used_until
-        self._used_until = now
+        self._charged[service] = self._charged.get(service, 0.0) + now - self._charged_until
+        self._charged_until = now
 
-    def _note_long(self, service: str | None, seconds: float) -> None:
-        """A wake that was not short has ended; what was done since the last charge was for `service`."""
+    def _record(self, service: str | None, seconds: float) -> None:
+        """Count a wake that was not SHORT. service: as for `_charge`."""
         self.times.add(seconds)
         if seconds >= LONG:
             self._charge(service)
-            self.times.blame(seconds, max(self._used, key=self._used.__getitem__))
+            self.times.blame(seconds, max(self._charged, key=self._charged.__getitem__))
 
     def stop(self) -> None:
-        """End `run` after the present wake."""
+        """Return from `run` at the end of this wake."""
         self._running = False
+        self.times.add_short()
 
     def close(self) -> None:
-        """Give back the loop's own descriptors."""
+        """Close the loop's own descriptors."""
         if self._signals:
             signal.set_wakeup_fd(-1)
             for number in self._signals:
                 signal.signal(number, signal.SIG_DFL)
         self._epoll.close()
-        os.close(self._pipe)
-        fd, self._wake_up = self._wake_up, -1  # a thread that is late must not write into whatever has its number next
+        os.close(self._pipe_read)
+        fd, self._pipe_write = self._pipe_write, -1  # a thread must not write into whatever reuses the number
         os.close(fd)
 
-    def call_isolated(self, handler: EventHandler, step: Callable[[], None]) -> None:
-        """Call `step` on behalf of `handler`: if it raises, that is logged and `handler.failed` is called."""
+    def call_isolated(self, handler: EventHandler, call: Callable[[], None]) -> None:
+        """Make `call` on behalf of `handler`. An exception is logged, and `handler.failed` is called."""
         try:
-            step()
+            call()
         except Exception:
             self._failed(handler)
 
@@ -265,33 +265,28 @@ class Loop:
         try:
             handler.failed()
         except Exception:
-            log.exception("unexpected error in %r, which has failed", handler)
-
-    def _tick(self) -> None:
-        self._set_clock()
-        self._used_until = self.clock.now  # the clock has moved on, but it is the same wake
-        for callback in self.at_tick:
-            self.call_isolated(self, callback)
+            log.exception("unexpected error while dropping %r", handler)
 
     def _set_clock(self) -> None:
-        # The two clocks are compared once a tick, so that a wake needs to read only one of them.
+        # The two clocks are compared once a tick, so that a wake reads only one of them.
         self.clock.now = time.monotonic()
         self.clock.time = time.time()
-        self._ahead = self.clock.time - self.clock.now
+        self._wall_offset = self.clock.time - self.clock.now
         self._next_tick = self.clock.now + TICK
 
     # The loop's own handler: the pipe
 
     def ready(self, events: int) -> None:
-        numbers = os.read(self._pipe, 4096)
-        self._woken = False  # before looking: what is added from here on writes a wake-up of its own
-        for number in dict.fromkeys(numbers):  # a signal that came many times came once
+        """Run the callbacks of signals and the calls of other threads."""
+        numbers = os.read(self._pipe_read, 4096)
+        self._wakeup_sent = False  # before looking: a call that is added from here on writes a byte of its own
+        for number in dict.fromkeys(numbers):  # the same signal several times counts once
             callback = self._signals.get(number)
             if callback is not None:
                 self.call_isolated(self, callback)
-        for _ in range(len(self._soon)):
-            handler, step = self._soon.popleft()
-            self.call_isolated(handler, step)
+        for _ in range(len(self._threadsafe_calls)):
+            handler, call = self._threadsafe_calls.popleft()
+            self.call_isolated(handler, call)
 
     def failed(self) -> None:
-        pass  # what failed was a signal's callback; the pipe itself stays
+        pass  # a signal's callback has failed; the pipe stays

@@ -1,7 +1,7 @@
-"""How long the loop's wakes take: histograms of their wall time and processor time, and who made the long ones long.
+"""Durations of the event loop's wakes: histograms of wall time and processor time, and the services that made long ones long.
 
-The processor time of a thread costs a system call to read, so it is read only around a wake that may become long. A wake of
-less than MEASURED by the clock on the wall has taken no more of the processor, and is taken to have taken all of that.
+Reading a thread's processor time is a system call, so it is read only around wakes that may become long. A wake of less than
+MEASURED wall time cannot have taken more processor time than that, and is counted as if it had taken all of it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import time
 from bisect import bisect_left
 from collections import Counter
 
-SHORT = 0.001  # seconds, of the first bucket: wakes up to here are only counted, and added once a second
-MEASURED = 0.020  # seconds from which on the processor time is measured
+SHORT = 0.001  # seconds; shorter wakes are only counted, and added to the histograms once a second
+MEASURED = 0.020  # seconds of wall time from which on the processor time is measured
 LONG = 0.050  # seconds from which on a wake is counted as long, for the service that took most of it
-BOUNDS = (SHORT, 0.002, 0.005, 0.010, 0.020, LONG, 0.100, 0.250, 1.0, 10.0)  # seconds: the upper bounds of the buckets
+BOUNDS = (SHORT, 0.002, 0.005, 0.010, 0.020, LONG, 0.100, 0.250, 1.0, 10.0)  # seconds: upper bounds of the buckets
 
 
 class Histogram:
-    """Durations in seconds. counts: by bucket of BOUNDS, and one more for what is longer; sum; max."""
+    """Durations in seconds. counts: one for each bucket of BOUNDS, and one for longer durations; sum; max."""
 
     __slots__ = ("counts", "max", "sum")
 
@@ -33,47 +33,53 @@ class Histogram:
 
 
 class WakeTimes:
-    """wall, cpu: histograms of all wakes; long: how many were LONG by the clock on the wall, by the service that took most of
-    each ("": the loop itself).
+    """The durations of all wakes of one loop.
+
+    wall, cpu: histograms. long: the number of wakes of LONG or more wall time, by the service that took most of each ("": the
+    loop itself). short: the number of wakes shorter than SHORT that are not yet in the histograms, and their seconds
+    together; a list, since the loop adds to it in every wake.
     """
 
-    __slots__ = ("_mark", "_slowest", "cpu", "long", "wall")
+    __slots__ = ("_cpu_read", "_slowest", "cpu", "long", "short", "wall")
 
     def __init__(self) -> None:
         self.wall = Histogram()
         self.cpu = Histogram()
         self.long: Counter[str] = Counter()
+        self.short = [0, 0.0]
         self._slowest = (0.0, "")
-        self._mark = 0.0  # the thread's processor time when it was last read
+        self._cpu_read = 0.0  # the thread's processor time when it was last read
 
-    def mark(self) -> None:
-        """A wake begins that may become long."""
-        self._mark = time.thread_time()
+    def read_cpu(self) -> None:
+        """Read the processor time: a wake begins that may become long."""
+        self._cpu_read = time.thread_time()
+
+    def add(self, seconds: float) -> None:
+        """Count a wake of `seconds` wall time, SHORT or more.
+
+        Its processor time is at most what was used since the last reading, which may include earlier wakes.
+        """
+        self.wall.add(seconds)
+        if seconds >= MEASURED:
+            before = self._cpu_read
+            self.read_cpu()
+            seconds = min(seconds, self._cpu_read - before)
+        self.cpu.add(seconds)
+
+    def add_short(self) -> None:
+        """Add the short wakes to the histograms."""
+        number, seconds = self.short
+        for histogram in (self.wall, self.cpu):
+            histogram.counts[0] += int(number)
+            histogram.sum += seconds
+        self.short[:] = 0, 0.0
 
     def blame(self, seconds: float, service: str) -> None:
-        """A wake was LONG, and `service` took most of it."""
+        """Count a LONG wake for `service`, which took most of it."""
         self.long[service] += 1
         self._slowest = max(self._slowest, (seconds, service))
 
     def slowest(self) -> tuple[float, str]:
-        """The longest of the wakes that were blamed on a service since the last call."""
+        """The longest wake that was counted by `blame` since the last call: its seconds, and the service."""
         slowest, self._slowest = self._slowest, (0.0, "")
         return slowest
-
-    def add(self, seconds: float) -> None:
-        """A wake of SHORT or more has ended, after so many seconds by the clock on the wall.
-
-        Its processor time is at most what was used since the last mark, which counts wakes between that and this one as well.
-        """
-        self.wall.add(seconds)
-        if seconds >= MEASURED:
-            before = self._mark
-            self.mark()
-            seconds = min(seconds, self._mark - before)
-        self.cpu.add(seconds)
-
-    def add_short(self, number: int, seconds: float) -> None:
-        """So many wakes were SHORT, together so long."""
-        for histogram in (self.wall, self.cpu):
-            histogram.counts[0] += number
-            histogram.sum += seconds

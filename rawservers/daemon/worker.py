@@ -182,7 +182,7 @@ class Worker:
             self.loop.call_isolated(connection, connection.tick)
         del connections[-SWEEP:]
         if connections:
-            self.loop.in_turn(self.loop, lambda: self._sweep(connections))
+            self.loop.call_in_turn(self.loop, lambda: self._sweep(connections))
 
     def _warn(self) -> None:
         """Say that the loop turns slowly, if it does: it is not stuck, but everybody waits."""
