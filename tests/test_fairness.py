@@ -20,7 +20,8 @@ from rawservers.core.loop import WORK, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol, ResponseEnd, Urgent
 from rawservers.core.wakes import BOUNDS, LONG, WakeTimes
-from rawservers.daemon.worker import GarbageCollector, shares
+from rawservers.daemon.startup import shares
+from rawservers.daemon.worker import GarbageCollector
 from rawservers.http import conversation
 from rawservers.http import router as routing
 from rawservers.http.conversation import ANSWER_STEPS, LOOKUP_STEPS, STEPS

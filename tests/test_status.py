@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rawservers import __version__, status
 from rawservers.core.wakes import BOUNDS
-from rawservers.daemon import supervisor
+from rawservers.daemon import control, startup
 from rawservers.daemon.scoreboard import SIZE, Figures, Row, Scoreboard
 from tests.live import DEADLINE, ROOT, Server, need, receive_until, until
 from tests.load import Load, request, take_answer
@@ -289,8 +289,8 @@ def test_what_is_counted_never_falls(served: Server, tmp_path: Path, seconds: fl
         reloads = 0
         while time.monotonic() < end:
             if chance.random() < 0.2:
-                with contextlib.suppress(supervisor.CannotStart):
-                    supervisor.reload(served.process.pid)
+                with contextlib.suppress(startup.CannotStart):
+                    control.reload(served.process.pid)
                     reloads += 1
             else:
                 with contextlib.suppress(IndexError, ProcessLookupError):
@@ -308,7 +308,7 @@ def test_what_retiring_workers_have_counted_stays(served: Server, tmp_path: Path
         with served.connect("telnet") as sock:
             sock.sendall(b"x\r\n")
             assert receive_until(sock, b"\n") == b"x\r\n"
-        supervisor.reload(served.process.pid)
+        control.reload(served.process.pid)
         until(lambda: len(served.workers()) == 3, "the end of the old workers")
         counted = look(tmp_path / "status")["counted"]
         assert [counted[name]["answers"] for name in ("http", "telnet")] == [round, round]

@@ -18,7 +18,6 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, replace
-from pathlib import Path
 
 from rawservers import __version__
 from rawservers.status import STATES, WAKES, Status, Wakes
@@ -176,26 +175,6 @@ class Scoreboard:
 def put(memory: mmap.mmap, at: int, data: bytes) -> None:
     """Write so that each number is either the old or the new one at any time. (pack_into() would make it 0 in between.)"""
     memory[at : at + len(data)] = data
-
-
-def history_of(pid: int) -> History:
-    """What the supervisor with this process id has noted. OSError if there is none, or if it may not be looked at."""
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            if os.readlink(entry).startswith(f"/memfd:{NAME}"):
-                with entry.open("rb") as file:
-                    history = History(*HISTORY.unpack(file.read(HISTORY.size)))
-                if history.pid == own_pid(pid):
-                    return history
-        except FileNotFoundError:  # closed meanwhile
-            continue
-    raise ProcessLookupError("it is no supervisor of rawservers")
-
-
-def own_pid(pid: int) -> int:
-    """What process `pid` takes for its process id, which may be in a namespace of its own."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
 
 
 def status_of(figures: Figures, history: History, workers: int, now: float) -> Status:

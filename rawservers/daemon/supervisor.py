@@ -21,109 +21,30 @@ supervisor has gone, however that came, learns so from their socket and ends, to
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import logging
 import os
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import NoReturn, TypeAlias
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from rawservers.core.connection import ServiceSpec
-from rawservers.core.loop import TICK, Loop
-from rawservers.daemon import worker
-from rawservers.daemon.scoreboard import Row, Scoreboard, history_of
+from rawservers.core.errors import os_error_text
+from rawservers.core.loop import Loop
+from rawservers.daemon.children import SIGNALS, Child, fork
+from rawservers.daemon.generation import Generation, prepare
+from rawservers.daemon.orders import HURRY, REOPEN, RETIRE, STOP
+from rawservers.daemon.scoreboard import Scoreboard
+from rawservers.daemon.startup import CannotStart, all_of, announce, close_log, normalise
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.worker import CannotStart, GarbageCollector, Orders, Servers, Worker, reason
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config
 
 log = logging.getLogger("rawservers")
 
-Identity: TypeAlias = "tuple[int, int, list[int]]"  # user, group, and further groups
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 BACK_OFF = 0.1, 5.0  # seconds from one fork to the next: the least, and the most, for workers that end before they serve
-LAST_WORDS = 2.0  # seconds between SIGABRT and SIGKILL, for the dump, and beyond the time to drain
 START_TIME = 30.0  # seconds for a new generation to become ready, and for the old one to hear that it has
-
-
-@dataclass(slots=True)
-class Generation:
-    """What one reading of the configuration has brought: the same for all workers forked for it."""
-
-    config: Config
-    services: dict[str, ServiceSpec]
-    servers: Servers
-    access_log: int
-    who: Identity | None
-    begun: float
-
-    @property
-    def size(self) -> int:
-        """How many workers it is to have."""
-        return self.config.workers or len(os.sched_getaffinity(0))
-
-    @property
-    def summary(self) -> str:
-        """What it serves, in a few words."""
-        places = (f"{listen.service} on {server.address}" for listen, group in self.servers.items() for server in group)
-        return ", ".join(places)
-
-
-class Child:
-    """A worker, as its supervisor sees it: the event handler of its socket."""
-
-    service = ""
-
-    def __init__(
-        self, pid: int, generation: Generation, row: Row, sock: socket.socket, loop: Loop, go_on: Callable[[], None]
-    ) -> None:
-        self.pid = pid
-        self.generation = generation
-        self.row = row
-        self.sock = sock
-        self.is_ready = False  # it serves
-        self.has_retired = False  # it accepts nothing any more
-        self.order = b""  # the last one it was given
-        self.aborted = False
-        self.excused = 0.0  # until when its silence does not count
-        self._loop = loop
-        self._go_on = go_on
-        loop.watch(sock.fileno(), self, worker.WORDS)
-
-    def ready(self, events: int) -> None:
-        try:
-            word = self.sock.recv(16, socket.MSG_DONTWAIT)
-        except (BlockingIOError, ConnectionResetError):
-            return
-        self.is_ready |= word == worker.READY
-        self.has_retired |= word == worker.RETIRED
-        if not word:  # it has ended, and is about to be reaped
-            self._loop.watch(self.sock.fileno(), self, 0)
-        self._go_on()
-
-    def close(self) -> None:
-        self._loop.watch(self.sock.fileno(), self, 0)
-        self.sock.close()
-
-    def failed(self) -> None:
-        pass  # what it tells next is another matter
-
-    def tell(self, order: bytes, fds: Iterable[int] = ()) -> None:
-        """Give an order; a worker that has ended, or hears nothing, is seen to in other ways."""
-        if order != worker.REOPEN:
-            self.order = order
-        with contextlib.suppress(OSError):
-            socket.send_fds(self.sock, [order], list(fds), socket.MSG_DONTWAIT)
-
-    def kill(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
 
 
 class Supervisor:
@@ -152,8 +73,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to stop; the exit status. Raises CannotStart, and what `configure` does."""
-        self._coming = self._prepare(self._configure())
-        for fd in self._foreign - {server.sock.fileno() for server in worker.all_of(self._coming.servers)}:
+        self._coming = prepare(self._configure(), self._current)
+        for fd in self._foreign - {server.sock.fileno() for server in all_of(self._coming.servers)}:
             os.close(fd)  # they belong to whoever started us, and would live as long as we do
         if self._coming.who is None and os.geteuid() == 0:
             log.warning("running as root: with --user the workers become somebody else")
@@ -170,19 +91,6 @@ class Supervisor:
         return self._status
 
     # Generations
-
-    def _prepare(self, config: Config) -> Generation:
-        """All that a new generation needs; CannotStart leaves nothing behind."""
-        services = worker.rehearse(config)
-        who = identity(config.user)
-        access_log = worker.open_log(config)
-        try:
-            servers = worker.bind_all(config, self._current.servers if self._current else {})
-        except CannotStart:
-            worker.close_log(access_log)
-            raise
-        worker.raise_descriptor_limit(config)
-        return Generation(config, services, servers, access_log, who, time.monotonic())
 
     def reload(self) -> None:
         """Take over the configuration as it stands now, as soon as that is possible."""
@@ -212,7 +120,7 @@ class Supervisor:
         self._note(begun=1)
         log.info("reloading")
         try:
-            self._coming = self._prepare(self._configure())
+            self._coming = prepare(self._configure(), self._current)
         except Exception as error:
             for line in getattr(error, "errors", (str(error),)):
                 log.error("%s", line)
@@ -227,8 +135,8 @@ class Supervisor:
         coming, self._coming = self._coming, None
         if coming:
             for child in self._workers(coming):
-                child.tell(worker.HURRY)
-            self._drop(coming, self._current)
+                child.tell(HURRY)
+            coming.drop(self._current)
         self._note(failed=1)
         self._say_ready()
 
@@ -236,17 +144,17 @@ class Supervisor:
         """Every new worker is ready: the old ones need accept no more."""
         old, self._current, self._coming = self._current, coming, None
         if old:
-            self._drop(old, coming)
+            old.drop(coming)
         for child in self._old():
             if not child.order:
-                child.tell(worker.RETIRE)
+                child.tell(RETIRE)
         self._handing_over = True
         self._go_on()
 
     def _handed_over(self) -> None:
         assert self._current
         self._handing_over = False
-        worker.announce(self._current.services, self._current.servers)
+        announce(self._current.services, self._current.servers)
         history = self._scoreboard.history
         self._note(reloads=history.begun - history.reloads - history.failed)  # 1; at the start 0
         self._say_ready()
@@ -256,14 +164,6 @@ class Supervisor:
         """For whoever looks on: so many more of these."""
         history = self._scoreboard.history
         self._scoreboard.history = replace(history, **{name: getattr(history, name) + number for name, number in more.items()})
-
-    def _drop(self, generation: Generation, heir: Generation | None) -> None:
-        """Close what `generation` has and `heir` does not."""
-        worker.close_log(generation.access_log)
-        for listen, group in generation.servers.items():
-            if heir is None or listen not in heir.servers:
-                for server in group:
-                    server.close()
 
     def _workers(self, generation: Generation) -> list[Child]:
         """Those of a generation that were not told to end."""
@@ -275,8 +175,8 @@ class Supervisor:
     def _press_old(self) -> bool:
         """Whether workers of former generations are still there; if so, they are told not to take their time."""
         for child in self._old():
-            if child.order == worker.RETIRE:
-                child.tell(worker.STOP)
+            if child.order == RETIRE:
+                child.tell(STOP)
         return bool(self._old())
 
     # Workers
@@ -300,63 +200,27 @@ class Supervisor:
         self._forked = time.monotonic()
         row = self._scoreboard.take()
         row.begin(os.getpid(), self._forked)  # here, since afterwards it is the child that writes there
-        pair: Sequence[socket.socket] = ()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the child must not write into the wake-up pipe it shares with us
         try:
-            ours, theirs = pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            pid = os.fork()
+            child = fork(generation, self._scoreboard, row, self._loop, self._go_on, lambda: self._let_go(generation))
         except OSError as error:
-            for sock in pair:
-                sock.close()
             row.begin(0, 0.0)
-            self._trouble = f"cannot start a worker: {reason(error)}"
+            self._trouble = f"cannot start a worker: {os_error_text(error)}"
             log.error("%s", self._trouble)
             self._slow_down()
             return False
-        else:
-            if pid == 0:
-                ours.close()  # or this process would keep the other end open, and never hear that its supervisor has gone
-                self._be_worker(generation, row, theirs)
-            theirs.close()
-            self._children[pid] = Child(pid, generation, row, ours, self._loop, self._go_on)
-            return True
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    def _be_worker(self, generation: Generation, row: Row, sock: socket.socket) -> NoReturn:
-        """In the child: let go of what is the supervisor's, become who one is to be, and serve."""
-        status = 1
-        try:
-            self._let_go(generation)
-            for number in SIGNALS:  # a terminal sends some of them to all of its processes; the supervisor says what they mean
-                signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            faulthandler.enable(2)
-            become(generation.who)
-            serving = Worker(generation.config, generation.servers, generation.access_log, self._scoreboard, row)
-            serving.loop.on_signal(signal.SIGTERM, serving.finish)  # the supervisor may have had the same one
-            serving.loop.watch(sock.fileno(), Orders(serving, sock), worker.WORDS)
-            serving.loop.at_tick += [error_log.flush, GarbageCollector(serving.loop.clock)]
-            serving.run(lambda: sock.send(worker.READY))
-            status = 0
-        except CannotStart as error:
-            log.error("%s", error)
-        except BaseException:
-            log.exception("the worker has failed")
-        finally:
-            logging.shutdown()
-            os._exit(status)
+        self._children[child.pid] = child
+        return True
 
     def _let_go(self, generation: Generation) -> None:
         """In the child: close what is the supervisor's, or another generation's; a port that it has given up must be free."""
         self._loop.close()
         for child in self._children.values():
             child.sock.close()
-        ours = set(map(id, worker.all_of(generation.servers)))
+        ours = set(map(id, all_of(generation.servers)))
         for other in filter(None, (self._current, self._coming)):
             if other is not generation:
-                worker.close_log(other.access_log)
-            for server in worker.all_of(other.servers):
+                close_log(other.access_log)
+            for server in all_of(other.servers):
                 if id(server) not in ours:
                     server.sock.close()
 
@@ -405,22 +269,15 @@ class Supervisor:
 
     def stop(self) -> None:
         """Come to an orderly end; when called again, to an end."""
-        order = worker.HURRY if self._stopping else worker.STOP
+        order = HURRY if self._stopping else STOP
         if not self._stopping:
             self._notifier.tell("STOPPING=1", "STATUS=Finishing what is under way")
             for generation in filter(None, (self._current, self._coming)):
-                self._drop(generation, None)
+                generation.drop(None)
         self._stopping = self._loop.clock.now
         for child in self._children.values():
             child.tell(order)
         self._go_on()
-
-    def _end_late_ones(self) -> None:
-        """Kill who has had time enough."""
-        for child in self._children.values():
-            limit = child.generation.config.drain_time if child.order == worker.STOP else 0.001
-            if limit > 0 and self._loop.clock.now - self._stopping > limit + LAST_WORDS:
-                child.kill(signal.SIGKILL)
 
     # Once a second
 
@@ -428,9 +285,10 @@ class Supervisor:
         now = self._loop.clock.now
         gap, self._ticked = now - self._ticked, now
         for child in self._children.values():
-            self._look_at(child, gap)
+            child.look_at(now, gap)
         if self._stopping:
-            self._end_late_ones()
+            for child in self._children.values():
+                child.end_if_late(now - self._stopping)
         elif self._coming and self._current and time.monotonic() - self._coming.begun > START_TIME:
             self._give_up("the new workers are not ready in time")
         elif self._handing_over and self._current and time.monotonic() - self._current.begun > START_TIME:
@@ -438,22 +296,6 @@ class Supervisor:
         self._fork_missing()
         self._notice_rotation()
         self._notify()
-
-    def _look_at(self, child: Child, gap: float) -> None:
-        """See whether this worker is alive. gap: seconds since the last look."""
-        now = self._loop.clock.now
-        limit = child.generation.config.stuck_time
-        if gap > max(limit / 2, 1.5 * TICK):
-            child.excused = now  # we were asleep, and it may have been as well: a terminal's ^Z stops all of us
-        silence = now - max(child.row.alive[1] + TICK, child.excused)  # since it was to write again
-        if not 0 < limit < silence:
-            return
-        if not child.aborted:
-            child.aborted = True
-            log.error("worker %d has been stuck for %.0f seconds: this is where it stands, and its end", child.pid, silence)
-            child.kill(signal.SIGABRT)
-        elif silence > limit + LAST_WORDS:
-            child.kill(signal.SIGKILL)
 
     def _notice_rotation(self) -> None:
         if self._current and not self._stopping and rotated(self._current.access_log, self._current.config.access_log):
@@ -467,15 +309,15 @@ class Supervisor:
         try:
             fd = open_target(target)
         except OSError as error:
-            return log.error("cannot open the access log %s anew: %s", target, reason(error))
+            return log.error("cannot open the access log %s anew: %s", target, os_error_text(error))
         for child in self._children.values():
             if fd >= 0 and child.generation.config.access_log == target:
-                child.tell(worker.REOPEN, [fd])
+                child.tell(REOPEN, [fd])
         for generation in filter(None, (self._current, self._coming)):
             if generation.config.access_log == target:
-                worker.close_log(generation.access_log)
+                close_log(generation.access_log)
                 generation.access_log = os.dup(fd) if fd >= 0 else -1
-        worker.close_log(fd)
+        close_log(fd)
 
     # What the service manager is told
 
@@ -501,64 +343,3 @@ class Supervisor:
         if serving < self._current.size:
             workers += f" of {self._current.size}: {self._trouble}"
         return f"Serving {self._current.summary} with {workers}"
-
-
-def reload(pid: int, patience: float = 90) -> None:
-    """Have the supervisor with this process id reload, and wait until it has. CannotStart if it has not, as its log says."""
-    try:
-        os.kill(pid, 0)
-        before = history_of(pid)
-        os.kill(pid, signal.SIGHUP)
-        deadline = time.monotonic() + patience
-        while (now := history_of(pid)).reloads + now.failed <= before.begun:
-            if time.monotonic() > deadline:
-                raise CannotStart(f"process {pid} has not reloaded within {patience} seconds")
-            time.sleep(0.02)
-    except OSError as error:
-        raise CannotStart(f"cannot have process {pid} reload: {reason(error)}") from error
-    if now.failed > before.failed:
-        raise CannotStart(f"process {pid} has not taken the new configuration; its log says why")
-
-
-def descriptors() -> list[int]:
-    """What is open in this process, but for its standard input, output and error."""
-    return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
-
-
-def normalise() -> None:
-    """Whatever the surroundings were that this process began in, have them as it expects them."""
-    for fd in range(3):  # closed, it would be the number of the next socket, which would take what is printed
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.umask(os.umask(0o022) | 0o022)  # neither sockets nor logs are for everybody to write to
-
-
-def identity(user: str) -> Identity | None:
-    """Who NAME or NAME:GROUP is; None for "". Raises CannotStart."""
-    if not user:
-        return None
-    import grp
-    import pwd
-
-    name, _, group = user.partition(":")
-    try:
-        entry = pwd.getpwnam(name)
-        gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid
-    except KeyError as error:
-        raise CannotStart(f"cannot become {user}: {error.args[0]}") from error
-    if os.geteuid() not in {0, entry.pw_uid}:
-        raise CannotStart(f"cannot become {user}: only root can become somebody else")
-    return entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid)
-
-
-def become(who: Identity | None) -> None:
-    """Give up root's rights for good."""
-    if who is None or os.geteuid() != 0:
-        return
-    uid, gid, groups = who
-    os.setgroups(groups)
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)

@@ -11,30 +11,37 @@ Telnet sessions until their end.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
-import resource
-import select
 import signal
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable
 
-from rawservers.core.bind import Endpoint, ServerSocket, bind
-from rawservers.core.connection import Connection, ServiceSpec
+from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
 from rawservers.core.peer import Clock
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.scoreboard import Figures, Row, Scoreboard, status_of
-from rawservers.logs.access import AccessLog, open_target
-from rawservers.services import SERVICES, Report, of_requests
-from rawservers.settings import Config, ListenConfig
-from rawservers.status import Page, Status
+from rawservers.daemon.startup import (
+    CannotStart,
+    Servers,
+    all_of,
+    announce,
+    bind_all,
+    close_log,
+    open_log,
+    raise_descriptor_limit,
+    rehearse,
+    room,
+    services,
+    shares,
+)
+from rawservers.logs.access import AccessLog
+from rawservers.settings import Config
+from rawservers.status import Status
 
 log = logging.getLogger("rawservers")
 
@@ -43,18 +50,6 @@ WARN_EVERY = 60.0  # seconds between two such lines
 SWEEP = 500  # connections whose deadlines are looked at in one turn
 GRACE = 1.0  # seconds that an idle connection is left open after the order to stop
 STATUS_CONNECTIONS = 16  # beside all others, so that the status can be asked for while there is no room
-RESERVE = 64  # descriptors for everything that is neither a connection nor a large file kept open
-
-# What a supervisor orders, and what a worker tells it: one packet each.
-RETIRE, STOP, HURRY, REOPEN = b"retire", b"stop", b"hurry", b"reopen"  # REOPEN comes with a descriptor of the new access log
-READY, RETIRED = b"ready", b"retired"
-WORDS = select.EPOLLIN  # what either end watches for
-
-Servers: TypeAlias = "dict[ListenConfig, list[ServerSocket]]"  # for each of Config.listen
-
-
-class CannotStart(Exception):
-    """What could not be done, and why, in one line."""
 
 
 def serve(config: Config) -> None:
@@ -89,8 +84,9 @@ class Worker:
         self._config = config
         self._scoreboard = scoreboard
         self._row = row
-        self._order = b""  # RETIRE or STOP, when it came
-        self._ordered = 0.0  # when it came
+        self._draining = False  # it was told to stop, or to retire
+        self._stopping = False  # it was told to stop
+        self._drain_began = 0.0
         self._log = AccessLog(access_log, config.log_format, loop.clock)
         self._connections: Connections[Connection] = Connections(
             loop.clock, room(config), config.connections_per_address, shares(config), {"status": STATUS_CONNECTIONS}
@@ -123,29 +119,30 @@ class Worker:
 
     def stop(self) -> None:
         """Come to an orderly end; when called again, to an end."""
-        if self._order == STOP:
+        if self._stopping:
             return self.loop.stop()
         self.finish()
 
     def finish(self) -> None:
         """Come to an orderly end, however often that is said."""
-        if self._order != STOP:
-            self._drain(STOP)
+        if not self._stopping:
+            self._stopping = True
+            self._drain()
 
     def retire(self) -> None:
         """Take nothing new, and end when all is done."""
-        if not self._order:
-            self._drain(RETIRE)
+        if not self._draining:
+            self._drain()
 
     def reopen(self, access_log: int) -> None:
         """Write to this descriptor from now on."""
         self._log.reopen(access_log)
 
-    def _drain(self, order: bytes) -> None:
-        if not self._order:
+    def _drain(self) -> None:
+        if not self._draining:
             self.loop.after_poll.append(self._stop_when_done)
-        self._order = order
-        self._ordered = self.loop.clock.now
+        self._draining = True
+        self._drain_began = self.loop.clock.now
         for listener in self._listeners:
             listener.close()
         for connection in self._connections:
@@ -171,7 +168,7 @@ class Worker:
             listener.tick()
         self._connections.forget_candidates()
         self._sweep(list(self._connections))
-        if self._order:
+        if self._draining:
             self._press_on()
         self._note()
         self._warn()
@@ -197,11 +194,11 @@ class Worker:
 
     def _press_on(self) -> None:
         """See to it that an order is carried out in time."""
-        elapsed = self.loop.clock.now - self._ordered
-        limit = self._config.drain_time if self._order == STOP else self._config.reload_drain
+        elapsed = self.loop.clock.now - self._drain_began
+        limit = self._config.drain_time if self._stopping else self._config.reload_drain
         if 0 < limit <= elapsed:
             self.loop.stop()
-        elif self._order == STOP and elapsed >= GRACE:
+        elif self._stopping and elapsed >= GRACE:
             for connection in self._connections:
                 if connection.idle and not connection.has_unread():
                     self.loop.call_isolated(connection, connection.hang_up)
@@ -245,143 +242,3 @@ class GarbageCollector:
             gc.unfreeze()
         gc.collect()
         gc.freeze()
-
-
-class Orders:
-    """An event handler of a worker's loop: the supervisor's orders. Without a supervisor there is nothing left to do."""
-
-    service = ""
-
-    def __init__(self, worker: Worker, sock: socket.socket) -> None:
-        self._worker = worker
-        self._sock = sock
-
-    def ready(self, events: int) -> None:
-        try:
-            order, fds, _, _ = socket.recv_fds(self._sock, 16, 1, socket.MSG_DONTWAIT)
-        except ConnectionResetError:  # it has gone without hearing all that it was told
-            order = b""
-        if order == RETIRE:
-            self._worker.retire()
-            with contextlib.suppress(OSError):  # it has gone: that is the next news
-                self._sock.send(RETIRED)
-        elif order == STOP:
-            self._worker.finish()
-        elif order == REOPEN:
-            if fds:  # else there was no descriptor for it here
-                self._worker.reopen(fds[0])
-        else:
-            self._worker.loop.stop()
-
-    def failed(self) -> None:
-        pass  # the next order is another matter
-
-
-def services(config: Config, clock: Clock, report: Report, look: Callable[[], Status]) -> dict[str, ServiceSpec]:
-    """The services that `config` asks for, by name. Raises CannotStart for what cannot be served, such as a bad header."""
-
-    def status(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-        return ServiceSpec("status", Page(look).start, of_requests(config), lambda *_: None)
-
-    table = SERVICES | {"status": status}
-    made: dict[str, ServiceSpec] = {}
-    for listen in config.listen:
-        name = listen.service
-        if name not in table:
-            raise CannotStart(f"no such service: {name} (there are {', '.join(table)})")
-        try:
-            made[name] = made.get(name) or table[name](config, clock, report)
-        except (OSError, ValueError) as error:
-            raise CannotStart(f"cannot serve {name} on {listen.address}: {reason(error)}") from error
-    return made
-
-
-def rehearse(config: Config) -> dict[str, ServiceSpec]:
-    """What `services` gives, or raises, for banners and before anything is bound; not to be served."""
-
-    def nothing() -> Status:
-        raise AssertionError("a rehearsal has no public")
-
-    return services(config, Clock(), lambda *_: None, nothing)
-
-
-def bind_all(config: Config, known: Mapping[ListenConfig, list[ServerSocket]] = {}) -> Servers:
-    """Server sockets for all of `config.listen`; those that are known are taken over. CannotStart leaves none behind."""
-    servers: Servers = {}
-    try:
-        for listen in dict.fromkeys(config.listen):
-            endpoint = Endpoint.parse(listen.address)
-            key = ListenConfig(
-                listen.service, str(endpoint)
-            )  # not the address as it was written: 80 and 127.0.0.1:80 are the same
-            servers[key] = servers.get(key) or known.get(key) or bind(endpoint, config.send_time)
-    except (OSError, ValueError) as error:
-        for key in servers.keys() - known.keys():
-            for server in servers[key]:
-                server.close()
-        low = isinstance(error, PermissionError) and not listen.address.startswith("unix:")
-        raise CannotStart(f"cannot listen on {listen.address}: {reason(error)}{LOW_PORT if low else ''}") from error
-    for server in all_of(servers):
-        server.tune(config.send_time)  # which may be another than when it was bound
-    return servers
-
-
-def all_of(servers: Servers) -> Iterable[ServerSocket]:
-    return (server for group in servers.values() for server in group)
-
-
-def announce(services: Mapping[str, ServiceSpec], servers: Servers) -> None:
-    """Log what is served where."""
-    for listen, group in servers.items():
-        for server in group:
-            log.info("%s listening on %s", listen.service, services[listen.service].banner(server.address))
-
-
-def open_log(config: Config) -> int:
-    """A descriptor to write the access log to. Raises CannotStart."""
-    try:
-        return open_target(config.access_log)
-    except OSError as error:
-        raise CannotStart(f"cannot write the access log {config.access_log}: {reason(error)}") from error
-
-
-def close_log(fd: int) -> None:
-    if fd >= 0:
-        os.close(fd)
-
-
-def raise_descriptor_limit(config: Config) -> None:
-    """Each connection takes a descriptor, and the usual limit of 1024 is there for programs that use select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if room(config) < config.connections:
-        log.warning("only %d connections at once, not %d: more descriptors are not allowed", room(config), config.connections)
-    elif not config.connections and room(config) == 1:
-        log.warning("only 1 connection at once: http.open_files is for %d files, all descriptors there are", config.open_files)
-
-
-def room(config: Config) -> int:
-    """How many connections a worker may have, by its configuration and the descriptors it is allowed."""
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(1, allowed - config.open_files - RESERVE)
-    return min(config.connections or most, most)
-
-
-def shares(config: Config) -> dict[str, int]:
-    """How many connections each service may have. Each of HTTP and Telnet by default half of all, if both are given."""
-    total = room(config)
-    wanted = {"http": config.http_connections, "telnet": config.telnet_connections}
-    default = max(1, total // 2) if wanted.keys() <= {listen.service for listen in config.listen} else total
-    return {name: min(number or default, total) for name, number in wanted.items()}
-
-
-def reason(error: Exception) -> str:
-    """Why something was refused."""
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
-
-
-LOW_PORT = (
-    " (a port below 1024 is root's: start as root, through a systemd socket, or after"
-    " sysctl net.ipv4.ip_unprivileged_port_start=0)"
-)
