@@ -342,7 +342,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 def test_no_such_log(folder: Path) -> None:
     done = run(folder, "--access-log", folder / "nope" / "log")
     assert done.returncode == 2
-    assert done.stderr == f"rawservers: cannot write the access log {folder / 'nope' / 'log'}: no such file or directory\n"
+    assert done.stderr == f"rawservers: cannot open the access log {folder / 'nope' / 'log'}: no such file or directory\n"
 
 
 @pytest.mark.parametrize(

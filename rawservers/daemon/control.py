@@ -1,4 +1,4 @@
-"""The client's side of `rawservers --reload PID`."""
+"""Control of a running server from another process: `rawservers --reload PID`."""
 
 from __future__ import annotations
 
@@ -8,42 +8,47 @@ import time
 from pathlib import Path
 
 from rawservers.core.errors import os_error_text
-from rawservers.daemon.scoreboard import HISTORY, NAME, History
+from rawservers.daemon.scoreboard import NAME, SERVER_INFO, ServerInfo
 from rawservers.daemon.startup import CannotStart
 
+POLL_INTERVAL = 0.02  # seconds
 
-def reload(pid: int, patience: float = 90) -> None:
-    """Have the supervisor with this process id reload, and wait until it has. CannotStart if it has not, as its log says."""
+
+def reload(pid: int, timeout: float = 90) -> None:
+    """Reload the server whose supervisor has this process id, and wait for the result.
+
+    timeout: in seconds. Raises CannotStart if there is no such server, or if its reload has failed; its log has the reason.
+    """
     try:
         os.kill(pid, 0)
-        before = history_of(pid)
+        before = read_server_info(pid)
         os.kill(pid, signal.SIGHUP)
-        deadline = time.monotonic() + patience
-        while (now := history_of(pid)).reloads + now.failed <= before.begun:
+        deadline = time.monotonic() + timeout
+        while (now := read_server_info(pid)).reloads + now.reloads_failed <= before.reloads_begun:
             if time.monotonic() > deadline:
-                raise CannotStart(f"process {pid} has not reloaded within {patience} seconds")
-            time.sleep(0.02)
+                raise CannotStart(f"process {pid} has not reloaded within {timeout} seconds")
+            time.sleep(POLL_INTERVAL)
     except OSError as error:
-        raise CannotStart(f"cannot have process {pid} reload: {os_error_text(error)}") from error
-    if now.failed > before.failed:
-        raise CannotStart(f"process {pid} has not taken the new configuration; its log says why")
+        raise CannotStart(f"cannot reload process {pid}: {os_error_text(error)}") from error
+    if now.reloads_failed > before.reloads_failed:
+        raise CannotStart(f"process {pid} has rejected the new configuration; see its log")
 
 
-def history_of(pid: int) -> History:
-    """What the supervisor with this process id has noted. OSError if there is none, or if it may not be looked at."""
+def read_server_info(pid: int) -> ServerInfo:
+    """The ServerInfo of the supervisor with this process id, read through /proc. Raises OSError."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
             if os.readlink(entry).startswith(f"/memfd:{NAME}"):
                 with entry.open("rb") as file:
-                    history = History(*HISTORY.unpack(file.read(HISTORY.size)))
-                if history.pid == own_pid(pid):
-                    return history
+                    info = ServerInfo(*SERVER_INFO.unpack(file.read(SERVER_INFO.size)))
+                if info.pid == pid_in_namespace(pid):  # else a worker, which has the memory of its supervisor
+                    return info
         except FileNotFoundError:  # closed meanwhile
             continue
-    raise ProcessLookupError("it is no supervisor of rawservers")
+    raise ProcessLookupError("not a rawservers supervisor")
 
 
-def own_pid(pid: int) -> int:
-    """What process `pid` takes for its process id, which may be in a namespace of its own."""
+def pid_in_namespace(pid: int) -> int:
+    """The process id of `pid` inside its own PID namespace."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))

@@ -1,4 +1,4 @@
-"""What one reading of the configuration has brought: services, sockets and a log, the same for all workers forked for it."""
+"""Generations: each start or reload makes one. Its configuration, sockets and log are the same for all its workers."""
 
 from __future__ import annotations
 
@@ -7,59 +7,63 @@ import time
 from dataclasses import dataclass
 
 from rawservers.core.connection import ServiceSpec
-from rawservers.daemon.privileges import Identity, identity
+from rawservers.daemon.privileges import Credentials, look_up_user
 from rawservers.daemon.startup import (
     CannotStart,
     Servers,
     bind_all,
-    close_log,
-    open_log,
+    close_access_log,
+    open_access_log,
     raise_descriptor_limit,
-    rehearse,
+    validate,
 )
 from rawservers.settings import Config
 
 
 @dataclass(slots=True)
 class Generation:
-    """What one reading of the configuration has brought: the same for all workers forked for it."""
+    """services: for their banners; access_log: a descriptor, -1 if it is off; credentials: of the workers, None: unchanged;
+    started_at: monotonic time."""
 
     config: Config
     services: dict[str, ServiceSpec]
     servers: Servers
     access_log: int
-    who: Identity | None
-    begun: float
+    credentials: Credentials | None
+    started_at: float
 
     @property
     def size(self) -> int:
-        """How many workers it is to have."""
+        """The number of workers to run."""
         return self.config.workers or len(os.sched_getaffinity(0))
 
     @property
     def summary(self) -> str:
-        """What it serves, in a few words."""
-        places = (f"{listen.service} on {server.address}" for listen, group in self.servers.items() for server in group)
-        return ", ".join(places)
+        """Its services and their addresses, on one line."""
+        listeners = (f"{listen.service} on {server.address}" for listen, group in self.servers.items() for server in group)
+        return ", ".join(listeners)
 
-    def drop(self, heir: Generation | None) -> None:
-        """Close what this one has and `heir` does not."""
-        close_log(self.access_log)
+    def close(self, successor: Generation | None) -> None:
+        """Close the access log, and the server sockets that `successor` does not use."""
+        close_access_log(self.access_log)
         for listen, group in self.servers.items():
-            if heir is None or listen not in heir.servers:
+            if successor is None or listen not in successor.servers:
                 for server in group:
                     server.close()
 
 
 def prepare(config: Config, current: Generation | None) -> Generation:
-    """All that a new generation needs; CannotStart leaves nothing behind."""
-    services = rehearse(config)
-    who = identity(config.user)
-    access_log = open_log(config)
+    """A new generation, which shares the server sockets of `current` where their addresses are the same.
+
+    Raises CannotStart, after closing all that it has opened.
+    """
+    services = validate(config)
+    credentials = look_up_user(config.user)
+    access_log = open_access_log(config)
     try:
         servers = bind_all(config, current.servers if current else {})
     except CannotStart:
-        close_log(access_log)
+        close_access_log(access_log)
         raise
     raise_descriptor_limit(config)
-    return Generation(config, services, servers, access_log, who, time.monotonic())
+    return Generation(config, services, servers, access_log, credentials, time.monotonic())

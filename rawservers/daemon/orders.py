@@ -1,4 +1,4 @@
-"""What a supervisor orders, and what a worker tells it: packets on a socket pair."""
+"""Commands from the supervisor to a worker, and the worker's replies: one packet each, on a SOCK_SEQPACKET socket pair."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ import socket
 
 from rawservers.daemon.worker import Worker
 
-RETIRE, STOP, HURRY, REOPEN = b"retire", b"stop", b"hurry", b"reopen"  # REOPEN comes with a descriptor of the new access log
-READY, RETIRED = b"ready", b"retired"
-WORDS = select.EPOLLIN  # what either end watches for
+# Commands
+RETIRE = b"retire"  # stop accepting, and exit with the last connection
+STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
+STOP_NOW = b"stop now"  # close all connections, and exit
+REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
+
+# Replies
+READY = b"ready"  # accepting
+RETIRED = b"retired"  # no longer accepting, after RETIRE
+
+MAX_PACKET = 16  # bytes
+READABLE = select.EPOLLIN  # the events that both ends wait for
 
 
-class Orders:
-    """An event handler of a worker's loop: the supervisor's orders. Without a supervisor there is nothing left to do."""
+class CommandReader:
+    """Event handler of a worker: executes the supervisor's commands. If the supervisor has exited, the worker stops at once."""
 
     service = ""
 
@@ -24,20 +33,20 @@ class Orders:
 
     def ready(self, events: int) -> None:
         try:
-            order, fds, _, _ = socket.recv_fds(self._sock, 16, 1, socket.MSG_DONTWAIT)
-        except ConnectionResetError:  # it has gone without hearing all that it was told
-            order = b""
-        if order == RETIRE:
+            command, fds, _, _ = socket.recv_fds(self._sock, MAX_PACKET, 1, socket.MSG_DONTWAIT)
+        except ConnectionResetError:  # the supervisor has exited with replies unread
+            command = b""
+        if command == RETIRE:
             self._worker.retire()
-            with contextlib.suppress(OSError):  # it has gone: that is the next news
+            with contextlib.suppress(OSError):  # the supervisor has exited, which the next read reports
                 self._sock.send(RETIRED)
-        elif order == STOP:
+        elif command == STOP:
             self._worker.finish()
-        elif order == REOPEN:
-            if fds:  # else there was no descriptor for it here
+        elif command == REOPEN:
+            if fds:  # none if this process is out of descriptors
                 self._worker.reopen(fds[0])
         else:
             self._worker.loop.stop()
 
     def failed(self) -> None:
-        pass  # the next order is another matter
+        pass  # keep reading commands

@@ -1,17 +1,26 @@
-"""Giving up root's rights."""
+"""User and group of the workers: root's privileges are dropped for good."""
 
 from __future__ import annotations
 
 import os
-from typing import TypeAlias
+from typing import NamedTuple
 
 from rawservers.daemon.startup import CannotStart
 
-Identity: TypeAlias = "tuple[int, int, list[int]]"  # user, group, and further groups
+
+class Credentials(NamedTuple):
+    """Numeric user id, group id and supplementary groups of a process."""
+
+    uid: int
+    gid: int
+    groups: list[int]
 
 
-def identity(user: str) -> Identity | None:
-    """Who NAME or NAME:GROUP is; None for "". Raises CannotStart."""
+def look_up_user(user: str) -> Credentials | None:
+    """The credentials of NAME or NAME:GROUP; None for "".
+
+    NAME alone has all groups of that user. Raises CannotStart for an unknown name, or if this process may not change its user.
+    """
     if not user:
         return None
     import grp
@@ -22,17 +31,17 @@ def identity(user: str) -> Identity | None:
         entry = pwd.getpwnam(name)
         gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid
     except KeyError as error:
-        raise CannotStart(f"cannot become {user}: {error.args[0]}") from error
+        raise CannotStart(f"cannot run as {user}: {error.args[0]}") from error
     if os.geteuid() not in {0, entry.pw_uid}:
-        raise CannotStart(f"cannot become {user}: only root can become somebody else")
-    return entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid)
+        raise CannotStart(f"cannot run as {user}: only root can change the user")
+    return Credentials(entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid))
 
 
-def become(who: Identity | None) -> None:
-    """Give up root's rights for good."""
-    if who is None or os.geteuid() != 0:
+def drop_privileges(credentials: Credentials | None) -> None:
+    """Change user and groups of this process, real, effective and saved. No effect for None, or if this process is not root."""
+    if credentials is None or os.geteuid() != 0:
         return
-    uid, gid, groups = who
+    uid, gid, groups = credentials
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
