@@ -318,7 +318,7 @@ def ask_status(path: Path) -> str:
 
 
 def samples(text: str) -> dict[str, float]:
-    """By name, and for buckets by name and bound; summed over all other labels, but for what ends in _max."""
+    """By name, and for buckets by name and bound; summed over all other labels, but for what ends in _max_seconds."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         match = SAMPLE.fullmatch(line)
@@ -327,7 +327,7 @@ def samples(text: str) -> dict[str, float]:
         name, labels, number = match[1], match[2] or "", float(match[3])
         if bound := re.search(r'\ble="([^"]+)"', labels):
             name += f" {float(bound[1]):g}"
-        found[name] = max(found.get(name, 0.0), number) if name.endswith("_max") else found.get(name, 0.0) + number
+        found[name] = max(found.get(name, 0.0), number) if name.endswith("_max_seconds") else found.get(name, 0.0) + number
     return found
 
 
@@ -336,11 +336,12 @@ def wakes(text: str) -> Wakes:
     found = samples(text)
 
     def over(name: str) -> float | None:
-        count, within = found.get(f"{name}_count"), found.get(f"{name}_bucket {LONG:g}")
+        count, within = found.get(f"{name}_seconds_count"), found.get(f"{name}_seconds_bucket {LONG:g}")
         return None if count is None or within is None else count - within
 
-    cpu, wall = "rawservers_wake_cpu_seconds", "rawservers_wake_seconds"
-    return Wakes(found.get(f"{cpu}_count"), over(cpu), found.get(f"{cpu}_max"), over(wall), found.get(f"{wall}_max"))
+    cpu, wall = "rawservers_wake_cpu", "rawservers_wake_duration"
+    longest_cpu, longest_wall = found.get(f"{cpu}_max_seconds"), found.get(f"{wall}_max_seconds")
+    return Wakes(found.get(f"{cpu}_seconds_count"), over(cpu), longest_cpu, over(wall), longest_wall)
 
 
 # Verdicts and tables

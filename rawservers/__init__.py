@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rawservers.daemon.worker import CannotStart as CannotStart
+    from rawservers.daemon.startup import CannotStart as CannotStart
     from rawservers.daemon.worker import serve as serve
     from rawservers.http.request import Request as Request
     from rawservers.http.response import Response as Response
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 # The public names, and where they are from. They are imported when first used, so that whoever wants a part of the package
 # does not wait for the whole.
 PUBLIC = {
-    "CannotStart": "daemon.worker",
+    "CannotStart": "daemon.startup",
     "Config": "settings",
     "ListenConfig": "settings",
     "Request": "http.request",

@@ -15,9 +15,11 @@ from dataclasses import replace
 
 from rawservers import __version__
 from rawservers.core.bind import Endpoint
+from rawservers.core.errors import os_error_text
 from rawservers.daemon import systemd
-from rawservers.daemon.supervisor import Supervisor, descriptors, normalise, reload
-from rawservers.daemon.worker import CannotStart, reason
+from rawservers.daemon.control import reload
+from rawservers.daemon.startup import CannotStart, open_descriptors, sanitize_process_state
+from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
 from rawservers.settings import ADDRESSES, Config, ConfigError, ListenConfig, check_user, settings_of
 
@@ -53,14 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(said: argparse.Namespace) -> int:
     """Serve until told to stop; the exit status."""
-    normalise()
-    foreign = descriptors()
+    sanitize_process_state()
+    inherited_fds = open_descriptors()
     try:
-        inherited = systemd.inherited(ADDRESSES)
+        inherited = systemd.listen_fds(ADDRESSES)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     error_log.install()
-    return Supervisor(lambda: configure(said, inherited), foreign).run()
+    return Supervisor(lambda: configure(said, inherited), inherited_fds).run()
 
 
 def ask(address: str, form: str) -> str:
@@ -68,9 +70,9 @@ def ask(address: str, form: str) -> str:
     from rawservers import status  # here, since a start has no use for it before it is asked
 
     try:
-        return status.ask(address, form)
+        return status.fetch(address, form)
     except (OSError, ValueError) as error:
-        raise CannotStart(f"cannot ask for the status at {address}: {reason(error)}") from error
+        raise CannotStart(f"cannot get the status from {address}: {os_error_text(error)}") from error
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -185,4 +187,4 @@ def check_folder(folder: str) -> None:
     try:
         os.scandir(folder).close()
     except OSError as error:
-        raise CannotStart(f"cannot serve {folder}: {reason(error)}") from error
+        raise CannotStart(f"cannot serve {folder}: {os_error_text(error)}") from error

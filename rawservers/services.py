@@ -1,6 +1,6 @@
-"""The table: service name -> how one conversation starts. The only file that knows both protocols.
+"""The table of services: name -> function that makes its ServiceSpec. The only file that imports both protocols.
 
-A third protocol is one more function and one more row.
+A third protocol takes one more function and one more row.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rawservers.telnet.session import Echo, echo
 
 log = logging.getLogger("rawservers")
 
-Report: TypeAlias = Callable[[Peer, object, int, float], None]
+Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access record, bytes sent, seconds taken
 
 
 def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    """HTTP/1.0 from files and functions."""
+    """HTTP/1.0: files and functions."""
     answers = Answers(clock, config.answers, config.answer_bytes)
     files = Memory(config.files, config.file_bytes, config.open_files)
     sites = [(site.hosts, Site(site, clock, answers, files)) for site in config.sites or (SiteConfig(),)]
@@ -39,30 +39,31 @@ def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
     def banner(address: str) -> str:
         return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
 
-    return ServiceSpec("http", start, of_requests(config), report, banner)
+    return ServiceSpec("http", start, http_deadlines(config), report, banner)
 
 
 def telnet(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    """The line-based Telnet echo, or a service of lines in its place."""
+    """Telnet: the line-based echo, or the line service of the configuration."""
     service = config.telnet_service or echo
     greeting = config.telnet_greeting.encode()
 
     def report_failure(failure: Exception) -> None:
-        log.error("the telnet service has failed", exc_info=failure)
+        log.error("unexpected error in the telnet service", exc_info=failure)
 
     def start(peer: Peer) -> Protocol:
         return Echo(peer, service, longest=config.longest_line, greeting=greeting, failed=report_failure)
 
-    return ServiceSpec("telnet", start, {Deadline.IDLE: config.telnet_idle_time} | ending(config), report)
+    return ServiceSpec("telnet", start, {Deadline.IDLE: config.telnet_idle_time} | core_deadlines(config), report)
 
 
-def of_requests(config: Config) -> dict[Deadline, float]:
-    """The deadlines of whatever is spoken over HTTP."""
-    return {Deadline.HEAD: config.head_time, Deadline.BODY: config.body_time, Deadline.IDLE: config.idle_time} | ending(config)
+def http_deadlines(config: Config) -> dict[Deadline, float]:
+    """The deadlines of all services over HTTP, in seconds."""
+    times = {Deadline.HEAD: config.head_time, Deadline.BODY: config.body_time, Deadline.IDLE: config.idle_time}
+    return times | core_deadlines(config)
 
 
-def ending(config: Config) -> dict[Deadline, float]:
-    """The deadlines that the core sets by itself, whatever is spoken."""
+def core_deadlines(config: Config) -> dict[Deadline, float]:
+    """The deadlines that the core sets for every service, in seconds."""
     return {Deadline.SEND: config.send_time, Deadline.LINGER: config.linger_time}
 
 

@@ -1,8 +1,9 @@
-"""The third service: what the server is doing, told to whoever may reach its socket.
+"""The status service: metrics of the running server, over HTTP.
 
-It is spoken over HTTP, so that `curl --unix-socket /run/rawservers/status http://-/` and Prometheus can ask as well as
-`rawservers --status`. There are three forms of the same figures: text for people, JSON (/json, or by Accept) for programs, and
-Prometheus' exposition format (/metrics). They are summed over all workers, and no older than a second.
+    curl --unix-socket /run/rawservers/status http://-/
+
+A request gets plain text at /, JSON at /json (or with Accept: application/json), and Prometheus' exposition format at /metrics.
+`rawservers --status` is a client of it. The metrics are totals over all workers, at most a second old.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from rawservers.core.bind import Endpoint
 from rawservers.core.peer import Peer
@@ -23,24 +25,28 @@ from rawservers.http.request import Request
 from rawservers.http.response import Answer, Response, Stamp, error
 from rawservers.http.router import CALL_STEPS
 
-STATES = ("reading", "busy", "sending", "idle", "lingering")
-COUNTED = {
-    "accepted": "connections accepted",
-    "rejected": "connections closed at once, because their address had too many",
-    "answers": "requests or lines answered",
-    "cache_hits": "of them, answered from memory",
-    "bad_requests": "of them, not understood",
-    "sent": "bytes sent",
-    "long_wakes": "event loop iterations over 50 ms, spent mostly on it",
+TIMEOUT = 10  # seconds for a response
+
+STATES = ("reading", "busy", "sending", "idle", "lingering")  # of a connection
+
+# Counters of a service: the name of the Prometheus metric, and a description.
+COUNTERS = {
+    "accepted": ("connections_accepted_total", "connections accepted"),
+    "rejected": ("connections_rejected_total", "connections rejected: too many from their address"),
+    "answers": ("answers_total", "requests or lines answered"),
+    "cache_hits": ("cache_hits_total", "requests answered from the response cache, also counted in answers"),
+    "bad_requests": ("bad_requests_total", "malformed requests, also counted in answers"),
+    "sent": ("sent_bytes_total", "bytes sent"),
+    "long_wakes": ("long_wakes_total", "event loop iterations over 50 ms, spent mostly on this service"),
 }
-WAKES = {"wall": "wall clock", "cpu": "processor time"}
-PATIENCE = 10  # seconds for an answer
+
+WAKE_CLOCKS = {"wall": "wall clock time", "cpu": "CPU time"}
 
 
 @dataclass(frozen=True, slots=True)
-class Wakes:
-    """Durations of the event loops' iterations. counts: by the upper bound of a bucket in seconds, "more" for the rest;
-    seconds: in all; longest: seconds."""
+class WakeHistogram:
+    """Durations of event loop iterations. counts: by the upper bound of their bucket in seconds, "more" for longer ones;
+    seconds: the sum; longest: the maximum, in seconds."""
 
     counts: dict[str, int]
     seconds: float
@@ -49,8 +55,8 @@ class Wakes:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is told. uptime: seconds; connections: by service and state; counted: since the start, by service and name; wakes:
-    by a key of WAKES."""
+    """Totals over all workers. uptime: seconds; connections: open ones, by service and state; counters: since the start, by
+    service and name; wakes: by clock, see WAKE_CLOCKS."""
 
     version: str
     uptime: float
@@ -58,70 +64,73 @@ class Status:
     reloads: int
     reloads_failed: int
     connections: dict[str, dict[str, int]]
-    counted: dict[str, dict[str, int]]
+    counters: dict[str, dict[str, int]]
     log_lines_dropped: int
-    wakes: dict[str, Wakes]
+    wakes: dict[str, WakeHistogram]
 
 
-# The three forms
+# Formats
 
 
 def as_text(status: Status) -> str:
-    """For people."""
+    """Plain text."""
     lines = [
         f"rawservers {status.version}, up {timedelta(seconds=int(status.uptime))}, workers: {status.workers}",
-        f"reloads: {status.reloads}, not taken: {status.reloads_failed}; access log lines dropped: {status.log_lines_dropped}",
+        f"reloads: {status.reloads}, failed: {status.reloads_failed}; access log lines dropped: {status.log_lines_dropped}",
     ]
     if wakes := status.wakes["wall"].counts:
         over = sum(number for bound, number in wakes.items() if bound == "more" or float(bound) > LONG)
-        longest = ", ".join(f"{1000 * status.wakes[kind].longest:,.1f} ms {meaning}" for kind, meaning in WAKES.items())
+        longest = ", ".join(f"{1000 * status.wakes[clock].longest:,.1f} ms {name}" for clock, name in WAKE_CLOCKS.items())
         lines.append(f"event loop iterations: {sum(wakes.values()):,}, over 50 ms: {over:,}; longest: {longest}")
-    for service, counted in status.counted.items():
+    for service, counters in status.counters.items():
         states = status.connections[service]
-        what = ", ".join(f"{state} {number}" for state, number in states.items() if number)
-        lines += ["", service, f"{sum(states.values()):>15,}  connections open" + (f" ({what})" if what else "")]
-        lines += [f"{counted[name]:>15,}  {meaning}" for name, meaning in COUNTED.items() if counted.get(name)]
+        detail = ", ".join(f"{state} {number}" for state, number in states.items() if number)
+        lines += ["", service, f"{sum(states.values()):>15,}  connections open" + (f" ({detail})" if detail else "")]
+        lines += [f"{counters[name]:>15,}  {description}" for name, (_, description) in COUNTERS.items() if counters.get(name)]
     return "\n".join(lines) + "\n"
 
 
 def as_json(status: Status) -> str:
-    """For programs."""
+    """A JSON object with the fields of Status."""
     return json.dumps(asdict(status), indent=2) + "\n"
 
 
 def as_prometheus(status: Status) -> str:
-    """For Prometheus, in its text-based exposition format, version 0.0.4."""
+    """Prometheus' text-based exposition format, version 0.0.4."""
     lines: list[str] = []
-    for name, kind, meaning, samples in _metrics(status):
-        lines += [f"# HELP rawservers_{name} {meaning}", f"# TYPE rawservers_{name} {kind}"]
+    for name, kind, description, samples in _metrics(status):
+        lines += [f"# HELP rawservers_{name} {description}", f"# TYPE rawservers_{name} {kind}"]
         lines += [f"rawservers_{name}{labels} {number}" for labels, number in samples]
     return "\n".join(lines) + "\n"
 
 
 def _metrics(status: Status) -> Iterator[tuple[str, str, str, list[tuple[str, float]]]]:
-    yield "info", "gauge", "The version that runs.", [(f'{{version="{status.version}"}}', 1)]
+    """Name, type, description, and samples (a suffix or labels, and a value)."""
+    yield "build_info", "gauge", "Version of the server.", [(f'{{version="{status.version}"}}', 1)]
     yield "uptime_seconds", "gauge", "Seconds since the start.", [("", status.uptime)]
-    yield "workers", "gauge", "Processes that serve.", [("", status.workers)]
-    yield "reloads_total", "counter", "Reloads that came to a good end.", [("", status.reloads)]
-    yield "reloads_failed_total", "counter", "Reloads that were not taken.", [("", status.reloads_failed)]
-    yield "log_lines_dropped_total", "counter", "Access log lines that nobody took.", [("", status.log_lines_dropped)]
-    for kind, wakes in status.wakes.items():
-        name = "wake_seconds" if kind == "wall" else "wake_cpu_seconds"
-        yield name, "histogram", f"Duration of event loop iterations, {WAKES[kind]}.", list(_histogram(wakes))
-        yield f"{name}_max", "gauge", f"Longest event loop iteration, {WAKES[kind]}.", [("", wakes.longest)]
+    yield "workers", "gauge", "Worker processes.", [("", status.workers)]
+    yield "reloads_total", "counter", "Successful reloads.", [("", status.reloads)]
+    yield "reloads_failed_total", "counter", "Failed reloads.", [("", status.reloads_failed)]
+    yield "log_lines_dropped_total", "counter", "Access log lines dropped.", [("", status.log_lines_dropped)]
+    for clock, wakes in status.wakes.items():
+        name = "wake_duration" if clock == "wall" else "wake_cpu"
+        description = f"event loop iterations, {WAKE_CLOCKS[clock]}."
+        yield f"{name}_seconds", "histogram", f"Duration of {description}", list(_samples(wakes))
+        yield f"{name}_max_seconds", "gauge", f"Maximum duration of {description}", [("", wakes.longest)]
     states = [
         (f'{{service="{service}",state="{state}"}}', float(number))
         for service, by_state in status.connections.items()
         for state, number in by_state.items()
     ]
-    yield "connections", "gauge", "Connections open, by what they do.", states
-    for name, meaning in COUNTED.items():
-        found = [(f'{{service="{s}"}}', float(counted[name])) for s, counted in status.counted.items() if name in counted]
-        if found:
-            yield f"{name}_total", "counter", f"{meaning.capitalize()}.", found
+    yield "connections", "gauge", "Open connections by state.", states
+    for key, (name, description) in COUNTERS.items():
+        samples = [(f'{{service="{s}"}}', float(counters[key])) for s, counters in status.counters.items() if key in counters]
+        if samples:
+            yield name, "counter", f"{description.capitalize()}.", samples
 
 
-def _histogram(wakes: Wakes) -> Iterator[tuple[str, float]]:
+def _samples(wakes: WakeHistogram) -> Iterator[tuple[str, float]]:
+    """The samples of a histogram, whose buckets are cumulative."""
     total = 0
     for bound, number in wakes.counts.items():
         total += number
@@ -130,22 +139,30 @@ def _histogram(wakes: Wakes) -> Iterator[tuple[str, float]]:
     yield "_count", total
 
 
-FORMS: dict[str, tuple[str, str, Callable[[Status], str]]] = {
-    "text": ("/", "text/plain; charset=utf-8", as_text),
-    "json": ("/json", "application/json", as_json),
-    "prometheus": ("/metrics", "text/plain; version=0.0.4; charset=utf-8", as_prometheus),
+class StatusFormat(NamedTuple):
+    """path: of the request; content_type, render: of the response."""
+
+    path: str
+    content_type: str
+    render: Callable[[Status], str]
+
+
+FORMATS = {
+    "text": StatusFormat("/", "text/plain; charset=utf-8", as_text),
+    "json": StatusFormat("/json", "application/json", as_json),
+    "prometheus": StatusFormat("/metrics", "text/plain; version=0.0.4; charset=utf-8", as_prometheus),
 }
 
 
-class Page:
-    """What answers the requests of a conversation about the status: see `conversation.Service`."""
+class StatusHandler:
+    """Responses to status requests; see `http.conversation.Service`."""
 
-    def __init__(self, look: Callable[[], Status]) -> None:
+    def __init__(self, get_status: Callable[[], Status]) -> None:
         self.stamp = Stamp()
-        self._look = look
+        self._get_status = get_status
 
     def recall(self, data: bytes) -> None:
-        return None  # it is new every time
+        return None  # never cached
 
     def room(self, request: Request) -> int:
         return 0
@@ -153,38 +170,41 @@ class Page:
     def respond(self, request: Request) -> Answer:
         """Raises Refused if the target is malformed."""
         if request.method not in {"GET", "HEAD"}:
-            return Answer(error(405, "The status can only be read.", [("Allow", "GET, HEAD")]), request)
+            return Answer(error(405, "The status is read-only.", [("Allow", "GET, HEAD")]), request)
         path = request.path
         if path == "/" and "application/json" in request.fields.get("accept", ""):
             path = "/json"
-        for place, kind, form in FORMS.values():
-            if path == place:
-                request.steps = CALL_STEPS  # all connections are looked at
-                headers = [("Content-Type", kind), ("Cache-Control", "no-store")]
-                return Answer(Response(200, headers, form(self._look()).encode()), request)
-        return Answer(error(404, "The status is told at /, /json and /metrics."), request)
+        for form in FORMATS.values():
+            if path == form.path:
+                request.steps = CALL_STEPS  # _get_status iterates over all connections
+                headers = [("Content-Type", form.content_type), ("Cache-Control", "no-store")]
+                return Answer(Response(200, headers, form.render(self._get_status()).encode()), request)
+        return Answer(error(404, "The status is at /, /json and /metrics."), request)
 
     def answer(self, request: Request, promise: object) -> Answer:
-        raise AssertionError("it promises nothing")
+        raise AssertionError("`respond` returns no futures")
 
     def start(self, peer: Peer) -> Protocol:
         return Conversation(peer, self)
 
 
-def ask(address: str, form: str) -> str:
-    """What the server whose status service listens on `address` says of itself, in one of FORMS. OSError if it does not."""
+def fetch(address: str, form: str) -> str:
+    """The status of the server whose status service listens on `address`, in one of FORMATS.
+
+    Raises OSError, also if the response is no status, and ValueError for a malformed address.
+    """
     endpoint = Endpoint.parse(address)
-    place, kind, _ = FORMS[form]
+    path, content_type, _ = FORMATS[form]
     with contextlib.ExitStack() as stack:
         if endpoint.path is None:
-            sock = stack.enter_context(socket.create_connection((endpoint.host or "localhost", endpoint.port), PATIENCE))
+            sock = stack.enter_context(socket.create_connection((endpoint.host or "localhost", endpoint.port), TIMEOUT))
         else:
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            sock.settimeout(PATIENCE)
+            sock.settimeout(TIMEOUT)
             sock.connect(endpoint.path)
-        sock.sendall(f"GET {place} HTTP/1.0\r\n\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
         head, _, body = stack.enter_context(sock.makefile("rb")).read().partition(b"\r\n\r\n")
     lines = head.decode("latin-1").split("\r\n")
-    if " 200 " not in lines[0] or f"Content-Type: {kind}" not in lines:
-        raise OSError(f"what answers there is no status: {lines[0]!r}")
+    if " 200 " not in lines[0] or f"Content-Type: {content_type}" not in lines:
+        raise OSError(f"not a status service: {lines[0]!r}")
     return body.decode()

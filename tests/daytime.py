@@ -10,7 +10,7 @@ from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Closing, Protocol
 from rawservers.daemon.worker import serve
-from rawservers.services import SERVICES, Report, ending
+from rawservers.services import SERVICES, Report, core_deadlines
 from rawservers.settings import Config, ListenConfig
 
 
@@ -22,7 +22,7 @@ class Daytime(Protocol):
 
 
 def daytime(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    return ServiceSpec("daytime", Daytime, ending(config), report)
+    return ServiceSpec("daytime", Daytime, core_deadlines(config), report)
 
 
 SERVICES["daytime"] = daytime

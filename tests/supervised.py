@@ -14,14 +14,14 @@ from typing import Any
 from unittest import mock
 
 from rawservers import Config, Request, Response, cli
-from rawservers.daemon import supervisor, worker
+from rawservers.daemon import children, startup, worker
 
 QUICK = {
     "core.loop.TICK": 0.1,
-    "daemon.supervisor.TICK": 0.1,
-    "daemon.supervisor.LAST_WORDS": 0.3,
+    "daemon.children.TICK": 0.1,
+    "daemon.children.KILL_DELAY": 0.3,
     "daemon.supervisor.START_TIME": float(os.environ.get("START_TIME", 30)),
-    "daemon.worker.GRACE": 0.2,
+    "daemon.worker.IDLE_GRACE": 0.2,
 }
 CONFIGURE = cli.configure
 
@@ -60,7 +60,7 @@ def begin(config: Config, *more: Any) -> worker.Worker:
             if folder not in ("", config.sites[0].root):
                 break
             if when == "now":
-                raise worker.CannotStart("cannot start: it is broken")
+                raise startup.CannotStart("cannot start: it is broken")
             time.sleep(0.01)
     return worker.Worker(config, *more)
 
@@ -78,6 +78,6 @@ def configure(*said: Any) -> Config:
 if __name__ == "__main__":
     for name, seconds in QUICK.items():
         mock.patch(f"rawservers.{name}", seconds).start()
-    mock.patch.object(supervisor, "Worker", begin).start()
+    mock.patch.object(children, "Worker", begin).start()
     mock.patch.object(cli, "configure", configure).start()
     sys.exit(cli.main())

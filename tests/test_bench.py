@@ -222,11 +222,11 @@ rawservers_wake_cpu_seconds_bucket{le="0.02"} 97
 rawservers_wake_cpu_seconds_bucket{le="+Inf"} 100
 rawservers_wake_cpu_seconds_sum 0.5
 rawservers_wake_cpu_seconds_count 100.0
-rawservers_wake_cpu_seconds_max 0.031
-rawservers_wake_seconds_bucket{service="a",le="0.020"} 40
-rawservers_wake_seconds_bucket{service="b",le="0.020"} 55
-rawservers_wake_seconds_count{service="a"} 40
-rawservers_wake_seconds_count{service="b"} 60
+rawservers_wake_cpu_max_seconds 0.031
+rawservers_wake_duration_seconds_bucket{service="a",le="0.020"} 40
+rawservers_wake_duration_seconds_bucket{service="b",le="0.020"} 55
+rawservers_wake_duration_seconds_count{service="a"} 40
+rawservers_wake_duration_seconds_count{service="b"} 60
 """
 MET = honest.Record([0.001] * 100)
 STOOD = faults.Outcome({name: faults.Honest.of(MET) for name in honest.CLIENTS}, wakes=faults.Wakes(9, 0, 0.01, 0, 0.01))

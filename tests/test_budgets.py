@@ -48,7 +48,7 @@ def steps(folder: Path, service: str, *said: bytes, wakes: int = 9) -> list[str]
     log = AccessLog(open_target(os.devnull), "combined", loop.clock)
     config = Config(sites=(SiteConfig(str(folder)),))
     ours, theirs = socket.socketpair()
-    connection = Connection(ours, ("h", 1), SERVICES[service](config, loop.clock, log.answered), loop, set())
+    connection = Connection(ours, ("h", 1), SERVICES[service](config, loop.clock, log.add), loop, set())
     connection.begin()
     for path in folder.iterdir():
         os.utime(path, (1_000_000_000, 1_000_000_000))

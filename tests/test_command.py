@@ -19,7 +19,7 @@ import requests
 from rawservers import __version__
 from rawservers.cli import configure, listeners, parse
 from rawservers.core.bind import Endpoint
-from rawservers.daemon import worker
+from rawservers.daemon import startup
 from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
 from tests.live import ROOT, Server, exchange, need, receive_all, until
 
@@ -342,7 +342,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
 def test_no_such_log(folder: Path) -> None:
     done = run(folder, "--access-log", folder / "nope" / "log")
     assert done.returncode == 2
-    assert done.stderr == f"rawservers: cannot write the access log {folder / 'nope' / 'log'}: no such file or directory\n"
+    assert done.stderr == f"rawservers: cannot open the access log {folder / 'nope' / 'log'}: no such file or directory\n"
 
 
 @pytest.mark.parametrize(
@@ -371,13 +371,13 @@ def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(worker, "bind", refuse)
+    monkeypatch.setattr(startup, "bind", refuse)
     with pytest.raises(
-        worker.CannotStart, match=r"^cannot listen on 80: permission denied \(.*root.*ip_unprivileged_port_start"
+        startup.CannotStart, match=r"^cannot listen on 80: permission denied \(.*root.*ip_unprivileged_port_start"
     ):
-        worker.bind_all(Config(listen=(ListenConfig("http", "80"),)))
-    with pytest.raises(worker.CannotStart, match=r"^cannot listen on unix:/x: permission denied$"):
-        worker.bind_all(Config(listen=(ListenConfig("http", "unix:/x"),)))
+        startup.bind_all(Config(listen=(ListenConfig("http", "80"),)))
+    with pytest.raises(startup.CannotStart, match=r"^cannot listen on unix:/x: permission denied$"):
+        startup.bind_all(Config(listen=(ListenConfig("http", "unix:/x"),)))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up the right to bind port 80")

@@ -434,7 +434,7 @@ def test_answers_are_remembered(place: Path, tmp_path: Path, text: str, least: i
             [sys.executable, "-m", "rawservers", "--status", f"unix:{tmp_path}/status", "--format", "json"],
             cwd=ROOT, capture_output=True, check=True, timeout=20,
         )  # fmt: skip
-        assert least <= json.loads(told.stdout)["counted"]["http"]["cache_hits"] <= most
+        assert least <= json.loads(told.stdout)["counters"]["http"]["cache_hits"] <= most
 
 
 def opened(server: Server, tmp_path: Path, path: str) -> Sequence[str]:

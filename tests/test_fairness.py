@@ -20,7 +20,8 @@ from rawservers.core.loop import STEPS_PER_CHECK, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol, ResponseEnd, Urgent
 from rawservers.core.wakes import BOUNDS, LONG, WakeTimes
-from rawservers.daemon.worker import GarbageCollector, shares
+from rawservers.daemon.startup import connection_shares
+from rawservers.daemon.worker import GarbageCollector
 from rawservers.http import conversation
 from rawservers.http import router as routing
 from rawservers.http.conversation import ANSWER_STEPS, LOOKUP_STEPS, STEPS
@@ -722,7 +723,7 @@ def test_shares(listen: Sequence[str], connections: int, http: int, telnet: int,
         telnet_connections=telnet,
         open_files=0,
     )
-    assert tuple(shares(config).values()) == expected
+    assert tuple(connection_shares(config).values()) == expected
 
 
 def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from rawservers.http.request import DECISIVE, FIELD_LIMIT, Request, essence, par
 from rawservers.http.response import Record, Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.logs.access import combined
+from rawservers.logs.access import format_combined
 from rawservers.settings import SiteConfig
 from tests.live import until
 from tests.test_http import Client, clock
@@ -735,7 +735,7 @@ def test_bills_are_true(clock: Clock, tmp_path: Path, lines: list[str], alike: b
             *_, answered = conversation.receive(get(f"/{name}", *lines))
             assert isinstance(answered, ResponseEnd)
             assert isinstance(answered.record, Record)
-            answered.record.text = combined(answered.record, 1, 0.0)
+            answered.record.text = format_combined(answered.record, 1, 0.0)
         del answered
         gc.collect()
         return tracemalloc.get_traced_memory()[0]

@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 from rawservers.core.peer import Clock, Peer
 from rawservers.http.response import Record
 from rawservers.logs import error as error_log
-from rawservers.logs import sink as outlet
+from rawservers.logs import sink
 from rawservers.logs.access import AccessLog, open_target, rotated
-from rawservers.logs.sink import BLOCK, KEPT, Outlet
+from rawservers.logs.sink import BLOCK, MAX_PENDING, Sink
 from tests.live import DEADLINE, ROOT, Server, need, receive_until, until
 
 pytestmark = pytest.mark.timeout(30)  # who waits where nobody should is ended
@@ -52,7 +52,7 @@ def drain(fd: int) -> bytes:
     return taken
 
 
-def take(reader: int, out: Outlet, enough: Callable[[bytes], bool]) -> bytes:
+def take(reader: int, out: Sink, enough: Callable[[bytes], bool]) -> bytes:
     """What is written while it is read again."""
     taken = b""
 
@@ -110,15 +110,15 @@ every_kind = pytest.mark.parametrize("ends", KINDS.values(), ids=KINDS.keys())
 @every_kind
 def test_nobody_waits_for_a_reader_and_nothing_is_lost_for_one_that_comes_back(ends: Callable[[], tuple[int, int]]) -> None:
     reader, writer = ends()
-    out = Outlet(writer)
+    out = Sink(writer)
     count = 4000  # 400,000 bytes: no pipe, socket or terminal takes as many
     for number in range(count):
         out.write(numbered(range(number, number + 1)))
-    assert len(out.kept) > 100_000
-    assert out.why == "its reader does not take them"
+    assert len(out.pending) > 100_000
+    assert out.drop_reason == "reader too slow"
     taken = take(reader, out, lambda taken: len(taken) == count * 100)
     assert [int(line) for line in taken.splitlines()] == list(range(count))
-    assert (bytes(out.kept), out.dropped) == (b"", 0)
+    assert (bytes(out.pending), out.dropped) == (b"", 0)
     out.close()
     os.close(reader)
 
@@ -126,11 +126,11 @@ def test_nobody_waits_for_a_reader_and_nothing_is_lost_for_one_that_comes_back(e
 @every_kind
 def test_what_does_not_fit_is_dropped_in_whole_lines(ends: Callable[[], tuple[int, int]]) -> None:
     reader, writer = ends()
-    out = Outlet(writer, 100_000)
+    out = Sink(writer, 100_000)
     for number in range(0, 4000, 20):
         out.write(numbered(range(number, number + 20)))
-        assert len(out.kept) <= 100_000
-    taken = take(reader, out, lambda _: not out.kept)
+        assert len(out.pending) <= 100_000
+    taken = take(reader, out, lambda _: not out.pending)
     out.write(numbered(range(4000, 4001)))
     taken += take(reader, out, lambda taken: taken.endswith(b" 4000\n"))
     out.close()
@@ -147,18 +147,18 @@ def test_what_does_not_fit_is_dropped_in_whole_lines(ends: Callable[[], tuple[in
 def test_a_reader_that_is_gone(ends: Callable[[], tuple[int, int]]) -> None:
     reader, writer = ends()
     os.close(reader)
-    out = Outlet(writer)
+    out = Sink(writer)
     for _ in range(3):
         out.write(LINE * 10)
     if ends is not terminal:  # what becomes of a line there, only its thread knows
-        assert not out.kept
+        assert not out.pending
         assert out.dropped == 30
-        assert out.why in ("broken pipe", "input/output error")
+        assert out.drop_reason in ("broken pipe", "input/output error")
     out.close()
 
 
 def test_nowhere() -> None:
-    out = Outlet(-1)
+    out = Sink(-1)
     out.write(LINE)
     out.close()
     out.write(LINE)
@@ -169,10 +169,10 @@ def test_nowhere() -> None:
 def test_no_descriptor_is_left(ends: Callable[[], tuple[int, int]]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     reader, writer = ends()
-    out = Outlet(writer)
+    out = Sink(writer)
     out.write(LINE)
-    out.move(ends_of := os.open(os.devnull, os.O_WRONLY))
-    out.move(os.dup(ends_of))
+    out.reopen(ends_of := os.open(os.devnull, os.O_WRONLY))
+    out.reopen(os.dup(ends_of))
     out.close()
     os.close(reader)
     assert len(os.listdir("/proc/self/fd")) == before
@@ -180,21 +180,21 @@ def test_no_descriptor_is_left(ends: Callable[[], tuple[int, int]]) -> None:
 
 def test_in_the_end_a_slow_reader_is_waited_for() -> None:
     reader, writer = pipe()
-    out = Outlet(writer)
+    out = Sink(writer)
     out.write(LINE * 5000)
-    assert out.kept
+    assert out.pending
     with subprocess.Popen(["cat"], stdin=reader, stdout=subprocess.PIPE) as cat:
         os.close(reader)
         assert cat.stdout
         os.set_blocking(cat.stdout.fileno(), False)
         taken: list[bytes] = []
-        wait = out._way.wait
+        wait = out._writer.wait
 
         def take_and_wait(seconds: float) -> bool:
             taken.append(drain(cat.stdout.fileno()))  # type: ignore[union-attr]
             return wait(seconds)
 
-        out._way.wait = take_and_wait  # type: ignore[method-assign]
+        out._writer.wait = take_and_wait  # type: ignore[method-assign]
         out.close()
         os.set_blocking(cat.stdout.fileno(), True)
         assert b"".join(taken) + cat.stdout.read() == LINE * 5000
@@ -203,7 +203,7 @@ def test_in_the_end_a_slow_reader_is_waited_for() -> None:
 
 def test_in_the_end_nobody_waits_for_ever() -> None:
     reader, writer = pipe()
-    out = Outlet(writer)
+    out = Sink(writer)
     out.write(LINE * 5000)
     out.close()
     assert drain(reader).count(b"\n") + out.dropped == 5000
@@ -217,13 +217,13 @@ def test_a_flush_is_no_more_work_for_a_reader_that_has_stopped_for_long(mode: st
     counts = []
     for wake in range(4000 if mode == "dropped" else 500):
         for _ in range(5):
-            log.answered(PEER, record(), 112, 0.0)
+            log.add(PEER, record(), 112, 0.0)
         if wake % 100 == 99:
             counts.append(len(calls_of(log.flush)))
         log.flush()
     assert bool(log.dropped) is (mode == "dropped")
     assert max(counts[-3:]) == min(counts[-3:]) <= 25
-    log._outlet.forget()
+    log._sink.discard_pending()
     log.close()
     os.close(reader)
 
@@ -248,21 +248,21 @@ def calls_of(step: Callable[[], Any]) -> list[str]:
 
 WRITER = """
 import select, sys
-from rawservers.logs.sink import Outlet
+from rawservers.logs.sink import Sink
 
 fd, name, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-outlet = Outlet(fd)
+out = Sink(fd)
 for number in range(0, count, 4):
     lines = [f"{name} {each} ".ljust(4095 - each * 997 % 4081, name) + chr(10) for each in range(number, number + 4)]
-    outlet.write("".join(lines).encode())
-    while len(outlet.kept) > 65536:
+    out.write("".join(lines).encode())
+    while len(out.pending) > 65536:
         select.select([], [fd], [], 1)
-        outlet.write()
-while outlet.kept:
+        out.write()
+while out.pending:
     select.select([], [fd], [], 1)
-    outlet.write()
-outlet.close()
-assert outlet.dropped == 0
+    out.write()
+out.close()
+assert out.dropped == 0
 """
 
 
@@ -312,7 +312,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is tried again at once."""
-    monkeypatch.setattr(outlet, "PATIENCE", 0.0)
+    monkeypatch.setattr(sink, "RETRY_INTERVAL", 0.0)
 
 
 def fill(path: Path) -> None:
@@ -323,13 +323,13 @@ def fill(path: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_line_that_did_not_fit_on_the_disk_is_completed(disk: Path) -> None:
-    out = Outlet(open_target(str(disk / "log")))
+    out = Sink(open_target(str(disk / "log")))
     out.write(numbered(range(5)))
     fill(disk / "filler")
     for number in range(5, 105, 5):
         out.write(numbered(range(number, number + 5)))
     assert (disk / "log").stat().st_size == 4096  # the last line on it is torn
-    assert out.why == "no space left on device"
+    assert out.drop_reason == "no space left on device"
     (disk / "filler").unlink()
     out.write(numbered(range(105, 110)))
     assert (disk / "log").read_bytes() == numbered(range(110))
@@ -340,17 +340,17 @@ def test_a_line_that_did_not_fit_on_the_disk_is_completed(disk: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("first", ["the one that tore it", "the other"])
 def test_a_torn_line_and_another_process(disk: Path, first: str) -> None:
-    torn, other = Outlet(open_target(str(disk / "log"))), Outlet(open_target(str(disk / "log")))
+    torn, other = Sink(open_target(str(disk / "log"))), Sink(open_target(str(disk / "log")))
     torn.write(numbered(range(5)))
     fill(disk / "filler")
     torn.write(numbered(range(5, 50)))
     other.write(numbered(range(50, 60)))
     assert (disk / "log").stat().st_size == 4096
-    assert len(other.kept) == 1000
+    assert len(other.pending) == 1000
     (disk / "filler").unlink()
     for each in (other, torn) if first == "the other" else (torn, other):
         each.write()
-        assert not each.kept
+        assert not each.pending
         each.close()
     lines = (disk / "log").read_bytes().splitlines()
     whole = [int(line) for line in lines if len(line) == 99]
@@ -363,12 +363,12 @@ def test_a_torn_line_and_another_process(disk: Path, first: str) -> None:
 
 def test_a_full_disk_is_tried_once_a_second(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(outlet.time, "monotonic", lambda: now)
-    out = Outlet(open_target(str(disk / "log")))
+    monkeypatch.setattr(sink.time, "monotonic", lambda: now)
+    out = Sink(open_target(str(disk / "log")))
     fill(disk / "filler")
     out.write(LINE)
     tries: list[int] = []
-    monkeypatch.setattr(outlet.os, "write", lambda fd, lines: tries.append(len(lines)) or len(lines))
+    monkeypatch.setattr(sink.os, "write", lambda fd, lines: tries.append(len(lines)) or len(lines))
     out.write(LINE)
     now += 0.99
     out.write(LINE)
@@ -380,11 +380,11 @@ def test_a_full_disk_is_tried_once_a_second(disk: Path, monkeypatch: pytest.Monk
 
 
 def test_what_a_full_disk_costs_is_counted(disk: Path) -> None:
-    out = Outlet(open_target(str(disk / "log")))
+    out = Sink(open_target(str(disk / "log")))
     count = 20_000
     for number in range(0, count, 100):
         out.write(numbered(range(number, number + 100)))
-    assert 0 < len(out.kept) <= KEPT
+    assert 0 < len(out.pending) <= MAX_PENDING
     out.close()
     lines = (disk / "log").read_bytes().splitlines()
     assert [int(line) for line in lines[:-1]] == list(range(65536 // 100))
@@ -396,7 +396,7 @@ def test_a_log_that_was_broken_off_goes_on_with_a_fresh_line(tmp_path: Path, by:
     path = tmp_path / "log"
     path.write_bytes(b"whole\nbroken o")
     for line in (b"first\n", b"second\n"):
-        out = Outlet(open_target(str(path)) if by == "us" else os.open(path, os.O_WRONLY | os.O_APPEND))
+        out = Sink(open_target(str(path)) if by == "us" else os.open(path, os.O_WRONLY | os.O_APPEND))
         out.write(line)
         out.close()
     assert path.read_bytes() == b"whole\nbroken o\nfirst\nsecond\n"
@@ -405,7 +405,7 @@ def test_a_log_that_was_broken_off_goes_on_with_a_fresh_line(tmp_path: Path, by:
 @pytest.mark.usefixtures("impatient")
 def test_a_line_that_another_process_is_just_writing_is_not_broken_off(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    out = Outlet(open_target(str(path)))
+    out = Sink(open_target(str(path)))
     with open(path, "ab", buffering=0) as other:
         other.write(b"one ")
         out.write(b"second\n")
@@ -438,13 +438,13 @@ def test_a_limit_on_the_size_of_files(folder: Path, tmp_path: Path) -> None:
 
 def test_lines_that_the_old_file_has_not_taken_go_to_the_new_one_whole(disk: Path, tmp_path: Path) -> None:
     log = AccessLog(open_target(str(disk / "log")), "combined", Clock())
-    log.answered(PEER, record(), 112, 0.0)
+    log.add(PEER, record(), 112, 0.0)
     log.flush()
     fill(disk / "filler")
     for _ in range(99):
-        log.answered(PEER, record(), 112, 0.0)
+        log.add(PEER, record(), 112, 0.0)
     log.reopen(open_target(str(tmp_path / "new")))
-    log.answered(PEER, record(), 112, 0.0)
+    log.add(PEER, record(), 112, 0.0)
     log.close()
     (line, *old), new = ((path / name).read_text().split("\n") for path, name in ((disk, "log"), (tmp_path, "new")))
     assert old.pop() != ""  # what a full disk has taken of a line stays there
@@ -456,9 +456,9 @@ def test_lines_that_the_old_file_has_not_taken_go_to_the_new_one_whole(disk: Pat
 
 def test_lines_that_a_pipe_has_not_taken_go_to_the_new_one() -> None:
     (stuck, writer), (reader, other) = pipe(), pipe()
-    out = Outlet(writer)
+    out = Sink(writer)
     out.write(numbered(range(1000)))
-    out.move(other)
+    out.reopen(other)
     out.write(numbered(range(1000, 1010)))
     out.close()
     assert drain(stuck) + drain(reader) == numbered(range(1010))
@@ -469,13 +469,13 @@ def test_lines_that_a_pipe_has_not_taken_go_to_the_new_one() -> None:
 def test_a_log_that_is_off_is_told_nothing(tmp_path: Path) -> None:
     path = str(tmp_path / "log")
     log = AccessLog(open_target("off"), "combined", Clock())
-    log.answered(PEER, record(), 112, 0.0)
-    log.answered(PEER, "a record of another protocol", 112, 0.0)
+    log.add(PEER, record(), 112, 0.0)
+    log.add(PEER, "a record of another protocol", 112, 0.0)
     log.flush()
     log.reopen(open_target(path))
-    log.answered(PEER, record(), 112, 0.0)
+    log.add(PEER, record(), 112, 0.0)
     log.reopen(-1)
-    log.answered(PEER, record(), 112, 0.0)
+    log.add(PEER, record(), 112, 0.0)
     log.flush()
     log.close()
     assert log.dropped == 0
@@ -511,22 +511,22 @@ def test_a_target_that_cannot_be_opened(tmp_path: Path) -> None:
 OPENS = """
 import json, os, sys
 from rawservers.logs import error as error_log
-from rawservers.logs import sink as outlet
+from rawservers.logs import sink
 from rawservers.logs.access import open_target
 
 if len(sys.argv) > 1:
     os.seteuid(65534)
 fd = open_target("-")
-print(json.dumps([os.get_blocking(1), os.get_blocking(fd), type(outlet.way(fd)).__name__]), file=sys.stderr)
+print(json.dumps([os.get_blocking(1), os.get_blocking(fd), type(sink.open_writer(fd)).__name__]), file=sys.stderr)
 """
 
 
 @pytest.mark.parametrize(
     ("ends", "ours", "others"),
     [
-        (os.pipe, [True, False, "Way"], [True, True, "Pipe"]),
-        (terminal, [True, False, "Way"], [True, True, "Terminal"]),
-        (connection, [True, True, "Socket"], [True, True, "Socket"]),
+        (os.pipe, [True, False, "SinkWriter"], [True, True, "PipeWriter"]),
+        (terminal, [True, False, "SinkWriter"], [True, True, "TerminalWriter"]),
+        (connection, [True, True, "SocketWriter"], [True, True, "SocketWriter"]),
     ],
     ids=["pipe", "terminal", "socket"],
 )
@@ -562,7 +562,7 @@ def test_a_loss_is_told_once_a_second_and_adds_up(caplog: pytest.LogCaptureFixtu
 
     def answers(count: int) -> list[int]:
         for _ in range(count):
-            log.answered(PEER, record(), 112, 0.0)
+            log.add(PEER, record(), 112, 0.0)
         log.flush()
         return warnings(caplog)
 
@@ -588,7 +588,7 @@ def test_a_loss_is_told_once_a_minute_while_nothing_is_taken(caplog: pytest.LogC
     told: list[int] = []
     noted = 0
     while not log.dropped:
-        log.answered(PEER, record(), 112, 0.0)
+        log.add(PEER, record(), 112, 0.0)
         log.flush()
         noted += 1
     told += warnings(caplog)
@@ -596,13 +596,13 @@ def test_a_loss_is_told_once_a_minute_while_nothing_is_taken(caplog: pytest.LogC
     for _ in range(610):  # a minute
         clock.now += 0.1
         for _ in range(100):
-            log.answered(PEER, record(), 112, 0.0)
+            log.add(PEER, record(), 112, 0.0)
         log.flush()
         noted += 100
     told += warnings(caplog)
     assert len(told) == 2
     taken = 0
-    while log._outlet.kept:
+    while log._sink.pending:
         taken += drain(reader).count(b"\n")
         log.flush()
     clock.now += 1
@@ -639,7 +639,7 @@ texts = st.one_of(
 def test_an_answer_is_one_line(style: str, line: str, referer: str, agent: str, host: str, sent: int, seconds: float) -> None:
     reader, writer = pipe()
     log = AccessLog(writer, style, Clock(time=1e9))
-    log.answered(Peer((host, 0), Clock()), record(line, referer, agent), sent, seconds)
+    log.add(Peer((host, 0), Clock()), record(line, referer, agent), sent, seconds)
     log.close()
     said = drain(reader)
     os.close(reader)
@@ -677,7 +677,7 @@ def get(server: Server, count: int, agent: str = "") -> None:
 
 def lost(server: Server) -> int:
     """How many lines of the access log are said to be lost."""
-    return sum(map(int, re.findall(r"the access log was not taken: (\d+) lines dropped \(.+\)", server.stderr())))
+    return sum(map(int, re.findall(r"access log: (\d+) lines dropped \(.+\)", server.stderr())))
 
 
 @pytest.mark.parametrize("ends", [os.pipe, connection, terminal], ids=["pipe", "socket", "terminal"])
@@ -816,9 +816,7 @@ def test_what_the_error_log_has_lost_is_told_when_there_is_room(ends: Callable[[
         nonlocal taken
         taken += drain(reader)
         log.handlers[0].flush()
-        found = re.findall(
-            r"^this log was not taken: (\d+) lines dropped \(its reader does not take them\)$", taken.decode(), re.M
-        )
+        found = re.findall(r"^error log: (\d+) lines dropped \(reader too slow\)$", taken.decode(), re.M)
         return list(map(int, found))
 
     until(lambda: bool(told()), "it is told")
@@ -904,7 +902,7 @@ def test_standard_error_that_is_not_read(ends: Callable[[], tuple[int, int]], jo
     assert {line[:3] for line in lines[:-2]} == ({"<6>"} if journal else {"   "})
     numbers = [int(line.removeprefix("<6>")) for line in lines if line.removeprefix("<6>").startswith(" ")]
     assert numbers == list(range(len(numbers)))
-    told = [int(number) for number in re.findall(r"this log was not taken: (\d+) lines", "\n".join(lines))]
+    told = [int(number) for number in re.findall(r"error log: (\d+) lines", "\n".join(lines))]
     assert len(numbers) + sum(told) == count
     assert sum(told) > 1000
     assert ("<4>" * journal + "the last word") in lines
@@ -943,15 +941,15 @@ def test_a_server_whose_standard_error_is_not_read(folder: Path) -> None:
                 sock.sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
                 assert receive_until(sock, b"</html>\n").startswith(b"HTTP/1.0 500 ")
                 answers += 1
-                return "this log was not taken" in server.stderr()
+                return "error log: " in server.stderr()
 
             until(goes_on, "it is told")
         server.signal()
         assert server.wait() == 0
         listening, *lines = server.stderr().splitlines()
         assert listening.startswith("http listening on ")
-        told = [int(line.split()[5]) for line in lines if line.startswith("this log was not taken: ")]
-        failures = [line for line in lines if not line.startswith(("this log", "  "))]
+        told = [int(line.split()[2]) for line in lines if line.startswith("error log: ")]
+        failures = [line for line in lines if not line.startswith(("error log: ", "  "))]
         assert set(failures) == {"the function for /f has failed"}
         size = lines.index(failures[0], 1)  # lines of each
         assert len(lines) - len(told) + sum(told) == answers * size
@@ -981,10 +979,10 @@ def test_an_answer_is_told_as_if_it_were_the_first(steps: list[tuple[str, int, i
             clock.time += step
             continue
         host, number, sent, seconds = step
-        log.answered(Peer((host, 0), clock), RECORDS[number], sent, seconds)
+        log.add(Peer((host, 0), clock), RECORDS[number], sent, seconds)
         own_reader, own_writer = pipe()
         own = AccessLog(own_writer, "combined", clock)
-        own.answered(Peer((host, 0), clock), RECORDS[number], sent, seconds)
+        own.add(Peer((host, 0), clock), RECORDS[number], sent, seconds)
         own.close()
         expected += drain(own_reader)
         os.close(own_reader)

@@ -25,8 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rawservers import __version__, status
 from rawservers.core.wakes import BOUNDS
-from rawservers.daemon import supervisor
-from rawservers.daemon.scoreboard import SIZE, Figures, Row, Scoreboard
+from rawservers.daemon import control, startup
+from rawservers.daemon.scoreboard import SLOT_SIZE, Metrics, Scoreboard, Slot
 from tests.live import DEADLINE, ROOT, Server, need, receive_until, until
 from tests.load import Load, request, take_answer
 
@@ -55,7 +55,7 @@ def served(conf: Path) -> Iterator[Server]:
 
 def look(path: Path) -> dict[str, Any]:
     """What it says of itself now."""
-    said: dict[str, Any] = json.loads(status.ask(f"unix:{path}", "json"))
+    said: dict[str, Any] = json.loads(status.fetch(f"unix:{path}", "json"))
     return said
 
 
@@ -75,7 +75,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_for_programs(served: Server, tmp_path: Path) -> None:
     get(served)
-    until(lambda: look(tmp_path / "status")["counted"]["http"]["answers"] == 1, "it is counted")
+    until(lambda: look(tmp_path / "status")["counters"]["http"]["answers"] == 1, "it is counted")
     said = look(tmp_path / "status")
     assert set(said) == {
         "version",
@@ -84,7 +84,7 @@ def test_for_programs(served: Server, tmp_path: Path) -> None:
         "reloads",
         "reloads_failed",
         "connections",
-        "counted",
+        "counters",
         "log_lines_dropped",
         "wakes",
     }
@@ -96,20 +96,20 @@ def test_for_programs(served: Server, tmp_path: Path) -> None:
         assert wakes["longest"] <= wakes["seconds"]
     assert (said["version"], said["workers"], said["reloads"], said["reloads_failed"]) == (__version__, 3, 0, 0)
     assert 0 < said["uptime"] < 10 * DEADLINE
-    assert set(said["connections"]) == set(said["counted"]) == {"http", "telnet", "status"}
+    assert set(said["connections"]) == set(said["counters"]) == {"http", "telnet", "status"}
     assert all(set(states) == STATES for states in said["connections"].values())
-    assert all(set(counted) >= COUNTS for counted in said["counted"].values())
-    assert said["counted"]["http"]["accepted"] == said["counted"]["http"]["answers"] == 1
-    assert said["counted"]["http"]["sent"] > len(CONTENT)
+    assert all(set(counted) >= COUNTS for counted in said["counters"].values())
+    assert said["counters"]["http"]["accepted"] == said["counters"]["http"]["answers"] == 1
+    assert said["counters"]["http"]["sent"] > len(CONTENT)
 
 
 def test_for_people(served: Server, tmp_path: Path) -> None:
     get(served)
-    until(lambda: look(tmp_path / "status")["counted"]["http"]["answers"] == 1, "it is counted")
+    until(lambda: look(tmp_path / "status")["counters"]["http"]["answers"] == 1, "it is counted")
     done = command(f"unix:{tmp_path / 'status'}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"rawservers {__version__}, up 0:00:0")
-    assert "workers: 3\nreloads: 0, not taken: 0; " in done.stdout
+    assert "workers: 3\nreloads: 0, failed: 0; " in done.stdout
     assert "\nhttp\n              0  connections open\n              1  connections accepted\n" in done.stdout
     assert "              1  requests or lines answered\n" in done.stdout
 
@@ -123,32 +123,32 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 def test_for_prometheus(served: Server, tmp_path: Path) -> None:
     get(served)
-    until(lambda: look(tmp_path / "status")["counted"]["http"]["answers"] == 1, "it is counted")
+    until(lambda: look(tmp_path / "status")["counters"]["http"]["answers"] == 1, "it is counted")
     done = command(f"unix:{tmp_path / 'status'}", "--format", "prometheus")
     found = samples(done.stdout)
-    assert found["rawservers_info", (("version", __version__),)] == 1
+    assert found["rawservers_build_info", (("version", __version__),)] == 1
     assert found["rawservers_workers", ()] == 3
     assert found["rawservers_uptime_seconds", ()] > 0
     assert found["rawservers_reloads_total", ()] == found["rawservers_log_lines_dropped_total", ()] == 0
     assert found["rawservers_answers_total", (("service", "http"),)] == 1
-    assert found["rawservers_accepted_total", (("service", "http"),)] == 1
+    assert found["rawservers_connections_accepted_total", (("service", "http"),)] == 1
     assert found["rawservers_connections", (("service", "status"), ("state", "busy"))] >= 0
     for service in ("http", "telnet", "status"):
         assert {
             states for (name, labels), _ in found.items() for _, states in labels[1:] if ("service", service) in labels
         } == STATES
         assert found["rawservers_long_wakes_total", (("service", service),)] >= 0
-    for name in ("rawservers_wake_seconds", "rawservers_wake_cpu_seconds"):
-        buckets = [found[f"{name}_bucket", (("le", bound),)] for bound in (*map(str, BOUNDS), "+Inf")]
+    for name in ("rawservers_wake_duration", "rawservers_wake_cpu"):
+        buckets = [found[f"{name}_seconds_bucket", (("le", bound),)] for bound in (*map(str, BOUNDS), "+Inf")]
         assert buckets == sorted(buckets)
-        assert buckets[-1] == found[f"{name}_count", ()] > 0
-        assert found[f"{name}_max", ()] <= found[f"{name}_sum", ()]
+        assert buckets[-1] == found[f"{name}_seconds_count", ()] > 0
+        assert found[f"{name}_max_seconds", ()] <= found[f"{name}_seconds_sum", ()]
 
 
 @pytest.mark.parametrize(("form", "kind"), [("text", "text/plain"), ("json", "application/json"), ("prometheus", "text/plain")])
 def test_by_other_ways(served: Server, tmp_path: Path, form: str, kind: str) -> None:
     host, port = served.address("status")
-    place = status.FORMS[form][0]
+    place = status.FORMATS[form].path
     answer = requests.get(f"http://{host}:{port}{place}", timeout=DEADLINE)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith(kind)
@@ -190,7 +190,7 @@ def test_nobody_to_ask(tmp_path: Path, where: str) -> None:
         done = command(address)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"rawservers: cannot ask for the status at {address}: ")
+    assert done.stderr.startswith(f"rawservers: cannot get the status from {address}: ")
     assert done.stderr.count("\n") == 1
 
 
@@ -207,7 +207,7 @@ def test_it_sums_over_all_workers(served: Server, tmp_path: Path) -> None:
             wanted = {"accepted": count, "answers": count}
 
             def is_told(wanted: dict[str, int] = wanted) -> bool:
-                counted = look(tmp_path / "status")["counted"]["http"]
+                counted = look(tmp_path / "status")["counters"]["http"]
                 return {name: counted[name] for name in wanted} == wanted
 
             until(is_told, f"{count} of each")
@@ -275,7 +275,7 @@ class Watch:
             except (OSError, ValueError):  # of a worker that has just died
                 continue
             self.looks += 1
-            now = Counter({f"{s}.{name}": n for s, counted in said["counted"].items() for name, n in counted.items()})
+            now = Counter({f"{s}.{name}": n for s, counted in said["counters"].items() for name, n in counted.items()})
             now["reloads"] = said["reloads"]
             self.fallen += [f"{name}: {before[name]}, then {now[name]}" for name in before if now[name] < before[name]]
             before = now
@@ -289,8 +289,8 @@ def test_what_is_counted_never_falls(served: Server, tmp_path: Path, seconds: fl
         reloads = 0
         while time.monotonic() < end:
             if chance.random() < 0.2:
-                with contextlib.suppress(supervisor.CannotStart):
-                    supervisor.reload(served.process.pid)
+                with contextlib.suppress(startup.CannotStart):
+                    control.reload(served.process.pid)
                     reloads += 1
             else:
                 with contextlib.suppress(IndexError, ProcessLookupError):
@@ -308,9 +308,9 @@ def test_what_retiring_workers_have_counted_stays(served: Server, tmp_path: Path
         with served.connect("telnet") as sock:
             sock.sendall(b"x\r\n")
             assert receive_until(sock, b"\n") == b"x\r\n"
-        supervisor.reload(served.process.pid)
+        control.reload(served.process.pid)
         until(lambda: len(served.workers()) == 3, "the end of the old workers")
-        counted = look(tmp_path / "status")["counted"]
+        counted = look(tmp_path / "status")["counters"]
         assert [counted[name]["answers"] for name in ("http", "telnet")] == [round, round]
         assert look(tmp_path / "status")["reloads"] == round
 
@@ -340,13 +340,13 @@ def scoreboard() -> Iterator[Scoreboard]:
 
 
 def test_who_is_killed_while_writing_leaves_what_was_there(scoreboard: Scoreboard) -> None:
-    figures = Figures(Counter({f"name{number}": 10**9 for number in range(20)}))
-    row = scoreboard.take()
-    row.write(figures)
+    metrics = Metrics(Counter({f"name{number}": 10**9 for number in range(20)}))
+    slot = scoreboard.allocate()
+    slot.write(metrics)
     for _ in range(30):
-        with another_process(lambda: row.write(figures)):
+        with another_process(lambda: slot.write(metrics)):
             select.select([], [], [], 0.005)  # it has begun, or not
-        assert row.read() == figures
+        assert slot.read() == metrics
 
 
 def test_what_changes_while_it_is_read_is_read_again() -> None:
@@ -358,33 +358,33 @@ def test_what_changes_while_it_is_read_is_read_again() -> None:
         def __getitem__(self, place: Any) -> Any:
             if not self.has_meddled:
                 self.has_meddled = True
-                row.write(Figures(Counter(answers=1)))
-                row.write(Figures(Counter(answers=10**6)))
+                slot.write(Metrics(Counter(answers=1)))
+                slot.write(Metrics(Counter(answers=10**6)))
             return super().__getitem__(place)
 
-    row = Row(Meddling(SIZE), 0)  # type: ignore[arg-type]
-    row.write(Figures(Counter(answers=0)))
-    assert row.read().counted == {"answers": 10**6}
+    slot = Slot(Meddling(SLOT_SIZE), 0)  # type: ignore[arg-type]
+    slot.write(Metrics(Counter(answers=0)))
+    assert slot.read().counters == {"answers": 10**6}
 
 
 def test_a_sign_of_life_is_never_half_written(scoreboard: Scoreboard) -> None:
     """It would be taken for one of long ago, and its worker for stuck."""
-    row = scoreboard.take()
-    row.beat(4711, 1e6)
-    with another_process(lambda: row.beat(4711, 1e6)):
-        seen = {row.alive for _ in range(50_000)}
+    slot = scoreboard.allocate()
+    slot.write_heartbeat(4711, 1e6)
+    with another_process(lambda: slot.write_heartbeat(4711, 1e6)):
+        seen = {slot.heartbeat for _ in range(50_000)}
     assert seen == {(4711, 1e6)}
 
 
 def test_what_is_noted_is_never_half_written(scoreboard: Scoreboard) -> None:
-    noted = replace(scoreboard.history, begun=3, reloads=2, failed=1, rows=7)
-    scoreboard.history = noted
+    noted = replace(scoreboard.server_info, reloads_begun=3, reloads=2, reloads_failed=1, slots=7)
+    scoreboard.server_info = noted
 
     def note() -> None:
-        scoreboard.history = noted
+        scoreboard.server_info = noted
 
     with another_process(note):
-        seen = {scoreboard.history for _ in range(20_000)}
+        seen = {scoreboard.server_info for _ in range(20_000)}
     assert seen == {noted}
 
 
@@ -393,14 +393,14 @@ def test_a_sum_never_falls_when_somebody_ends(scoreboard: Scoreboard) -> None:
 
     def look() -> None:
         nonlocal most
-        before, most = most, scoreboard.total().counted["answers"]
+        before, most = most, scoreboard.total().counters["answers"]
         assert before <= most
 
     with another_process(look):
         for _ in range(1000):
-            row = scoreboard.take()
-            row.begin(1, 1.0)
-            row.write(Figures(Counter(answers=1)))
-            scoreboard.give_back(row)
-    assert scoreboard.total().counted == {"answers": 1000}
-    assert not list(scoreboard.rows())
+            slot = scoreboard.allocate()
+            slot.assign(1, 1.0)
+            slot.write(Metrics(Counter(answers=1)))
+            scoreboard.release(slot)
+    assert scoreboard.total().counters == {"answers": 1000}
+    assert not list(scoreboard.slots())

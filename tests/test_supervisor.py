@@ -26,7 +26,7 @@ from typing import IO, Any
 import pytest
 
 from rawservers import status
-from rawservers.daemon import supervisor, worker
+from rawservers.daemon import children, control, orders, startup
 from rawservers.settings import Config
 from tests.live import DEADLINE, ROOT, Server, need, receive_all, receive_until, until
 from tests.load import Load, request, take_answer
@@ -205,7 +205,7 @@ def test_a_worker_that_is_killed_is_replaced(conf: Path) -> None:
         assert other in server.workers()
         load.go_on()
         blameless(load, deaths)
-        until(lambda: f"worker {victim} ended with signal 9 (Killed)" in server.stderr(), "a line that says so")
+        until(lambda: f"worker {victim} killed by signal 9 (Killed)" in server.stderr(), "a line that says so")
 
 
 def test_the_only_worker_is_killed_and_nobody_is_refused(conf: Path) -> None:
@@ -272,11 +272,11 @@ class Silent:
 def test_a_supervisor_that_has_gone_without_listening() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     silent = Silent()
-    orders = worker.Orders(silent, theirs)  # type: ignore[arg-type]
-    theirs.send(worker.READY)
+    reader = orders.CommandReader(silent, theirs)  # type: ignore[arg-type]
+    theirs.send(orders.READY)
     ours.close()  # with a word unread, which the other end hears as ECONNRESET
     with theirs:
-        orders.ready(select.EPOLLIN)
+        reader.ready(select.EPOLLIN)
     assert silent.told == ["stop at once"]
 
 
@@ -300,8 +300,8 @@ def test_workers_that_are_stuck_are_replaced(conf: Path) -> None:
         (stuck,) = set(workers[1:]) - {spared}
         said = server.stderr()
         assert re.search(r'File ".*supervised\.py", line \d+ in endless', said)
-        assert f"worker {stuck} ended with signal 6 (Aborted)" in said
-        assert f"worker {workers[0]} ended with signal 9 (Killed)" in said
+        assert f"worker {stuck} killed by signal 6 (Aborted)" in said
+        assert f"worker {workers[0]} killed by signal 9 (Killed)" in said
 
 
 def test_a_loop_that_turns_slowly_is_not_stuck(conf: Path) -> None:
@@ -355,19 +355,16 @@ def test_a_break_for_all_of_them_is_no_reason_to_abort_anybody(conf: Path) -> No
     ],
 )
 def test_who_is_stuck(stuck_time: float, silence: float, gap: float, aborted: bool) -> None:
-    watching = supervisor.Supervisor(Config)
-    now = watching._loop.clock.now
     signals: list[int] = []
     child = SimpleNamespace(
         pid=1,
         generation=SimpleNamespace(config=Config(stuck_time=stuck_time)),
-        row=SimpleNamespace(alive=(1, now - silence)),
-        aborted=False,
-        excused=0.0,
+        slot=SimpleNamespace(heartbeat=(1, 1e6 - silence)),
+        abort_sent=False,
+        silence_excused_until=0.0,
         kill=signals.append,
     )
-    watching._look_at(child, gap)  # type: ignore[arg-type]
-    watching._loop.close()
+    children.Child.check_heartbeat(child, 1e6, gap)  # type: ignore[arg-type]
     assert (signals == [signal.SIGABRT]) == aborted
 
 
@@ -406,7 +403,7 @@ def test_a_single_client_waits_for_nobody_during_reloads(conf: Path, inherited: 
         server = stack.enter_context(supervise("-c", conf, *arguments, **options))
         load = stack.enter_context(Load(server.address("http"), CONTENT, kept=0, single=1))
         for _ in range(10):
-            supervisor.reload(server.process.pid)
+            control.reload(server.process.pid)
             load.go_on()
         assert load.failures == []
 
@@ -429,10 +426,10 @@ def test_a_mistake_changes_nothing(conf: Path, folder: Path, tmp_path: Path, mis
         before = everything(server)
         done = reload(server)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"rawservers: process {server.process.pid} has not taken the new configuration")
+        assert done.stderr.startswith(f"rawservers: process {server.process.pid} has rejected the new configuration")
         assert get(server) == CONTENT
         assert re.search(why, server.stderr(), re.IGNORECASE), server.stderr()
-        assert "the old configuration goes on" in server.stderr()
+        assert "keeping the old configuration" in server.stderr()
         until(lambda: everything(server) == before, "the same workers, with the same open")
         if mistake != "port":
             assert reload(server, "-c", conf).returncode == os.EX_CONFIG  # before the server is told
@@ -443,16 +440,16 @@ def test_nothing_is_left_of_ten_reloads_and_ten_mistakes(conf: Path, folder: Pat
     good = conf.read_text()
     with supervise("-c", conf, "--access-log", tmp_path / "log") as server:
         server.address("http")
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         until(lambda: len(server.workers()) == 2, "the end of the old workers")
         ours, size = kinds(server.process.pid), memory(server.process.pid)
         theirs = kinds(server.pid)
         for _ in range(10):
             configure(conf, tmp_path / "nowhere")
-            with pytest.raises(worker.CannotStart, match="its log says why"):
-                supervisor.reload(server.process.pid)
+            with pytest.raises(startup.CannotStart, match="see its log"):
+                control.reload(server.process.pid)
             conf.write_text(good)
-            supervisor.reload(server.process.pid)
+            control.reload(server.process.pid)
         until(lambda: len(server.workers()) == 2, "the end of the old workers")
         assert kinds(server.process.pid) == ours
         assert [kinds(pid) for pid in server.workers()] == [theirs] * 2
@@ -471,7 +468,7 @@ def test_workers_have_open_what_is_theirs_alone(conf: Path, folder: Path, tmp_pa
             return [kinds(pid) for pid in server.workers()] == [theirs] * 3 and len(set(own)) == len(own) == 3
 
         until(is_so, "at the start")
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         until(is_so, "after a reload")
         victim = server.pid
         kill(server, victim)
@@ -483,7 +480,7 @@ def test_what_a_reload_drops_is_no_longer_listened_on(conf: Path, folder: Path) 
     with supervise("-c", conf) as server:
         http = server.address("http")
         configure(conf, folder, listen=[("telnet", "127.0.0.1:0")])
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         with pytest.raises(ConnectionRefusedError), socket.create_connection(http, timeout=DEADLINE):
             pass
         with server.connect("telnet") as sock:
@@ -497,7 +494,7 @@ def test_an_address_may_be_written_in_another_way(conf: Path, folder: Path) -> N
     configure(conf, folder, listen=[("http", str(port))])
     with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load:
         configure(conf, folder, listen=[("http", f"127.0.0.1:{port}")])
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         load.go_on()
         assert load.failures == []
 
@@ -506,10 +503,10 @@ def test_only_a_supervisor_can_be_told_to_reload(conf: Path) -> None:
     with supervise("-c", conf) as server:
         server.address("http")
         for pid in (server.pid, os.getpid()):
-            with pytest.raises(worker.CannotStart, match=f"cannot have process {pid} reload: it is no supervisor"):
-                supervisor.reload(pid)
-        with pytest.raises(worker.CannotStart, match="reload: no such process"):
-            supervisor.reload(1 << 22)
+            with pytest.raises(startup.CannotStart, match=f"cannot reload process {pid}: not a rawservers supervisor"):
+                control.reload(pid)
+        with pytest.raises(startup.CannotStart, match=f"cannot reload process {1 << 22}: no such process"):
+            control.reload(1 << 22)
         assert server.stderr().count("reloading") == 0
 
 
@@ -519,9 +516,9 @@ def test_a_reload_waits_so_long_for_new_workers(conf: Path, tmp_path: Path) -> N
         server.address("http")
         before = everything(server)
         flag.write_text("later")
-        with pytest.raises(worker.CannotStart, match="its log says why"):
-            supervisor.reload(server.process.pid)
-        assert "not reloaded: the new workers are not ready in time; the old" in server.stderr()
+        with pytest.raises(startup.CannotStart, match="see its log"):
+            control.reload(server.process.pid)
+        assert "reload failed: the new workers did not become ready in time; keeping the old" in server.stderr()
         assert get(server) == CONTENT
         flag.write_text("now")
         until(lambda: everything(server) == before, "nothing else is left")
@@ -551,7 +548,7 @@ def test_a_reload_waits_so_long_for_old_workers(conf: Path) -> None:
         server.address("http")
         old = server.workers()
         with stopped(old[0]):
-            supervisor.reload(server.process.pid)
+            control.reload(server.process.pid)
             assert get(server) == CONTENT
             assert set(old) & set(server.workers()) == {old[0]}
         until(lambda: len(server.workers()) == 2, "its end, when it hears of it at last")
@@ -564,12 +561,12 @@ def test_a_session_outlives_a_reload_and_is_pressed_by_the_next(conf: Path, fold
         for sock, said, end in ((session, b"x\r\n", b"x\r\n"), (idle, request("/f", keep=True), CONTENT)):
             sock.sendall(said)
             assert receive_until(sock, end)
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         session.sendall(b"y\r\n")
         assert receive_until(session, b"\n") == b"y\r\n"
         idle.sendall(request("/f", keep=True))
         assert take_answer(idle) == (200, False, CONTENT)
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         assert receive_all(session) == b""
         assert not set(old) & set(server.workers())
 
@@ -591,7 +588,7 @@ def test_two_hundred_hangups(conf: Path, folder: Path) -> None:
             most = max(most, len(server.workers()))
             select.select([], [], [], 0.005)  # so that they last for a second
         until(lambda: receive_all(session) == b"", "the end of the session")
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         load.go_on()
         until(lambda: len(server.workers()) == 2, "the end of the old workers")
         assert load.failures == []
@@ -651,7 +648,7 @@ def test_a_drain_has_its_time(conf: Path, folder: Path) -> None:
         with stopped(deaf), downloading(server):
             server.signal()
             assert server.wait() == 0
-            assert re.findall(r"worker (\d+) ended", server.stderr()) == [str(deaf)]
+            assert re.findall(r"worker (\d+) (?:exited|killed)", server.stderr()) == [str(deaf)]
 
 
 def test_the_end_in_the_midst_of_a_reload(conf: Path) -> None:
@@ -752,7 +749,7 @@ def test_sockets_are_taken_over_and_left_as_they_were(conf: Path, tmp_path: Path
                 sock.connect(str(tmp_path / "telnet.sock"))
                 sock.sendall(b"x\r\n")
                 assert receive_until(sock, b"\n") == b"x\r\n"
-            supervisor.reload(server.process.pid)
+            control.reload(server.process.pid)
             assert get(server) == CONTENT
             assert b"LISTEN_" not in get(server, "/environment")
         assert (tmp_path / "telnet.sock").exists()
@@ -853,7 +850,7 @@ def test_the_watchdog(conf: Path, tmp_path: Path) -> None:
         watched = manager.environment | {"WATCHDOG_USEC": "200000"}
         with supervise("-c", conf, env=watched | {"WATCHDOG_PID": "1"}) as server:
             manager.hear_of("READY")
-            supervisor.reload(server.process.pid)
+            control.reload(server.process.pid)
             while "READY" not in (said := manager.hear()):
                 assert "WATCHDOG" not in said  # it is for another process
         with supervise("-c", conf, env=watched) as server:
@@ -873,12 +870,12 @@ def test_a_service_manager_that_does_not_listen(conf: Path, tmp_path: Path, gone
                 manager.hear_of("READY")
                 (tmp_path / "notify").unlink()
             assert get(server) == CONTENT
-            supervisor.reload(server.process.pid)
+            control.reload(server.process.pid)
             kill(server, server.pid)
             assert get(server) == CONTENT
             server.signal()
             assert server.wait() == 0
-            assert server.stderr().count("cannot tell the service manager") == 1
+            assert server.stderr().count("cannot notify the service manager") == 1
 
 
 def test_a_service_manager_that_begins_anew_is_told_again(conf: Path, tmp_path: Path) -> None:
@@ -887,9 +884,9 @@ def test_a_service_manager_that_begins_anew_is_told_again(conf: Path, tmp_path: 
         manager.hear_of("READY")
         path.rename(tmp_path / "away")
         kill(server, server.pid)
-        until(lambda: "cannot tell the service manager" in server.stderr(), "it is missed")
+        until(lambda: "cannot notify the service manager" in server.stderr(), "it is missed")
         (tmp_path / "away").rename(path)
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         manager.hear_of("READY")
 
 
@@ -909,7 +906,7 @@ def test_no_line_is_lost_or_torn_by_rotation(conf: Path, tmp_path: Path) -> None
                 if number % 3:
                     server.signal(signal.SIGUSR1)
                 if number % 10 == 4:
-                    supervisor.reload(server.process.pid)
+                    control.reload(server.process.pid)
                 until(log.exists, "a new log")  # without a signal it is noticed once a second
                 load.go_on(1)
         assert load.failures == []
@@ -941,7 +938,7 @@ def test_a_log_that_cannot_be_opened_anew(conf: Path, tmp_path: Path) -> None:
     with supervise("-c", conf, "--access-log", tmp_path / "logs" / "log") as server:
         server.address("http")
         (tmp_path / "logs").rename(tmp_path / "away")
-        until(lambda: "cannot open the access log" in server.stderr(), "a complaint")
+        until(lambda: "cannot reopen the access log" in server.stderr(), "a complaint")
         assert get(server) == CONTENT
         until(lambda: (tmp_path / "away" / "log").read_text().count("\n") == 1, "the old one is written to")
         (tmp_path / "logs").mkdir()
@@ -983,7 +980,7 @@ def test_workers_give_up_what_root_may(conf: Path, tmp_path: Path) -> None:
         until(lambda: all(kinds(pid)[str(logs / "log")] == 1 for pid in server.workers()), "all have it")
         assert get(server) == CONTENT
         until(lambda: (logs / "log").read_text().count("\n") == 1, "a line")
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         assert get(server) == CONTENT
 
 
@@ -999,7 +996,7 @@ def test_a_unix_socket_from_its_beginning_to_its_end(conf: Path, folder: Path, t
         assert ask(path) == ask(other) == CONTENT
         number = path.stat().st_ino
         configure(conf, folder, listen=[("http", f"unix:{path}")])
-        supervisor.reload(server.process.pid)
+        control.reload(server.process.pid)
         assert path.stat().st_ino == number
         assert ask(path) == CONTENT
         assert not other.exists()
@@ -1035,8 +1032,8 @@ def test_workers_that_do_not_come_up_at_the_start(conf: Path, tmp_path: Path) ->
         assert server.wait() == 1
         said = server.stderr()
         assert "cannot start: it is broken" in said
-        assert "a worker did not come up" in said
-        assert len(set(re.findall(r"worker (\d+) ended with status 1", said))) <= 4
+        assert "a worker failed to start" in said
+        assert len(set(re.findall(r"worker (\d+) exited with status 1", said))) <= 4
 
 
 def test_workers_that_do_not_come_up_at_a_reload(conf: Path, tmp_path: Path) -> None:
@@ -1046,14 +1043,14 @@ def test_workers_that_do_not_come_up_at_a_reload(conf: Path, tmp_path: Path) -> 
         before = everything(server)
         for _ in range(3):
             flag.write_text("now")
-            with pytest.raises(worker.CannotStart, match="its log says why"):
-                supervisor.reload(server.process.pid)
+            with pytest.raises(startup.CannotStart, match="see its log"):
+                control.reload(server.process.pid)
             assert get(server) == CONTENT
             until(lambda: everything(server) == before, "nothing else is left")
             flag.unlink()
-        assert "not reloaded: a worker did not come up; the old configuration goes on" in server.stderr()
-        assert len(set(re.findall(r"worker (\d+) ended with status 1", server.stderr()))) <= 12
-        supervisor.reload(server.process.pid)
+        assert "reload failed: a worker failed to start; keeping the old configuration" in server.stderr()
+        assert len(set(re.findall(r"worker (\d+) exited with status 1", server.stderr()))) <= 12
+        control.reload(server.process.pid)
         assert get(server) == CONTENT
 
 
@@ -1065,12 +1062,12 @@ def test_workers_that_do_not_come_up_again(conf: Path, tmp_path: Path) -> None:
         victim, other = server.workers()
         kill(server, victim)
         began = time.monotonic()
-        until(lambda: server.stderr().count("ended with status 1") >= 3, "three that failed")
+        until(lambda: server.stderr().count("exited with status 1") >= 3, "three that failed")
         took = time.monotonic() - began
         assert took > 0.2 + 0.4
         assert get(server, "/pid") == str(other).encode()
         flag.unlink()
-        supervisor.reload(server.process.pid)  # does not wait for the next try
+        control.reload(server.process.pid)  # does not wait for the next try
         replaced(server, victim)
 
 
@@ -1083,9 +1080,9 @@ def test_no_process_to_be_had(conf: Path, tmp_path: Path) -> None:
     with Manager(address) as manager, supervise("-c", conf, before=strace, env=manager.environment) as server:
         manager.hear_of("READY")
         trouble = "cannot start a worker: resource temporarily unavailable"
-        with pytest.raises(worker.CannotStart, match="its log says why"):
-            supervisor.reload(server.process.pid)
-        assert f"{trouble}\nnot reloaded: no more workers could be started" in server.stderr()
+        with pytest.raises(startup.CannotStart, match="see its log"):
+            control.reload(server.process.pid)
+        assert f"{trouble}\nreload failed: cannot start all workers" in server.stderr()
         victim = server.pid
         kill(server, victim)
         until(lambda: manager.hear_of("STATUS")["STATUS"].endswith(f"with 1 worker of 2: {trouble}"), "it is told")
@@ -1181,7 +1178,7 @@ def test_one_address_may_have_so_many(conf: Path, folder: Path, tmp_path: Path) 
         for sock in (*socks[:5], stack.enter_context(elsewhere)):
             sock.sendall(b"x\r\n")
             assert receive_until(sock, b"\n") == b"x\r\n"
-        counted = json.loads(status.ask(f"unix:{tmp_path / 'status'}", "json"))["counted"]["telnet"]
+        counted = json.loads(status.fetch(f"unix:{tmp_path / 'status'}", "json"))["counters"]["telnet"]
         assert (counted["accepted"], counted["rejected"]) == (6, 3)
         socks[0].close()
 
@@ -1197,14 +1194,14 @@ def test_one_address_may_have_so_many(conf: Path, folder: Path, tmp_path: Path) 
 def test_fewer_descriptors_mean_fewer_connections(conf: Path) -> None:
     with supervise("-c", conf, before=(need("prlimit"), "--nofile=400")) as server:
         assert get(server) == CONTENT
-        assert "only 80 connections at once, not 10000: more descriptors are not allowed\n" in server.stderr()
+        assert "limits.connections reduced from 10000 to 80: descriptor limit too low\n" in server.stderr()
 
 
 def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1000, 1000))
-    assert worker.room(Config(connections=0, open_files=256)) == 1000 - 256 - worker.RESERVE
-    assert worker.room(Config(connections=100, open_files=256)) == 100
-    assert worker.room(Config(connections=0, open_files=2000)) == 1
+    assert startup.max_connections(Config(connections=0, open_files=256)) == 1000 - 256 - startup.RESERVED_DESCRIPTORS
+    assert startup.max_connections(Config(connections=100, open_files=256)) == 100
+    assert startup.max_connections(Config(connections=0, open_files=2000)) == 1
 
 
 @contextlib.contextmanager

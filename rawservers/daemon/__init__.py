@@ -1,1 +1,1 @@
-"""What makes a daemon of the servers: a process that runs until it is told to stop, and says what it did."""
+"""The daemon: a supervisor process and its workers, their shared counters, privileges, and the interface to systemd."""

@@ -1,12 +1,14 @@
-"""What every worker does, in memory that all processes of the server share.
+"""The scoreboard: metrics and heartbeats of all workers, in memory that all processes of the server share.
 
-The supervisor makes it before it forks. Each worker has a row of its own, which it writes once a second, and so says that it
-is alive. The supervisor reads the rows, and so does whichever worker is asked for the status. There are no locks, since who
-holds one may be killed. A row has one writer, and two places for its figures: the writer fills the one that is out of date,
-and then says that it counts. A reader who finds that this has changed meanwhile reads again.
+The supervisor creates it before it forks. Each worker has a slot, and writes its metrics and a heartbeat there once a second.
+The supervisor reads the heartbeats; the worker that answers a status request reads the metrics of all.
 
-What a worker has counted is added to the first row when it has ended, so that what is counted since the start never falls.
-The memory is a memfd, so that another process of the same user (`rawservers --reload`) can look at it through /proc.
+There are no locks, since a process may be killed while it holds one. Each slot has one writer and two buffers: the writer fills
+the older buffer, then increments the sequence number, which selects the current one. A reader that finds the sequence number
+changed reads again.
+
+When a worker exits, its counters are merged into slot 0, so that totals never decrease. The memory is a memfd: `rawservers
+--reload`, another process of the same user, reads it through /proc.
 """
 
 from __future__ import annotations
@@ -18,210 +20,192 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, replace
-from pathlib import Path
 
 from rawservers import __version__
-from rawservers.status import STATES, WAKES, Status, Wakes
+from rawservers.status import STATES, WAKE_CLOCKS, Status, WakeHistogram
 
 NAME = "rawservers-scoreboard"
-SIZE = 16384  # bytes of a row
-ROWS = 2049  # the first one, and twice as many workers as there may be; what is not used takes no memory
-ALIVE = struct.Struct("qd")  # process id (0: the row is free), and when it last wrote, on the monotonic clock
-HISTORY = struct.Struct("qdqqqq")  # in the first row: a History
-NUMBER = struct.Struct("q")
-TURN = HISTORY.size  # where a row has how often it was written, and so which of the two places counts
-PLACES = TURN + NUMBER.size
-PLACE = (SIZE - PLACES) // 2 // 8 * 8  # bytes of each: a length, and a text of JSON
+SLOT_SIZE = 16384  # bytes
+SLOTS = 2049  # slot 0, and two for each of the 1024 workers that may be configured; unused ones take no memory
+
+# A slot: a heartbeat, or a ServerInfo in slot 0; the sequence number; two buffers, each a length and that much JSON.
+HEARTBEAT = struct.Struct("qd")  # process id, 0 in a free slot; monotonic time of the last write
+SERVER_INFO = struct.Struct("qdqqqq")
+INTEGER = struct.Struct("q")
+SEQUENCE_OFFSET = SERVER_INFO.size
+BUFFERS_OFFSET = SEQUENCE_OFFSET + INTEGER.size
+BUFFER_SIZE = (SLOT_SIZE - BUFFERS_OFFSET) // 2 // 8 * 8
+
+MAX_READS = 100  # of a buffer that is written again and again
 
 
 @dataclass(slots=True)
-class Figures:
-    """By names such as "http.accepted". counted: what has happened so often since the start; now: how many there are; highest:
-    the most that there ever was."""
+class Metrics:
+    """Metrics by name, such as "http.accepted". counters: since the start; gauges: current numbers; maxima: since the start."""
 
-    counted: Counter[str] = field(default_factory=Counter)
-    now: Counter[str] = field(default_factory=Counter)
-    highest: Counter[str] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    gauges: Counter[str] = field(default_factory=Counter)
+    maxima: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Figures) -> None:
-        self.counted.update(other.counted)
-        self.now.update(other.now)
-        self.highest |= other.highest
+    def add(self, other: Metrics) -> None:
+        self.counters.update(other.counters)
+        self.gauges.update(other.gauges)
+        self.maxima |= other.maxima
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """Of the whole server. started: seconds since 1970; begun, reloads, failed: how many reloads have begun, came to a good
-    end, or were not taken; rows: the rows in use are among the first so many."""
+class ServerInfo:
+    """pid: of the supervisor; started: seconds since 1970; reloads_begun, reloads, reloads_failed: reloads that were begun,
+    have succeeded, and have failed; slots: only slots below this number are in use."""
 
     pid: int
     started: float
-    begun: int = 0
+    reloads_begun: int = 0
     reloads: int = 0
-    failed: int = 0
-    rows: int = 1
+    reloads_failed: int = 0
+    slots: int = 1
 
 
-class Row:
-    """One worker's."""
+class Slot:
+    """One worker's part of the scoreboard."""
 
     def __init__(self, memory: mmap.mmap, number: int) -> None:
         self._memory = memory
-        self._start = number * SIZE
+        self._start = number * SLOT_SIZE
 
     @property
-    def alive(self) -> tuple[int, float]:
-        """The process id, 0 for none, and when it last wrote, in seconds on the monotonic clock."""
-        pid, beat = ALIVE.unpack_from(self._memory, self._start)
-        return pid, beat
+    def heartbeat(self) -> tuple[int, float]:
+        """Process id, 0 in a free slot, and monotonic time of the last write."""
+        pid, time = HEARTBEAT.unpack_from(self._memory, self._start)
+        return pid, time
 
-    def begin(self, pid: int, beat: float) -> None:
-        """The row belongs to this process from now on (0: to none)."""
-        self.write(Figures())
-        self.beat(pid, beat)
+    def assign(self, pid: int, time: float) -> None:
+        """Clear the slot for this process, or free it with pid 0."""
+        self.write(Metrics())
+        self.write_heartbeat(pid, time)
 
-    def beat(self, pid: int, beat: float) -> None:
-        """Process `pid`, whose row this is, is alive at `beat`."""
-        put(self._memory, self._start, ALIVE.pack(pid, beat))
+    def write_heartbeat(self, pid: int, time: float) -> None:
+        store(self._memory, self._start, HEARTBEAT.pack(pid, time))
 
-    def write(self, figures: Figures) -> None:
-        text = json.dumps([figures.counted, figures.now, figures.highest]).encode()
-        turn = self.turn + 1
-        at = self._place(turn)
-        put(self._memory, at, NUMBER.pack(len(text)) + text)
-        put(self._memory, self._start + TURN, NUMBER.pack(turn))
+    def write(self, metrics: Metrics) -> None:
+        text = json.dumps([metrics.counters, metrics.gauges, metrics.maxima]).encode()
+        sequence = self.sequence + 1
+        store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
+        store(self._memory, self._start + SEQUENCE_OFFSET, INTEGER.pack(sequence))
 
-    def read(self) -> Figures:
-        """What was written last; nothing, if it is being written time and again."""
-        for _ in range(100):
-            turn = self.turn
-            at = self._place(turn)
-            (length,) = NUMBER.unpack_from(self._memory, at)
-            at += NUMBER.size
-            text = self._memory[at : at + length]
-            if turn == self.turn:
-                return Figures(*map(Counter, json.loads(text or "[{}, {}, {}]")))
-        return Figures()
+    def read(self) -> Metrics:
+        """The metrics written last; empty ones if each of MAX_READS was interrupted by a write."""
+        for _ in range(MAX_READS):
+            sequence = self.sequence
+            buffer = self._buffer(sequence)
+            (length,) = INTEGER.unpack_from(self._memory, buffer)
+            buffer += INTEGER.size
+            text = self._memory[buffer : buffer + length]
+            if sequence == self.sequence:
+                return Metrics(*map(Counter, json.loads(text or "[{}, {}, {}]")))
+        return Metrics()
 
     @property
-    def turn(self) -> int:
-        """How often it was written."""
-        (turn,) = NUMBER.unpack_from(self._memory, self._start + TURN)
-        return int(turn)
+    def sequence(self) -> int:
+        """The number of writes so far."""
+        (sequence,) = INTEGER.unpack_from(self._memory, self._start + SEQUENCE_OFFSET)
+        return int(sequence)
 
-    def _place(self, turn: int) -> int:
-        return self._start + PLACES + turn % 2 * PLACE
+    def _buffer(self, sequence: int) -> int:
+        """The offset of the buffer that this write uses."""
+        return self._start + BUFFERS_OFFSET + sequence % 2 * BUFFER_SIZE
 
 
 class Scoreboard:
-    """The whole of it. For the supervisor, who makes it, and for its workers, who inherit it."""
+    """All slots. Created by the supervisor, inherited by its workers."""
 
     def __init__(self, started: float) -> None:
         fd = os.memfd_create(NAME)
-        os.ftruncate(fd, SIZE * ROWS)
-        self._memory = mmap.mmap(fd, SIZE * ROWS)  # which keeps a descriptor of its own
+        os.ftruncate(fd, SLOT_SIZE * SLOTS)
+        self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
         os.close(fd)
-        self._past = self._row(0)
-        self._past.write(Figures())
-        self.history = History(os.getpid(), started)
+        self._merged = self._slot(0)
+        self._merged.write(Metrics())
+        self.server_info = ServerInfo(os.getpid(), started)
 
-    def _row(self, number: int) -> Row:
-        return Row(self._memory, number)
+    def _slot(self, number: int) -> Slot:
+        return Slot(self._memory, number)
 
-    def take(self) -> Row:
-        """A free row. There are enough."""
-        number = next(number for number in range(1, ROWS) if number >= self.history.rows or not self._row(number).alive[0])
-        self.history = replace(self.history, rows=max(self.history.rows, number + 1))
-        return self._row(number)
+    def allocate(self) -> Slot:
+        """A free slot. There are always enough."""
+        used = self.server_info.slots
+        number = next(number for number in range(1, SLOTS) if number >= used or not self._slot(number).heartbeat[0])
+        self.server_info = replace(self.server_info, slots=max(used, number + 1))
+        return self._slot(number)
 
-    def give_back(self, row: Row) -> None:
-        """The worker of this row has ended: what it has counted is part of history."""
-        past = self._past.read()
-        figures = row.read()
-        past.counted.update(figures.counted)
-        past.highest |= figures.highest
-        past.now = Counter({"buried": row.alive[0]})  # until its row is empty, this says not to count it twice
-        self._past.write(past)
-        row.begin(0, 0.0)
+    def release(self, slot: Slot) -> None:
+        """Merge the counters of a worker that has exited into slot 0, and free its slot."""
+        merged = self._merged.read()
+        metrics = slot.read()
+        merged.counters.update(metrics.counters)
+        merged.maxima |= metrics.maxima
+        merged.gauges = Counter({"merged_pid": slot.heartbeat[0]})  # readers skip its slot until it is free
+        self._merged.write(merged)
+        slot.assign(0, 0.0)
 
-    def rows(self) -> Iterator[Row]:
-        """Those of the workers."""
-        return (row for row in map(self._row, range(1, self.history.rows)) if row.alive[0])
+    def slots(self) -> Iterator[Slot]:
+        """The slots of all workers."""
+        return (slot for slot in map(self._slot, range(1, self.server_info.slots)) if slot.heartbeat[0])
 
-    def total(self) -> Figures:
-        """The sum of what all workers do, and of what those that have ended did."""
-        for _ in range(100):
-            turn = self._past.turn
-            total = self._past.read()
-            buried = total.now.pop("buried", 0)
-            for row in self.rows():
-                if row.alive[0] != buried:
-                    total.add(row.read())
-            if turn == self._past.turn:  # else somebody has ended meanwhile
+    def total(self) -> Metrics:
+        """The sum over all workers, present and former."""
+        for _ in range(MAX_READS):
+            sequence = self._merged.sequence
+            total = self._merged.read()
+            merged_pid = total.gauges.pop("merged_pid", 0)
+            for slot in self.slots():
+                if slot.heartbeat[0] != merged_pid:
+                    total.add(slot.read())
+            if sequence == self._merged.sequence:  # else a worker was merged meanwhile
                 break
         return total
 
     @property
-    def history(self) -> History:
-        return History(*HISTORY.unpack_from(self._memory, 0))
+    def server_info(self) -> ServerInfo:
+        return ServerInfo(*SERVER_INFO.unpack_from(self._memory, 0))
 
-    @history.setter
-    def history(self, history: History) -> None:
-        put(self._memory, 0, HISTORY.pack(*astuple(history)))
+    @server_info.setter
+    def server_info(self, info: ServerInfo) -> None:
+        store(self._memory, 0, SERVER_INFO.pack(*astuple(info)))
 
     def close(self) -> None:
         self._memory.close()
 
 
-def put(memory: mmap.mmap, at: int, data: bytes) -> None:
-    """Write so that each number is either the old or the new one at any time. (pack_into() would make it 0 in between.)"""
-    memory[at : at + len(data)] = data
+def store(memory: mmap.mmap, offset: int, data: bytes) -> None:
+    """Copy `data`; a concurrent reader sees each aligned number old or new, never torn. (pack_into() writes zeros first.)"""
+    memory[offset : offset + len(data)] = data
 
 
-def history_of(pid: int) -> History:
-    """What the supervisor with this process id has noted. OSError if there is none, or if it may not be looked at."""
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            if os.readlink(entry).startswith(f"/memfd:{NAME}"):
-                with entry.open("rb") as file:
-                    history = History(*HISTORY.unpack(file.read(HISTORY.size)))
-                if history.pid == own_pid(pid):
-                    return history
-        except FileNotFoundError:  # closed meanwhile
-            continue
-    raise ProcessLookupError("it is no supervisor of rawservers")
-
-
-def own_pid(pid: int) -> int:
-    """What process `pid` takes for its process id, which may be in a namespace of its own."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
-
-
-def status_of(figures: Figures, history: History, workers: int, now: float) -> Status:
-    """The status that the workers' figures make. now: seconds since 1970."""
-    counted: dict[str, dict[str, int]] = {}
-    for key, number in figures.counted.items():
+def make_status(metrics: Metrics, info: ServerInfo, workers: int, now: float) -> Status:
+    """The status from total metrics. now: seconds since 1970."""
+    counters: dict[str, dict[str, int]] = {}
+    for key, number in metrics.counters.items():
         service, _, name = key.partition(".")
-        counted.setdefault(service, {})[name] = number
-    log = counted.pop("log", {})
-    wakes = {kind: wakes_of(kind, counted.get("wakes", {}), figures.highest) for kind in WAKES}
-    counted.pop("wakes", None)
-    open_now = {service: {state: figures.now[f"{service}.{state}"] for state in STATES} for service in counted}
+        counters.setdefault(service, {})[name] = number
+    log = counters.pop("log", {})
+    wakes = {clock: make_histogram(clock, counters.get("wakes", {}), metrics.maxima) for clock in WAKE_CLOCKS}
+    counters.pop("wakes", None)
+    connections = {service: {state: metrics.gauges[f"{service}.{state}"] for state in STATES} for service in counters}
     return Status(
         __version__,
-        round(max(0.0, now - history.started), 3),
+        round(max(0.0, now - info.started), 3),
         workers,
-        history.reloads,
-        history.failed,
-        open_now,
-        counted,
+        info.reloads,
+        info.reloads_failed,
+        connections,
+        counters,
         log.get("dropped", 0),
         wakes,
     )
 
 
-def wakes_of(kind: str, counted: dict[str, int], highest: dict[str, int]) -> Wakes:
-    """The histogram of this kind, from the workers' figures."""
-    counts = {name.partition(" ")[2]: number for name, number in counted.items() if name.startswith(f"{kind} ")}
-    return Wakes(counts, counts.pop("us", 0) / 1e6, highest.get(f"{kind} us", 0) / 1e6)
+def make_histogram(clock: str, counters: dict[str, int], maxima: dict[str, int]) -> WakeHistogram:
+    """The histogram by this clock, from total metrics."""
+    counts = {name.partition(" ")[2]: number for name, number in counters.items() if name.startswith(f"{clock} ")}
+    return WakeHistogram(counts, counts.pop("us", 0) / 1e6, maxima.get(f"{clock} us", 0) / 1e6)

@@ -1,1 +1,1 @@
-"""The access log, the error log, and the non-blocking writer behind both."""
+"""The access log, the error log, and the non-blocking sink that both write to."""

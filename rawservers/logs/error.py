@@ -1,8 +1,8 @@
-"""Everything that is logged, on standard error, without ever waiting for whoever reads it.
+"""The error log: all logging records, on standard error, without blocking.
 
-By hand a record is its message; in the journal each line also begins with the record's level, as sd-daemon(3) has it. A message
-is one line, whatever the peer has put into it: what is not printable is escaped. Only a traceback has more, and those are
-indented, so that no exception's text can pass for a message.
+A line is the record's message. In the journal it begins with the record's level, as sd-daemon(3) specifies. A message is always
+one line, whatever a peer has put into it: unprintable characters are escaped. Tracebacks have more lines, which are indented,
+so that the text of an exception cannot be mistaken for a message.
 """
 
 from __future__ import annotations
@@ -13,40 +13,43 @@ import math
 import os
 import time
 
-from rawservers.logs.sink import BLOCK, Outlet, open_anew
+from rawservers.logs.sink import BLOCK, Sink, reopen_nonblocking
 
-KEPT = 65536  # bytes that wait for a reader, at the most: the beginning of a trouble tells more than its end
-LEVELS = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # as syslog(3) numbers them
+MAX_PENDING = 65536  # bytes buffered for a slow reader; the first lines of a failure matter most
+PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # logging's and syslog(3)'s
 DEBUG = 7
 
 
 def install(level: int = logging.INFO) -> None:
-    """From now on, say on standard error what is logged at `level` or above. To be called once, before there are threads."""
+    """Log records of `level` and above to standard error. Call once, before any threads are started."""
     fd = -1
     with contextlib.suppress(OSError):
-        fd = open_anew(2)
+        fd = reopen_nonblocking(2)
     error_log = ErrorLog(fd, is_journal(2))
     logging.getLogger().addHandler(error_log)
     logging.getLogger().setLevel(level)
-    logging.raiseExceptions = False  # what cannot be logged is no reason to fail, nor to write past all this
-    os.register_at_fork(after_in_child=error_log.forget)
+    logging.raiseExceptions = False  # a failure to log must neither raise, nor be printed to standard error
+    os.register_at_fork(after_in_child=error_log.discard_pending)
 
 
 def flush() -> None:
-    """Say what could not be said at once. To be called once a second."""
+    """Write pending lines. Call once a second."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, ErrorLog):
             handler.flush()
 
 
 class ErrorLog(logging.Handler):
-    """fd: where to write, taken over, -1: nowhere; journal: whether lines begin with their level. Never waits, never raises."""
+    """Logging handler that never blocks and never raises.
+
+    fd: owned by the handler, -1 for none; journal: begin lines with their level.
+    """
 
     def __init__(self, fd: int, journal: bool = False) -> None:
         super().__init__()
-        self._outlet = Outlet(fd, KEPT)
+        self._sink = Sink(fd, MAX_PENDING)
         self._journal = journal
-        self._style = logging.Formatter()
+        self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -59,38 +62,38 @@ class ErrorLog(logging.Handler):
             self._write(logging.WARNING, [], time.monotonic())
 
     def close(self) -> None:
-        """Say what is left, for at most a second while nobody takes it, and close."""
+        """Write pending lines, wait up to a second for a slow reader, and close the descriptor."""
         with self.lock or contextlib.nullcontext():
-            self._outlet.finish()
+            self._sink.finish()
             self._write(logging.WARNING, [], math.inf)
-            self._outlet.close()
+            self._sink.close()
         super().close()
 
-    def forget(self) -> None:
-        """Leave what has not been said to the process that this one was forked from."""
-        self._outlet.forget()
+    def discard_pending(self) -> None:
+        """In a child process after a fork: leave pending lines to the parent process."""
+        self._sink.discard_pending()
 
     def _lines(self, record: logging.LogRecord) -> list[str]:
-        more = self._style.formatException(record.exc_info) if record.exc_info else ""
+        more = self._formatter.formatException(record.exc_info) if record.exc_info else ""
         if record.stack_info:
             more += "\n" + record.stack_info
         return [message_of(record), *(f"  {line}" for line in more.split("\n") if line)]
 
     def _write(self, level: int, lines: list[str], now: float) -> None:
-        outlet = self._outlet
-        outlet.write(b"".join([self._line(level, line) for line in lines]))
-        if outlet.dropped and not outlet.kept and (lost := outlet.loss(now)):
-            outlet.write(self._line(logging.WARNING, f"this log was not taken: {lost} lines dropped ({outlet.why})"))
+        sink = self._sink
+        sink.write(b"".join([self._line(level, line) for line in lines]))
+        if sink.dropped and not sink.pending and (drops := sink.unreported_drops(now)):
+            sink.write(self._line(logging.WARNING, f"error log: {drops} lines dropped ({sink.drop_reason})"))
 
     def _line(self, level: int, line: str) -> bytes:
-        """One line of at most BLOCK bytes, cut where it is too long."""
-        start = f"<{priority(level)}>" if self._journal else ""
-        line = (start + printable(line[:BLOCK])).encode()[: BLOCK - 1].decode(errors="ignore")
+        """One line of at most BLOCK bytes, truncated if necessary."""
+        prefix = f"<{priority(level)}>" if self._journal else ""
+        line = (prefix + escape_unprintable(line[:BLOCK])).encode()[: BLOCK - 1].decode(errors="ignore")
         return line.encode() + b"\n"
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """Its message; if the arguments do not fit it, without them."""
+    """The message of a record; unformatted if its arguments do not match."""
     try:
         return record.getMessage()
     except Exception:
@@ -98,19 +101,19 @@ def message_of(record: logging.LogRecord) -> str:
 
 
 def priority(level: int) -> int:
-    """The number that syslog and the journal have for a level of `logging`."""
-    return next((number for least, number in LEVELS if level >= least), DEBUG)
+    """The syslog priority for a level of `logging`."""
+    return next((number for lowest, number in PRIORITIES if level >= lowest), DEBUG)
 
 
-def printable(text: str) -> str:
-    """The same with what would move the cursor, or hide, as Python escapes it."""
+def escape_unprintable(text: str) -> str:
+    """The text with control and other unprintable characters as Python escapes."""
     if text.isprintable():
         return text
     return "".join([each if each.isprintable() else each.encode("unicode_escape").decode() for each in text])
 
 
 def is_journal(fd: int) -> bool:
-    """Whether `fd` leads to the journal, as systemd.exec(5) has a service find out."""
+    """Whether `fd` is connected to the journal: JOURNAL_STREAM, systemd.exec(5)."""
     try:
         status = os.fstat(fd)
     except OSError:

@@ -1,17 +1,16 @@
-"""Lines out to a file, a pipe, a terminal or a socket, for servers that never wait for whoever takes them.
+"""Non-blocking output of log lines to a file, pipe, terminal or socket.
 
-What is not taken at once is kept, up to a limit; what does not fit is dropped in whole lines, and counted. None of the places
-that a log may go to can be trusted to take a line at once, and each has its own way of not waiting for it:
+Lines that the descriptor does not accept at once are buffered up to a limit. Beyond it they are dropped, in whole lines, and
+counted. The descriptor may be shared with other processes, so O_NONBLOCK must not be set on it; each kind has its own way:
 
-- A file does not make anybody wait. When its disk is full it is tried again once a second.
-- A pipe or a terminal is opened anew in non-blocking mode (not switched to it: the shell holds the same one, and would be
-  surprised).
-- A socket cannot be opened anew, and the journal's is one. But a send can say MSG_DONTWAIT.
-- Somebody else's pipe may not be opened anew. But splice, from a pipe of our own, can be told not to wait.
-- Somebody else's terminal may not either, and there is nothing of the kind: a thread waits for it.
+- A regular file never blocks. On a full disk, writes are retried once a second.
+- A pipe or terminal is reopened through /proc in non-blocking mode, where permissions allow that.
+- A socket, such as the journal's, cannot be reopened; send(2) has MSG_DONTWAIT.
+- A pipe of another user: splice(2) from a pipe of our own, with SPLICE_F_NONBLOCK.
+- A terminal of another user: blocking writes in a thread.
 
-Several processes may write to the same place, and none of their lines may end up inside another's. A file takes a write in
-one piece. A pipe or a socket does so with up to PIPE_BUF bytes: it is given blocks of no more, of whole lines.
+Several processes may write to the same file, pipe or socket, and lines must not be interleaved. A write to a file in append
+mode is atomic. A pipe or socket accepts up to PIPE_BUF bytes atomically, so it gets blocks of whole lines of no more than that.
 """
 
 from __future__ import annotations
@@ -28,258 +27,265 @@ import threading
 import time
 from typing import NoReturn
 
-BLOCK = select.PIPE_BUF  # bytes, 4096 on Linux: the longest line, and the most that a pipe takes whole or not at all
-KEPT = 1 << 20  # bytes that wait for a reader, at the most; a pipe itself holds 64 KiB more
-PATIENCE = 1.0  # seconds: between two tries on a full disk, between two reports of a loss, and for the last lines to be taken
-STUCK = 60.0  # seconds between two reports of a loss while nothing is taken at all
+BLOCK = select.PIPE_BUF  # bytes, 4096 on Linux: the longest line, and the most that a pipe accepts atomically
+MAX_PENDING = 1 << 20  # bytes buffered for a slow reader; a pipe itself holds 64 KiB more
+
+RETRY_INTERVAL = 1.0  # seconds between two attempts to write to a full disk
+REPORT_INTERVAL = 1.0  # seconds between two reports of dropped lines
+STALLED_REPORT_INTERVAL = 60.0  # the same, while the reader accepts nothing at all
+CLOSE_TIMEOUT = 1.0  # seconds to wait for a slow reader before closing
 
 DONTWAIT = int(socket.MSG_DONTWAIT)
-OPEN_ANEW = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+REOPEN_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class Outlet:
-    """Takes over the descriptor `fd`; -1: everything is dropped. Holds back `limit` bytes at the most.
+class Sink:
+    """Owner of the descriptor `fd`; with -1 all lines are dropped. limit: bytes buffered.
 
-    kept: the lines held back, not to be touched; dropped: how many lines are lost so far; why: the reason for the last of them.
+    pending: the buffered lines, read-only for others; dropped: number of lines dropped so far; drop_reason: the reason for the
+    last failure to write.
     """
 
-    def __init__(self, fd: int, limit: int = KEPT) -> None:
-        self.kept = bytearray()
+    def __init__(self, fd: int, limit: int = MAX_PENDING) -> None:
+        self.pending = bytearray()
         self.dropped = 0
-        self.why = ""
+        self.drop_reason = ""
         self._limit = limit
-        self._torn = b""  # the beginning of the first line in `kept`, which has been taken already
-        self._told = 0  # how many of the lines dropped were reported
-        self._told_at = -math.inf
-        self._way = way(fd)
+        self._partial_line = b""  # what was written of the first line in `pending`
+        self._reported = 0  # of `dropped`
+        self._reported_at = -math.inf
+        self._writer = open_writer(fd)
 
     def write(self, lines: bytes = b"") -> None:
-        """Pass on what is kept, then `lines`, as far as that goes: whole lines of at most BLOCK bytes. Never raises OSError."""
-        kept = self.kept
-        kept += lines
+        """Write pending lines, then `lines`: whole ones of at most BLOCK bytes. Never blocks, never raises OSError."""
+        pending = self.pending
+        pending += lines
         try:
-            while kept:
-                self._pass_on()
+            while pending:
+                self._write_next()
         except BlockingIOError as error:
-            self._note(error)
-            if len(kept) > self._limit:
-                self._drop(kept.rfind(b"\n", 0, self._limit) + 1)
-        except OSError as error:  # the reader is gone, and does not come back
-            self._note(error)
-            self._drop(0)
+            self._set_drop_reason(error)
+            if len(pending) > self._limit:
+                self._drop_from(pending.rfind(b"\n", 0, self._limit) + 1)
+        except OSError as error:  # the reader has closed its end
+            self._set_drop_reason(error)
+            self._drop_from(0)
 
-    def move(self, fd: int) -> None:
-        """Go on with another descriptor, which begins with whole lines: those that the old one has not taken."""
-        new = way(fd)
-        self._way.hurry()
+    def reopen(self, fd: int) -> None:
+        """Change to another descriptor. Lines that were not completely written to the old one go to the new one, whole."""
+        new = open_writer(fd)
+        self._writer.retry_now()
         self.write()
-        self._way.close()
-        self._way = new
-        self._begin_again()
+        self._writer.close()
+        self._writer = new
+        self._restore_partial_line()
         self.write()
 
     def finish(self) -> None:
-        """Pass on what is kept, and wait for a reader if need be, for at most a second."""
-        self._way.hurry()
+        """Write pending lines; wait up to CLOSE_TIMEOUT for a slow reader."""
+        self._writer.retry_now()
         self.write()
-        end = time.monotonic() + PATIENCE
-        while self.kept and (left := end - time.monotonic()) > 0 and self._way.wait(left):
+        end = time.monotonic() + CLOSE_TIMEOUT
+        while self.pending and (left := end - time.monotonic()) > 0 and self._writer.wait(left):
             self.write()
 
     def close(self) -> None:
-        """Finish, and close. What is not taken by then is dropped."""
+        """Finish, drop what is still pending, and close the descriptor."""
         self.finish()
-        self._drop(0)
-        self._way.close()
-        self._way = Way(-1)
+        self._drop_from(0)
+        self._writer.close()
+        self._writer = SinkWriter(-1)
 
-    def forget(self) -> None:
-        """Leave what is kept, and what is to be said of it, to the process that this one was forked from."""
-        self.kept.clear()
-        self._torn = b""
-        self._told = self.dropped = 0
+    def discard_pending(self) -> None:
+        """In a child process after a fork: forget pending lines and unreported drops, which the parent process has as well."""
+        self.pending.clear()
+        self._partial_line = b""
+        self._reported = self.dropped = 0
 
-    def loss(self, now: float) -> int:
-        """How many lines were dropped since this last told: 0 within a second of it, or a minute while nothing is taken."""
-        if now - self._told_at < (STUCK if self.kept else PATIENCE):
+    def unreported_drops(self, now: float) -> int:
+        """Number of lines dropped since the last report, to be reported now; 0 if the report interval has not passed."""
+        if now - self._reported_at < (STALLED_REPORT_INTERVAL if self.pending else REPORT_INTERVAL):
             return 0
-        lost = self.dropped - self._told
-        if lost:
-            self._told = self.dropped
-            self._told_at = now
-        return lost
+        drops = self.dropped - self._reported
+        if drops:
+            self._reported = self.dropped
+            self._reported_at = now
+        return drops
 
-    def _pass_on(self) -> None:
-        kept = self.kept
-        if self._way.stopped and not self._way.resume(self._torn != b""):
-            self._begin_again()
-        end = len(kept)
-        if end > self._way.most:
-            end = (kept.rfind(b"\n", 0, self._way.most) + 1) or (kept.find(b"\n") + 1)
-        part = bytes(memoryview(kept)[:end])
-        taken = self._way.send(part)
-        torn = part.rfind(b"\n", 0, taken) + 1
-        self._torn = part[torn:taken] if torn else self._torn + part[:taken]
-        del kept[:taken]
+    def _write_next(self) -> None:
+        """Write one block of pending lines, or what is left of a partial line."""
+        pending = self.pending
+        if self._writer.paused and not self._writer.resume(self._partial_line != b""):
+            self._restore_partial_line()
+        end = len(pending)
+        if end > self._writer.max_write:
+            end = (pending.rfind(b"\n", 0, self._writer.max_write) + 1) or (pending.find(b"\n") + 1)
+        block = bytes(memoryview(pending)[:end])
+        written = self._writer.write(block)
+        line_start = block.rfind(b"\n", 0, written) + 1
+        self._partial_line = block[line_start:written] if line_start else self._partial_line + block[:written]
+        del pending[:written]
 
-    def _begin_again(self) -> None:
-        self.kept[:0] = self._torn
-        self._torn = b""
+    def _restore_partial_line(self) -> None:
+        self.pending[:0] = self._partial_line
+        self._partial_line = b""
 
-    def _drop(self, begin: int) -> None:
-        self.dropped += self.kept.count(b"\n", begin)
-        del self.kept[begin:]
-        if not begin:
-            self._torn = b""
+    def _drop_from(self, start: int) -> None:
+        self.dropped += self.pending.count(b"\n", start)
+        del self.pending[start:]
+        if not start:
+            self._partial_line = b""
 
-    def _note(self, error: OSError) -> None:
-        slow = "its reader does not take them"
-        self.why = (error.strerror or slow).lower() if error.errno != errno.EAGAIN else slow
+    def _set_drop_reason(self, error: OSError) -> None:
+        slow = "reader too slow"
+        self.drop_reason = (error.strerror or slow).lower() if error.errno != errno.EAGAIN else slow
 
 
-class Way:
-    """How a descriptor is written to without waiting: here one in non-blocking mode.
+class SinkWriter:
+    """Non-blocking writes to a descriptor; here to one in non-blocking mode.
 
-    most: bytes to be sent at once; stopped: `resume` is to be called before the next `send`.
+    max_write: bytes per write; paused: `resume` must be called before the next `write`.
     """
 
-    most = BLOCK
-    stopped = False
+    max_write = BLOCK
+    paused = False
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
-    def send(self, lines: bytes) -> int:
-        """How many of these bytes were taken. BlockingIOError: none, for the time being. Other OSErrors: none ever again."""
-        return os.write(self.fd, lines)
+    def write(self, block: bytes) -> int:
+        """The number of bytes written. Raises BlockingIOError to try again later; any other OSError is final."""
+        return os.write(self.fd, block)
 
-    def resume(self, torn: bool) -> bool:
-        """Whether to go on where the last line was `torn`, rather than to begin it again."""
-        return torn
+    def resume(self, partial: bool) -> bool:
+        """Whether to continue a line, rather than to write it again. partial: whether a part of it was written."""
+        return partial
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there may be room; whether that is to be expected."""
+        """Wait until the descriptor is writable. False if that is not to be expected."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
 
-    def hurry(self) -> None:
-        """Do not put off the next `send`, which may be the last."""
+    def retry_now(self) -> None:
+        """Cut a pause short: the next `write` may be the last."""
 
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
 
 
-class File(Way):
-    """A file on a disk, which may be full now, and have room again later.
+class FileWriter(SinkWriter):
+    """A regular file, whose disk may be full for a while.
 
-    A line of which it took a part is completed then. But if another process has written in the meantime, the part stands on
-    a line of its own, and the whole line follows: the first write, and the next one after a failure, look for such a part.
+    A line that was written in part is continued afterwards. But if another process has written meanwhile, the part gets a line
+    end, and the whole line follows. The first write, and the first after a failure, look for such a part at the end of the
+    file.
     """
 
-    most = sys.maxsize
+    max_write = sys.maxsize
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        self._reason = 0  # an errno
-        self._size = 0  # when it was put off
-        self._next = 0.0  # when to try again
-        self._doubtful = True  # whether there may be a part of a line at its end
+        self._errno = 0  # of the last failure
+        self._size = 0  # of the file, at the last failure
+        self._retry_at = 0.0
+        self._check_tail = True  # the file may end with a partial line
 
-    def send(self, lines: bytes) -> int:
-        size = self._broken_off() if self._doubtful else 0
+    def write(self, block: bytes) -> int:
+        size = self._partial_line_end() if self._check_tail else 0
         if size != 0 and size != self._size:
-            self._put_off(errno.EAGAIN, size)  # another process may be in the middle of a write
+            self._pause(errno.EAGAIN, size)  # another process may be in the middle of a write
         end = b"\n" if size else b""
         try:
-            taken = os.write(self.fd, end + lines) - len(end)
+            written = os.write(self.fd, end + block) - len(end)
         except OSError as error:
-            self._put_off(error.errno or errno.EIO, os.fstat(self.fd).st_size)
-        self._doubtful = False
-        return taken
+            self._pause(error.errno or errno.EIO, os.fstat(self.fd).st_size)
+        self._check_tail = False
+        return written
 
-    def resume(self, torn: bool) -> bool:
-        if time.monotonic() < self._next:
-            raise BlockingIOError(self._reason, os.strerror(self._reason))
-        self.stopped = False
-        alone = torn and os.fstat(self.fd).st_size == self._size
-        self._doubtful = not alone
-        return alone
+    def resume(self, partial: bool) -> bool:
+        if time.monotonic() < self._retry_at:
+            raise BlockingIOError(self._errno, os.strerror(self._errno))
+        self.paused = False
+        unchanged = partial and os.fstat(self.fd).st_size == self._size
+        self._check_tail = not unchanged
+        return unchanged
 
     def wait(self, seconds: float) -> bool:
         return False
 
-    def hurry(self) -> None:
-        self._next = 0.0
+    def retry_now(self) -> None:
+        self._retry_at = 0.0
 
-    def _put_off(self, reason: int, size: int) -> NoReturn:
-        self.stopped = True
-        self._reason = reason
+    def _pause(self, number: int, size: int) -> NoReturn:
+        """number: an errno; size: of the file."""
+        self.paused = True
+        self._errno = number
         self._size = size
-        self._next = time.monotonic() + PATIENCE
-        raise BlockingIOError(reason, os.strerror(reason))
+        self._retry_at = time.monotonic() + RETRY_INTERVAL
+        raise BlockingIOError(number, os.strerror(number))
 
-    def _broken_off(self) -> int:
-        """The size of the file if it ends within a line. 0 if not, or if we may write but not read it."""
+    def _partial_line_end(self) -> int:
+        """As `partial_line_end`; 0 if the file is not readable."""
         with contextlib.suppress(OSError):
-            return broken_off(self.fd)
+            return partial_line_end(self.fd)
         with contextlib.suppress(OSError), open(f"/proc/self/fd/{self.fd}", "rb", buffering=0) as file:
-            return broken_off(file.fileno())
+            return partial_line_end(file.fileno())
         return 0
 
 
-class Socket(Way):
-    """One end of a connection that others hold, too, in whatever mode they like."""
+class SocketWriter(SinkWriter):
+    """A connected socket, in blocking mode or not."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self._sock = socket.socket(fileno=fd)
 
-    def send(self, lines: bytes) -> int:
-        return self._sock.send(lines, DONTWAIT)
+    def write(self, block: bytes) -> int:
+        return self._sock.send(block, DONTWAIT)
 
     def close(self) -> None:
         self._sock.close()
 
 
-class Pipe(Way):
-    """Somebody else's pipe, in blocking mode. A block goes there through a pipe of our own, which is empty before and after."""
+class PipeWriter(SinkWriter):
+    """A pipe in blocking mode. Each block is spliced from a pipe of our own, which is empty before and after."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        self._source, self._sink = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def send(self, lines: bytes) -> int:
-        os.write(self._sink, lines)
-        taken = 0
+    def write(self, block: bytes) -> int:
+        os.write(self._write_end, block)
+        written = 0
         try:
-            taken = os.splice(self._source, self.fd, len(lines), flags=os.SPLICE_F_NONBLOCK)
+            written = os.splice(self._read_end, self.fd, len(block), flags=os.SPLICE_F_NONBLOCK)
         finally:
-            if taken < len(lines):
-                os.read(self._source, len(lines))
-        return taken
+            if written < len(block):
+                os.read(self._read_end, len(block))
+        return written
 
     def close(self) -> None:
         super().close()
-        os.close(self._source)
-        os.close(self._sink)
+        os.close(self._read_end)
+        os.close(self._write_end)
 
 
-class Terminal(Way):
-    """Somebody else's terminal, in blocking mode: for each block a thread, so that it is not us who wait."""
+class TerminalWriter(SinkWriter):
+    """A terminal in blocking mode. Each block is written by a thread of its own, one at a time."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self._thread: threading.Thread | None = None
 
-    def send(self, lines: bytes) -> int:
+    def write(self, block: bytes) -> int:
         if self._thread and self._thread.is_alive():
             raise BlockingIOError
-        fd = os.dup(self.fd)  # the thread's own, which may have to wait for longer than ours is open
-        self._thread = threading.Thread(target=write_all, args=(fd, lines), daemon=True)
+        fd = os.dup(self.fd)  # the thread may block for longer than ours is open
+        self._thread = threading.Thread(target=write_all, args=(fd, block), daemon=True)
         self._thread.start()
-        return len(lines)
+        return len(block)
 
     def wait(self, seconds: float) -> bool:
         if self._thread:
@@ -287,45 +293,46 @@ class Terminal(Way):
         return True
 
     def close(self) -> None:
-        self.wait(PATIENCE)
+        self.wait(CLOSE_TIMEOUT)
         super().close()
 
 
-def way(fd: int) -> Way:
-    """How to write to `fd` without waiting."""
+def open_writer(fd: int) -> SinkWriter:
+    """The writer for this kind of descriptor."""
     mode = os.fstat(fd).st_mode if fd >= 0 else 0
     if stat.S_ISREG(mode):
-        return File(fd)
+        return FileWriter(fd)
     if stat.S_ISSOCK(mode):
-        return Socket(fd)
+        return SocketWriter(fd)
     if fd < 0 or not os.get_blocking(fd):
-        return Way(fd)
-    return Pipe(fd) if stat.S_ISFIFO(mode) else Terminal(fd)
+        return SinkWriter(fd)
+    return PipeWriter(fd) if stat.S_ISFIFO(mode) else TerminalWriter(fd)
 
 
-def broken_off(fd: int) -> int:
-    """The size of a file if it ends within a line, else 0."""
+def partial_line_end(fd: int) -> int:
+    """The size of a file if its last line is incomplete, else 0."""
     size = os.fstat(fd).st_size
     return size if size and os.pread(fd, 1, size - 1) != b"\n" else 0
 
 
-def open_anew(fd: int) -> int:
-    """A descriptor of our own for what `fd`, standard output or error, is open on; -1 if it is closed. OSError: too many.
+def reopen_nonblocking(fd: int) -> int:
+    """A new descriptor for the file behind `fd`, which is standard output or error; -1 if `fd` is closed. Raises OSError.
 
-    In non-blocking mode, where nobody else is touched by that.
+    A pipe or terminal is reopened in non-blocking mode, which does not affect other processes; if that fails, and for all other
+    kinds, `fd` is duplicated.
     """
     try:
         mode = os.fstat(fd).st_mode
     except OSError:
         return -1
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        with contextlib.suppress(OSError):  # somebody else's, or there is no /proc
-            return os.open(f"/proc/self/fd/{fd}", OPEN_ANEW)
+        with contextlib.suppress(OSError):  # no permission, or no /proc
+            return os.open(f"/proc/self/fd/{fd}", REOPEN_FLAGS)
     return os.dup(fd)
 
 
-def write_all(fd: int, lines: bytes) -> None:
-    """Write, however long that takes, and close."""
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, blocking, and close `fd`."""
     with contextlib.suppress(OSError), open(fd, "wb", buffering=0) as file:
-        while lines:
-            lines = lines[file.write(lines) or 0 :]
+        while data:
+            data = data[file.write(data) or 0 :]

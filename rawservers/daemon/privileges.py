@@ -1,0 +1,47 @@
+"""User and group of the workers: root's privileges are dropped for good."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from rawservers.daemon.startup import CannotStart
+
+
+class Credentials(NamedTuple):
+    """Numeric user id, group id and supplementary groups of a process."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+
+
+def look_up_user(user: str) -> Credentials | None:
+    """The credentials of NAME or NAME:GROUP; None for "".
+
+    NAME alone has all groups of that user. Raises CannotStart for an unknown name, or if this process may not change its user.
+    """
+    if not user:
+        return None
+    import grp
+    import pwd
+
+    name, _, group = user.partition(":")
+    try:
+        entry = pwd.getpwnam(name)
+        gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid
+    except KeyError as error:
+        raise CannotStart(f"cannot run as {user}: {error.args[0]}") from error
+    if os.geteuid() not in {0, entry.pw_uid}:
+        raise CannotStart(f"cannot run as {user}: only root can change the user")
+    return Credentials(entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid))
+
+
+def drop_privileges(credentials: Credentials | None) -> None:
+    """Change user and groups of this process, real, effective and saved. No effect for None, or if this process is not root."""
+    if credentials is None or os.geteuid() != 0:
+        return
+    uid, gid, groups = credentials
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
