@@ -15,9 +15,10 @@ from dataclasses import replace
 
 from rawservers import __version__
 from rawservers.core.bind import Endpoint
+from rawservers.core.errors import os_error_text
 from rawservers.daemon import systemd
 from rawservers.daemon.supervisor import Supervisor, descriptors, normalise, reload
-from rawservers.daemon.worker import CannotStart, reason
+from rawservers.daemon.worker import CannotStart
 from rawservers.logs import error as error_log
 from rawservers.settings import ADDRESSES, Config, ConfigError, ListenConfig, check_user, settings_of
 
@@ -70,7 +71,7 @@ def ask(address: str, form: str) -> str:
     try:
         return status.ask(address, form)
     except (OSError, ValueError) as error:
-        raise CannotStart(f"cannot ask for the status at {address}: {reason(error)}") from error
+        raise CannotStart(f"cannot ask for the status at {address}: {os_error_text(error)}") from error
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -185,4 +186,4 @@ def check_folder(folder: str) -> None:
     try:
         os.scandir(folder).close()
     except OSError as error:
-        raise CannotStart(f"cannot serve {folder}: {reason(error)}") from error
+        raise CannotStart(f"cannot serve {folder}: {os_error_text(error)}") from error

@@ -28,6 +28,7 @@ LAYERS = [
 ]
 PROTOCOLS_SEE = {"core.peer", "core.protocol", "settings"}
 PURE = {
+    "core.errors",
     "core.peer",
     "core.protocol",
     "http.request",

@@ -20,6 +20,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from rawservers.core.bind import Endpoint
+from rawservers.core.errors import os_error_text
 from rawservers.http.files import hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
@@ -64,16 +65,12 @@ def read(path: str) -> str:
         with open(path, "rb") as file:
             data = file.read()
     except (OSError, ValueError) as error:
-        raise ConfigError([f"{path}: cannot be read: {because(error)}"]) from error
+        raise ConfigError([f"{path}: cannot be read: {os_error_text(error)}"]) from error
     try:
         return data.decode().replace("\r\n", "\n") + "\n"
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}"]) from error
-
-
-def because(error: Exception) -> str:
-    return (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
 
 
 # Complaints
@@ -319,7 +316,7 @@ def take_folder(value: object, place: Place) -> str:
         if place.is_looked_up:
             os.scandir(folder).close()
     except OSError as error:
-        raise ValueError(f"cannot serve {folder}: {because(error)}") from error
+        raise ValueError(f"cannot serve {folder}: {os_error_text(error)}") from error
     return folder
 
 
