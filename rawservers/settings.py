@@ -35,7 +35,7 @@ class ConfigError(Exception):
 class Setting(NamedTuple):
     """How the configuration file says a field.
 
-    key: its name there, with its section, "" if that is the field's own name; kind: one of `config.toml.KINDS`; least, most:
+    key: its name there, with its section, "" if that is the field's own name; kind: one of `config.converters.KINDS`; least, most:
     the limits of a number; words: texts that stand for a value of another kind; example: lines of TOML.
     """
 

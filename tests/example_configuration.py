@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from rawservers import settings
-from rawservers.config.toml import expected
+from rawservers.config.converters import expected
 from rawservers.settings import ADDRESSES, Config, Setting, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rawservers.config.toml import KEYS, KINDS, NAMES, expected, line_numbers, load
+from rawservers.config.converters import KINDS, expected
+from rawservers.config.keys import KEYS, NAMES
+from rawservers.config.positions import line_numbers
+from rawservers.config.toml import load
 from rawservers.core.peer import Clock
 from rawservers.logs.access import FORMATS
 from rawservers.services import SERVICES
@@ -91,7 +94,7 @@ def test_every_default_is_within_its_limits(config: type[Config] | type[SiteConf
 
 
 def test_every_example_of_a_value_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rawservers.config.toml.check_user", lambda name: None)
+    monkeypatch.setattr("rawservers.config.converters.check_user", lambda name: None)
     (path.parent / "docs").mkdir()
     for config, before in ((SiteConfig, "[http]\n"), (Config, "")):
         for name, setting in settings_of(config).items():

@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import pytest
 
-from rawservers.config.toml import KEYS, NAMES, load
+from rawservers.config.keys import KEYS, NAMES
+from rawservers.config.toml import load
 from rawservers.settings import ConfigError
 from tests.live import DEADLINE, ROOT, Server, exchange, need, receive_all, receive_until, until
 

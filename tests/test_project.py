@@ -28,6 +28,8 @@ LAYERS = [
 ]
 PROTOCOLS_SEE = {"core.peer", "core.protocol", "settings"}
 PURE = {
+    "config.keys",
+    "config.positions",
     "core.errors",
     "core.peer",
     "core.protocol",
