@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from rawservers import settings
-from rawservers.config.converters import expected
+from rawservers.config.converters import allowed_values
 from rawservers.settings import ADDRESSES, Config, Setting, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def meanings(config_class: type[Config] | type[SiteConfig]) -> dict[str, str]:
 
 def toml(value: object, setting: Setting) -> str:
     """A default as the file says it."""
-    for word, meaning in setting.words.items():
+    for word, meaning in setting.aliases.items():
         if meaning == value and type(meaning) is type(value):
             return json.dumps(word)
     if value == () and setting.kind in {"headers", "redirects", "pages", "types"}:
@@ -82,7 +82,7 @@ def prose(text: str, indent: str = "# ") -> str:
 
 
 def limits(setting: Setting) -> str:
-    return f"Takes {expected(setting)}."
+    return f"Takes {allowed_values(setting)}."
 
 
 def entry(key: str, meaning: str, setting: Setting, default: object) -> str:

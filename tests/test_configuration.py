@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rawservers.config.converters import KINDS, expected
-from rawservers.config.keys import KEYS, NAMES
+from rawservers.config.converters import KINDS, allowed_values
+from rawservers.config.keys import DOTTED_KEYS, KEYS
 from rawservers.config.positions import line_numbers
 from rawservers.config.toml import load
 from rawservers.core.peer import Clock
@@ -78,8 +78,8 @@ def test_the_example_says_the_defaults(path: Path) -> None:
 
 def test_the_example_holds_every_key() -> None:
     tables = {name for name, below in KEYS.items() if isinstance(below, dict)}
-    in_sites = {name for name in NAMES if name.startswith("http.sites.")}
-    assert {name for name, _ in keys_of(EXAMPLE)} == set(NAMES) - tables - in_sites - {"listen"}
+    in_sites = {name for name in DOTTED_KEYS if name.startswith("http.sites.")}
+    assert {name for name, _ in keys_of(EXAMPLE)} == set(DOTTED_KEYS) - tables - in_sites - {"listen"}
     assert {field.name for field in fields(Config)} - IN_CODE_ONLY == set(settings_of(Config))
     assert {field.name for field in fields(SiteConfig)} == set(settings_of(SiteConfig))
 
@@ -88,9 +88,9 @@ def test_the_example_holds_every_key() -> None:
 def test_every_default_is_within_its_limits(config: type[Config] | type[SiteConfig]) -> None:
     for name, setting in settings_of(config).items():
         default = getattr(config(), name)
-        assert expected(setting)
-        if KINDS[setting.kind] in {KINDS["number"], KINDS["whole"]} and default is not None:
-            assert setting.least <= default <= setting.most
+        assert allowed_values(setting)
+        if KINDS[setting.kind] in {KINDS["number"], KINDS["integer"]} and default is not None:
+            assert setting.min <= default <= setting.max
 
 
 def test_every_example_of_a_value_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_every_example_of_a_value_holds(path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_words_and_names_are_those_of_the_rest() -> None:
-    assert settings_of(Config)["log_format"].words.keys() == FORMATS.keys()
+    assert settings_of(Config)["log_format"].aliases.keys() == FORMATS.keys()
     assert set(SERVICES) <= set(ADDRESSES)
     assert Config().listen == (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"]))
 
@@ -272,15 +272,15 @@ def test_a_wrong_type_in_a_further_site(path: Path, name: str) -> None:
         assert not [said for said in found if not said.startswith(f"conf.toml:6: http.sites.{name}")]
 
 
-@pytest.mark.parametrize("name", [name for name, setting in settings_of(Config).items() if setting.kind in {"number", "whole"}])
+@pytest.mark.parametrize("name", [name for name, each in settings_of(Config).items() if each.kind in {"number", "integer"}])
 def test_the_limits_of_a_number(path: Path, name: str) -> None:
     setting = settings_of(Config)[name]
-    for value in (setting.least, setting.most):
+    for value in (setting.min, setting.max):
         assert getattr(loaded(path, f"{setting.key} = {value}"), name) == value
-    for beyond in (setting.least - 1, setting.most + 1, f"{setting.most}.5", "nan", "inf", "1" * 30):
+    for beyond in (setting.min - 1, setting.max + 1, f"{setting.max}.5", "nan", "inf", "1" * 30):
         (mistake,) = mistakes(path, f"{setting.key} = {beyond}")
         assert mistake.startswith(f"conf.toml:1: {setting.key}: expected a ")
-        assert re.search(rf" number from {setting.least} to [0-9_]+, ", mistake)
+        assert re.search(rf" number from {setting.min} to [0-9_]+, ", mistake)
     if setting.kind == "number":
         assert getattr(loaded(path, f"{setting.key} = 1.5"), name) == 1.5
     else:
@@ -577,7 +577,8 @@ HEADERS = [
     "['']",
     "[a",
 ]
-KEY = st.sampled_from([name.rpartition(".")[2] for name in NAMES] + NAMES) | st.text(max_size=3).map(lambda text: f"'{text}'")
+SOME_KEYS = st.sampled_from([name.rpartition(".")[2] for name in DOTTED_KEYS] + DOTTED_KEYS)
+KEY = SOME_KEYS | st.text(max_size=3).map(lambda text: f"'{text}'")
 VALUE = st.sampled_from(VALUES + NASTY) | st.text(max_size=8).map(json.dumps)
 WILD = st.sampled_from(['"""', "["]) | st.text(max_size=8)
 STATEMENT = st.builds("{} = {}".format, KEY, VALUE | WILD) | st.sampled_from(HEADERS) | st.text(max_size=12)

@@ -1,4 +1,4 @@
-"""The value of a key -> what belongs into the Config: one function for each kind of setting, in the table `KINDS`."""
+"""Converters from parsed TOML values to those of a Config: one for each kind of setting, in the table `KINDS`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from rawservers.config.keys import LISTENER_KEYS, SITE_KEYS, Tree, Wanted, dotted, of_kind, quoted, suggestion
-from rawservers.config.positions import Keys
+from rawservers.config.keys import LISTEN_KEYS, SITE_KEYS, KeySpec, KeyTree, dotted_key, suggestion, toml_string
+from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
 from rawservers.core.errors import os_error_text
 from rawservers.http.files import hidden
@@ -17,348 +17,351 @@ from rawservers.http.response import check_headers
 from rawservers.services import SERVICES
 from rawservers.settings import ADDRESSES, ListenConfig, Setting, SiteConfig, check_user
 
-LOCATION = re.compile(r"(?:/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*")
-NAME = re.compile(r"[^./\0][^/\0]*")
-ENDING = re.compile(r"\.[^./\0A-Z]+")
+REDIRECT_TARGET = re.compile(r"(?:/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*")
+FILE_NAME = re.compile(r"[^./\0][^/\0]*")
+EXTENSION = re.compile(r"\.[^./\0A-Z]+")
 MEDIA_TYPE = re.compile(rf"{TOKEN}/{TOKEN}(?: *; *[ -~]+)?")
 ERROR_STATUS = re.compile(r"[45][0-9][0-9]")
 
 
-class Unexpected(Exception):
-    """A value of another kind than what is wanted, which is said, or else what the setting expects."""
+class InvalidValue(Exception):
+    """A value of the wrong kind, or out of range. expected: what is allowed; empty: what the setting allows."""
 
-    def __init__(self, wanted: str = "") -> None:
-        self.wanted = wanted
+    def __init__(self, expected: str = "") -> None:
+        self.expected = expected
 
 
-class File:
-    """folder: where its relative paths begin; given: as `load` takes it; wrong: what is, and where; hosts, endpoints: those
-    that stand in it so far."""
+class SourceFile:
+    """The file being read, and what its values have in common.
 
-    def __init__(self, folder: str, given: Container[str]) -> None:
-        self.folder = folder
-        self.given = given
-        self.wrong: list[tuple[Keys, str]] = []
+    directory: base of its relative paths; overridden: as for `toml.load`; errors: key paths and messages; hosts, endpoints:
+    those found so far, since a second use is an error.
+    """
+
+    def __init__(self, directory: str, overridden: Container[str]) -> None:
+        self.directory = directory
+        self.overridden = overridden
+        self.errors: list[tuple[KeyPath, str]] = []
         self.hosts: set[str] = set()
         self.endpoints: set[Endpoint] = set()
 
 
-class Place:
-    """Where in the file a value stands, and for which setting."""
+class Context:
+    """The context of a value: its file, its key path, and the setting that it is a value of."""
 
-    def __init__(self, file: File, keys: Keys = (), setting: Setting | None = None) -> None:
-        self.file = file
-        self.keys = keys
-        self.setting = setting or of_kind("table")
+    def __init__(self, source: SourceFile, path: KeyPath = (), setting: Setting | None = None) -> None:
+        self.source = source
+        self.path = path
+        self.setting = setting or Setting("", "table")
 
     @property
     def key(self) -> str:
-        return str(self.keys[-1])
+        return str(self.path[-1])
 
     @property
-    def is_looked_up(self) -> bool:
-        """Whether the system is to be asked about what stands here."""
-        return dotted(self.keys) not in self.file.given
+    def is_effective(self) -> bool:
+        """Whether the value is used, not overridden by an option. Only then is it checked against the system."""
+        return dotted_key(self.path) not in self.source.overridden
 
-    def below(self, key: str | int, setting: Setting | None = None) -> Place:
-        return Place(self.file, (*self.keys, key), setting)
+    def child(self, key: str | int, setting: Setting | None = None) -> Context:
+        return Context(self.source, (*self.path, key), setting)
 
-    def complain(self, what: str) -> None:
-        self.file.wrong.append((self.keys, what if what.isprintable() else quoted(what)[1:-1]))
+    def add_error(self, message: str) -> None:
+        self.source.errors.append((self.path, message if message.isprintable() else toml_string(message)[1:-1]))
 
-    def take(self, value: object) -> Any:
-        """What belongs into the Config for `value`; a complaint, and None, if that cannot be said."""
-        if isinstance(value, str) and value in self.setting.words:
-            return self.setting.words[value]
+    def convert(self, value: object) -> Any:
+        """The value for the Config; None, and an error added, if `value` is invalid."""
+        if isinstance(value, str) and value in self.setting.aliases:
+            return self.setting.aliases[value]
         try:
-            return KINDS[self.setting.kind].take(value, self)
-        except Unexpected as error:
-            self.complain(f"expected {error.wanted or expected(self.setting)}, not {shown(value)}")
+            return KINDS[self.setting.kind].convert(value, self)
+        except InvalidValue as error:
+            self.add_error(f"expected {error.expected or allowed_values(self.setting)}, not {describe(value)}")
         except ValueError as error:
-            self.complain(str(error))
+            self.add_error(str(error))
 
-    def each(self, kind: str, value: dict[str, Any] | list[Any]) -> tuple[Any, ...]:
-        """What belongs into the Config for each value in a table or an array, all of one kind."""
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return tuple([self.below(key, of_kind(kind)).take(item) for key, item in items])
+    def convert_all(self, kind: str, values: dict[str, Any] | list[Any]) -> tuple[Any, ...]:
+        """The converted values of a table or an array whose values are all of one kind."""
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        return tuple([self.child(key, Setting("", kind)).convert(value) for key, value in items])
 
 
-def shown(value: object) -> str:
-    """A value as a complaint cites it."""
+Converter: TypeAlias = Callable[[Any, Context], Any]
+
+
+class Kind(NamedTuple):
+    """A kind of setting. allowed: its values, for error messages, with {min} and {max}; convert: the converter."""
+
+    allowed: str
+    convert: Converter
+
+
+def allowed_values(setting: Setting) -> str:
+    """A description of the values that a setting allows, aliases included, to be put after "expected "."""
+    aliases = [toml_string(alias) for alias in setting.aliases]
+    kind = KINDS[setting.kind].allowed.format(min=format_number(setting.min), max=format_number(setting.max))
+    return ", or ".join([kind, *aliases]) if kind else " or ".join(aliases)
+
+
+def format_number(number: int) -> str:
+    """An integer as TOML allows it: large ones in groups of three digits."""
+    return f"{number:_}" if number >= 100_000 else str(number)
+
+
+def describe(value: object) -> str:
+    """A value as an error message quotes it, shortened."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "an array"
     if isinstance(value, int) and abs(value) >= 1 << 64:
         return "a number of that size"
-    text = quoted(value) if isinstance(value, str) else str(value)
+    text = toml_string(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-Taking: TypeAlias = Callable[[Any, Place], Any]
-
-
-class Kind(NamedTuple):
-    """expects: what is taken, for a person, with {least} and {most} for its limits; take: the function that takes it."""
-
-    expects: str
-    take: Taking
-
-
-def expected(setting: Setting) -> str:
-    """What is taken, for a person: with its limits, and with the words that stand for something else."""
-    words = [quoted(word) for word in setting.words]
-    kind = KINDS[setting.kind].expects.format(least=counted(setting.least), most=counted(setting.most))
-    return ", or ".join([kind, *words]) if kind else " or ".join(words)
-
-
-def counted(number: int) -> str:
-    """A number as TOML may write it: large ones in groups of three digits."""
-    return f"{number:_}" if number >= 100_000 else str(number)
-
-
-def gather(table: dict[str, Any], place: Place, keys: Mapping[str, Wanted | Tree]) -> dict[str, Any]:
-    """What `table` says, by the names of the fields."""
+def read_table(table: dict[str, Any], context: Context, keys: Mapping[str, KeySpec | KeyTree]) -> dict[str, Any]:
+    """The converted values of `table`, by the names of the fields that they set."""
     fields: dict[str, Any] = {}
     for key, value in table.items():
-        wanted = keys.get(key)
-        if isinstance(wanted, Wanted):
-            fields[wanted.field] = place.below(key, wanted.setting).take(value)
-        elif wanted is None:
-            place.below(key).complain(f"unknown key{suggestion((*place.keys, key))}")
+        spec = keys.get(key)
+        if isinstance(spec, KeySpec):
+            fields[spec.field] = context.child(key, spec.setting).convert(value)
+        elif spec is None:
+            context.child(key).add_error(f"unknown key{suggestion((*context.path, key))}")
         elif isinstance(value, dict):
-            fields |= gather(value, place.below(key), wanted)
+            fields |= read_table(value, context.child(key), spec)
         else:
-            place.below(key).complain(f"expected a table, not {shown(value)}")
+            context.child(key).add_error(f"expected a table, not {describe(value)}")
     return fields
 
 
-# One kind of setting after the other. Each function takes a value and its place; ValueError says what is wrong with it.
+# Converters: the parsed value and its context -> the value for the Config. They raise InvalidValue or ValueError.
 
 
-def take_switch(value: object, place: Place) -> bool:
+def convert_boolean(value: object, context: Context) -> bool:
     if not isinstance(value, bool):
-        raise Unexpected
+        raise InvalidValue
     return value
 
 
-def take_number(value: object, place: Place) -> int | float:
-    limits = place.setting
-    if not isinstance(value, int | float) or isinstance(value, bool) or not limits.least <= value <= limits.most:
-        raise Unexpected
+def convert_number(value: object, context: Context) -> int | float:
+    limits = context.setting
+    if not isinstance(value, int | float) or isinstance(value, bool) or not limits.min <= value <= limits.max:
+        raise InvalidValue
     return value
 
 
-def take_whole(value: object, place: Place) -> int | float:
+def convert_integer(value: object, context: Context) -> int | float:
     if isinstance(value, float):
-        raise Unexpected(expected(place.setting).replace("a number", "a whole number"))
-    return take_number(value, place)
+        raise InvalidValue(allowed_values(context.setting).replace("a number", "a whole number"))
+    return convert_number(value, context)
 
 
-def take_word(value: object, place: Place) -> None:
-    raise Unexpected  # it is none of the setting's words
+def convert_choice(value: object, context: Context) -> None:
+    raise InvalidValue  # it is none of the aliases, which are all that is allowed
 
 
-def take_text(value: object, place: Place) -> str:
-    if not isinstance(value, str) or "\0" in value:  # a NUL ends a path for the system, and means nothing elsewhere
-        raise Unexpected
+def convert_string(value: object, context: Context) -> str:
+    if not isinstance(value, str) or "\0" in value:  # NUL ends a path in system calls, and has no use elsewhere
+        raise InvalidValue
     return value
 
 
-def take_array(value: object) -> list[Any]:
+def convert_array(value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise Unexpected
+        raise InvalidValue
     return value
 
 
-def take_table(value: object) -> dict[str, Any]:
+def convert_table(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Unexpected
+        raise InvalidValue
     return value
 
 
-def array_of(kind: str) -> Taking:
-    return lambda value, place: place.each(kind, take_array(value))
+def array_of(kind: str) -> Converter:
+    return lambda value, context: context.convert_all(kind, convert_array(value))
 
 
-def table_of(kind: str) -> Taking:
-    return lambda value, place: place.each(kind, take_table(value))
+def table_of(kind: str) -> Converter:
+    return lambda value, context: context.convert_all(kind, convert_table(value))
 
 
-def take_user(value: object, place: Place) -> str:
-    user = take_text(value, place)
-    if place.is_looked_up:
+def convert_user(value: object, context: Context) -> str:
+    user = convert_string(value, context)
+    if context.is_effective:
         check_user(user)
     return user
 
 
-def take_folder(value: object, place: Place) -> str:
-    """A folder that can be read."""
-    folder = os.path.join(place.file.folder, take_text(value, place))
+def convert_directory(value: object, context: Context) -> str:
+    """An existing, readable directory."""
+    path = os.path.join(context.source.directory, convert_string(value, context))
     try:
-        if place.is_looked_up:
-            os.scandir(folder).close()
+        if context.is_effective:
+            os.scandir(path).close()
     except OSError as error:
-        raise ValueError(f"cannot serve {folder}: {os_error_text(error)}") from error
-    return folder
+        raise ValueError(f"cannot serve {path}: {os_error_text(error)}") from error
+    return path
 
 
-def take_file(value: object, place: Place) -> str:
-    """A file that need not be there, in a folder that must be."""
-    path = os.path.join(place.file.folder, take_text(value or None, place))
-    if place.is_looked_up and os.path.isdir(path):
+def convert_file(value: object, context: Context) -> str:
+    """A file, which need not exist, in an existing directory."""
+    path = os.path.join(context.source.directory, convert_string(value or None, context))
+    if context.is_effective and os.path.isdir(path):
         raise ValueError(f"cannot write to {path}: is a directory")
-    if place.is_looked_up and not os.path.isdir(os.path.dirname(path) or "."):
+    if context.is_effective and not os.path.isdir(os.path.dirname(path) or "."):
         raise ValueError(f"cannot write to {path}: no such folder")
     return path
 
 
-def take_path(value: object, place: Place) -> str:
-    """A path below the root, of a file that may be served."""
-    path = take_text(value, place)
+def convert_path(value: object, context: Context) -> str:
+    """The path of a file below the root that is not hidden."""
+    path = convert_string(value, context)
     if not path.startswith("/") or path.endswith("/"):
-        raise Unexpected
+        raise InvalidValue
     if hidden(os.fsencode(path)):
-        raise ValueError(f"{quoted(path)} is never served: a part of it is empty, or begins with a dot")
+        raise ValueError(f"{toml_string(path)} is never served: a part of it is empty, or begins with a dot")
     return path
 
 
-def take_name(value: object, place: Place) -> str:
-    """The name of a file that may be served."""
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise Unexpected
+def convert_name(value: object, context: Context) -> str:
+    """A file name without a slash that is not hidden."""
+    if not isinstance(value, str) or not FILE_NAME.fullmatch(value):
+        raise InvalidValue
     return value
 
 
-def take_host(value: object, place: Place) -> str:
-    """A host name, which leads to one site only."""
+def convert_host(value: object, context: Context) -> str:
+    """A host name that no other site has."""
     match = HOST.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[1] is not None:
-        raise Unexpected
-    same = match[0].lower().rstrip(".")
-    if same in place.file.hosts:
-        raise ValueError(f"{quoted(match[0])} stands here twice, or in two sites")
-    place.file.hosts.add(same)
+        raise InvalidValue
+    normalized = match[0].lower().rstrip(".")
+    if normalized in context.source.hosts:
+        raise ValueError(f"{toml_string(match[0])} stands here twice, or in two sites")
+    context.source.hosts.add(normalized)
     return match[0]
 
 
-def take_headers(value: object, place: Place) -> tuple[tuple[str, str, str], ...]:
-    return tuple(row for rows in place.each("pattern", take_table(value)) for row in rows or ())
+def convert_headers(value: object, context: Context) -> tuple[tuple[str, str, str], ...]:
+    return tuple(field for fields in context.convert_all("pattern", convert_table(value)) for field in fields or ())
 
 
-def take_pattern(value: object, place: Place) -> tuple[tuple[str, str, str], ...]:
-    if not place.key.startswith(("/", "*", "?", "[")):
-        place.complain("no path matches this: they all begin with a slash")
-    return place.each("header", take_table(value))
+def convert_pattern(value: object, context: Context) -> tuple[tuple[str, str, str], ...]:
+    if not context.key.startswith(("/", "*", "?", "[")):
+        context.add_error("no path matches this: they all begin with a slash")
+    return context.convert_all("header", convert_table(value))
 
 
-def take_header(value: object, place: Place) -> tuple[str, str, str]:
+def convert_header(value: object, context: Context) -> tuple[str, str, str]:
     if not isinstance(value, str):
-        raise Unexpected
-    check_headers([(place.key, value)])
-    return str(place.keys[-2]), place.key, value
+        raise InvalidValue
+    check_headers([(context.key, value)])
+    return str(context.path[-2]), context.key, value
 
 
-def take_redirect(value: object, place: Place) -> tuple[str, str]:
-    source = place.key
-    if not source.startswith("/") or "\0" in source:
-        place.complain("this is no path: it must begin with a slash")
-    if not isinstance(value, str) or not LOCATION.fullmatch(value):
-        raise Unexpected
-    if value == source:
+def convert_redirect(value: object, context: Context) -> tuple[str, str]:
+    path = context.key
+    if not path.startswith("/") or "\0" in path:
+        context.add_error("this is no path: it must begin with a slash")
+    if not isinstance(value, str) or not REDIRECT_TARGET.fullmatch(value):
+        raise InvalidValue
+    if value == path:
         raise ValueError("this leads to itself")
-    if value.endswith("*") and not source.endswith("*"):
-        raise ValueError(f"{quoted(value)} ends with a *, which stands for nothing: the path has none")
-    return source, value
+    if value.endswith("*") and not path.endswith("*"):
+        raise ValueError(f"{toml_string(value)} ends with a *, which stands for nothing: the path has none")
+    return path, value
 
 
-def take_page(value: object, place: Place) -> tuple[int, str]:
-    if not ERROR_STATUS.fullmatch(place.key):
-        place.complain("this is not the status of an error, from 400 to 599")
-        return 0, take_path(value, place)
-    return int(place.key), take_path(value, place)
+def convert_page(value: object, context: Context) -> tuple[int, str]:
+    if not ERROR_STATUS.fullmatch(context.key):
+        context.add_error("this is not the status of an error, from 400 to 599")
+        return 0, convert_path(value, context)
+    return int(context.key), convert_path(value, context)
 
 
-def take_type(value: object, place: Place) -> tuple[str, str]:
-    if not ENDING.fullmatch(place.key):
-        place.complain("this is no ending: a dot, and what stands behind a name's last dot, in lower case")
+def convert_type(value: object, context: Context) -> tuple[str, str]:
+    if not EXTENSION.fullmatch(context.key):
+        context.add_error("this is no ending: a dot, and what stands behind a name's last dot, in lower case")
     if not isinstance(value, str) or not MEDIA_TYPE.fullmatch(value):
-        raise Unexpected
-    return place.key, value
+        raise InvalidValue
+    return context.key, value
 
 
-def take_site(value: object, place: Place) -> SiteConfig:
-    """A further site, which could not be reached without a host name."""
-    fields = gather(take_table(value), place, SITE_KEYS)
+def convert_site(value: object, context: Context) -> SiteConfig:
+    """An element of [[http.sites]], which needs a host name to be reachable."""
+    fields = read_table(convert_table(value), context, SITE_KEYS)
     if fields.get("hosts", ()) == ():
-        place.below("hosts").complain("missing: only the first site, [http], answers without a name of its own")
+        context.child("hosts").add_error("missing: only the first site, [http], answers without a name of its own")
     return SiteConfig(**fields)
 
 
-def take_listener(value: object, place: Place) -> ListenConfig:
-    fields = gather(take_table(value), place, LISTENER_KEYS)
+def convert_listener(value: object, context: Context) -> ListenConfig:
+    fields = read_table(convert_table(value), context, LISTEN_KEYS)
     service = fields.get("service", "")
     address = fields.get("address", ADDRESSES.get(service, ""))
     if service == "":
-        place.below("service").complain(f"missing: expected {services()}")
+        context.child("service").add_error(f"missing: expected {service_names()}")
     elif service and address == "":
-        place.below("address").complain(f"missing: there is no usual one for {service}")
+        context.child("address").add_error(f"missing: there is no usual one for {service}")
     if address:
-        check_alone(Endpoint.parse(address), place.below("address"))
+        check_duplicate(Endpoint.parse(address), context.child("address"))
     return ListenConfig(service, address)
 
 
-def check_alone(endpoint: Endpoint, place: Place) -> None:
-    """Complain if something else is given at the same address, unless it is any free port."""
-    if endpoint in place.file.endpoints and (endpoint.port or endpoint.path):
-        place.complain(f"{endpoint} stands here twice")
-    place.file.endpoints.add(endpoint)
+def check_duplicate(endpoint: Endpoint, context: Context) -> None:
+    """Add an error if another listener has the same address, unless its port is 0: any free one."""
+    if endpoint in context.source.endpoints and (endpoint.port or endpoint.path):
+        context.add_error(f"{endpoint} stands here twice")
+    context.source.endpoints.add(endpoint)
 
 
-def take_service(value: object, place: Place) -> str:
+def convert_service(value: object, context: Context) -> str:
     if not isinstance(value, str) or value not in ADDRESSES.keys() | SERVICES.keys():
-        raise Unexpected(services())
+        raise InvalidValue(service_names())
     return value
 
 
-def services() -> str:
-    return f"one of {', '.join(map(quoted, dict.fromkeys([*ADDRESSES, *SERVICES])))}"
+def service_names() -> str:
+    return f"one of {', '.join(map(toml_string, dict.fromkeys([*ADDRESSES, *SERVICES])))}"
 
 
-def take_address(value: object, place: Place) -> str:
-    """An address as Endpoint.parse takes it; a path in it may be relative."""
-    address = take_text(value, place)
+def convert_address(value: object, context: Context) -> str:
+    """An address for Endpoint.parse, with the path of a unix socket joined to the directory of the file."""
+    address = convert_string(value, context)
     endpoint = Endpoint.parse(address)
-    return f"unix:{os.path.join(place.file.folder, endpoint.path)}" if endpoint.path else address
+    return f"unix:{os.path.join(context.source.directory, endpoint.path)}" if endpoint.path else address
 
 
 KINDS = {
-    "address": Kind("an address", take_address),
-    "file": Kind("a file's path", take_file),
-    "folder": Kind("a folder's path", take_folder),
-    "header": Kind("a text", take_header),
-    "headers": Kind("a table of patterns for paths, each with a table of header fields", take_headers),
-    "host": Kind("a host name without a port", take_host),
+    "address": Kind("an address", convert_address),
+    "file": Kind("a file's path", convert_file),
+    "directory": Kind("a folder's path", convert_directory),
+    "header": Kind("a text", convert_header),
+    "headers": Kind("a table of patterns for paths, each with a table of header fields", convert_headers),
+    "host": Kind("a host name without a port", convert_host),
     "hosts": Kind("an array of host names, without ports", array_of("host")),
-    "listener": Kind("a table with a service and an address", take_listener),
+    "listener": Kind("a table with a service and an address", convert_listener),
     "listeners": Kind("an array of tables, each with a service and an address", array_of("listener")),
-    "name": Kind("a file's name, without a slash, or a dot in front", take_name),
+    "name": Kind("a file's name, without a slash, or a dot in front", convert_name),
     "names": Kind("an array of file names", array_of("name")),
-    "number": Kind("a number from {least} to {most}", take_number),
-    "page": Kind("a file's path, which begins with a slash", take_page),
+    "number": Kind("a number from {min} to {max}", convert_number),
+    "page": Kind("a file's path, which begins with a slash", convert_page),
     "pages": Kind("a table of statuses, each with a file's path", table_of("page")),
-    "path": Kind("a file's path, which begins with a slash", take_path),
-    "pattern": Kind("a table of header fields", take_pattern),
-    "redirect": Kind("a path or a URL, with % codes for what is not plain ASCII", take_redirect),
+    "path": Kind("a file's path, which begins with a slash", convert_path),
+    "pattern": Kind("a table of header fields", convert_pattern),
+    "redirect": Kind("a path or a URL, with % codes for what is not plain ASCII", convert_redirect),
     "redirects": Kind("a table of paths, each with a path or a URL", table_of("redirect")),
-    "service": Kind("a service's name", take_service),
-    "site": Kind("a table with the keys of a site", take_site),
+    "service": Kind("a service's name", convert_service),
+    "site": Kind("a table with the keys of a site", convert_site),
     "sites": Kind("an array of tables, each with the keys of a site", array_of("site")),
-    "switch": Kind("true or false", take_switch),
-    "text": Kind("a text", take_text),
-    "type": Kind('a media type, such as "text/html"', take_type),
+    "boolean": Kind("true or false", convert_boolean),
+    "string": Kind("a text", convert_string),
+    "type": Kind('a media type, such as "text/html"', convert_type),
     "types": Kind("a table of name endings, each with a media type", table_of("type")),
-    "user": Kind("a user's name, or NAME:GROUP", take_user),
-    "whole": Kind("a number from {least} to {most}", take_whole),
-    "word": Kind("", take_word),
+    "user": Kind("a user's name, or NAME:GROUP", convert_user),
+    "integer": Kind("a number from {min} to {max}", convert_integer),
+    "choice": Kind("", convert_choice),
 }

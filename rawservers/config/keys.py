@@ -1,4 +1,4 @@
-"""Every key that a configuration file may have, table by table, and which field each one sets."""
+"""The schema of a configuration file: the tables and keys that it may have, and the field that each key sets."""
 
 from __future__ import annotations
 
@@ -8,68 +8,69 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-from rawservers.config.positions import Keys
-from rawservers.settings import Config, Setting, SiteConfig, settings_of
+from rawservers.config.positions import KeyPath
+from rawservers.settings import Config, ListenConfig, Setting, SiteConfig, settings_of
 
-BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key that needs no quotes
-
-
-def dotted(keys: Keys) -> str:
-    """The name of a key as a person would write it; which element of an array it is in is left to the line number."""
-    names = (key for key in keys if isinstance(key, str))
-    return ".".join(name if BARE.fullmatch(name) else quoted(name) for name in names)
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that needs no quotes
 
 
-def quoted(text: str) -> str:
-    """A text as TOML would write it, on one line of printable characters."""
-    return json.dumps(text, ensure_ascii=not text.isprintable())
-
-
-def of_kind(kind: str) -> Setting:
-    """A setting that has no limits, and no words."""
-    return Setting("", kind, 0, 0, {}, "")
-
-
-class Wanted(NamedTuple):
-    """A key that there is: the field that it says, and how."""
+class KeySpec(NamedTuple):
+    """Schema of one TOML key: the name of the field that it sets, and its setting."""
 
     field: str
     setting: Setting
 
 
-Tree: TypeAlias = "dict[str, Wanted | Tree]"
+KeyTree: TypeAlias = "dict[str, KeySpec | KeyTree]"
 
 
-def tree() -> Tree:
-    """Every key of the file but those of [[listen]] and [[http.sites]], table by table."""
-    top: Tree = {"http": {**SITE_KEYS}}
-    for field, setting in settings_of(Config).items():
+def toml_string(text: str) -> str:
+    """`text` as a TOML basic string, on one line of printable characters."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def dotted_key(path: KeyPath) -> str:
+    """`path` as a dotted key, without the indices into arrays."""
+    keys = (key for key in path if isinstance(key, str))
+    return ".".join(key if BARE_KEY.fullmatch(key) else toml_string(key) for key in keys)
+
+
+def element_keys(config: type[SiteConfig] | type[ListenConfig]) -> Mapping[str, KeySpec]:
+    """The keys of one element of [[http.sites]] or [[listen]]."""
+    return {setting.key.rpartition(".")[2]: KeySpec(field, setting) for field, setting in settings_of(config).items()}
+
+
+def key_tree() -> KeyTree:
+    """The keys of a whole file, table by table; those in the elements of arrays excepted."""
+    top: KeyTree = {}
+    for field, setting in (settings_of(SiteConfig) | settings_of(Config)).items():
         section, _, key = setting.key.rpartition(".")
         table = top.setdefault(section, {}) if section else top
         assert isinstance(table, dict)
-        table[key] = Wanted(field, setting)
+        table[key] = KeySpec(field, setting)
     return top
 
 
-def names_in(tree: Mapping[str, Wanted | Tree], before: str = "") -> Iterator[str]:
-    for key, wanted in tree.items():
-        yield before + key
-        if isinstance(wanted, dict):
-            yield from names_in(wanted, f"{before}{key}.")
+def dotted_keys(tree: Mapping[str, KeySpec | KeyTree], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from dotted_keys(value, f"{prefix}{key}.")
 
 
-def suggestion(keys: Keys) -> str:
-    """A key that may be meant: spelt alike, or the same in another table."""
+def suggestion(path: KeyPath) -> str:
+    """The known key that resembles the unknown one at `path` most, as " (did you mean KEY?)"; "" if none does."""
 
-    def likeness(name: str) -> float:
+    def similarity(name: str) -> float:
         table, _, key = name.rpartition(".")
-        return difflib.SequenceMatcher(None, key, str(keys[-1])).ratio() + (0.15 if table == dotted(keys[:-1]) else 0)
+        ratio = difflib.SequenceMatcher(None, key, str(path[-1])).ratio()
+        return ratio + (0.15 if table == dotted_key(path[:-1]) else 0)
 
-    best = max(NAMES, key=likeness)
-    return f" (did you mean {best}?)" if likeness(best) >= 0.8 else ""
+    best = max(DOTTED_KEYS, key=similarity)
+    return f" (did you mean {best}?)" if similarity(best) >= 0.8 else ""
 
 
-SITE_KEYS = {name: Wanted(name, setting) for name, setting in settings_of(SiteConfig).items()}
-LISTENER_KEYS = {kind: Wanted(kind, of_kind(kind)) for kind in ("service", "address")}
-KEYS = tree()
-NAMES = [*names_in(KEYS), *names_in(SITE_KEYS, "http.sites."), *names_in(LISTENER_KEYS, "listen.")]
+SITE_KEYS = element_keys(SiteConfig)
+LISTEN_KEYS = element_keys(ListenConfig)
+KEYS = key_tree()
+DOTTED_KEYS = [*dotted_keys(KEYS), *dotted_keys(SITE_KEYS, "http.sites."), *dotted_keys(LISTEN_KEYS, "listen.")]

@@ -1,7 +1,7 @@
-"""The line on which each key of a TOML file stands. tomllib keeps no positions.
+"""Line numbers of the keys in a TOML text, which tomllib does not report.
 
-A statement is the fewest lines that parse by themselves; what it parses to says which keys stand there. This is slow, and done
-only when there is a mistake to report.
+The text is cut into statements: a statement is the fewest lines that parse by themselves, and the result of parsing it gives
+the keys on these lines. This takes time, and is done only when there is an error to report.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-Keys: TypeAlias = "tuple[str | int, ...]"  # the way from the top of the file to a value; numbers lead into arrays
-Lines: TypeAlias = "dict[Keys, int]"
+KeyPath: TypeAlias = "tuple[str | int, ...]"  # from the top of the document to a value; integers are indices into arrays
+LineNumbers: TypeAlias = "dict[KeyPath, int]"
 
-AT = re.compile(r" \(at line (\d+), column (\d+)\)$")
+POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
 def not_toml(path: str, text: str, error: Exception) -> str:
-    """What tomllib says, with the line in front."""
+    """The error message for a text that tomllib has rejected with `error`, with its line number."""
     what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    at = AT.search(what)
+    at = POSITION.search(what)
     if at:
         return f"{path}:{at[1]}: not TOML: {what[: at.start()]}, at column {at[2]}"
     line = next((line for line, parsed in statements(text) if parsed is None), text.count("\n"))
@@ -29,17 +29,17 @@ def not_toml(path: str, text: str, error: Exception) -> str:
 
 
 def statements(text: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Every statement: the number of its first line, and what it parses to; the last may be one that does not, None."""
+    """The number of the first line of each statement, and what it parses to; None, for the last one, if it does not parse."""
     lines = text.split("\n")
     start = 0
     while start < len(lines):
-        end, parsed = statement(lines, start)
+        end, parsed = parse_statement(lines, start)
         yield start + 1, parsed
         start = end
 
 
-def statement(lines: list[str], start: int) -> tuple[int, dict[str, Any] | None]:
-    """The statement that begins with the line of index `start`: the index behind it, and what it parses to."""
+def parse_statement(lines: list[str], start: int) -> tuple[int, dict[str, Any] | None]:
+    """The statement that begins at index `start`: the index after its last line, and what it parses to."""
     for end in range(start + 1, len(lines) + 1):
         try:
             return end, tomllib.loads("\n".join(lines[start:end]))
@@ -48,46 +48,46 @@ def statement(lines: list[str], start: int) -> tuple[int, dict[str, Any] | None]
     return len(lines), None
 
 
-def line_numbers(text: str) -> Lines:
-    """The line on which each key stands, for a file that is TOML."""
+def line_numbers(text: str) -> LineNumbers:
+    """The line number of each key in a valid TOML text."""
     lines = text.split("\n")
-    found: Lines = {(): 1}
-    sizes: Counter[Keys] = Counter()  # of the arrays of tables so far
-    table: Keys = ()
+    found: LineNumbers = {(): 1}
+    sizes: Counter[KeyPath] = Counter()  # elements so far of each array of tables
+    table: KeyPath = ()
     for line, parsed in statements(text):
         if lines[line - 1].lstrip().startswith("["):
-            table = opened(parsed or {}, sizes, found, line)
+            table = open_table(parsed or {}, sizes, found, line)
         else:
-            note(parsed or {}, table, found, line)
+            add_lines(parsed or {}, table, found, line)
     return found
 
 
-def opened(parsed: dict[str, Any], sizes: Counter[Keys], found: Lines, line: int) -> Keys:
-    """The table that a header opens: [[x]] the next one of the array x, [x.y] the table y in the last one."""
-    keys: Keys = ()
+def open_table(parsed: dict[str, Any], sizes: Counter[KeyPath], found: LineNumbers, line: int) -> KeyPath:
+    """The path of the table that a header opens: [[x]] the next element of the array x, [x.y] the table y in its last one."""
+    path: KeyPath = ()
     while parsed:
-        ((name, below),) = parsed.items()
-        keys = (*keys, name)
-        found.setdefault(keys, line)
-        if isinstance(below, list):
-            sizes[keys] += 1
-            below = below[0]
-        if sizes[keys]:
-            keys = (*keys, sizes[keys] - 1)
-            found.setdefault(keys, line)
-        parsed = below
-    return keys
+        ((key, value),) = parsed.items()
+        path = (*path, key)
+        found.setdefault(path, line)
+        if isinstance(value, list):
+            sizes[path] += 1
+            value = value[0]
+        if sizes[path]:
+            path = (*path, sizes[path] - 1)
+            found.setdefault(path, line)
+        parsed = value
+    return path
 
 
-def note(value: object, keys: Keys, found: Lines, line: int) -> None:
-    """Note that all of `value` stands on this line."""
-    found.setdefault(keys, line)
-    for key, below in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        note(below, (*keys, key), found, line)
+def add_lines(value: object, path: KeyPath, found: LineNumbers, line: int) -> None:
+    """Add the line number for `value` at `path`, and for everything in it."""
+    found.setdefault(path, line)
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        add_lines(item, (*path, key), found, line)
 
 
-def line_of(keys: Keys, lines: Lines) -> int:
-    """The line of a key, or of the table that it is missing in."""
-    while keys not in lines:
-        keys = keys[:-1]
-    return lines[keys]
+def line_of(path: KeyPath, lines: LineNumbers) -> int:
+    """The line number of a key; of the innermost table around it, if the key is missing."""
+    while path not in lines:
+        path = path[:-1]
+    return lines[path]

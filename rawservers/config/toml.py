@@ -1,8 +1,8 @@
-"""A configuration file, in TOML -> Config; or all that is wrong in it, each mistake with its line.
+"""A configuration file in TOML -> Config; or all the errors in it, each with its line number.
 
-The settings are in `settings.py`; `keys.py` has the tree of their tables and keys. `gather` goes through the file by that tree,
-and has each value taken by the function for its kind of setting, which gives what belongs into the Config or raises.
-`Place.attempt` makes a complaint of that, and goes on, so that all complaints are told at once.
+settings.py defines the settings, keys.py the tree of their tables and keys. `converters.read_table` walks through the parsed
+file along that tree and converts each value by the function for its kind. An error is added to a list, and the walk goes on, so
+that all errors are reported at once.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ import tomllib
 from collections.abc import Container
 from typing import Any
 
-from rawservers.config.converters import File, Place, gather
-from rawservers.config.keys import KEYS, SITE_KEYS, dotted
+from rawservers.config.converters import Context, SourceFile, read_table
+from rawservers.config.keys import KEYS, SITE_KEYS, dotted_key
 from rawservers.config.positions import line_numbers, line_of, not_toml
 from rawservers.core.errors import os_error_text
 from rawservers.settings import Config, ConfigError, SiteConfig
 
 
-def load(path: str, given: Container[str] = ()) -> Config:
-    """The Config that the file at `path` asks for; its `listen` is empty where the file has none. Raises ConfigError.
+def load(path: str, overridden: Container[str] = ()) -> Config:
+    """The Config of the file at `path`; its `listen` is empty if the file has no [[listen]].
 
-    given: keys for which the command line says something else. What the file says for them must be well formed, but is not
-    looked up in the system: "user", "log.access" and "http.root".
+    overridden: dotted keys that options on the command line override. Their values in the file must be well formed, but users
+    and directories among them need not exist. Raises ConfigError.
     """
     text = read(path)
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([not_toml(path, text, error)]) from error
-    file = File(os.path.dirname(path), given)
-    config = configured(table, Place(file))
-    if file.wrong:
+    source = SourceFile(os.path.dirname(path), overridden)
+    config = convert(table, Context(source))
+    if source.errors:
         lines = line_numbers(text)
-        told = sorted(((line_of(keys, lines), keys, what) for keys, what in file.wrong), key=lambda complaint: complaint[0])
-        raise ConfigError([f"{path}:{line}: {dotted(keys)}: {what}" for line, keys, what in told])
+        errors = sorted(((line_of(keys, lines), keys, what) for keys, what in source.errors), key=lambda error: error[0])
+        raise ConfigError([f"{path}:{line}: {dotted_key(keys)}: {what}" for line, keys, what in errors])
     return config
 
 
 def read(path: str) -> str:
-    """The file as text, with line ends as TOML has them, and one at the end: else tomllib is vague about the last line."""
+    """The text of the file, with LF line ends, one of them at the end: without it, tomllib gives no line for an error there."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -53,8 +53,8 @@ def read(path: str) -> str:
         raise ConfigError([f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}"]) from error
 
 
-def configured(table: dict[str, Any], top: Place) -> Config:
-    """The Config that the whole file says; a senseless one if there were complaints."""
-    fields = {"listen": ()} | gather(table, top, KEYS)
-    first = SiteConfig(**{name: fields.pop(name) for name in SITE_KEYS if name in fields})
+def convert(table: dict[str, Any], top: Context) -> Config:
+    """The Config of a whole parsed file; meaningless if there were errors."""
+    fields = {"listen": ()} | read_table(table, top, KEYS)
+    first = SiteConfig(**{spec.field: fields.pop(spec.field) for spec in SITE_KEYS.values() if spec.field in fields})
     return Config(sites=(first, *(fields.pop("sites", ()) or ())), **fields)
