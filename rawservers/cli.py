@@ -1,7 +1,7 @@
 """The command line: argv -> Config -> run.
 
-Exit status 0 after an orderly stop, 2 for a wrong command line or when the system refuses what was asked for, 78 for a wrong
-configuration file (EX_CONFIG in <sysexits.h>).
+Exit status: 0 after a graceful shutdown; 2 if the command line is invalid, or the system refuses a resource; 78 if the
+configuration file is invalid (EX_CONFIG in <sysexits.h>).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rawservers.daemon import systemd
 from rawservers.daemon.supervisor import Supervisor, descriptors, normalise, reload
 from rawservers.daemon.worker import CannotStart
 from rawservers.logs import error as error_log
-from rawservers.settings import ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, check_user, settings_of
+from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, check_user, settings_of
 
-DESCRIPTION = "A tiny HTTP/1.0 server and a line-based Telnet echo, on raw sockets."
-ADDRESS = (
-    "ADDRESS is HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (every interface, IPv4 and IPv6), unix:PATH, or off; "
-    "port 0 takes a free one. Each --http and --telnet adds one. Without any, here and in the configuration file, both are "
-    "served on their default addresses."
+DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on raw sockets."
+EPILOG = (
+    f"ADDRESS is {ADDRESS_FORMS}, or off. For port 0 the system chooses a free port. --http and --telnet may be repeated, and "
+    "replace the listeners of that service in the configuration file. If no listener is given at all, both services listen on "
+    "their default addresses."
 )
 
 
@@ -58,11 +58,11 @@ def run(args: argparse.Namespace) -> int:
     normalise()
     inherited_fds = descriptors()
     try:
-        sockets = systemd.inherited(ADDRESSES)
+        inherited = systemd.inherited(ADDRESSES)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     error_log.install()
-    return Supervisor(lambda: configure(args, sockets), inherited_fds).run()
+    return Supervisor(lambda: configure(args, inherited), inherited_fds).run()
 
 
 def fetch_status(address: str, form: str) -> str:
@@ -70,7 +70,7 @@ def fetch_status(address: str, form: str) -> str:
     try:
         return status.ask(address, form)
     except (OSError, ValueError) as error:
-        raise CannotStart(f"cannot ask for the status at {address}: {os_error_text(error)}") from error
+        raise CannotStart(f"cannot get the status from {address}: {os_error_text(error)}") from error
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -79,21 +79,22 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     An option that sets a field of Config or SiteConfig has the name of that field, and is None unless it was given.
     """
     default = Config()
-    parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=ADDRESS, allow_abbrev=False)
+    parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
-    add("root", nargs="?", metavar="DIR", help="the folder to serve (default: a welcome page)")
+    add("root", nargs="?", metavar="DIR", help="directory to serve (default: a bundled welcome page)")
     for listener in default.listen:
-        usual = f"default: {listener.address}"
-        add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=usual)
-    add("--access-log", metavar="FILE", help="a file to append to, - for standard output (the default), or off")
-    add("--listing", action="store_const", const=True, help="list folders that have no index.html")
-    add("--workers", type=workers, metavar="N", help=f"processes that serve, or auto (default: {default.workers})")
-    add("--user", type=user, metavar="NAME[:GROUP]", help="whom they become when started as root")
-    add("-c", "--config", metavar="FILE", help="a configuration file, over which the options here win")
-    add("--check", action="store_true", help="say whether all that is configured is well, and end")
-    add("--reload", type=int, metavar="PID", help="have the server with this process id reload, and wait until it has")
-    add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help="ask a running server what it does")
-    add("--format", choices=status.FORMS, default="text", help="of the status (default: text)")
+        help = f"address to listen on (default: {listener.address})"
+        add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=help)
+    add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
+    add("--listing", action="store_const", const=True, help="list directories that have no index file")
+    add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {default.workers})")
+    add("--user", type=user, metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
+    add("-c", "--config", metavar="FILE", help="configuration file (TOML); options take precedence over it")
+    add("--check", action="store_true", help="test the configuration and exit")
+    add("--reload", type=int, metavar="PID", help="test the configuration, let the server with this PID reload it, and exit")
+    help = f"print the status of a running server and exit (default: {ADDRESSES['status']})"
+    add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help=help)
+    add("--format", choices=status.FORMS, default="text", help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
     return parser.parse_args(argv)
 

@@ -190,7 +190,7 @@ def test_nobody_to_ask(tmp_path: Path, where: str) -> None:
         done = command(address)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.startswith(f"rawservers: cannot ask for the status at {address}: ")
+    assert done.stderr.startswith(f"rawservers: cannot get the status from {address}: ")
     assert done.stderr.count("\n") == 1
 
 

@@ -115,7 +115,7 @@ def describe(value: object) -> str:
     if isinstance(value, dict | list):
         return "a table" if isinstance(value, dict) else "an array"
     if isinstance(value, int) and abs(value) >= 1 << 64:
-        return "a number of that size"
+        return "a number of this size"
     text = toml_string(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -154,7 +154,7 @@ def convert_number(value: object, context: Context) -> int | float:
 
 def convert_integer(value: object, context: Context) -> int | float:
     if isinstance(value, float):
-        raise InvalidValue(allowed_values(context.setting).replace("a number", "a whole number"))
+        raise InvalidValue
     return convert_number(value, context)
 
 
@@ -212,7 +212,7 @@ def convert_file(value: object, context: Context) -> str:
     if context.is_effective and os.path.isdir(path):
         raise ValueError(f"cannot write to {path}: is a directory")
     if context.is_effective and not os.path.isdir(os.path.dirname(path) or "."):
-        raise ValueError(f"cannot write to {path}: no such folder")
+        raise ValueError(f"cannot write to {path}: no such directory")
     return path
 
 
@@ -222,7 +222,7 @@ def convert_path(value: object, context: Context) -> str:
     if not path.startswith("/") or path.endswith("/"):
         raise InvalidValue
     if hidden(os.fsencode(path)):
-        raise ValueError(f"{toml_string(path)} is never served: a part of it is empty, or begins with a dot")
+        raise ValueError(f"{toml_string(path)} is never served: it has a segment that is empty or begins with a dot")
     return path
 
 
@@ -240,7 +240,7 @@ def convert_host(value: object, context: Context) -> str:
         raise InvalidValue
     normalized = match[0].lower().rstrip(".")
     if normalized in context.source.hosts:
-        raise ValueError(f"{toml_string(match[0])} stands here twice, or in two sites")
+        raise ValueError(f"duplicate host name {toml_string(match[0])}")
     context.source.hosts.add(normalized)
     return match[0]
 
@@ -251,7 +251,7 @@ def convert_headers(value: object, context: Context) -> tuple[tuple[str, str, st
 
 def convert_pattern(value: object, context: Context) -> tuple[tuple[str, str, str], ...]:
     if not context.key.startswith(("/", "*", "?", "[")):
-        context.add_error("no path matches this: they all begin with a slash")
+        context.add_error("the pattern matches no path: paths begin with a slash")
     return context.convert_all("header", convert_table(value))
 
 
@@ -265,26 +265,26 @@ def convert_header(value: object, context: Context) -> tuple[str, str, str]:
 def convert_redirect(value: object, context: Context) -> tuple[str, str]:
     path = context.key
     if not path.startswith("/") or "\0" in path:
-        context.add_error("this is no path: it must begin with a slash")
+        context.add_error("not a path: expected a leading slash")
     if not isinstance(value, str) or not REDIRECT_TARGET.fullmatch(value):
         raise InvalidValue
     if value == path:
-        raise ValueError("this leads to itself")
+        raise ValueError("the redirect leads to itself")
     if value.endswith("*") and not path.endswith("*"):
-        raise ValueError(f"{toml_string(value)} ends with a *, which stands for nothing: the path has none")
+        raise ValueError(f"{toml_string(value)} ends with *, but the path does not")
     return path, value
 
 
 def convert_page(value: object, context: Context) -> tuple[int, str]:
     if not ERROR_STATUS.fullmatch(context.key):
-        context.add_error("this is not the status of an error, from 400 to 599")
+        context.add_error("not an error status: expected 400 to 599")
         return 0, convert_path(value, context)
     return int(context.key), convert_path(value, context)
 
 
 def convert_type(value: object, context: Context) -> tuple[str, str]:
     if not EXTENSION.fullmatch(context.key):
-        context.add_error("this is no ending: a dot, and what stands behind a name's last dot, in lower case")
+        context.add_error("not a file name extension: expected the last dot and what follows it, in lower case")
     if not isinstance(value, str) or not MEDIA_TYPE.fullmatch(value):
         raise InvalidValue
     return context.key, value
@@ -294,7 +294,7 @@ def convert_site(value: object, context: Context) -> SiteConfig:
     """An element of [[http.sites]], which needs a host name to be reachable."""
     fields = read_table(convert_table(value), context, SITE_KEYS)
     if fields.get("hosts", ()) == ():
-        context.child("hosts").add_error("missing: only the first site, [http], answers without a name of its own")
+        context.child("hosts").add_error("missing: all sites but the first, [http], need a host name")
     return SiteConfig(**fields)
 
 
@@ -305,7 +305,7 @@ def convert_listener(value: object, context: Context) -> ListenConfig:
     if service == "":
         context.child("service").add_error(f"missing: expected {service_names()}")
     elif service and address == "":
-        context.child("address").add_error(f"missing: there is no usual one for {service}")
+        context.child("address").add_error(f"missing: {service} has no default address")
     if address:
         check_duplicate(Endpoint.parse(address), context.child("address"))
     return ListenConfig(service, address)
@@ -314,7 +314,7 @@ def convert_listener(value: object, context: Context) -> ListenConfig:
 def check_duplicate(endpoint: Endpoint, context: Context) -> None:
     """Add an error if another listener has the same address, unless its port is 0: any free one."""
     if endpoint in context.source.endpoints and (endpoint.port or endpoint.path):
-        context.add_error(f"{endpoint} stands here twice")
+        context.add_error(f"duplicate address {endpoint}")
     context.source.endpoints.add(endpoint)
 
 
@@ -337,31 +337,31 @@ def convert_address(value: object, context: Context) -> str:
 
 KINDS = {
     "address": Kind("an address", convert_address),
-    "file": Kind("a file's path", convert_file),
-    "directory": Kind("a folder's path", convert_directory),
-    "header": Kind("a text", convert_header),
-    "headers": Kind("a table of patterns for paths, each with a table of header fields", convert_headers),
+    "boolean": Kind("true or false", convert_boolean),
+    "choice": Kind("", convert_choice),
+    "directory": Kind("the path of a directory", convert_directory),
+    "file": Kind("the path of a file", convert_file),
+    "header": Kind("a string", convert_header),
+    "headers": Kind("a table of path patterns, each with a table of header fields", convert_headers),
     "host": Kind("a host name without a port", convert_host),
-    "hosts": Kind("an array of host names, without ports", array_of("host")),
+    "hosts": Kind("an array of host names without ports", array_of("host")),
+    "integer": Kind("an integer from {min} to {max}", convert_integer),
     "listener": Kind("a table with a service and an address", convert_listener),
     "listeners": Kind("an array of tables, each with a service and an address", array_of("listener")),
-    "name": Kind("a file's name, without a slash, or a dot in front", convert_name),
+    "name": Kind("a file name, without a slash or a leading dot", convert_name),
     "names": Kind("an array of file names", array_of("name")),
-    "number": Kind("a number from {min} to {max}", convert_number),
-    "page": Kind("a file's path, which begins with a slash", convert_page),
-    "pages": Kind("a table of statuses, each with a file's path", table_of("page")),
-    "path": Kind("a file's path, which begins with a slash", convert_path),
+    "page": Kind("the path of a file, beginning with a slash", convert_page),
+    "pages": Kind("a table of status codes, each with the path of a file", table_of("page")),
+    "path": Kind("the path of a file, beginning with a slash", convert_path),
     "pattern": Kind("a table of header fields", convert_pattern),
-    "redirect": Kind("a path or a URL, with % codes for what is not plain ASCII", convert_redirect),
+    "redirect": Kind("a path or a URL, percent-encoded", convert_redirect),
     "redirects": Kind("a table of paths, each with a path or a URL", table_of("redirect")),
-    "service": Kind("a service's name", convert_service),
+    "seconds": Kind("a number of seconds from {min} to {max}", convert_number),
+    "service": Kind("the name of a service", convert_service),
     "site": Kind("a table with the keys of a site", convert_site),
     "sites": Kind("an array of tables, each with the keys of a site", array_of("site")),
-    "boolean": Kind("true or false", convert_boolean),
-    "string": Kind("a text", convert_string),
+    "string": Kind("a string", convert_string),
     "type": Kind('a media type, such as "text/html"', convert_type),
-    "types": Kind("a table of name endings, each with a media type", table_of("type")),
-    "user": Kind("a user's name, or NAME:GROUP", convert_user),
-    "integer": Kind("a number from {min} to {max}", convert_integer),
-    "choice": Kind("", convert_choice),
+    "types": Kind("a table of file name extensions, each with a media type", table_of("type")),
+    "user": Kind("the name of a user, or NAME:GROUP", convert_user),
 }

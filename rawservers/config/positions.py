@@ -20,7 +20,7 @@ POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 def not_toml(path: str, text: str, error: Exception) -> str:
     """The error message for a text that tomllib has rejected with `error`, with its line number."""
-    what = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     at = POSITION.search(what)
     if at:
         return f"{path}:{at[1]}: not TOML: {what[: at.start()]}, at column {at[2]}"
