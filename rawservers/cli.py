@@ -1,7 +1,7 @@
 """The command line: argv -> Config -> run.
 
-Exit status 0 after an orderly stop, 2 for a wrong command line or when the system refuses what was asked for, 78 for a wrong
-configuration file (EX_CONFIG in <sysexits.h>).
+Exit status: 0 after a graceful shutdown; 2 if the command line is invalid, or the system refuses a resource; 78 if the
+configuration file is invalid (EX_CONFIG in <sysexits.h>).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from rawservers import __version__
+from rawservers import __version__, status
 from rawservers.core.bind import Endpoint
 from rawservers.core.errors import os_error_text
 from rawservers.daemon import systemd
@@ -21,29 +22,29 @@ from rawservers.daemon.control import reload
 from rawservers.daemon.startup import CannotStart, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
-from rawservers.settings import ADDRESSES, Config, ConfigError, ListenConfig, check_user, settings_of
+from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, check_user, settings_of
 
-DESCRIPTION = "A tiny HTTP/1.0 server and a line-based Telnet echo, on raw sockets."
-ADDRESS = (
-    "ADDRESS is HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (every interface, IPv4 and IPv6), unix:PATH, or off; "
-    "port 0 takes a free one. Each --http and --telnet adds one. Without any, here and in the configuration file, both are "
-    "served on their default addresses."
+DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on raw sockets."
+EPILOG = (
+    f"ADDRESS is {ADDRESS_FORMS}, or off. For port 0 the system chooses a free port. --http and --telnet may be repeated, and "
+    "replace the listeners of that service in the configuration file. If no listener is given at all, both services listen on "
+    "their default addresses."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the servers as `argv` says, and give the exit status."""
-    said = parse(argv)
+    """Run the command line `argv` (default: sys.argv) and return the exit status."""
+    args = parse(argv)
     try:
-        if said.status is not None:
-            sys.stdout.write(ask(said.status, said.format))
-        elif said.check or said.reload is not None:
-            configure(said)
-            if said.reload is not None:
-                reload(said.reload)
+        if args.status is not None:
+            sys.stdout.write(fetch_status(args.status, args.format))
+        elif args.check or args.reload is not None:
+            configure(args)
+            if args.reload is not None:
+                reload(args.reload)
             print("ok")
         else:
-            return run(said)
+            return run(args)
     except ConfigError as error:
         print(*error.errors, sep="\n", file=sys.stderr)
         return os.EX_CONFIG
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(said: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; the exit status."""
     sanitize_process_state()
     inherited_fds = open_descriptors()
@@ -62,13 +63,11 @@ def run(said: argparse.Namespace) -> int:
     except ValueError as error:
         raise CannotStart(str(error)) from error
     error_log.install()
-    return Supervisor(lambda: configure(said, inherited), inherited_fds).run()
+    return Supervisor(lambda: configure(args, inherited), inherited_fds).run()
 
 
-def ask(address: str, form: str) -> str:
-    """What the server whose status service has this address says of itself. Raises CannotStart."""
-    from rawservers import status  # here, since a start has no use for it before it is asked
-
+def fetch_status(address: str, form: str) -> str:
+    """The status of the server whose status service listens on `address`, in one of `status.FORMATS`. Raises CannotStart."""
     try:
         return status.fetch(address, form)
     except (OSError, ValueError) as error:
@@ -76,85 +75,92 @@ def ask(address: str, form: str) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What `argv` says. A wrong command line ends the process with status 2."""
+    """The parsed command line. An invalid one ends the process with status 2.
+
+    An option that sets a field of Config or SiteConfig has the name of that field, and is None unless it was given.
+    """
     default = Config()
-    parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=ADDRESS, allow_abbrev=False)
+    parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
-    add("root", nargs="?", metavar="DIR", help="the folder to serve (default: a welcome page)")
+    add("root", nargs="?", metavar="DIR", help="directory to serve (default: a bundled welcome page)")
     for listener in default.listen:
-        usual = f"default: {listener.address}"
-        add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=usual)
-    add("--access-log", metavar="FILE", help="a file to append to, - for standard output (the default), or off")
-    add("--listing", action="store_true", help="list folders that have no index.html")
-    add("--workers", type=workers, metavar="N", help=f"processes that serve, or auto (default: {default.workers})")
-    add("--user", type=user, metavar="NAME[:GROUP]", help="whom they become when started as root")
-    add("-c", "--config", metavar="FILE", help="a configuration file, over which the options here win")
-    add("--check", action="store_true", help="say whether all that is configured is well, and end")
-    add("--reload", type=int, metavar="PID", help="have the server with this process id reload, and wait until it has")
-    add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help="ask a running server what it does")
-    add("--format", choices=("text", "json", "prometheus"), default="text", help="of the status (default: text)")
+        help = f"address to listen on (default: {listener.address})"
+        add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=help)
+    add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
+    add("--listing", action="store_const", const=True, help="list directories that have no index file")
+    add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {default.workers})")
+    add("--user", type=user, metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
+    add("-c", "--config", metavar="FILE", help="configuration file (TOML); options take precedence over it")
+    add("--check", action="store_true", help="test the configuration and exit")
+    add("--reload", type=int, metavar="PID", help="test the configuration, let the server with this PID reload it, and exit")
+    help = f"print the status of a running server and exit (default: {ADDRESSES['status']})"
+    add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help=help)
+    add("--format", choices=status.FORMATS, default="text", help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
     return parser.parse_args(argv)
 
 
-def configure(said: argparse.Namespace, inherited: Mapping[str, Sequence[int]] | None = None) -> Config:
-    """The Config that the command line and the configuration file ask for: the file is read anew with each call.
+def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] | None = None) -> Config:
+    """The Config of the command line and the configuration file, which is read anew with each call.
 
-    said: what `parse` gave. inherited: the descriptors of listening sockets by the service they are meant for. Raises
-    ConfigError for the file, CannotStart for the command line.
+    args: from `parse`; inherited: descriptors of inherited listening sockets, by service. Raises ConfigError for the file, and
+    CannotStart for the command line.
     """
-    config = configured(said)
-    first = config.sites[0]
-    if said.root is not None:
-        check_folder(said.root)
-        first = replace(first, root=said.root)
-    flags = {listener.service: getattr(said, listener.service) for listener in Config().listen}
+    config = read_config(args)
+    if args.root is not None:
+        check_directory(args.root)
+    flags = {listener.service: getattr(args, listener.service) for listener in Config().listen}
     listen = listeners(flags, config.listen, inherited or {})
     if not listen:
         raise CannotStart("nothing to serve")
-    return replace(
-        config,
-        sites=(replace(first, listing=said.listing or first.listing), *config.sites[1:]),
-        listen=listen,
-        access_log=config.access_log if said.access_log is None else said.access_log,
-        workers=config.workers if said.workers is None else said.workers,
-        user=config.user if said.user is None else said.user,
-    )
+    first = replace(config.sites[0], **options(args, SiteConfig))
+    return replace(config, sites=(first, *config.sites[1:]), listen=listen, **options(args, Config))
 
 
-def configured(said: argparse.Namespace) -> Config:
-    """What the configuration file says, or the defaults; without listeners unless the file has some. Raises ConfigError."""
-    if said.config is None:
+def options(args: argparse.Namespace, config: type[SiteConfig] | type[Config]) -> dict[str, Any]:
+    """The values of the options that set fields of `config`, by the names of the fields."""
+    return {name: getattr(args, name) for name in settings_of(config) if getattr(args, name, None) is not None}
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The Config of the configuration file, or the default one; `listen` is empty unless the file sets it.
+
+    Raises ConfigError.
+    """
+    if args.config is None:
         return Config(listen=())
     from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
 
-    given = {"http.root": said.root, "log.access": said.access_log, "user": said.user}
-    return load(said.config, [key for key, value in given.items() if value is not None])
+    overridden = [settings_of(config)[name].key for config in (SiteConfig, Config) for name in options(args, config)]
+    return load(args.config, overridden)
 
 
 def listeners(
     flags: Mapping[str, Sequence[str]], configured: Sequence[ListenConfig], inherited: Mapping[str, Sequence[int]]
 ) -> tuple[ListenConfig, ...]:
-    """What to serve where, service by service: on inherited sockets, else where flags say, else where the file says.
+    """The listeners, service by service: the inherited sockets, or else those of the flags, or else those of the file.
 
-    The defaults count only where nobody says anything but "off".
+    flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere.
     """
-    said = {name: [where for where in addresses if where != "off"] for name, addresses in flags.items()}
-    if not configured and not any(inherited.values()) and not any(said.values()):
+    addresses = {name: [address for address in values if address != "off"] for name, values in flags.items()}
+    if not configured and not any(inherited.values()) and not any(addresses.values()):
         return tuple(listener for listener in Config().listen if not flags.get(listener.service))
     found: list[ListenConfig] = []
     for name in dict.fromkeys([*flags, *inherited, *(listener.service for listener in configured)]):
         if inherited.get(name):
             found += [ListenConfig(name, f"fd:{fd}") for fd in inherited[name]]
         elif flags.get(name):
-            found += [ListenConfig(name, where) for where in said[name]]
+            found += [ListenConfig(name, address) for address in addresses[name]]
         else:
             found += [listener for listener in configured if listener.service == name]
     return tuple(found)
 
 
+# Types of arguments, for argparse
+
+
 def address(text: str) -> str:
-    """An argument that must be an address, or "off"."""
+    """An address, or "off"."""
     try:
         if text != "off":
             Endpoint.parse(text)
@@ -164,17 +170,18 @@ def address(text: str) -> str:
 
 
 def workers(text: str) -> int:
-    """An argument that must be a number of processes, or "auto": 0."""
+    """A number of workers, or one of the setting's aliases."""
     setting = settings_of(Config)["workers"]
-    if text == "auto":
-        return 0
-    if not re.fullmatch("[0-9]{1,9}", text) or not setting.least <= int(text) <= setting.most:
-        raise argparse.ArgumentTypeError(f'expected a number from {setting.least} to {setting.most}, or "auto", not {text!r}')
-    return int(text)
+    value = str(setting.aliases.get(text, text))
+    if not re.fullmatch("[0-9]{1,9}", value) or not setting.min <= int(value) <= setting.max:
+        from rawservers.config.converters import allowed_values  # here, for the same reason as above
+
+        raise argparse.ArgumentTypeError(f"expected {allowed_values(setting)}, not {text!r}")
+    return int(value)
 
 
 def user(text: str) -> str:
-    """An argument that must be a user's name, and perhaps a group's."""
+    """The name of a user, or of a user and a group."""
     try:
         check_user(text)
     except ValueError as error:
@@ -182,9 +189,9 @@ def user(text: str) -> str:
     return text
 
 
-def check_folder(folder: str) -> None:
-    """Fail now rather than with every request."""
+def check_directory(path: str) -> None:
+    """Raise CannotStart unless the directory exists and is readable: else every request would fail."""
     try:
-        os.scandir(folder).close()
+        os.scandir(path).close()
     except OSError as error:
-        raise CannotStart(f"cannot serve {folder}: {os_error_text(error)}") from error
+        raise CannotStart(f"cannot serve {path}: {os_error_text(error)}") from error

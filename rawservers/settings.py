@@ -1,8 +1,7 @@
-"""Every setting once: its name, its default, what it means and why it is so, next to what other servers do.
+"""The settings: the name, default, limits and meaning of each one, and the reason for its default.
 
-`Config` and `SiteConfig` are what the rest of the program works by. A field made by `setting` has a key in the configuration
-file too: there stands what it is called, and within what limits it is taken. `config/toml.py` reads such files, and
-`conf/rawservers.toml` shows every key; it is made from here by `python3 -m tests.example_configuration`.
+`Config` is what the program runs with. A field made by `setting` also has a key in the configuration file, which config/ reads.
+The docstrings of the fields are the text of `conf/rawservers.toml`, which `python3 -m tests.example_configuration` generates.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ Function: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it ta
 
 WELCOME = Path(__file__).parent / "welcome"
 
-# Services, by their names in `services.py`, and where they are given unless somebody says otherwise.
+# The default address of each service.
 ADDRESSES = {"http": "127.0.0.1:8080", "telnet": "127.0.0.1:2323", "status": "unix:/run/rawservers/status"}
+# The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
+ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
 
 DAY = 86400
 WEEK = 7 * DAY
@@ -25,7 +26,7 @@ YEAR = 365 * DAY
 
 
 class ConfigError(Exception):
-    """A configuration file cannot be used. errors: whole lines for a person, each with the file's name and mostly a line."""
+    """An unusable configuration file. errors: messages of one line, each beginning with PATH: or PATH:LINE:."""
 
     def __init__(self, errors: Sequence[str]) -> None:
         super().__init__("\n".join(errors))
@@ -33,18 +34,18 @@ class ConfigError(Exception):
 
 
 class Setting(NamedTuple):
-    """How the configuration file says a field.
+    """Schema of one setting in the configuration file.
 
-    key: its name there, with its section, "" if that is the field's own name; kind: one of `config.toml.KINDS`; least, most:
-    the limits of a number; words: texts that stand for a value of another kind; example: lines of TOML.
+    key: its dotted key, with its section; kind: one of `config.converters.KINDS`; min, max: the limits of a number; aliases:
+    strings that stand for a value, and the value of each; example: lines of TOML.
     """
 
     key: str
     kind: str
-    least: int
-    most: int
-    words: Mapping[str, object]
-    example: str
+    min: int = 0
+    max: int = 0
+    aliases: Mapping[str, Any] = {}
+    example: str = ""
 
 
 T = TypeVar("T")
@@ -53,74 +54,81 @@ T = TypeVar("T")
 def setting(
     default: T,
     kind: str,
-    key: str = "",
+    key: str,
     *,
-    least: int = 0,
-    most: int = 0,
-    words: Mapping[str, object] | None = None,
+    min: int = 0,
+    max: int = 0,
+    aliases: Mapping[str, Any] = {},
     example: str = "",
 ) -> T:
-    """A dataclass field with this default, and with a key in the configuration file: see `Setting`."""
-    return field(default=default, metadata={"setting": Setting(key, kind, least, most, words or {}, example)})
+    """A dataclass field with this default that has a key in the configuration file: see `Setting`."""
+    return field(default=default, metadata={"setting": Setting(key, kind, min, max, aliases, example)})
 
 
-def settings_of(config: type[SiteConfig] | type[Config]) -> dict[str, Setting]:
-    """Those fields that the configuration file can say, by their names here."""
+def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
+    """The settings of the fields that have a key in the configuration file, by the names of the fields."""
     return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
 
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """One listener. service: a name of `services.py`; address: as `core.bind.Endpoint.parse` takes it."""
+    """A listener. service: a name in `services.py`; address: as for `core.bind.Endpoint.parse`."""
 
-    service: str
-    address: str
+    service: str = field(metadata={"setting": Setting("listen.service", "service")})
+    address: str = field(metadata={"setting": Setting("listen.address", "address")})
 
 
 @dataclass(frozen=True, slots=True)
 class SiteConfig:
-    """One tree of documents. Paths begin with a slash and are meant below the root; patterns may hold * and ?."""
+    """A site: a document root, and how its files are served.
 
-    root: str = setting(str(WELCOME), "folder", words={"": str(WELCOME)})
-    """The folder to serve. Without one, a bundled welcome page."""
+    Paths begin with a slash, and are relative to the root. Patterns may contain * and ?.
+    """
 
-    hosts: tuple[str, ...] = setting((), "hosts", example='hosts = ["www.example.org", "example.org"]')
-    """Host names that this site answers to, without a port. The first site of all also answers to any other name."""
+    root: str = setting(str(WELCOME), "directory", "http.root", aliases={"": str(WELCOME)})
+    """Document root: the directory to serve. Empty: a bundled welcome page."""
 
-    index: tuple[str, ...] = setting(("index.html",), "names")
-    """Names to look for where a folder is asked for; the first one found is served."""
+    hosts: tuple[str, ...] = setting((), "hosts", "http.hosts", example='hosts = ["www.example.org", "example.org"]')
+    """Host names of this site, without ports. The first site also answers requests for all other names."""
 
-    listing: bool = setting(False, "switch")
-    """Whether a folder without an index is listed. Off, as in nginx and Apache: names may tell what content does not."""
+    index: tuple[str, ...] = setting(("index.html",), "names", "http.index")
+    """Index files of a directory, in the order of preference."""
 
-    precompressed: bool = setting(True, "switch")
-    """Whether NAME.br, NAME.zst or NAME.gz is sent for NAME to clients that take it, if it is no older. nginx: gzip_static."""
+    listing: bool = setting(False, "boolean", "http.listing")
+    """Listing of directories that have no index file. Off, as in nginx (autoindex) and Apache: file names may be
+    confidential."""
 
-    max_age: int | None = setting(None, "whole", most=YEAR, words={"off": None})
-    """Seconds that files may be used again without asking (Cache-Control). Without it, browsers guess from the file's age.
-    More than a year means nothing more (RFC 2616 §14.21)."""
+    precompressed: bool = setting(True, "boolean", "http.precompressed")
+    """Precompressed files: NAME.br, NAME.zst or NAME.gz is sent in place of NAME if the client accepts the coding and the
+    file is not older than NAME. nginx: gzip_static, off."""
+
+    max_age: int | None = setting(None, "integer", "http.max_age", max=YEAR, aliases={"off": None})
+    """Cache lifetime of files in seconds, sent as Cache-Control: max-age. "off": no Cache-Control; browsers then derive a
+    lifetime from the age of the file. At most a year (RFC 2616 §14.21)."""
 
     headers: tuple[tuple[str, str, str], ...] = setting(
-        (), "headers", example='headers."*.csv" = { Access-Control-Allow-Origin = "*" }'
+        (), "headers", "http.headers", example='headers."*.csv" = { Access-Control-Allow-Origin = "*" }'
     )
-    """Header fields to add: a pattern for the path, a name, a value. A field of the same name is replaced."""
+    """Response header fields to add, by path pattern (* and ?). They replace fields of the same name."""
 
-    redirects: tuple[tuple[str, str], ...] = setting((), "redirects", example='redirects."/old/*" = "/new/*"')
-    """Moved for good: a path, and where to. A * at the end of both stands for the rest."""
+    redirects: tuple[tuple[str, str], ...] = setting((), "redirects", "http.redirects", example='redirects."/old/*" = "/new/*"')
+    """Permanent redirects (301): a path, and the path or URL to redirect to. A * at the end of both stands for the rest of
+    the path."""
 
-    error_pages: tuple[tuple[int, str], ...] = setting((), "pages", example='error_pages.404 = "/404.html"')
-    """Pages of one's own: a status, and a file's path."""
+    error_pages: tuple[tuple[int, str], ...] = setting((), "pages", "http.error_pages", example='error_pages.404 = "/404.html"')
+    """Custom error pages: a status code, and the path of a file below the root."""
 
-    fallback: str | None = setting(None, "path", words={"off": None}, example='fallback = "/index.html"')
-    """A file that answers for paths that name none and have no dot in their last part: single-page applications."""
+    fallback: str | None = setting(None, "path", "http.fallback", aliases={"off": None}, example='fallback = "/index.html"')
+    """File to send for paths that do not exist and have no dot in their last segment, as single-page applications need.
+    nginx: try_files. "off": such paths are 404."""
 
-    types: tuple[tuple[str, str], ...] = setting((), "types", example='types.".wasm" = "application/wasm"')
-    """Media types by name ending, over those of the standard library."""
+    types: tuple[tuple[str, str], ...] = setting((), "types", "http.types", example='types.".wasm" = "application/wasm"')
+    """Media types by file name extension, taking precedence over those of Python's mimetypes module."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the servers are to do. Times are in seconds; 0 means no limit."""
+    """The configuration of the whole server. Times are in seconds; 0 means no limit."""
 
     sites: tuple[SiteConfig, ...] = setting(
         (SiteConfig(),),
@@ -128,21 +136,23 @@ class Config:
         "http.sites",
         example='[[http.sites]]\nhosts = ["docs.example"]\nroot = "docs"\nlisting = true',
     )
-    """What the HTTP server serves, by host name; without any, the bundled welcome page."""
+    """Sites, by host name. Default: one site, the bundled welcome page."""
 
-    workers: int = setting(1, "whole", "workers", most=1024, words={"auto": 0})
-    """Processes that serve, side by side on the same sockets; 0: one for each processor that this one may use. nginx: 1, or
-    auto. One serves tens of thousands of requests a second; more of them help where there are processors to spare."""
+    workers: int = setting(1, "integer", "workers", max=1024, aliases={"auto": 0})
+    """Number of worker processes, which share the listening sockets. "auto" or 0: one for each CPU that the process may
+    use. nginx: worker_processes, 1. One worker serves tens of thousands of requests a second."""
 
-    user: str = setting("", "user", "user", words={"": ""}, example='user = "www-data"')
-    """Whom the workers become when started as root: NAME, with all the groups of that user, or NAME:GROUP. Empty: nobody else,
-    with a warning for root. nginx: nobody; here that is the operator's choice, since files must be readable for that user."""
+    user: str = setting("", "user", "user", aliases={"": ""}, example='user = "www-data"')
+    """User of the workers, when started as root: NAME (with all groups of that user) or NAME:GROUP. Empty: unchanged, and a
+    warning is logged for root. nginx: user, nobody. Here there is no default, since this user must be able to read the files.
+    """
 
     functions: tuple[tuple[str, Function], ...] = ()
     """Code that answers in place of files: the beginning of a path, and a function of the request (see http/router.py)."""
 
-    body_limit: int = setting(1 << 20, "whole", "http.body_limit", most=1 << 30)
-    """Bytes of a request body that a function may be given. nginx 1 MiB: it is held in memory. Files take no body at all."""
+    body_limit: int = setting(1 << 20, "integer", "http.body_limit", max=1 << 30)
+    """Maximum size of a request body in bytes, for paths that a handler answers; a longer one is answered by 413. Files accept
+    no body. nginx: client_max_body_size, 1 MiB. A body is held in memory."""
 
     listen: tuple[ListenConfig, ...] = setting(
         (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"])),
@@ -150,107 +160,121 @@ class Config:
         "listen",
         example='[[listen]]\nservice = "http"\naddress = ":80"',
     )
-    """Which service is given at which address."""
+    """Listeners: the services, and the addresses that they listen on."""
 
-    access_log: str = setting("-", "file", "log.access", words={"-": "-", "off": "off"})
-    """A file to append to, "-" for standard output, or "off"."""
+    access_log: str = setting("-", "file", "log.access", aliases={"-": "-", "off": "off"})
+    """Access log: a file, to which lines are appended, "-" for standard output, or "off"."""
 
-    log_format: str = setting("combined", "word", "log.format", words={"combined": "combined", "json": "json"})
-    """"combined", with the seconds taken behind it, or "json": an object a line."""
+    log_format: str = setting("combined", "choice", "log.format", aliases={"combined": "combined", "json": "json"})
+    """Format of the access log: "combined", as in nginx and Apache, followed by the duration of the request in seconds; or
+    "json", one object per line."""
 
-    head_time: float = setting(10, "number", "http.head_time", most=DAY)
-    """For a whole request head, however its bytes trickle in. nginx 60, Apache 20 to 40; a head is one packet or two."""
+    head_time: float = setting(10, "seconds", "http.head_time", max=DAY)
+    """Time limit for a request head, from the accept, or from the first byte of a later request. nginx:
+    client_header_timeout, 60; Apache: 20 to 40. A head is one or two packets."""
 
-    body_time: float = setting(60, "number", "http.body_time", most=DAY)
-    """For a whole request body, from its start. nginx 60 between two reads."""
+    body_time: float = setting(60, "seconds", "http.body_time", max=DAY)
+    """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
 
-    idle_time: float = setting(75, "number", "http.idle_time", most=DAY)
-    """For the next request on a kept connection. nginx 75; browsers give up by themselves after one to five minutes."""
+    idle_time: float = setting(75, "seconds", "http.idle_time", max=DAY)
+    """Keep-alive timeout: the time for which an idle HTTP connection stays open. nginx: keepalive_timeout, 75. Browsers
+    close idle connections after one to five minutes."""
 
-    telnet_idle_time: float = setting(600, "number", "telnet.idle_time", most=WEEK)
-    """For the next word on a Telnet connection. A person thinks longer than a browser; OpenSSH's servers often say 600."""
+    telnet_idle_time: float = setting(600, "seconds", "telnet.idle_time", max=WEEK)
+    """Idle timeout of a Telnet session, without input or output. Longer than for HTTP, since people type more slowly than
+    browsers; 600 is often set for OpenSSH servers."""
 
-    send_time: float = setting(30, "number", "limits.send_time", most=DAY)
-    """For the next 64 KiB of output, or all the rest of it, to be taken by the peer. nginx 60, between two writes."""
+    send_time: float = setting(30, "seconds", "limits.send_time", max=DAY)
+    """Time limit for the client to accept the next 64 KiB of output, or the rest of it. Also the TCP_USER_TIMEOUT of
+    connections. nginx: send_timeout, 60, between two writes."""
 
-    linger_time: float = setting(2, "number", "limits.linger_time", most=DAY)
-    """For the peer to hear a refusal out and hang up. nginx 5 between two reads, 30 in all; one round trip is enough."""
+    linger_time: float = setting(2, "seconds", "limits.linger_time", max=DAY)
+    """Lingering close: after an error response, the time for which further input is read and discarded, so that the client
+    can receive the response. nginx: lingering_timeout, 5, and lingering_time, 30. One round trip is enough."""
 
-    drain_time: float = setting(10, "number", "drain_time", most=DAY)
-    """For answers under way to leave after the order to stop. gunicorn: graceful_timeout, 30. systemd's unit allows 30."""
+    drain_time: float = setting(10, "seconds", "drain_time", max=DAY)
+    """Graceful shutdown: the time for which responses in progress may continue after SIGTERM or SIGINT. gunicorn:
+    graceful_timeout, 30. Keep it below TimeoutStopSec of the systemd unit, 30."""
 
-    reload_drain: float = setting(600, "number", "reload_drain", most=WEEK)
-    """For the conversations of the old workers to end by themselves after a reload. A Telnet session may last, and loses
-    nothing by it; an old worker costs some memory. nginx: worker_shutdown_timeout, none; HAProxy: hard-stop-after, none."""
+    reload_drain: float = setting(600, "seconds", "reload_drain", max=WEEK)
+    """Graceful reload: the time for which connections of the old workers may continue after a reload. Telnet sessions may
+    last long, and an old worker costs little memory. nginx: worker_shutdown_timeout, and HAProxy: hard-stop-after, both
+    without a limit."""
 
-    stuck_time: float = setting(10, "number", "stuck_time", most=DAY)
-    """After which a worker whose loop does not turn is ended, with a dump of where it stands, and replaced: so long after it
-    should have told, as each does once a second, that it is well. gunicorn: timeout, 30; here no answer takes long."""
+    stuck_time: float = setting(10, "seconds", "stuck_time", max=DAY)
+    """Seconds without a heartbeat after which a worker is killed and replaced. Workers send one every second; a traceback
+    of the stuck worker is logged. 0: never. gunicorn: timeout, 30. Here no request blocks a worker for long."""
 
-    connections: int = setting(10000, "whole", "limits.connections", most=1_000_000)
-    """Open at once in each worker; 0: as many as it has descriptors for. More wait in the kernel's queue until others end, and
-    those that wait themselves make room: idle HTTP connections, then unfinished requests, the oldest first. nginx:
-    worker_connections, 512; an idle one costs a few KiB, and a descriptor (LimitNOFILE). The status page's come on top."""
+    connections: int = setting(10000, "integer", "limits.connections", max=1_000_000)
+    """Maximum number of open connections in each worker, without those of the status service. 0: as many as the limit of
+    open files (LimitNOFILE) allows. At the limit, waiting HTTP connections are closed for new ones: idle ones first, then
+    those with an incomplete request, the oldest first. Other new connections wait in the accept queue. nginx:
+    worker_connections, 512. An idle connection costs a few KiB of memory and a file descriptor."""
 
-    http_connections: int = setting(0, "whole", "http.connections", most=1_000_000)
-    """Of these, how many HTTP may have; 0: half of them where Telnet is served, too, else all. Neither of the two
-    can take the other's places, as long as both together are no more than all."""
+    http_connections: int = setting(0, "integer", "http.connections", max=1_000_000)
+    """Maximum number of HTTP connections in each worker, as a part of limits.connections. 0: half of them if Telnet is
+    served as well, otherwise all. HTTP and Telnet cannot displace each other as long as the two numbers add up to no more
+    than limits.connections."""
 
-    telnet_connections: int = setting(0, "whole", "telnet.connections", most=1_000_000)
-    """Of these, how many Telnet may have; 0: half of them where HTTP is served, too, else all. A session is never closed for a
-    new one."""
+    telnet_connections: int = setting(0, "integer", "telnet.connections", max=1_000_000)
+    """Maximum number of Telnet sessions in each worker, as a part of limits.connections. 0: half of them if HTTP is served
+    as well, otherwise all. A session is never closed to make room for a new one."""
 
-    connections_per_address: int = setting(0, "whole", "limits.connections_per_address", most=1_000_000)
-    """Of these, how many one peer's address may hold in each worker; more are closed at once. 0, as in nginx (limit_conn): any
-    number, since many people share an address behind a NAT or a proxy."""
+    connections_per_address: int = setting(0, "integer", "limits.connections_per_address", max=1_000_000)
+    """Maximum number of connections from one client address, in each worker; further ones are closed at once. 0: no limit,
+    as in nginx (limit_conn), since many clients may share an address behind a NAT or a proxy."""
 
-    server_header: bool = setting(True, "switch", "http.server_header")
-    """Whether answers name the program and its version (Server). nginx: server_tokens, which hides the version alone."""
+    server_header: bool = setting(True, "boolean", "http.server_header")
+    """Server header field, with the name and version of the program. nginx: server_tokens, which hides only the version."""
 
-    answers: int = setting(16384, "whole", "http.answers", most=10_000_000)
-    """HTTP answers remembered in each worker, by their request's bytes or by what decides in them: 1 to 4 KiB each, besides the
-    content, which is the file's. Each is checked against the file system before it is said again. Half the room is for any, the
-    rest for requests that have come before. 0: none; that costs speed, and makes nothing more true."""
+    answers: int = setting(16384, "integer", "http.answers", max=10_000_000)
+    """Response cache: the maximum number of entries in each worker. 0: no cache. An entry takes 1 to 4 KiB, without the
+    content, which the file cache holds. It is checked against the file system before each use, so that no response is
+    stale. Half of the cache is reserved for requests that were received at least twice."""
 
-    answer_bytes: int = setting(32 << 20, "whole", "http.answer_bytes", most=1 << 40)
-    """Bytes they may take in each worker. No single one may take more than an eighth of that."""
+    answer_bytes: int = setting(32 << 20, "integer", "http.answer_bytes", max=1 << 40)
+    """Response cache: its maximum size in bytes, in each worker. 0: no cache. One entry may take up to an eighth of it."""
 
-    files: int = setting(16384, "whole", "http.files", most=10_000_000)
-    """Files remembered by path, in each worker, each checked by stat before it is used. nginx: open_file_cache, off; when on,
-    it may be stale for as long as it is valid."""
+    files: int = setting(16384, "integer", "http.files", max=10_000_000)
+    """File cache: the maximum number of files in each worker. 0: no cache. Each file is checked by stat before it is used.
+    nginx: open_file_cache, off; when on, it may be stale until open_file_cache_valid has passed."""
 
-    file_bytes: int = setting(64 << 20, "whole", "http.file_bytes", most=1 << 40)
-    """Bytes that the small ones among them, up to 16 KiB each, may take in each worker."""
+    file_bytes: int = setting(64 << 20, "integer", "http.file_bytes", max=1 << 40)
+    """File cache: the maximum size in bytes of the contents it holds in memory, in each worker; files of up to 16 KiB each.
+    0: none."""
 
-    open_files: int = setting(256, "whole", "http.open_files", most=1_000_000)
-    """How many of the large ones each worker keeps open. They count against the descriptors it is allowed, which connections
-    need as well."""
+    open_files: int = setting(256, "integer", "http.open_files", max=1_000_000)
+    """File cache: the maximum number of larger files that each worker keeps open. 0: none. They and the connections share
+    the limit of open files."""
 
-    requests: int = setting(0, "whole", "http.requests", most=1_000_000_000)
-    """Answers per HTTP connection. nginx 1000, to give memory back; here nothing of a connection grows with its requests."""
+    requests: int = setting(0, "integer", "http.requests", max=1_000_000_000)
+    """Maximum number of requests on one HTTP connection. 0: no limit. nginx: keepalive_requests, 1000, to free memory of
+    the connection; here its memory does not grow."""
 
     telnet_service: Function | None = None
     """Code that answers lines in place of the echo: a function of a line, or a generator (see telnet/session.py)."""
 
-    telnet_greeting: str = setting("", "text", "telnet.greeting")
-    """Said to every new Telnet connection. Empty: some clients take it for an answer, and a port scanner learns nothing."""
+    telnet_greeting: str = setting("", "string", "telnet.greeting")
+    """Text sent to each new Telnet connection. Empty: none. Some clients would take it for the reply to their first
+    line."""
 
-    longest_line: int = setting(4096, "whole", "telnet.longest_line", least=1, most=1 << 20)
-    """Bytes of a Telnet line. Terminals in line mode stop at 4095 (Linux, N_TTY)."""
+    longest_line: int = setting(4096, "integer", "telnet.longest_line", min=1, max=1 << 20)
+    """Maximum length of a Telnet line in bytes. Longer lines are discarded, and an error is sent. Linux terminals in line
+    mode allow 4095 (N_TTY)."""
 
 
 def check_user(text: str) -> None:
-    """ValueError unless NAME, or NAME:GROUP, is known to the system."""
-    import grp  # here, since most starts have no use for them
+    """Check that the user, and the group, of NAME or NAME:GROUP exist. Raises ValueError."""
+    import grp  # here, since most starts do not need them
     import pwd
 
     name, colon, group = text.partition(":")
     try:
         pwd.getpwnam(name)
     except KeyError:
-        raise ValueError(f"there is no user {name!r}") from None
+        raise ValueError(f"unknown user {name!r}") from None
     try:
         if colon:
             grp.getgrnam(group)
     except KeyError:
-        raise ValueError(f"there is no group {group!r}") from None
+        raise ValueError(f"unknown group {group!r}") from None

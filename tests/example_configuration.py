@@ -1,4 +1,4 @@
-"""conf/rawservers.toml, made from rawservers/settings.py: every key with its meaning, its limits and its default.
+"""conf/rawservers.toml, generated from rawservers/settings.py: every key with its meaning, allowed values and default.
 
 python3 -m tests.example_configuration
 """
@@ -14,39 +14,42 @@ from itertools import pairwise
 from pathlib import Path
 
 from rawservers import settings
-from rawservers.config.toml import expected
-from rawservers.settings import ADDRESSES, Config, Setting, SiteConfig, settings_of
+from rawservers.config.converters import allowed_values
+from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, Setting, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "conf" / "rawservers.toml"
 WIDTH = 100
 
 HEAD = """
-The configuration of rawservers. It changes nothing as it stands: every key is here, with its default, behind a "#". Take that
-away, and what follows is yours. What is not said here keeps its default.
+Configuration of rawservers, in TOML. Every setting is listed here, commented out, with its default value. To change a setting,
+remove the "#" before its key, and edit the value.
 
-rawservers -c FILE starts with it; rawservers -c FILE --check says whether it is well, or names every mistake with its line.
-Options on the command line win over it. Relative paths of folders, logs and unix sockets begin in the folder it is in.
+Start the server with: rawservers -c FILE. Test the file with: rawservers -c FILE --check; all errors are reported, with their
+line numbers. Options on the command line take precedence over this file. Relative paths of directories, log files and unix
+sockets are relative to the directory of this file.
 
-Times are in seconds, with or without a fraction; 0 means no limit.
+Times are in seconds, and may have a fraction; 0 means no limit. Where nginx or another server has a similar setting, its name
+and its default are given.
 """
 LISTEN = """
-One [[listen]] for each. A service is {services}; without an address it is given at its default: {addresses}. An address is
-"HOST:PORT", "[IPV6]:PORT", "PORT" (on 127.0.0.1), ":PORT" (every interface, IPv4 and IPv6), or "unix:PATH". The defaults below
-count as long as there is no [[listen]], and no --http or --telnet; sockets from systemd take the place of whatever is said of
-their service.
+Listeners, each in a [[listen]] table. The service is {services}. The default address of a service is {addresses}. An address is
+{forms}.
+
+The two listeners below are the default. They are used if there is no [[listen]] table, and no --http or --telnet option.
+Sockets passed by systemd replace all other listeners of their service.
 """
-SITES = "Further sites, by their host names: with all the keys from root to types in [http], which is the first site."
+SITES = "Further sites, selected by host name. They have the same keys as the first site, which is [http]: root to types."
 SECTIONS = {
-    "http": "What is served over HTTP.",
-    "telnet": "The Telnet echo.",
-    "log": "What is said of it all.",
-    "limits": "What holds for every connection.",
+    "http": "HTTP: the first site, and settings for all sites.",
+    "telnet": "Telnet.",
+    "log": "Logs.",
+    "limits": "Limits of connections.",
 }
 
 
 def meanings(config_class: type[Config] | type[SiteConfig]) -> dict[str, str]:
-    """What stands below each field in settings.py."""
+    """The docstring of each field in settings.py, by its name."""
     (body,) = (
         node.body
         for node in ast.parse(Path(settings.__file__).read_text()).body
@@ -62,10 +65,10 @@ def meanings(config_class: type[Config] | type[SiteConfig]) -> dict[str, str]:
 
 
 def toml(value: object, setting: Setting) -> str:
-    """A default as the file says it."""
-    for word, meaning in setting.words.items():
+    """A default value in TOML."""
+    for alias, meaning in setting.aliases.items():
         if meaning == value and type(meaning) is type(value):
-            return json.dumps(word)
+            return json.dumps(alias)
     if value == () and setting.kind in {"headers", "redirects", "pages", "types"}:
         return "{}"
     if isinstance(value, tuple):
@@ -82,19 +85,19 @@ def prose(text: str, indent: str = "# ") -> str:
 
 
 def limits(setting: Setting) -> str:
-    return f"Takes {expected(setting)}."
+    return f"Value: {allowed_values(setting)}."
 
 
 def entry(key: str, meaning: str, setting: Setting, default: object) -> str:
-    """One key, the whole of it."""
+    """The text of one key."""
     example = "".join(f"#   {line}\n" for line in setting.example.splitlines())
-    example = f"# For example:\n{example}" if example else ""
+    example = f"# Example:\n{example}" if example else ""
     return f"\n{prose(meaning)}{prose(limits(setting))}{example}#{key} = {toml(default, setting)}\n"
 
 
 def listeners() -> str:
-    addresses = ", ".join(f"{name} {json.dumps(address)}" for name, address in ADDRESSES.items())
-    meaning = LISTEN.format(services=" or ".join(map(json.dumps, ADDRESSES)), addresses=addresses)
+    addresses = ", ".join(f"{json.dumps(address)} ({name})" for name, address in ADDRESSES.items())
+    meaning = LISTEN.format(services=" or ".join(map(json.dumps, ADDRESSES)), addresses=addresses, forms=ADDRESS_FORMS)
     rows = "".join(
         f"#[[listen]]\n#service = {json.dumps(listener.service)}\n#address = {json.dumps(listener.address)}\n"
         for listener in Config().listen
@@ -103,7 +106,7 @@ def listeners() -> str:
 
 
 def entries(section: str) -> Iterator[str]:
-    """All the keys of a section, in the order of the fields."""
+    """The texts of all keys of a section, in the order of the fields."""
     if section == "http":
         for name, setting in settings_of(SiteConfig).items():
             yield entry(name, meanings(SiteConfig)[name], setting, getattr(SiteConfig(), name))
@@ -125,7 +128,7 @@ def written() -> str:
 
 
 def uncommented(text: str) -> str:
-    """The same with every default said aloud."""
+    """The same text with every default uncommented."""
     return re.sub(r"^#(?=[^ #\n])", "", text, flags=re.MULTILINE)
 
 

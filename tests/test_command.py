@@ -159,7 +159,7 @@ def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
     path.write_text("workers = 4")
     assert (configure(said).workers, configure(said).sites[0].listing) == (5, False)
     path.write_text("workers = []")
-    with pytest.raises(ConfigError, match=r":1: workers: expected a number from 0 to 1024, or \"auto\", not an array"):
+    with pytest.raises(ConfigError, match=r":1: workers: expected an integer from 0 to 1024, or \"auto\", not an array"):
         configure(said)
 
 
@@ -189,7 +189,7 @@ def test_a_wrong_file_is_refused_with_every_mistake(tmp_path: Path, check: list[
     done = run("-c", path, "--http", "0", *check)
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr.splitlines() == [
-        f'{path}:1: workers: expected a number from 0 to 1024, or "auto", not "two"',
+        f'{path}:1: workers: expected an integer from 0 to 1024, or "auto", not "two"',
         f"{path}:3: http.lsiting: unknown key (did you mean http.listing?)",
         f"{path}:4: http.root: cannot serve {tmp_path}/nope: no such file or directory",
     ]
@@ -352,11 +352,11 @@ def test_no_such_log(folder: Path) -> None:
         (["--telnet", "1.2.3.4:99999"], "argument --telnet: not a port: 99999"),
         (["--nope"], "unrecognized arguments: --nope"),
         (["a", "b"], "unrecognized arguments: b"),
-        (["--workers", "two"], "argument --workers: expected a number from 0 to 1024, or \"auto\", not 'two'"),
-        (["--workers", "1025"], "argument --workers: expected a number from 0 to 1024, or \"auto\", not '1025'"),
-        (["--workers", "٣"], "argument --workers: expected a number"),
-        (["--user", "no such"], "argument --user: there is no user 'no such'"),
-        (["--user", "root:nope", "--check"], "argument --user: there is no group 'nope'"),
+        (["--workers", "two"], "argument --workers: expected an integer from 0 to 1024, or \"auto\", not 'two'"),
+        (["--workers", "1025"], "argument --workers: expected an integer from 0 to 1024, or \"auto\", not '1025'"),
+        (["--workers", "٣"], "argument --workers: expected an integer"),
+        (["--user", "no such"], "argument --user: unknown user 'no such'"),
+        (["--user", "root:nope", "--check"], "argument --user: unknown group 'nope'"),
         (["-c"], "argument -c/--config: expected one argument"),
     ],
 )

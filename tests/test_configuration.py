@@ -15,7 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rawservers.config.toml import KEYS, KINDS, NAMES, expected, line_numbers, load
+from rawservers.config.converters import KINDS, allowed_values
+from rawservers.config.keys import DOTTED_KEYS, KEYS
+from rawservers.config.positions import line_numbers
+from rawservers.config.toml import load
 from rawservers.core.peer import Clock
 from rawservers.logs.access import FORMATS
 from rawservers.services import SERVICES
@@ -75,8 +78,8 @@ def test_the_example_says_the_defaults(path: Path) -> None:
 
 def test_the_example_holds_every_key() -> None:
     tables = {name for name, below in KEYS.items() if isinstance(below, dict)}
-    in_sites = {name for name in NAMES if name.startswith("http.sites.")}
-    assert {name for name, _ in keys_of(EXAMPLE)} == set(NAMES) - tables - in_sites - {"listen"}
+    in_sites = {name for name in DOTTED_KEYS if name.startswith("http.sites.")}
+    assert {name for name, _ in keys_of(EXAMPLE)} == set(DOTTED_KEYS) - tables - in_sites - {"listen"}
     assert {field.name for field in fields(Config)} - IN_CODE_ONLY == set(settings_of(Config))
     assert {field.name for field in fields(SiteConfig)} == set(settings_of(SiteConfig))
 
@@ -85,13 +88,13 @@ def test_the_example_holds_every_key() -> None:
 def test_every_default_is_within_its_limits(config: type[Config] | type[SiteConfig]) -> None:
     for name, setting in settings_of(config).items():
         default = getattr(config(), name)
-        assert expected(setting)
-        if KINDS[setting.kind] in {KINDS["number"], KINDS["whole"]} and default is not None:
-            assert setting.least <= default <= setting.most
+        assert allowed_values(setting)
+        if KINDS[setting.kind] in {KINDS["seconds"], KINDS["integer"]} and default is not None:
+            assert setting.min <= default <= setting.max
 
 
 def test_every_example_of_a_value_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rawservers.config.toml.check_user", lambda name: None)
+    monkeypatch.setattr("rawservers.config.converters.check_user", lambda name: None)
     (path.parent / "docs").mkdir()
     for config, before in ((SiteConfig, "[http]\n"), (Config, "")):
         for name, setting in settings_of(config).items():
@@ -102,7 +105,7 @@ def test_every_example_of_a_value_holds(path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_words_and_names_are_those_of_the_rest() -> None:
-    assert settings_of(Config)["log_format"].words.keys() == FORMATS.keys()
+    assert settings_of(Config)["log_format"].aliases.keys() == FORMATS.keys()
     assert set(SERVICES) <= set(ADDRESSES)
     assert Config().listen == (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"]))
 
@@ -206,7 +209,7 @@ def test_a_service_with_and_without_a_usual_address(path: Path, monkeypatch: pyt
     text = '[[listen]]\nservice = "status"\n'
     assert loaded(path, text).listen == (ListenConfig("status", "unix:/run/rawservers/status"),)
     (mistake,) = mistakes(path, text + '[[listen]]\nservice = "third"')
-    assert mistake == "conf.toml:3: listen.address: missing: there is no usual one for third"
+    assert mistake == "conf.toml:3: listen.address: missing: third has no default address"
     assert loaded(path, '[[listen]]\nservice = "third"\naddress = "7"').listen == (ListenConfig("third", "7"),)
 
 
@@ -214,9 +217,9 @@ def test_a_user(path: Path) -> None:
     name = getpass.getuser()
     assert loaded(path, f'user = "{name}"').user == name
     assert loaded(path, 'user = "root:root"').user == "root:root"
-    assert mistakes(path, '\nuser = "no such"') == ["conf.toml:2: user: there is no user 'no such'"]
-    assert mistakes(path, 'user = "root:nope"') == ["conf.toml:1: user: there is no group 'nope'"]
-    assert mistakes(path, 'user = "root:"') == ["conf.toml:1: user: there is no group ''"]
+    assert mistakes(path, '\nuser = "no such"') == ["conf.toml:2: user: unknown user 'no such'"]
+    assert mistakes(path, 'user = "root:nope"') == ["conf.toml:1: user: unknown group 'nope'"]
+    assert mistakes(path, 'user = "root:"') == ["conf.toml:1: user: unknown group ''"]
 
 
 def test_what_the_command_line_says_instead_is_not_looked_up(path: Path) -> None:
@@ -227,7 +230,7 @@ def test_what_the_command_line_says_instead_is_not_looked_up(path: Path) -> None
     with pytest.raises(ConfigError) as error:
         loaded(path, text, ("user", "http.root", "log.access"))
     assert error.value.errors == [f"{path}:6: http.sites.root: cannot serve {path.parent}/nope: no such file or directory"]
-    with pytest.raises(ConfigError, match="expected a user's name"):
+    with pytest.raises(ConfigError, match="expected the name of a user"):
         loaded(path, "user = 5", ("user",))
 
 
@@ -269,19 +272,19 @@ def test_a_wrong_type_in_a_further_site(path: Path, name: str) -> None:
         assert not [said for said in found if not said.startswith(f"conf.toml:6: http.sites.{name}")]
 
 
-@pytest.mark.parametrize("name", [name for name, setting in settings_of(Config).items() if setting.kind in {"number", "whole"}])
+@pytest.mark.parametrize("name", [name for name, each in settings_of(Config).items() if each.kind in {"seconds", "integer"}])
 def test_the_limits_of_a_number(path: Path, name: str) -> None:
     setting = settings_of(Config)[name]
-    for value in (setting.least, setting.most):
+    for value in (setting.min, setting.max):
         assert getattr(loaded(path, f"{setting.key} = {value}"), name) == value
-    for beyond in (setting.least - 1, setting.most + 1, f"{setting.most}.5", "nan", "inf", "1" * 30):
+    for beyond in (setting.min - 1, setting.max + 1, f"{setting.max}.5", "nan", "inf", "1" * 30):
         (mistake,) = mistakes(path, f"{setting.key} = {beyond}")
-        assert mistake.startswith(f"conf.toml:1: {setting.key}: expected a ")
-        assert re.search(rf" number from {setting.least} to [0-9_]+, ", mistake)
-    if setting.kind == "number":
+        assert mistake.startswith(f"conf.toml:1: {setting.key}: expected a")
+        assert re.search(rf" from {setting.min} to [0-9_]+, ", mistake)
+    if setting.kind == "seconds":
         assert getattr(loaded(path, f"{setting.key} = 1.5"), name) == 1.5
     else:
-        assert ": expected a whole number from " in mistakes(path, f"{setting.key} = 1.5")[0]
+        assert ": expected an integer from " in mistakes(path, f"{setting.key} = 1.5")[0]
 
 
 @pytest.mark.parametrize(
@@ -312,33 +315,33 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("[http]\nsites = {}", ["2: http.sites: expected an array of tables, each with the keys of a site, not a table"]),
         ("listen = [5]", ["1: listen: expected a table with a service and an address, not 5"]),
         # Values
-        ('\n\nworkers = "two"', ['3: workers: expected a number from 0 to 1024, or "auto", not "two"']),
-        ("workers = true", ['1: workers: expected a number from 0 to 1024, or "auto", not true']),
-        ("workers = 1.0", ['1: workers: expected a whole number from 0 to 1024, or "auto", not 1.0']),
+        ('\n\nworkers = "two"', ['3: workers: expected an integer from 0 to 1024, or "auto", not "two"']),
+        ("workers = true", ['1: workers: expected an integer from 0 to 1024, or "auto", not true']),
+        ("workers = 1.0", ['1: workers: expected an integer from 0 to 1024, or "auto", not 1.0']),
         ("log.format = 'xml'", ['1: log.format: expected "combined" or "json", not "xml"']),
-        ("log.access = ''", ['1: log.access: expected a file\'s path, or "-", or "off", not ""']),
+        ("log.access = ''", ['1: log.access: expected the path of a file, or "-", or "off", not ""']),
         ("log.access = '/'", ["1: log.access: cannot write to /: is a directory"]),
-        ("log.access = '/nope/log'", ["1: log.access: cannot write to /nope/log: no such folder"]),
+        ("log.access = '/nope/log'", ["1: log.access: cannot write to /nope/log: no such directory"]),
         ("http.root = '/nope'", ["1: http.root: cannot serve /nope: no such file or directory"]),
         ('http.root = "/no\\npe"', ["1: http.root: cannot serve /no\\npe: no such file or directory"]),
         ("http.root = '/dev/null'", ["1: http.root: cannot serve /dev/null: not a directory"]),
-        ("http.max_age = 'on'", ['1: http.max_age: expected a number from 0 to 31_536_000, or "off", not "on"']),
+        ("http.max_age = 'on'", ['1: http.max_age: expected an integer from 0 to 31_536_000, or "off", not "on"']),
         (
             "http.fallback = 'index.html'",
-            ['1: http.fallback: expected a file\'s path, which begins with a slash, or "off", not "index.html"'],
+            ['1: http.fallback: expected the path of a file, beginning with a slash, or "off", not "index.html"'],
         ),
         (
             "http.fallback = '/'",
-            ['1: http.fallback: expected a file\'s path, which begins with a slash, or "off", not "/"'],
+            ['1: http.fallback: expected the path of a file, beginning with a slash, or "off", not "/"'],
         ),
         (
             "http.fallback = '/../x'",
-            ['1: http.fallback: "/../x" is never served: a part of it is empty, or begins with a dot'],
+            ['1: http.fallback: "/../x" is never served: it has a segment that is empty or begins with a dot'],
         ),
         (
             "http.index = ['a', '.b', 'c/d', '']",
             [
-                f"1: http.index: expected a file's name, without a slash, or a dot in front, not {value}"
+                f"1: http.index: expected a file name, without a slash or a leading dot, not {value}"
                 for value in ('".b"', '"c/d"', '""')
             ],
         ),
@@ -346,27 +349,27 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("http.hosts = ['a:80']", ['1: http.hosts: expected a host name without a port, not "a:80"']),
         ("http.hosts = ['*.a']", ['1: http.hosts: expected a host name without a port, not "*.a"']),
         ("http.hosts = ['']", ['1: http.hosts: expected a host name without a port, not ""']),
-        ("http.hosts = ['a', 'A.']", ['1: http.hosts: "A." stands here twice, or in two sites']),
+        ("http.hosts = ['a', 'A.']", ['1: http.hosts: duplicate host name "A."']),
         (
             "[http]\nhosts = ['a']\n[[http.sites]]\nhosts = [\n'b',\n'a']",
-            ['4: http.sites.hosts: "a" stands here twice, or in two sites'],
+            ['4: http.sites.hosts: duplicate host name "a"'],
         ),
         (
             "[[http.sites]]\nhosts = []\n[[http.sites]]\nlisting = true",
             [
-                "2: http.sites.hosts: missing: only the first site, [http], answers without a name of its own",
-                "3: http.sites.hosts: missing: only the first site, [http], answers without a name of its own",
+                "2: http.sites.hosts: missing: all sites but the first, [http], need a host name",
+                "3: http.sites.hosts: missing: all sites but the first, [http], need a host name",
             ],
         ),
-        ("[[http.sites]]\nhosts = 5", ["2: http.sites.hosts: expected an array of host names, without ports, not 5"]),
+        ("[[http.sites]]\nhosts = 5", ["2: http.sites.hosts: expected an array of host names without ports, not 5"]),
         # Headers
         (
             "[http.headers]\n'*' = { 'A B' = 'x', Date = 'y', C = '\\u000a', D = 5 }\n'x' = { }\n'/' = 3",
             [
                 """2: http.headers."*"."A B": not a header field: 'A B': 'x'""",
                 '2: http.headers."*".Date: the server itself says Date',
-                '2: http.headers."*".D: expected a text, not 5',
-                "3: http.headers.x: no path matches this: they all begin with a slash",
+                '2: http.headers."*".D: expected a string, not 5',
+                "3: http.headers.x: the pattern matches no path: paths begin with a slash",
                 '4: http.headers."/": expected a table of header fields, not 3',
             ],
         ),
@@ -375,29 +378,29 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         (
             "[http.redirects]\nold = '/new'\n'/a' = 'b'\n'/b' = '/b'\n'/c' = '/d/*'\n'/d' = '/e f'\n'/f/*' = '/g'",
             [
-                "2: http.redirects.old: this is no path: it must begin with a slash",
-                '3: http.redirects."/a": expected a path or a URL, with % codes for what is not plain ASCII, not "b"',
-                '4: http.redirects."/b": this leads to itself',
-                '5: http.redirects."/c": "/d/*" ends with a *, which stands for nothing: the path has none',
-                '6: http.redirects."/d": expected a path or a URL, with % codes for what is not plain ASCII, not "/e f"',
+                "2: http.redirects.old: not a path: expected a leading slash",
+                '3: http.redirects."/a": expected a path or a URL, percent-encoded, not "b"',
+                '4: http.redirects."/b": the redirect leads to itself',
+                '5: http.redirects."/c": "/d/*" ends with *, but the path does not',
+                '6: http.redirects."/d": expected a path or a URL, percent-encoded, not "/e f"',
             ],
         ),
         (
             "[http.error_pages]\n399 = '/x'\n404 = 'x'\n600 = 5\n0404 = '/x'",
             [
-                "2: http.error_pages.399: this is not the status of an error, from 400 to 599",
-                '3: http.error_pages.404: expected a file\'s path, which begins with a slash, not "x"',
-                "4: http.error_pages.600: this is not the status of an error, from 400 to 599",
-                "4: http.error_pages.600: expected a file's path, which begins with a slash, not 5",
-                "5: http.error_pages.0404: this is not the status of an error, from 400 to 599",
+                "2: http.error_pages.399: not an error status: expected 400 to 599",
+                '3: http.error_pages.404: expected the path of a file, beginning with a slash, not "x"',
+                "4: http.error_pages.600: not an error status: expected 400 to 599",
+                "4: http.error_pages.600: expected the path of a file, beginning with a slash, not 5",
+                "5: http.error_pages.0404: not an error status: expected 400 to 599",
             ],
         ),
         (
             "[http.types]\nwasm = 'a/b'\n'.tar.gz' = 'a/b'\n'.X' = 'a/b'\n'.y' = 'ab'\n'.z' = 5",
             [
-                "2: http.types.wasm: this is no ending: a dot, and what stands behind a name's last dot, in lower case",
-                '3: http.types.".tar.gz": this is no ending: a dot, and what stands behind a name\'s last dot, in lower case',
-                '4: http.types.".X": this is no ending: a dot, and what stands behind a name\'s last dot, in lower case',
+                "2: http.types.wasm: not a file name extension: expected the last dot and what follows it, in lower case",
+                '3: http.types.".tar.gz": not a file name extension: expected the last dot and what follows it, in lower case',
+                '4: http.types.".X": not a file name extension: expected the last dot and what follows it, in lower case',
                 '5: http.types.".y": expected a media type, such as "text/html", not "ab"',
                 '6: http.types.".z": expected a media type, such as "text/html", not 5',
             ],
@@ -415,9 +418,9 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ),
         (
             "[[listen]]\nservice = 'http'\naddress = '80'\n[[listen]]\nservice = 'telnet'\naddress = '127.0.0.1:80'",
-            ["6: listen.address: 127.0.0.1:80 stands here twice"],
+            ["6: listen.address: duplicate address 127.0.0.1:80"],
         ),
-        ("[[listen]]\nservice = 'http'\n[[listen]]\nservice = 'http'", ["3: listen.address: 127.0.0.1:8080 stands here twice"]),
+        ("[[listen]]\nservice = 'http'\n[[listen]]\nservice = 'http'", ["3: listen.address: duplicate address 127.0.0.1:8080"]),
     ],
 )
 def test_a_mistake(path: Path, text: str, expected: list[str]) -> None:
@@ -450,8 +453,8 @@ def test_all_mistakes_are_told_in_order(path: Path) -> None:
         ("a = 1\nb =", "2: not TOML: Invalid value"),
         ("a = 2020-02-31", "1: not TOML: Invalid date or datetime"),
         ("a = 1\nb = " + "1" * 5000, "2: not TOML: Exceeds the limit"),
-        ("a = 1\nb = " + "[" * 5000, "2: not TOML: it is nested too deeply"),
-        ("workers = 0x" + "f" * 9000, '1: workers: expected a number from 0 to 1024, or "auto", not a number of that size'),
+        ("a = 1\nb = " + "[" * 5000, "2: not TOML: nested too deeply"),
+        ("workers = 0x" + "f" * 9000, '1: workers: expected an integer from 0 to 1024, or "auto", not a number of this size'),
         (b"a = 1\nb = '\xff'", "2: not UTF-8: byte 0xff"),
     ],
 )
@@ -574,7 +577,8 @@ HEADERS = [
     "['']",
     "[a",
 ]
-KEY = st.sampled_from([name.rpartition(".")[2] for name in NAMES] + NAMES) | st.text(max_size=3).map(lambda text: f"'{text}'")
+SOME_KEYS = st.sampled_from([name.rpartition(".")[2] for name in DOTTED_KEYS] + DOTTED_KEYS)
+KEY = SOME_KEYS | st.text(max_size=3).map(lambda text: f"'{text}'")
 VALUE = st.sampled_from(VALUES + NASTY) | st.text(max_size=8).map(json.dumps)
 WILD = st.sampled_from(['"""', "["]) | st.text(max_size=8)
 STATEMENT = st.builds("{} = {}".format, KEY, VALUE | WILD) | st.sampled_from(HEADERS) | st.text(max_size=12)

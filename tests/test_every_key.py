@@ -19,7 +19,8 @@ from typing import TypeVar
 
 import pytest
 
-from rawservers.config.toml import KEYS, NAMES, load
+from rawservers.config.keys import DOTTED_KEYS, KEYS
+from rawservers.config.toml import load
 from rawservers.settings import ConfigError
 from tests.live import DEADLINE, ROOT, Server, exchange, need, receive_all, receive_until, until
 
@@ -159,7 +160,7 @@ def test_a_host_that_two_sites_would_have_is_the_one_that_says_so(place: Path) -
         assert "content of f" in ask(server, "/f", "c.example")
         assert "content of the other f" in ask(server, "/f", "b.example")
     (place / "conf.toml").write_text(f'http.hosts = ["b.example"]\n{further}')
-    with pytest.raises(ConfigError, match=r'http\.sites\.hosts: "b\.example" stands here twice'):
+    with pytest.raises(ConfigError, match=r'http\.sites\.hosts: duplicate host name "b\.example"'):
         load(str(place / "conf.toml"))
 
 
@@ -453,4 +454,4 @@ def opened(server: Server, tmp_path: Path, path: str) -> Sequence[str]:
 
 def test_no_key_is_missing() -> None:
     tables = {name for name, below in KEYS.items() if isinstance(below, dict)}
-    assert ACTS.keys() == set(NAMES) - tables
+    assert ACTS.keys() == set(DOTTED_KEYS) - tables

@@ -28,6 +28,9 @@ LAYERS = [
 ]
 PROTOCOLS_SEE = {"core.peer", "core.protocol", "settings"}
 PURE = {
+    "config.keys",
+    "config.positions",
+    "core.errors",
     "core.peer",
     "core.protocol",
     "http.request",

@@ -1,1 +1,1 @@
-"""The configuration file, in TOML: a file -> Config, or all its mistakes."""
+"""The configuration file, in TOML: a file -> Config, or all errors in it."""

@@ -15,7 +15,7 @@ import time
 from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection, ServiceSpec
 from rawservers.core.limits import Connections
-from rawservers.core.loop import EVENTS_TIME, TURNS_TIME, STEPS_PER_CHECK, Loop
+from rawservers.core.loop import EVENTS_TIME, STEPS_PER_CHECK, TURNS_TIME, Loop
 from rawservers.core.peer import Address, peer_address
 
 log = logging.getLogger("rawservers")

@@ -6,10 +6,10 @@ The loop maps a file descriptor to its handler and knows nothing else. One itera
 2. the handler of each ready descriptor runs, for EVENTS_TIME at most; events that are left over are handled in the next wake;
 3. once a second, the `at_tick` callbacks run (deadlines, counters);
 4. the queue of turns is served, in order, for the rest of EVENTS_TIME and at least TURNS_TIME. A turn is a call that was put
-   off because its connection had used up its share of work (`call_in_turn`). While turns are queued, the loop polls without waiting;
+   off because its connection had used up its share of work (`call_in_turn`). With turns queued, the poll does not wait;
 5. the `after_poll` callbacks run (the access log is written).
 
-A handler must never block: it tries a non-blocking call, and on EAGAIN returns and is called again when the descriptor is ready.
+A handler must never block: it tries a non-blocking call, and on EAGAIN it returns, and is called when the descriptor is ready.
 
 epoll is level-triggered: a handler that reads only a part of the input is called again in the next wake. An event may be stale
 when it is handled (the descriptor was closed, and its number reused, earlier in the same wake); since handlers only make
