@@ -18,7 +18,7 @@ from rawservers.http.files import Memory
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, SiteConfig
-from rawservers.telnet.session import Echo, echo
+from rawservers.telnet.session import Session, echo
 
 log = logging.getLogger("rawservers")
 
@@ -51,7 +51,7 @@ def telnet(config: Config, clock: Clock, report: Report) -> ServiceSpec:
         log.error("the telnet service has failed", exc_info=failure)
 
     def start(peer: Peer) -> Protocol:
-        return Echo(peer, service, longest=config.longest_line, greeting=greeting, failed=report_failure)
+        return Session(peer, service, longest_line=config.longest_line, greeting=greeting, on_failure=report_failure)
 
     return ServiceSpec("telnet", start, {Deadline.IDLE: config.telnet_idle_time} | ending(config), report)
 

@@ -14,12 +14,12 @@ from rawservers.settings import Config, ListenConfig
 from rawservers.telnet import session
 from tests.services_telnet import calculate, login
 
-ANSWERS: dict[str, session.Service] = {"calculator": calculate, "login": login}
+ANSWERS: dict[str, session.LineService] = {"calculator": calculate, "login": login}
 
 
-def add(name: str, answer: session.Service) -> None:
+def add(name: str, answer: session.LineService) -> None:
     def start(peer: Peer) -> Protocol:
-        return session.Echo(peer, answer)
+        return session.Session(peer, answer)
 
     def service(config: Config, clock: Clock, report: Report) -> ServiceSpec:
         return ServiceSpec(name, start, {Deadline.IDLE: config.telnet_idle_time} | ending(config), report)

@@ -33,9 +33,9 @@ EOF, SUSP, ABORT = 236, 237, 238  # RFC 1184 §2.5
 SE, NOP, DM, BRK, IP, AO, AYT, EC, EL, GA, SB = range(240, 251)  # RFC 854 p. 14
 WILL, WONT, DO, DONT, IAC = range(251, 256)
 TEXT = -1  # no command
-NOTHING = -2  # of a command that was no event for anybody
+NO_EVENT = -2  # of a command that was no event for anybody
 
-PIECE = 4096  # bytes, the most that one TEXT has: what is done with it is done at once
+MAX_TEXT = 4096  # bytes, the most that one TEXT has: what is done with it is done at once
 
 # States.
 _TEXT, _COMMAND, _OPTION, _SUBNEGOTIATION, _SUBNEGOTIATION_IAC = range(5)
@@ -46,7 +46,7 @@ _NO_SYNCH, _SYNCH, _MARKED = range(3)
 _IAC = b"\xff"
 
 
-def quote(text: bytes) -> bytes:
+def escape_iac(text: bytes) -> bytes:
     """`text` as data on the wire: 255 doubled (RFC 854 p. 14), nothing else changed."""
     return text.replace(_IAC, b"\xff\xff")
 
@@ -60,17 +60,17 @@ def encode(text: bytes, binary: bool = False) -> bytes:
         text = text.replace(b"\r\n", b"\n")
         if not binary:
             text = text.replace(b"\r", b"\r\0")
-    return quote(text).replace(b"\n", b"\r\n")
+    return escape_iac(text).replace(b"\n", b"\r\n")
 
 
 class Nvt:
     """One direction of a Telnet stream, taken apart.
 
     binary:        whether the peer transmits binary (RFC 856). Whoever negotiates sets it; the next event heeds it
-    subnegotiated: how many bytes subnegotiations have carried so far, all of them dropped
+    subnegotiation_bytes: how many bytes subnegotiations have carried so far, all of them dropped
     """
 
-    __slots__ = ("_after_cr", "_state", "_synch", "_verb", "binary", "subnegotiated")
+    __slots__ = ("_after_cr", "_state", "_synch", "_verb", "binary", "subnegotiation_bytes")
 
     def __init__(self) -> None:
         self._state = _TEXT
@@ -78,10 +78,10 @@ class Nvt:
         self._after_cr = False
         self._synch = _NO_SYNCH
         self.binary = False
-        self.subnegotiated = 0
+        self.subnegotiation_bytes = 0
 
     @property
-    def quiet(self) -> bool:
+    def at_boundary(self) -> bool:
         """Nothing is pending: the next byte means what it would mean as the first of all."""
         return self._state == _TEXT and not self._after_cr and self._synch == _NO_SYNCH and not self.binary
 
@@ -91,41 +91,41 @@ class Nvt:
         (TEXT, text with LF for each line end), (DO, option), also DONT, WILL and WONT; any other command with b"".
         `urgent`: `data` lies before a Synch's mark. Events are found as they are asked for: come to the end of one call
         before the next. Between two events there is little to do: what many commands in a row come to nothing by, be it
-        in a subnegotiation or in a Synch, is (NOTHING, b"") for each.
+        in a subnegotiation or in a Synch, is (NO_EVENT, b"") for each.
         """
         self._synch = max(self._synch, _SYNCH) if urgent else _NO_SYNCH
         at = 0
         while at < len(data):
             if self._state == _TEXT:
-                end = data.find(_IAC, at, at + PIECE)
-                run = data[at : at + PIECE if end < 0 else end]
+                end = data.find(_IAC, at, at + MAX_TEXT)
+                run = data[at : at + MAX_TEXT if end < 0 else end]
                 at += len(run)
-                if run and (text := self._text(run)):
+                if run and (text := self._decode_text(run)):
                     yield TEXT, text
                 if end >= 0:
                     at += 1
                     self._state = _COMMAND
             elif self._state == _SUBNEGOTIATION:
                 end = data.find(_IAC, at)
-                self.subnegotiated += (len(data) if end < 0 else end) - at
+                self.subnegotiation_bytes += (len(data) if end < 0 else end) - at
                 if end < 0:
                     break
                 at = end + 1
                 self._state = _SUBNEGOTIATION_IAC
             else:
-                event = self._command(data[at])
+                event = self._handle_command_byte(data[at])
                 at += 1
                 if event is not None:
                     yield event
 
-    def _command(self, byte: int) -> tuple[int, bytes] | None:
+    def _handle_command_byte(self, byte: int) -> tuple[int, bytes] | None:
         """The event that `byte`, the next one of a command, completes. None: there is more of it to come."""
         if self._state == _OPTION:
             self._state = _TEXT
             return self._verb, bytes((byte,))
         within, self._state = self._state == _SUBNEGOTIATION_IAC, _TEXT
         if byte == IAC:
-            return self._escaped(within)
+            return self._handle_escaped_iac(within)
         if byte >= WILL:
             self._verb = byte
             self._state = _OPTION
@@ -136,18 +136,18 @@ class Nvt:
             self._synch = _MARKED
         else:
             return byte, b""
-        return NOTHING, b""
+        return NO_EVENT, b""
 
-    def _escaped(self, within: bool) -> tuple[int, bytes]:
+    def _handle_escaped_iac(self, within: bool) -> tuple[int, bytes]:
         """255 as data: of a subnegotiation or of the text."""
         if within:
-            self.subnegotiated += 1
+            self.subnegotiation_bytes += 1
             self._state = _SUBNEGOTIATION
-            return NOTHING, b""
-        text = self._text(_IAC)
-        return (TEXT, text) if text else (NOTHING, b"")
+            return NO_EVENT, b""
+        text = self._decode_text(_IAC)
+        return (TEXT, text) if text else (NO_EVENT, b"")
 
-    def _text(self, run: bytes) -> bytes:
+    def _decode_text(self, run: bytes) -> bytes:
         """`run`, bytes of text, with LF for each line end; nothing of it during a Synch.
 
         A Synch drops text but not what we know of it: the LF of a CR that was dropped begins no line of its own.

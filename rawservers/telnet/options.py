@@ -32,8 +32,8 @@ class State(Enum):
 
 
 class Event(Enum):
-    WELCOME = auto()  # the peer says yes to an option that we are glad to have
-    UNWELCOME = auto()  # the peer says yes to one that we will not have
+    ACCEPTABLE = auto()  # the peer says yes to an option that we are glad to have
+    UNACCEPTABLE = auto()  # the peer says yes to one that we will not have
     REFUSAL = auto()  # the peer says no
     ENABLE = auto()  # we want it on
     DISABLE = auto()  # we want it off
@@ -43,13 +43,13 @@ NO, YES, WANTNO, WANTNO_OPPOSITE, WANTYES, WANTYES_OPPOSITE = State
 
 # (state, event) -> (state, what we say: True for yes, False for no, None for nothing). RFC 1143 §7.
 TABLE: dict[tuple[State, Event], tuple[State, bool | None]] = {
-    (NO, Event.WELCOME): (YES, True),
-    (YES, Event.WELCOME): (YES, None),
-    (WANTNO, Event.WELCOME): (NO, None),  # error: DONT answered by WILL
-    (WANTNO_OPPOSITE, Event.WELCOME): (YES, None),  # error: DONT answered by WILL
-    (WANTYES, Event.WELCOME): (YES, None),
-    (WANTYES_OPPOSITE, Event.WELCOME): (WANTNO, False),
-    (NO, Event.UNWELCOME): (NO, False),
+    (NO, Event.ACCEPTABLE): (YES, True),
+    (YES, Event.ACCEPTABLE): (YES, None),
+    (WANTNO, Event.ACCEPTABLE): (NO, None),  # error: DONT answered by WILL
+    (WANTNO_OPPOSITE, Event.ACCEPTABLE): (YES, None),  # error: DONT answered by WILL
+    (WANTYES, Event.ACCEPTABLE): (YES, None),
+    (WANTYES_OPPOSITE, Event.ACCEPTABLE): (WANTNO, False),
+    (NO, Event.UNACCEPTABLE): (NO, False),
     (NO, Event.REFUSAL): (NO, None),
     (YES, Event.REFUSAL): (NO, False),
     (WANTNO, Event.REFUSAL): (NO, None),
@@ -74,26 +74,26 @@ TABLE: dict[tuple[State, Event], tuple[State, bool | None]] = {
 class Side:
     """Every option of one side. Only those that are not off take memory: the few that are welcome or were enabled.
 
-    yes, no: what we say (DO and DONT of the peer's options, WILL and WONT of ours); welcome: options we agree to.
+    yes, no: what we say (DO and DONT of the peer's options, WILL and WONT of ours); acceptable: options we agree to.
     """
 
-    __slots__ = ("_no", "_states", "_welcome", "_yes")
+    __slots__ = ("_acceptable", "_no", "_states", "_yes")
 
-    def __init__(self, yes: int, no: int, welcome: frozenset[int]) -> None:
+    def __init__(self, yes: int, no: int, acceptable: frozenset[int]) -> None:
         self._yes = yes
         self._no = no
-        self._welcome = welcome
+        self._acceptable = acceptable
         self._states: dict[int, State] = {}
 
     def __getitem__(self, option: int) -> State:
         return self._states.get(option, NO)
 
-    def hear(self, yes: bool, option: int) -> bytes:
+    def receive(self, yes: bool, option: int) -> bytes:
         """The peer said yes or no to `option` (0 to 255): what to answer, three bytes or none."""
         if not yes:
             return self._step(Event.REFUSAL, option)
-        unwelcome = option not in self._welcome and self[option] is NO
-        return self._step(Event.UNWELCOME if unwelcome else Event.WELCOME, option)
+        unwelcome = option not in self._acceptable and self[option] is NO
+        return self._step(Event.UNACCEPTABLE if unwelcome else Event.ACCEPTABLE, option)
 
     def enable(self, option: int) -> bytes:
         """We want `option` on: what to say, three bytes or none."""
@@ -128,7 +128,7 @@ class Options:
         self.us = Side(WILL, WONT, self.OURS)
         self.him = Side(DO, DONT, self.HIS)
 
-    def hear(self, verb: int, option: int) -> bytes:
+    def receive(self, verb: int, option: int) -> bytes:
         """The peer sent `verb` (DO, DONT, WILL or WONT) for `option`: what to answer, three bytes or none."""
         side = self.us if verb in (DO, DONT) else self.him
-        return side.hear(verb in (DO, WILL), option)
+        return side.receive(verb in (DO, WILL), option)
