@@ -18,7 +18,8 @@ from rawservers.http.files import Memory
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, SiteConfig
-from rawservers.telnet.session import Session, echo
+from rawservers.telnet.echo import EchoSession
+from rawservers.telnet.session import Session
 
 log = logging.getLogger("rawservers")
 
@@ -43,14 +44,16 @@ def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
 
 
 def telnet(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    """The line-based Telnet echo, or a service of lines in its place."""
-    service = config.telnet_service or echo
+    """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
+    service = config.telnet_service
     greeting = config.telnet_greeting.encode()
 
     def report_failure(failure: Exception) -> None:
         log.error("the telnet service has failed", exc_info=failure)
 
     def start(peer: Peer) -> Protocol:
+        if service is None:
+            return EchoSession(peer, longest_line=config.longest_line, greeting=greeting)
         return Session(peer, service, longest_line=config.longest_line, greeting=greeting, on_failure=report_failure)
 
     return ServiceSpec("telnet", start, {Deadline.IDLE: config.telnet_idle_time} | ending(config), report)

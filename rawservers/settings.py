@@ -230,7 +230,7 @@ class Config:
     """Answers per HTTP connection. nginx 1000, to give memory back; here nothing of a connection grows with its requests."""
 
     telnet_service: Function | None = None
-    """Code that answers lines in place of the echo: a function of a line, or a generator (see telnet/session.py)."""
+    """Line service of the Telnet sessions, in place of the echo: a line handler or a dialogue, see telnet/service.py."""
 
     telnet_greeting: str = setting("", "text", "telnet.greeting")
     """Said to every new Telnet connection. Empty: some clients take it for an answer, and a port scanner learns nothing."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import operator
 
-from rawservers.telnet.session import Dialogue, Hidden, Session
+from rawservers.telnet.service import Dialogue, Hidden, LineClient
 
 ACCOUNTS = {b"ada": b"lovelace"}
 
 
-def login(client: Session) -> Dialogue:
+def login(client: LineClient) -> Dialogue:
     """Three attempts at a name and a hidden password; then every line comes back until "logout"."""
     for _ in range(3):
         name = yield b"login: "

@@ -13,23 +13,17 @@ import pytest
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Urgent
+from rawservers.settings import Config
 from rawservers.telnet import nvt
-from rawservers.telnet.session import (
-    EDITING_KEYS,
-    FAILURE_MESSAGE,
-    IDLE_MESSAGE,
-    LONGEST_LINE,
-    Dialogue,
-    Hidden,
-    LineService,
-    Session,
-    echo,
-    is_plain,
-)
+from rawservers.telnet.client import LineClient
+from rawservers.telnet.echo import EchoSession, echo, is_plain
+from rawservers.telnet.service import Dialogue, Hidden, LineService
+from rawservers.telnet.session import EDITING_KEYS, FAILURE_MESSAGE, IDLE_MESSAGE, Session
 from tests import wire
 from tests.services_telnet import calculate, login
 
 CASES = wire.load("telnet")
+LONGEST_LINE = Config().longest_line
 TOO_LONG = b"?Line too long: the limit is 4096 bytes\r\n"
 CHARACTERS = b"\xff\xfd\x01\xff\xfd\x03"  # the peer asks for character mode ...
 GRANTED = b"\xff\xfb\x01\xff\xfb\x03"  # ... and gets it
@@ -39,8 +33,14 @@ def peer(wake: Callable[[], None] = lambda: None) -> Peer:
     return Peer(("192.0.2.1", 40000), Clock(), wake=wake)
 
 
+def start(peer: Peer, service: LineService = echo, longest_line: int = LONGEST_LINE, **settings: Any) -> Session:
+    if service is echo:
+        return EchoSession(peer, longest_line=longest_line, **settings)
+    return Session(peer, service, longest_line=longest_line, **settings)
+
+
 def conversation(answer: LineService = echo, **settings: Any) -> Session:
-    return Session(peer(), answer, **settings)
+    return start(peer(), answer, **settings)
 
 
 def in_character_mode(answer: LineService = echo, **settings: Any) -> Session:
@@ -409,9 +409,9 @@ def test_unfinished_last_line_goes_to_the_service() -> None:
 
 def test_push() -> None:
     woken: list[int] = []
-    session = Session(peer(lambda: woken.append(1)))
-    session.push_line(b"news \xff")
-    session.push_line(b"more")
+    session = start(peer(lambda: woken.append(1)))
+    session.client.push_line(b"news \xff")
+    session.client.push_line(b"more")
     assert woken == [1, 1]
     assert session.resume() == (b"news \xff\xff\r\nmore\r\n",)
     assert session.resume() == ()
@@ -420,7 +420,7 @@ def test_push() -> None:
 def test_push_in_the_middle_of_a_line() -> None:
     session = in_character_mode(login)
     session.receive(b"ab")
-    session.push_line(b"news")
+    session.client.push_line(b"news")
     assert session.resume() == (b"\r\nnews\r\nlogin: ab",)
     assert session.receive(b"c\r") == (b"c\r\nPassword: ",)
 
@@ -428,20 +428,20 @@ def test_push_in_the_middle_of_a_line() -> None:
 def test_push_while_typing_is_hidden() -> None:
     session = in_character_mode(login)
     session.receive(b"ada\rsec")
-    session.push_line(b"news")
+    session.client.push_line(b"news")
     assert session.resume() == (b"\r\nnews\r\nPassword: ",)
 
 
 def test_push_after_the_end_says_nothing() -> None:
     session = conversation()
     session.receive(b"\x04")
-    session.push_line(b"late")
+    session.client.push_line(b"late")
     assert session.resume() == ()
 
 
 def test_a_service_hangs_up_by_returning() -> None:
-    def daytime(session: Session) -> Dialogue:
-        session.send_line(session.peer.address[0].encode())
+    def daytime(client: LineClient) -> Dialogue:
+        client.send_line(client.peer.address[0].encode())
         return b"bye"
         yield b""
 
@@ -450,27 +450,28 @@ def test_a_service_hangs_up_by_returning() -> None:
     assert session.receive(b"abc\r\n") == ()
 
 
-def failing(session: Session) -> Dialogue:
+def failing(client: LineClient) -> Dialogue:
     yield b"> "
     raise ValueError("broken")
 
 
-def failing_at_once(session: Session) -> Dialogue:
+def failing_at_once(client: LineClient) -> Dialogue:
     raise ValueError("broken")
     yield b""
 
 
-def returning_nonsense(session: Session) -> Dialogue:
+def returning_nonsense(client: LineClient) -> Dialogue:
     yield b"> "
     return cast("bytes", "text")
 
 
-def prompting_nonsense(session: Session) -> Dialogue:
+def prompting_nonsense(client: LineClient) -> Dialogue:
+    yield b"> "
     while True:
-        yield cast("bytes", None if session.greeting else b"> ")
+        yield cast("bytes", None)
 
 
-def failing_in_the_end(session: Session) -> Dialogue:
+def failing_in_the_end(client: LineClient) -> Dialogue:
     try:
         yield b"> "
     finally:
@@ -508,7 +509,7 @@ def test_a_service_that_raises_when_it_is_cut_off() -> None:
 
 
 def test_hidden_again_keeps_hiding() -> None:
-    def change(session: Session) -> Dialogue:
+    def change(client: LineClient) -> Dialogue:
         first = yield Hidden(b"New: ")
         again = yield Hidden(b"Again: ")
         return b"same" if first == again else b"not the same"
@@ -567,7 +568,7 @@ def size_of(thing: object, seen: set[int]) -> int:
 
 def test_an_idle_conversation_is_small() -> None:
     other = peer()
-    session = Session(other)
+    session = start(other)
     session.receive(b"x" * 62 + b"\r\n")
     assert size_of(session, {id(other), *map(id, [*Closing, *Deadline])}) < 1024
 

@@ -10,7 +10,9 @@ import pytest
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.telnet.editor import HISTORY, Editor, character_start, render, width
-from rawservers.telnet.session import Dialogue, Session
+from rawservers.telnet.service import Dialogue, LineClient
+from rawservers.telnet.session import Session
+from tests.test_telnet import start
 
 PROMPT = "日> "
 BLANK = " \t"
@@ -100,13 +102,13 @@ KEYS |= {"UP": b"\x1b[A", "DOWN": b"\x1bOB", "LEFT": b"\x1b[1;5D", "F5": b"\x1b[
 EDITS = ["\b", "\x7f", "\x7f", "\x7f", "\x15", "\x17", "\x12", "\x03", "\r", "\r", *KEYS]
 
 
-def prompting(session: Session) -> Dialogue:
+def prompting(client: LineClient) -> Dialogue:
     while True:
         yield PROMPT.encode()
 
 
 def in_character_mode() -> Session:
-    session = Session(Peer(("192.0.2.1", 40000), Clock()), prompting)
+    session = start(Peer(("192.0.2.1", 40000), Clock()), prompting)
     session.receive(b"\xff\xfd\x01\xff\xfd\x03")
     return session
 
@@ -132,19 +134,19 @@ def test_the_screen_shows_what_the_line_holds(seed: int) -> None:
         typist.press(key)
         screen.take(said(session, KEYS.get(key, key.encode())))
         assert screen.row == PROMPT + as_seen(typist.line), repr(key)
-        assert session._editor.line == "".join(typist.line).encode()
+        assert session.client.editor.line == "".join(typist.line).encode()
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_editing_without_echo_holds_the_same_and_shows_nothing(seed: int) -> None:
     choose = random.Random(seed)
-    session, typist = Session(Peer(("192.0.2.1", 40000), Clock()), lambda line: None), Typist()
+    session, typist = start(Peer(("192.0.2.1", 40000), Clock()), lambda line: None), Typist()
     edits = ["\b", "\x7f", "\x15", "\x17", "EC", "EL", "IP"]
     for _ in range(500):
         key = choose.choice(CHARACTERS if choose.random() < 0.7 else edits)
         typist.press(key)
         assert session.receive(KEYS.get(key, key.encode())) == ()
-        assert session._editor.line == "".join(typist.line).encode()
+        assert session.client.editor.line == "".join(typist.line).encode()
 
 
 @pytest.mark.parametrize("junk", b"\xe9 \xc3\x28 \xf0\x9f \xff\xff \x80\x80 \xe0\x80 \xed\xa0\x80".split(b" "))
@@ -152,9 +154,9 @@ def test_what_is_not_utf8_is_erased_from_the_screen_too(junk: bytes) -> None:
     session, screen = in_character_mode(), Screen()
     screen.take(PROMPT.encode() + said(session, b"ab" + junk))
     for _ in junk:
-        if session._editor.line != b"ab":
+        if session.client.editor.line != b"ab":
             screen.take(said(session, b"\x7f"))
-    assert session._editor.line == b"ab"
+    assert session.client.editor.line == b"ab"
     assert screen.row == PROMPT + "ab"
 
 
@@ -284,7 +286,7 @@ class TestHistory:
 
 
 def test_arrow_keys_are_data_while_the_peer_echoes() -> None:
-    session = Session(Peer(("192.0.2.1", 40000), Clock()))
+    session = start(Peer(("192.0.2.1", 40000), Clock()))
     assert session.receive(b"one\r\n\x1b[A\r\n") == (b"one\r\n\x1b[A\r\n",)
 
 

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, Urgent
 from rawservers.telnet import session as telnet
-from rawservers.telnet.session import LineService, Session, echo
+from rawservers.telnet.echo import echo
+from rawservers.telnet.service import LineService
+from rawservers.telnet.session import Session
 from tests.services_telnet import calculate, login
-from tests.test_telnet import CHARACTERS, neat, size_of
+from tests.test_telnet import CHARACTERS, neat, size_of, start
 
 WORDS = [
     *(b"a b c \r \n \r\n \0 \x7f \b \x15 \x17 \x03 \x04 \x12 \x1b \x1b[A \x1b[B \x1b[1;2C".split(b" ")),
@@ -46,7 +48,7 @@ SERVICES = st.sampled_from([echo, login, calculate])
 
 
 def conversation(answer: LineService = echo, longest_line: int = 20) -> Session:
-    return Session(Peer(("192.0.2.1", 40000), Clock()), answer, longest_line=longest_line)
+    return start(Peer(("192.0.2.1", 40000), Clock()), answer, longest_line)
 
 
 class Heard:
@@ -130,7 +132,7 @@ def test_wherever_it_rests_it_says_the_same(
                 heard.take(heard.session.receive(CHARACTERS))
             for at, (name, data) in enumerate(calls):
                 if name == "push":
-                    heard.session.push_line(data)
+                    heard.session.client.push_line(data)
                     heard.take(heard.session.resume())
                 elif name in ("resume", "end"):
                     heard.take(getattr(heard.session, name)())
@@ -149,6 +151,14 @@ def test_wherever_it_rests_it_says_the_same(
 def test_byte_by_byte_says_the_same(data: bytes, service: LineService) -> None:
     whole = run(conversation(service), [(data, False)] if data else [])
     assert run(conversation(service), [(data[i : i + 1], False) for i in range(len(data))]) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams_cut_twice())
+def test_the_fast_paths_of_an_echo_session_change_nothing(streams: tuple[Packets, Packets]) -> None:
+    for packets in streams:
+        general = Session(Peer(("192.0.2.1", 40000), Clock()), echo, longest_line=20)
+        assert run(conversation(), packets) == run(general, packets)
 
 
 @settings(max_examples=300, deadline=None)
@@ -175,7 +185,7 @@ def test_nothing_raises_in_any_order(calls: list[tuple[str, bytes]], service: Li
             case "receive" | "urgent":
                 session.receive(data, name == "urgent")
             case "push":
-                session.push_line(data)
+                session.client.push_line(data)
             case _:
                 getattr(session, name)()
     assert session.failure is None
@@ -214,7 +224,7 @@ def test_memory_is_bounded(characters: bool) -> None:
     finally:
         tracemalloc.stop()
     assert session.closing is Closing.KEEP
-    assert size_of(session, {id(session.peer), *map(id, [*Closing, *Deadline])}) < 80_000
+    assert size_of(session, {id(session.client.peer), *map(id, [*Closing, *Deadline])}) < 80_000
     assert kept < 200_000
 
 

@@ -12,18 +12,12 @@ import pytest
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline
-from rawservers.telnet.session import (
-    BYTES_PER_STEP,
-    LONGEST_LINE,
-    STEPS,
-    WIDE_BYTES_PER_STEP,
-    Dialogue,
-    LineService,
-    Session,
-    echo,
-)
+from rawservers.telnet.client import BYTES_PER_STEP, WIDE_BYTES_PER_STEP, LineClient
+from rawservers.telnet.echo import echo
+from rawservers.telnet.service import Dialogue, LineService
+from rawservers.telnet.session import STEPS
 from tests.services_telnet import login
-from tests.test_telnet import CHARACTERS, conversation, joined, neat
+from tests.test_telnet import CHARACTERS, LONGEST_LINE, conversation, joined, neat, start
 
 MIB = 1 << 20
 DO_ALL = b"".join(bytes((255, 253, option)) for option in range(256) if option != 18)  # 18 is LOGOUT
@@ -36,7 +30,7 @@ class Counted:
 
     def __init__(self, service: LineService = echo, **settings: Any) -> None:
         self.session = conversation(service, **settings)
-        self.clock = self.session.peer.clock
+        self.clock = self.session.client.peer.clock
         self.clock.work = 0
         self.steps: list[int] = []
         self.out: list[bytes] = []
@@ -142,9 +136,9 @@ def test_what_is_erased_counts_not_what_stays() -> None:
 def test_a_call_asks_a_service_a_few_times(flood: bytes, before: bytes) -> None:
     asked = 0
 
-    def service(session: Session) -> Dialogue:
+    def service(client: LineClient) -> Dialogue:
         nonlocal asked
-        answers = login(session)
+        answers = login(client)
         prompt = next(answers)
         while True:
             line = yield prompt
@@ -171,7 +165,7 @@ def test_a_line_function_is_asked_a_few_times_in_a_call() -> None:
 
 def test_a_hundred_thousand_lines_pushed() -> None:
     counted = Counted()
-    thread = threading.Thread(target=lambda: [counted.session.push_line(b"%d" % number) for number in range(100_000)])
+    thread = threading.Thread(target=lambda: [counted.session.client.push_line(b"%d" % number) for number in range(100_000)])
     thread.start()
     thread.join()
     counted._note(counted.session.resume())
@@ -184,9 +178,9 @@ def test_a_hundred_thousand_lines_pushed() -> None:
 def test_pushed_while_others_are_shown() -> None:
     session = conversation()
     for number in range(1000):
-        session.push_line(b"%d" % number)
+        session.client.push_line(b"%d" % number)
     out = [joined(session.resume())]
-    session.push_line(b"1000")
+    session.client.push_line(b"1000")
     assert session.waiting is Deadline.TURN
     assert session.receive(b"x\r\n") == (b"x\r\n",)  # does not wait for the news
     assert session.waiting is Deadline.TURN
@@ -199,7 +193,7 @@ def test_pushed_while_others_are_shown() -> None:
 def test_the_fast_path_counts_nothing_and_is_not_taken_in_a_rest() -> None:
     session = conversation()
     assert session.receive(b"x\r\n") == (b"x\r\n",)
-    assert session.peer.clock.work == 0
+    assert session.client.peer.clock.work == 0
     out = [joined(session.receive(b"\xff\xf6" * 1000))]
     assert session.waiting is Deadline.TURN
     out.append(joined(session.receive(b"x\r\n")))
@@ -213,7 +207,7 @@ def test_the_fast_path_counts_nothing_and_is_not_taken_in_a_rest() -> None:
 def test_resuming_without_a_reason() -> None:
     session = conversation()
     assert session.resume() == session.resume() == ()
-    assert (session.waiting, session.peer.clock.work) == (Deadline.IDLE, 0)
+    assert (session.waiting, session.client.peer.clock.work) == (Deadline.IDLE, 0)
 
 
 def test_the_end_comes_after_what_was_received_before_it() -> None:
@@ -252,7 +246,7 @@ def test_who_is_lost_while_it_rests_leaves_no_cycle() -> None:
     def answer(line: bytes) -> bytes:
         return line
 
-    session = Session(Peer(("192.0.2.1", 40000), Clock()), answer)
+    session = start(Peer(("192.0.2.1", 40000), Clock()), answer)
     session.receive(b"\xff\xf6" * 8192)
     assert session.waiting is Deadline.TURN
     seen = weakref.ref(answer)
@@ -268,14 +262,14 @@ def test_who_is_lost_while_it_rests_leaves_no_cycle() -> None:
 def test_a_service_learns_that_its_peer_is_lost() -> None:
     ended: list[bool] = []
 
-    def ask(session: Session) -> Dialogue:
+    def ask(client: LineClient) -> Dialogue:
         try:
             yield b"? "
         finally:
             ended.append(True)
         return None
 
-    session = Session(Peer(("192.0.2.1", 40000), Clock()), ask)
+    session = start(Peer(("192.0.2.1", 40000), Clock()), ask)
     session.connection_lost()
     assert ended == [True]
     session.connection_lost()
@@ -284,12 +278,12 @@ def test_a_service_learns_that_its_peer_is_lost() -> None:
 
 def test_what_is_pushed_while_earlier_news_are_told_is_told_as_well() -> None:
     """Its wake-up may be served by the same `resume` as that of the earlier ones."""
-    session = Session(Peer(("192.0.2.1", 40000), Clock()))
+    session = start(Peer(("192.0.2.1", 40000), Clock()))
     for number in range(300):
-        session.push_line(b"line %d" % number)
+        session.client.push_line(b"line %d" % number)
     said = b"".join(map(bytes, session.resume()))  # type: ignore[arg-type]
     assert session.waiting is Deadline.TURN
-    session.push_line(b"the last")
+    session.client.push_line(b"the last")
     while session.waiting is Deadline.TURN:
         said += b"".join(map(bytes, session.resume()))  # type: ignore[arg-type]
     assert said.count(b"\r\n") == 301
@@ -297,8 +291,8 @@ def test_what_is_pushed_while_earlier_news_are_told_is_told_as_well() -> None:
 
 
 def test_a_push_after_the_end_is_not_kept() -> None:
-    session = Session(Peer(("192.0.2.1", 40000), Clock()))
+    session = start(Peer(("192.0.2.1", 40000), Clock()))
     session.connection_lost()
-    session.push_line(b"too late")
+    session.client.push_line(b"too late")
     assert session.resume() == ()
-    assert session._pushed == []
+    assert session.client.pushed == []

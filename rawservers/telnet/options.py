@@ -20,6 +20,8 @@ from enum import Enum, auto
 from rawservers.telnet.nvt import DO, DONT, IAC, WILL, WONT
 
 BINARY, ECHO, SGA, TIMING_MARK, LOGOUT = 0, 1, 3, 6, 18  # RFC 856, 857, 858, 860, 727
+CHARACTER_MODE = {ECHO: SGA, SGA: ECHO}  # the options that make it up, each with the other
+REQUESTS = (TIMING_MARK, LOGOUT)  # have no state: each DO is granted by a WILL
 
 
 class State(Enum):
@@ -119,7 +121,7 @@ class Options:
     him: what the peer does. Welcome are BINARY and SGA
     """
 
-    __slots__ = ("him", "us")
+    __slots__ = ("_echo_for_password", "him", "us")
 
     OURS = frozenset({BINARY, ECHO, SGA})
     HIS = frozenset({BINARY, SGA})
@@ -127,8 +129,26 @@ class Options:
     def __init__(self) -> None:
         self.us = Side(WILL, WONT, self.OURS)
         self.him = Side(DO, DONT, self.HIS)
+        self._echo_for_password = False  # our ECHO is on only while a password is typed
 
     def receive(self, verb: int, option: int) -> bytes:
         """The peer sent `verb` (DO, DONT, WILL or WONT) for `option`: what to answer, three bytes or none."""
         side = self.us if verb in (DO, DONT) else self.him
         return side.receive(verb in (DO, WILL), option)
+
+    def complete_character_mode(self, option: int) -> bytes:
+        """Offer the other option of CHARACTER_MODE, since the peer has asked for `option`: three bytes to send, or none."""
+        self._echo_for_password = False
+        return self.us.enable(CHARACTER_MODE[option])
+
+    def claim_echo(self) -> bytes:
+        """Turn our ECHO on while a password is typed: three bytes to send, or none."""
+        self._echo_for_password = self.us[ECHO] not in (YES, WANTYES)
+        return self.us.enable(ECHO)
+
+    def release_echo(self) -> bytes:
+        """Turn our ECHO off again if only `claim_echo` had turned it on: three bytes to send, or none."""
+        if not self._echo_for_password:
+            return b""
+        self._echo_for_password = False
+        return self.us.disable(ECHO)
