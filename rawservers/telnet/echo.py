@@ -52,7 +52,7 @@ class EchoSession(Session):
                 if full == data or len(bare) == len(data):  # all lines end in CR LF, or all in LF
                     self._counters.answers += len(full) - len(bare)
                     return (full,)
-        return super().receive(data, urgent)
+        return Session.receive(self, data, urgent)  # super() would cost every call a cell for __class__
 
     def _start_service(self, service: LineService) -> None:
         """Nothing: `_handle_line` is the service, and an idle session need not hold a generator."""
