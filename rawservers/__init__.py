@@ -1,8 +1,9 @@
 """Two small servers on raw sockets: HTTP/1.0 and a line-based Telnet echo, over one bind, listen and accept core.
 
 Reading order: core/bind.py (socket, bind, listen), core/listener.py (accept), core/connection.py (receive, send, close),
-core/loop.py (epoll) and core/protocol.py (the contract of a protocol). Then telnet/: nvt.py, options.py, editor.py, session.py;
-or http/: request.py, response.py, conversation.py, then router.py, site.py, files.py, conditional.py, listing/ and cache.py.
+core/loop.py (epoll) and core/protocol.py (the contract of a protocol). Then telnet/: nvt.py, options.py, editor.py, client.py,
+service.py, session.py and echo.py; or http/: request.py, response.py, conversation.py, then router.py, site.py, files.py,
+conditional.py, listing/ and cache.py.
 Last services.py, settings.py, config/, logs/, daemon/ and cli.py, which make a daemon of them.
 """
 

@@ -18,7 +18,8 @@ from rawservers.http.files import Memory
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, SiteConfig
-from rawservers.telnet.session import Echo, echo
+from rawservers.telnet.echo import EchoSession
+from rawservers.telnet.session import Session
 
 log = logging.getLogger("rawservers")
 
@@ -43,15 +44,17 @@ def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
 
 
 def telnet(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    """Telnet: the line-based echo, or the line service of the configuration."""
-    service = config.telnet_service or echo
+    """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
+    service = config.telnet_service
     greeting = config.telnet_greeting.encode()
 
     def report_failure(failure: Exception) -> None:
         log.error("unexpected error in the telnet service", exc_info=failure)
 
     def start(peer: Peer) -> Protocol:
-        return Echo(peer, service, longest=config.longest_line, greeting=greeting, failed=report_failure)
+        if service is None:
+            return EchoSession(peer, longest_line=config.longest_line, greeting=greeting)
+        return Session(peer, service, longest_line=config.longest_line, greeting=greeting, on_failure=report_failure)
 
     return ServiceSpec("telnet", start, {Deadline.IDLE: config.telnet_idle_time} | core_deadlines(config), report)
 

@@ -252,7 +252,7 @@ class Config:
     the connection; here its memory does not grow."""
 
     telnet_service: Function | None = None
-    """Code that answers lines in place of the echo: a function of a line, or a generator (see telnet/session.py)."""
+    """Line service of the Telnet sessions, in place of the echo: a line handler or a dialogue, see telnet/service.py."""
 
     telnet_greeting: str = setting("", "string", "telnet.greeting")
     """Text sent to each new Telnet connection. Empty: none. Some clients would take it for the reply to their first

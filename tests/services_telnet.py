@@ -5,24 +5,24 @@ from __future__ import annotations
 import ast
 import operator
 
-from rawservers.telnet.session import Echo, Hidden, Talk
+from rawservers.telnet.service import Dialogue, Hidden, LineClient
 
 ACCOUNTS = {b"ada": b"lovelace"}
 
 
-def login(talk: Echo) -> Talk:
+def login(client: LineClient) -> Dialogue:
     """Three attempts at a name and a hidden password; then every line comes back until "logout"."""
     for _ in range(3):
         name = yield b"login: "
         password = yield Hidden(b"Password: ")
         if ACCOUNTS.get(name) == password:
             break
-        talk.say(b"Login incorrect")
+        client.send_line(b"Login incorrect")
     else:
         return b"Too many attempts"
-    talk.say(b"Welcome, " + name)
+    client.send_line(b"Welcome, " + name)
     while (line := (yield b"$ ")) != b"logout":
-        talk.say(line)
+        client.send_line(line)
     return b"Goodbye"
 
 

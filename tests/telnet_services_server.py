@@ -9,20 +9,21 @@ from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol
 from rawservers.daemon.worker import serve
-from rawservers.services import SERVICES, Report, ending
+from rawservers.services import SERVICES, Report, core_deadlines
 from rawservers.settings import Config, ListenConfig
-from rawservers.telnet import session
+from rawservers.telnet.service import LineService
+from rawservers.telnet.session import Session
 from tests.services_telnet import calculate, login
 
-ANSWERS: dict[str, session.Service] = {"calculator": calculate, "login": login}
+ANSWERS: dict[str, LineService] = {"calculator": calculate, "login": login}
 
 
-def add(name: str, answer: session.Service) -> None:
-    def start(peer: Peer) -> Protocol:
-        return session.Echo(peer, answer)
-
+def add(name: str, answer: LineService) -> None:
     def service(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-        return ServiceSpec(name, start, {Deadline.IDLE: config.telnet_idle_time} | ending(config), report)
+        def start(peer: Peer) -> Protocol:
+            return Session(peer, answer, longest_line=config.longest_line)
+
+        return ServiceSpec(name, start, {Deadline.IDLE: config.telnet_idle_time} | core_deadlines(config), report)
 
     SERVICES[name] = service
 

@@ -42,7 +42,10 @@ PURE = {
     "telnet.nvt",
     "telnet.options",
     "telnet.editor",
+    "telnet.client",
+    "telnet.service",
     "telnet.session",
+    "telnet.echo",
 }
 IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 

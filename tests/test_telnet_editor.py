@@ -9,8 +9,10 @@ from unicodedata import combining, east_asian_width
 import pytest
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.telnet.editor import HISTORY, Editor, character_start, shown, width
-from rawservers.telnet.session import Echo, Talk
+from rawservers.telnet.editor import HISTORY, Editor, character_start, render, width
+from rawservers.telnet.service import Dialogue, LineClient
+from rawservers.telnet.session import Session
+from tests.test_telnet import start
 
 PROMPT = "日> "
 BLANK = " \t"
@@ -100,19 +102,19 @@ KEYS |= {"UP": b"\x1b[A", "DOWN": b"\x1bOB", "LEFT": b"\x1b[1;5D", "F5": b"\x1b[
 EDITS = ["\b", "\x7f", "\x7f", "\x7f", "\x15", "\x17", "\x12", "\x03", "\r", "\r", *KEYS]
 
 
-def prompting(talk: Echo) -> Talk:
+def prompting(client: LineClient) -> Dialogue:
     while True:
         yield PROMPT.encode()
 
 
-def in_character_mode() -> Echo:
-    talk = Echo(Peer(("192.0.2.1", 40000), Clock()), prompting)
-    talk.receive(b"\xff\xfd\x01\xff\xfd\x03")
-    return talk
+def in_character_mode() -> Session:
+    session = start(Peer(("192.0.2.1", 40000), Clock()), prompting)
+    session.receive(b"\xff\xfd\x01\xff\xfd\x03")
+    return session
 
 
-def said(talk: Echo, data: bytes) -> bytes:
-    return b"".join(chunk for chunk in talk.receive(data) if isinstance(chunk, bytes))
+def said(session: Session, data: bytes) -> bytes:
+    return b"".join(chunk for chunk in session.receive(data) if isinstance(chunk, bytes))
 
 
 def as_seen(line: list[str]) -> str:
@@ -123,38 +125,38 @@ def as_seen(line: list[str]) -> str:
 @pytest.mark.parametrize("seed", range(60))
 def test_the_screen_shows_what_the_line_holds(seed: int) -> None:
     choose = random.Random(seed)
-    talk, typist, screen = in_character_mode(), Typist(), Screen()
+    session, typist, screen = in_character_mode(), Typist(), Screen()
     screen.take(PROMPT.encode())
     for _ in range(300):
         key = choose.choice(CHARACTERS if choose.random() < 0.6 else EDITS)
         if key == "\u0301" and not typist.line:
             continue  # would sit on the prompt
         typist.press(key)
-        screen.take(said(talk, KEYS.get(key, key.encode())))
+        screen.take(said(session, KEYS.get(key, key.encode())))
         assert screen.row == PROMPT + as_seen(typist.line), repr(key)
-        assert talk._editor.line == "".join(typist.line).encode()
+        assert session.client.editor.line == "".join(typist.line).encode()
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_editing_without_echo_holds_the_same_and_shows_nothing(seed: int) -> None:
     choose = random.Random(seed)
-    talk, typist = Echo(Peer(("192.0.2.1", 40000), Clock()), lambda line: None), Typist()
+    session, typist = start(Peer(("192.0.2.1", 40000), Clock()), lambda line: None), Typist()
     edits = ["\b", "\x7f", "\x15", "\x17", "EC", "EL", "IP"]
     for _ in range(500):
         key = choose.choice(CHARACTERS if choose.random() < 0.7 else edits)
         typist.press(key)
-        assert talk.receive(KEYS.get(key, key.encode())) == ()
-        assert talk._editor.line == "".join(typist.line).encode()
+        assert session.receive(KEYS.get(key, key.encode())) == ()
+        assert session.client.editor.line == "".join(typist.line).encode()
 
 
 @pytest.mark.parametrize("junk", b"\xe9 \xc3\x28 \xf0\x9f \xff\xff \x80\x80 \xe0\x80 \xed\xa0\x80".split(b" "))
 def test_what_is_not_utf8_is_erased_from_the_screen_too(junk: bytes) -> None:
-    talk, screen = in_character_mode(), Screen()
-    screen.take(PROMPT.encode() + said(talk, b"ab" + junk))
+    session, screen = in_character_mode(), Screen()
+    screen.take(PROMPT.encode() + said(session, b"ab" + junk))
     for _ in junk:
-        if talk._editor.line != b"ab":
-            screen.take(said(talk, b"\x7f"))
-    assert talk._editor.line == b"ab"
+        if session.client.editor.line != b"ab":
+            screen.take(said(session, b"\x7f"))
+    assert session.client.editor.line == b"ab"
     assert screen.row == PROMPT + "ab"
 
 
@@ -209,7 +211,7 @@ def test_width(text: str, columns: int) -> None:
 
 
 def test_shown() -> None:
-    assert shown(b"a\x00\t\x1b\x7f\xff\x80") == b"a^@^I^[^?\xff\xff\x80"
+    assert render(b"a\x00\t\x1b\x7f\xff\x80") == b"a^@^I^[^?\xff\xff\x80"
 
 
 def test_controls_never_reach_the_screen() -> None:
@@ -224,15 +226,15 @@ def test_controls_never_reach_the_screen() -> None:
 class TestHistory:
     def editor(self, *lines: bytes) -> Editor:
         editor = Editor()
-        editor.show(True)
+        editor.set_visible(True)
         for line in lines:
             editor.insert(line)
-            assert editor.take() == line
+            assert editor.take_line() == line
         return editor
 
     def press(self, editor: Editor, keys: bytes) -> bytes:
         for key in keys:
-            assert editor.key(bytes((key,))) is not None
+            assert editor.handle_escape(bytes((key,))) is not None
         return bytes(editor.line)
 
     def test_up_and_down(self) -> None:
@@ -245,7 +247,7 @@ class TestHistory:
         editor = self.editor(b"one", b"two")
         self.press(editor, b"\x1b[A\x1b[A")
         editor.insert(b"!")
-        assert editor.take() == b"one!"
+        assert editor.take_line() == b"one!"
         assert [self.press(editor, b"\x1b[A") for _ in range(3)] == [b"one!", b"two", b"one"]
 
     def test_it_is_bounded_and_has_no_neighbours_alike_and_no_empty_lines(self) -> None:
@@ -256,11 +258,11 @@ class TestHistory:
 
     def test_only_while_the_screen_is_ours(self) -> None:
         editor = self.editor(b"one")
-        editor.show(False)
+        editor.set_visible(False)
         editor.insert(b"secret")
-        editor.take()
+        editor.take_line()
         assert self.press(editor, b"\x1b[A") == b""
-        editor.show(True)
+        editor.set_visible(True)
         assert [self.press(editor, b"\x1b[A") for _ in range(2)] == [b"one", b"one"]
 
     def test_abandoned_lines_are_not_kept(self) -> None:
@@ -273,19 +275,19 @@ class TestHistory:
     def test_other_keys_do_nothing(self, keys: bytes) -> None:
         editor = self.editor(b"one")
         assert self.press(editor, keys) == b""
-        assert not editor.escaped
+        assert not editor.in_escape_sequence
 
     @pytest.mark.parametrize("keys", [b"\x1bx", b"\x1b\x7f", b"\x1b[\x03", b"\x1b[\xc3", b"\x1bO\n"])
     def test_what_ends_a_broken_sequence_is_a_key_of_its_own(self, keys: bytes) -> None:
         editor = self.editor()
         self.press(editor, keys[:-1])
-        assert editor.key(keys[-1:]) is None
-        assert not editor.escaped
+        assert editor.handle_escape(keys[-1:]) is None
+        assert not editor.in_escape_sequence
 
 
 def test_arrow_keys_are_data_while_the_peer_echoes() -> None:
-    talk = Echo(Peer(("192.0.2.1", 40000), Clock()))
-    assert talk.receive(b"one\r\n\x1b[A\r\n") == (b"one\r\n\x1b[A\r\n",)
+    session = start(Peer(("192.0.2.1", 40000), Clock()))
+    assert session.receive(b"one\r\n\x1b[A\r\n") == (b"one\r\n\x1b[A\r\n",)
 
 
 def test_history_in_a_conversation_at_any_cut() -> None:

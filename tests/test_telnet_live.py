@@ -183,4 +183,4 @@ serve(Config(listen=listen, telnet_service=service, telnet_greeting="Welcome\\n"
         assert answer.startswith(b"cba\r\n?Line too long: the limit is 5 bytes\r\n?")
         assert answer.count(b"\r\n") == 3
         until(lambda: "ZeroDivisionError" in server.stderr(), "the failure is logged")
-        assert "the telnet service has failed" in server.stderr()
+        assert "unexpected error in the telnet service" in server.stderr()

@@ -22,7 +22,7 @@ WANTNO_OPPOSITE  YES -                .                    WANTYES DO          W
 WANTYES          YES -                .                    NO -                WANTYES -            WANTYES_OPPOSITE -
 WANTYES_OPPOSITE WANTNO DONT          .                    NO -                WANTYES -            WANTYES_OPPOSITE -
 """
-EVENTS = (Event.WELCOME, Event.UNWELCOME, Event.REFUSAL, Event.ENABLE, Event.DISABLE)
+EVENTS = (Event.ACCEPTABLE, Event.UNACCEPTABLE, Event.REFUSAL, Event.ENABLE, Event.DISABLE)
 SAYS = {"DO": True, "DONT": False, "-": None}
 
 
@@ -49,7 +49,7 @@ PATHS = {
 
 def take(side: Side, step: str, option: int = ECHO) -> bytes:
     if step in ("yes", "no"):
-        return side.hear(step == "yes", option)
+        return side.receive(step == "yes", option)
     return side.enable(option) if step == "enable" else side.disable(option)
 
 
@@ -66,7 +66,7 @@ def test_the_table_is_rfc_1143s() -> None:
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize(
     ("event", "step"),
-    [(Event.WELCOME, "yes"), (Event.REFUSAL, "no"), (Event.ENABLE, "enable"), (Event.DISABLE, "disable")],
+    [(Event.ACCEPTABLE, "yes"), (Event.REFUSAL, "no"), (Event.ENABLE, "enable"), (Event.DISABLE, "disable")],
 )
 @pytest.mark.parametrize(("yes", "no"), [(DO, DONT), (WILL, WONT)])
 def test_every_row_on_both_sides(state: State, event: Event, step: str, yes: int, no: int) -> None:
@@ -80,13 +80,13 @@ def test_every_row_on_both_sides(state: State, event: Event, step: str, yes: int
 
 def test_what_is_not_welcome_is_refused_each_time() -> None:
     side = Side(DO, DONT, frozenset())
-    assert [side.hear(True, ECHO) for _ in range(3)] == [bytes((IAC, DONT, ECHO))] * 3
+    assert [side.receive(True, ECHO) for _ in range(3)] == [bytes((IAC, DONT, ECHO))] * 3
 
 
 def test_an_option_that_we_asked_for_is_ours_though_it_is_not_welcome_unasked() -> None:
     side = Side(DO, DONT, frozenset())
     side.enable(ECHO)
-    assert side.hear(True, ECHO) == b""
+    assert side.receive(True, ECHO) == b""
     assert side[ECHO] is State.YES
 
 
@@ -95,10 +95,10 @@ def test_only_a_few_options_are_welcome(option: int) -> None:
     options = Options()
     ours = option in (BINARY, ECHO, SGA)
     his = option in (BINARY, SGA)
-    assert options.hear(DO, option) == bytes((IAC, WILL if ours else WONT, option))
-    assert options.hear(WILL, option) == bytes((IAC, DO if his else DONT, option))
-    assert options.hear(DONT, option) == (bytes((IAC, WONT, option)) if ours else b"")
-    assert options.hear(WONT, option) == (bytes((IAC, DONT, option)) if his else b"")
+    assert options.receive(DO, option) == bytes((IAC, WILL if ours else WONT, option))
+    assert options.receive(WILL, option) == bytes((IAC, DO if his else DONT, option))
+    assert options.receive(DONT, option) == (bytes((IAC, WONT, option)) if ours else b"")
+    assert options.receive(WONT, option) == (bytes((IAC, DONT, option)) if his else b"")
     assert options.us[option] is options.him[option] is State.NO
 
 
@@ -108,8 +108,8 @@ def test_requests_are_no_states() -> None:
 
 def test_options_do_not_touch_each_other() -> None:
     options = Options()
-    options.hear(DO, ECHO)
-    options.hear(WILL, BINARY)
+    options.receive(DO, ECHO)
+    options.receive(WILL, BINARY)
     assert (options.us[ECHO], options.him[ECHO], options.us[BINARY]) == (State.YES, State.NO, State.NO)
 
 
@@ -139,5 +139,5 @@ def deliver(lines: list[tuple[Side, list[bytes]]], choose: random.Random, until_
         at = choose.choice(waiting)
         hearer, messages = lines[at]
         if message := messages.pop(0):
-            lines[1 - at][1].append(hearer.hear(message[1] in (DO, WILL), message[2]))
+            lines[1 - at][1].append(hearer.receive(message[1] in (DO, WILL), message[2]))
     assert not until_silent, "they talk for ever"

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, Urgent
 from rawservers.telnet import session as telnet
-from rawservers.telnet.session import Echo, Service, echo
+from rawservers.telnet.echo import echo
+from rawservers.telnet.service import LineService
+from rawservers.telnet.session import Session
 from tests.services_telnet import calculate, login
-from tests.test_telnet import CHARACTERS, neat, size_of
+from tests.test_telnet import CHARACTERS, neat, size_of, start
 
 WORDS = [
     *(b"a b c \r \n \r\n \0 \x7f \b \x15 \x17 \x03 \x04 \x12 \x1b \x1b[A \x1b[B \x1b[1;2C".split(b" ")),
@@ -45,24 +47,24 @@ Packets: TypeAlias = list[tuple[bytes, bool]]
 SERVICES = st.sampled_from([echo, login, calculate])
 
 
-def conversation(answer: Service = echo, longest: int = 20) -> Echo:
-    return Echo(Peer(("192.0.2.1", 40000), Clock()), answer, longest=longest)
+def conversation(answer: LineService = echo, longest_line: int = 20) -> Session:
+    return start(Peer(("192.0.2.1", 40000), Clock()), answer, longest_line)
 
 
 class Heard:
     """What a conversation has said: its bytes, and where the last urgent one stands among them (-1: nowhere)."""
 
-    def __init__(self, talk: Echo) -> None:
-        self.talk = talk
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.data = b""
         self.urgent = -1
 
     def take(self, chunks: Sequence[Chunk]) -> None:
         """`chunks`, and what is said in the turns that are wanted then."""
         self._take(chunks)
-        while self.talk.waiting is Deadline.TURN:
-            assert self.talk.closing is Closing.KEEP
-            self._take(self.talk.resume())
+        while self.session.waiting is Deadline.TURN:
+            assert self.session.closing is Closing.KEEP
+            self._take(self.session.resume())
 
     def _take(self, chunks: Sequence[Chunk]) -> None:
         assert neat(chunks)
@@ -75,13 +77,13 @@ class Heard:
             self.data += chunk
 
 
-def run(talk: Echo, packets: Packets) -> tuple[bytes, int, Closing]:
-    heard = Heard(talk)
+def run(session: Session, packets: Packets) -> tuple[bytes, int, Closing]:
+    heard = Heard(session)
     for data, urgent in packets:
-        heard.take(talk.receive(data, urgent))
-    heard.take(talk.end())
-    assert talk.failure is None
-    return heard.data, heard.urgent, talk.closing
+        heard.take(session.receive(data, urgent))
+    heard.take(session.end())
+    assert session.failure is None
+    return heard.data, heard.urgent, session.closing
 
 
 @st.composite
@@ -102,13 +104,13 @@ def streams_cut_twice(draw: st.DrawFn) -> tuple[Packets, Packets]:
 
 @settings(max_examples=600, deadline=None)
 @given(streams_cut_twice(), SERVICES, st.booleans())
-def test_any_cut_says_the_same(streams: tuple[Packets, Packets], service: Service, characters: bool) -> None:
+def test_any_cut_says_the_same(streams: tuple[Packets, Packets], service: LineService, characters: bool) -> None:
     results = []
     for packets in streams:
-        talk = conversation(service)
+        session = conversation(service)
         if characters:
-            talk.receive(CHARACTERS)
-        results.append(run(talk, packets))
+            session.receive(CHARACTERS)
+        results.append(run(session, packets))
     assert results[0] == results[1]
 
 
@@ -119,7 +121,7 @@ CALLS = st.lists(st.tuples(st.sampled_from(["receive"] * 6 + ["urgent", "push", 
 @settings(max_examples=200, deadline=None)
 @given(CALLS, SERVICES, st.booleans(), st.booleans())
 def test_wherever_it_rests_it_says_the_same(
-    steps: int, calls: list[tuple[str, bytes]], service: Service, characters: bool, hasty: bool
+    steps: int, calls: list[tuple[str, bytes]], service: LineService, characters: bool, hasty: bool
 ) -> None:
     """`hasty`: of packets in a row, the next comes before the first is worked through."""
     results = []
@@ -127,36 +129,44 @@ def test_wherever_it_rests_it_says_the_same(
         with mock.patch.object(telnet, "STEPS", budget):
             heard = Heard(conversation(service))
             if characters:
-                heard.take(heard.talk.receive(CHARACTERS))
+                heard.take(heard.session.receive(CHARACTERS))
             for at, (name, data) in enumerate(calls):
                 if name == "push":
-                    heard.talk.push(data)
-                    heard.take(heard.talk.resume())
+                    heard.session.client.push_line(data)
+                    heard.take(heard.session.resume())
                 elif name in ("resume", "end"):
-                    heard.take(getattr(heard.talk, name)())
+                    heard.take(getattr(heard.session, name)())
                 elif hasty and calls[at + 1 :] and calls[at + 1][0] in ("receive", "urgent", "end"):
-                    heard._take(heard.talk.receive(data, name == "urgent"))
+                    heard._take(heard.session.receive(data, name == "urgent"))
                 else:
-                    heard.take(heard.talk.receive(data, name == "urgent"))
-            heard.take(heard.talk.end())
-            assert heard.talk.failure is None
-            results.append((heard.data, heard.urgent, heard.talk.closing))
+                    heard.take(heard.session.receive(data, name == "urgent"))
+            heard.take(heard.session.end())
+            assert heard.session.failure is None
+            results.append((heard.data, heard.urgent, heard.session.closing))
     assert results[0] == results[1]
 
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, SERVICES)
-def test_byte_by_byte_says_the_same(data: bytes, service: Service) -> None:
+def test_byte_by_byte_says_the_same(data: bytes, service: LineService) -> None:
     whole = run(conversation(service), [(data, False)] if data else [])
     assert run(conversation(service), [(data[i : i + 1], False) for i in range(len(data))]) == whole
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams_cut_twice())
+def test_the_fast_paths_of_an_echo_session_change_nothing(streams: tuple[Packets, Packets]) -> None:
+    for packets in streams:
+        general = Session(Peer(("192.0.2.1", 40000), Clock()), echo, longest_line=20)
+        assert run(conversation(), packets) == run(general, packets)
 
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_a_line_mode_echo_says_at_most_four_and_a_half_times_what_it_heard(data: bytes) -> None:
     data = data.replace(b"\xff\xfd\x01", b"").replace(b"\xff\xfd\x03", b"")
-    heard = Heard(conversation(longest=4096))
-    heard.take(heard.talk.receive(data))
+    heard = Heard(conversation(longest_line=4096))
+    heard.take(heard.session.receive(data))
     assert len(heard.data) <= 4.5 * len(data)
 
 
@@ -168,17 +178,17 @@ def test_a_line_mode_echo_says_at_most_four_and_a_half_times_what_it_heard(data:
     ),
     SERVICES,
 )
-def test_nothing_raises_in_any_order(calls: list[tuple[str, bytes]], service: Service) -> None:
-    talk = conversation(service)
+def test_nothing_raises_in_any_order(calls: list[tuple[str, bytes]], service: LineService) -> None:
+    session = conversation(service)
     for name, data in calls:
         match name:
             case "receive" | "urgent":
-                talk.receive(data, name == "urgent")
+                session.receive(data, name == "urgent")
             case "push":
-                talk.push(data)
+                session.client.push_line(data)
             case _:
-                getattr(talk, name)()
-    assert talk.failure is None
+                getattr(session, name)()
+    assert session.failure is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -191,8 +201,8 @@ def test_nothing_raises_in_any_order(calls: list[tuple[str, bytes]], service: Se
 def test_without_editing_it_is_exactly_the_lines(text: str) -> None:
     data = text.encode()
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    talk = conversation(longest=4096)
-    out = b"".join(c for c in talk.receive(data) if isinstance(c, bytes))
+    session = conversation(longest_line=4096)
+    out = b"".join(c for c in session.receive(data) if isinstance(c, bytes))
     assert out == b"".join(line + b"\r\n" for line in lines[:-1])
 
 
@@ -200,28 +210,28 @@ def test_without_editing_it_is_exactly_the_lines(text: str) -> None:
 def test_memory_is_bounded(characters: bool) -> None:
     """Whatever was said to it, a conversation keeps its line, its history and little more."""
     choose = random.Random(1)
-    talk = conversation(longest=4096)
+    session = conversation(longest_line=4096)
     if characters:
-        talk.receive(CHARACTERS)
+        session.receive(CHARACTERS)
     words = [word for word in WORDS if word not in (b"\x04", b"\xff\xec", b"\xff\xfd", b"\xff\xfe", b"\xff\xfe\x01")]
     tracemalloc.start()
     try:
         for _ in range(300):
-            talk.receive(b"x" * choose.randrange(4096) + b"".join(choose.choices(words, k=100)))
-            while talk.waiting is Deadline.TURN:
-                talk.resume()
+            session.receive(b"x" * choose.randrange(4096) + b"".join(choose.choices(words, k=100)))
+            while session.waiting is Deadline.TURN:
+                session.resume()
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert talk.closing is Closing.KEEP
-    assert size_of(talk, {id(talk.peer), *map(id, [*Closing, *Deadline])}) < 80_000
+    assert session.closing is Closing.KEEP
+    assert size_of(session, {id(session.client.peer), *map(id, [*Closing, *Deadline])}) < 80_000
     assert kept < 200_000
 
 
 # A second opinion: the rules for a line as one would write them down first, one byte at a time.
 
 
-def model(data: bytes, longest: int) -> bytes:
+def model(data: bytes, longest_line: int) -> bytes:
     """What an echo in line mode says to text with no 255 and no ^D in it."""
     out, line, after_cr, dropping = b"", bytearray(), False, False
     for byte in data:
@@ -240,8 +250,8 @@ def model(data: bytes, longest: int) -> bytes:
         elif byte == 23:
             line = line.rstrip(b" \t")
             del line[max(line.rfind(b" "), line.rfind(b"\t")) + 1 :]
-        elif len(line) == longest:
-            out += b"?Line too long: the limit is %d bytes\r\n" % longest
+        elif len(line) == longest_line:
+            out += b"?Line too long: the limit is %d bytes\r\n" % longest_line
             line, dropping = bytearray(), True
         else:
             line.append(byte)
@@ -269,9 +279,9 @@ def test_a_hundred_thousand_inputs_against_the_model() -> None:
     ]
     plain = [b"a", b"bc", b" ", b"\r\n", b"\r\n", b"\n", b"\r"]
     for round_ in range(100_000):
-        longest = 2 + round_ % 7
+        longest_line = 2 + round_ % 7
         data = b"".join(choose.choices(plain if round_ % 4 == 0 else keys, k=choose.randrange(14)))
         cut = choose.randrange(len(data) + 1)
-        talk = conversation(longest=longest)
-        out = b"".join(talk.receive(data[:cut]) + talk.receive(data[cut:]))  # type: ignore[arg-type]
-        assert out == model(data, longest), (data, cut, longest)
+        session = conversation(longest_line=longest_line)
+        out = b"".join(session.receive(data[:cut]) + session.receive(data[cut:]))  # type: ignore[arg-type]
+        assert out == model(data, longest_line), (data, cut, longest_line)

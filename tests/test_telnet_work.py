@@ -12,9 +12,12 @@ import pytest
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline
-from rawservers.telnet.session import COUNTED, LONGEST_LINE, STEP, STEPS, Echo, Service, Talk, echo
+from rawservers.telnet.client import BYTES_PER_STEP, WIDE_BYTES_PER_STEP, LineClient
+from rawservers.telnet.echo import echo
+from rawservers.telnet.service import Dialogue, LineService
+from rawservers.telnet.session import STEPS
 from tests.services_telnet import login
-from tests.test_telnet import CHARACTERS, conversation, joined, neat
+from tests.test_telnet import CHARACTERS, LONGEST_LINE, conversation, joined, neat, start
 
 MIB = 1 << 20
 DO_ALL = b"".join(bytes((255, 253, option)) for option in range(256) if option != 18)  # 18 is LOGOUT
@@ -25,21 +28,21 @@ IDEOGRAPHS = "".join(map(chr, range(0x4E00, 0x4E00 + 1300))).encode()
 class Counted:
     """A conversation whose calls are counted: what each said, and the steps it took."""
 
-    def __init__(self, service: Service = echo, **settings: Any) -> None:
-        self.talk = conversation(service, **settings)
-        self.clock = self.talk.peer.clock
+    def __init__(self, service: LineService = echo, **settings: Any) -> None:
+        self.session = conversation(service, **settings)
+        self.clock = self.session.client.peer.clock
         self.clock.work = 0
         self.steps: list[int] = []
         self.out: list[bytes] = []
 
     def hear(self, data: bytes) -> None:
         """`data`, and the turns that it takes."""
-        self._note(self.talk.receive(data))
+        self._note(self.session.receive(data))
         self.rest()
 
     def rest(self) -> None:
-        while self.talk.waiting is Deadline.TURN:
-            self._note(self.talk.resume())
+        while self.session.waiting is Deadline.TURN:
+            self._note(self.session.resume())
 
     def _note(self, chunks: Sequence[Chunk]) -> None:
         assert neat(chunks)
@@ -77,12 +80,13 @@ ATTACKS: dict[str, tuple[bytes, list[bytes], int]] = {
     "a subnegotiation": (b"\xff\xff", [b"\xff\xfa"], LONGEST_LINE),
     "too long": (b"xx\n", [], 1),
 }
-LARGEST = (6 * LONGEST_LINE) // STEP + LONGEST_LINE // COUNTED + 10  # a line of double width erased and another shown
+# A line of double width erased and another shown.
+LARGEST = (6 * LONGEST_LINE) // BYTES_PER_STEP + LONGEST_LINE // WIDE_BYTES_PER_STEP + 10
 
 
 def attack(name: str, size: int) -> Counted:
-    flood, before, longest = ATTACKS[name]
-    counted = Counted(longest=longest)
+    flood, before, longest_line = ATTACKS[name]
+    counted = Counted(longest_line=longest_line)
     for data in before:
         counted.hear(data)
     counted.steps.clear()
@@ -97,7 +101,7 @@ def test_a_call_does_so_much_at_most(name: str) -> None:
     assert max(counted.steps) <= STEPS + LARGEST
     assert max(map(len, counted.out)) <= HIGH_WATER + 6 * LONGEST_LINE
     assert all(steps >= STEPS for steps in counted.steps[:-1])  # and no less: a turn is not free
-    assert sum(counted.steps) >= 16384 // STEP
+    assert sum(counted.steps) >= 16384 // BYTES_PER_STEP
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -108,7 +112,7 @@ def test_twice_as_much_is_twice_the_work(name: str) -> None:
 
 def test_letters_and_commands_on_a_long_line_are_counted_one_by_one() -> None:
     """Not by the length of the line; and it is whole in the end."""
-    counted = Counted(longest=MIB)
+    counted = Counted(longest_line=MIB)
     counted.hear(b"x" * (MIB - 5000))
     counted.steps.clear()
     counted.hear(b"a\xff\xf1" * 5000)
@@ -119,7 +123,7 @@ def test_letters_and_commands_on_a_long_line_are_counted_one_by_one() -> None:
 
 
 def test_what_is_erased_counts_not_what_stays() -> None:
-    counted = Counted(longest=MIB)
+    counted = Counted(longest_line=MIB)
     counted.hear(CHARACTERS + "日本 ".encode() * 100_000)
     counted.steps.clear()
     counted.hear(b"\x7f\x7f\x17")
@@ -132,9 +136,9 @@ def test_what_is_erased_counts_not_what_stays() -> None:
 def test_a_call_asks_a_service_a_few_times(flood: bytes, before: bytes) -> None:
     asked = 0
 
-    def service(talk: Echo) -> Talk:
+    def service(client: LineClient) -> Dialogue:
         nonlocal asked
-        answers = login(talk)
+        answers = login(client)
         prompt = next(answers)
         while True:
             line = yield prompt
@@ -143,10 +147,10 @@ def test_a_call_asks_a_service_a_few_times(flood: bytes, before: bytes) -> None:
 
     counted = Counted(service)
     most = 0
-    counted._note(counted.talk.receive(before + flood * (1 if flood == b"\r" else 1000)))
-    while counted.talk.waiting is Deadline.TURN:
+    counted._note(counted.session.receive(before + flood * (1 if flood == b"\r" else 1000)))
+    while counted.session.waiting is Deadline.TURN:
         asked, most = 0, max(most, asked)
-        counted._note(counted.talk.resume())
+        counted._note(counted.session.resume())
     assert max(most, asked) <= 8
     assert max(counted.steps) <= STEPS + STEPS // 8 + 10
 
@@ -161,10 +165,10 @@ def test_a_line_function_is_asked_a_few_times_in_a_call() -> None:
 
 def test_a_hundred_thousand_lines_pushed() -> None:
     counted = Counted()
-    thread = threading.Thread(target=lambda: [counted.talk.push(b"%d" % number) for number in range(100_000)])
+    thread = threading.Thread(target=lambda: [counted.session.client.push_line(b"%d" % number) for number in range(100_000)])
     thread.start()
     thread.join()
-    counted._note(counted.talk.resume())
+    counted._note(counted.session.resume())
     counted.rest()
     assert b"".join(counted.out) == b"".join(b"%d\r\n" % number for number in range(100_000))
     assert max(counted.steps) <= STEPS + 2
@@ -172,56 +176,56 @@ def test_a_hundred_thousand_lines_pushed() -> None:
 
 
 def test_pushed_while_others_are_shown() -> None:
-    talk = conversation()
+    session = conversation()
     for number in range(1000):
-        talk.push(b"%d" % number)
-    out = [joined(talk.resume())]
-    talk.push(b"1000")
-    assert talk.waiting is Deadline.TURN
-    assert talk.receive(b"x\r\n") == (b"x\r\n",)  # does not wait for the news
-    assert talk.waiting is Deadline.TURN
-    while talk.waiting is Deadline.TURN:
-        out.append(joined(talk.resume()))
-    out.append(joined(talk.resume()))
+        session.client.push_line(b"%d" % number)
+    out = [joined(session.resume())]
+    session.client.push_line(b"1000")
+    assert session.waiting is Deadline.TURN
+    assert session.receive(b"x\r\n") == (b"x\r\n",)  # does not wait for the news
+    assert session.waiting is Deadline.TURN
+    while session.waiting is Deadline.TURN:
+        out.append(joined(session.resume()))
+    out.append(joined(session.resume()))
     assert b"".join(out) == b"".join(b"%d\r\n" % number for number in range(1001))
 
 
 def test_the_fast_path_counts_nothing_and_is_not_taken_in_a_rest() -> None:
-    talk = conversation()
-    assert talk.receive(b"x\r\n") == (b"x\r\n",)
-    assert talk.peer.clock.work == 0
-    out = [joined(talk.receive(b"\xff\xf6" * 1000))]
-    assert talk.waiting is Deadline.TURN
-    out.append(joined(talk.receive(b"x\r\n")))
+    session = conversation()
+    assert session.receive(b"x\r\n") == (b"x\r\n",)
+    assert session.client.peer.clock.work == 0
+    out = [joined(session.receive(b"\xff\xf6" * 1000))]
+    assert session.waiting is Deadline.TURN
+    out.append(joined(session.receive(b"x\r\n")))
     assert not out[-1].endswith(b"x\r\n")
-    while talk.waiting is Deadline.TURN:
-        out.append(joined(talk.resume()))
+    while session.waiting is Deadline.TURN:
+        out.append(joined(session.resume()))
     assert b"".join(out) == b"\r\n[Yes]\r\n" * 1000 + b"x\r\n"
-    assert talk.receive(b"x\r\n") == (b"x\r\n",)
+    assert session.receive(b"x\r\n") == (b"x\r\n",)
 
 
 def test_resuming_without_a_reason() -> None:
-    talk = conversation()
-    assert talk.resume() == talk.resume() == ()
-    assert (talk.waiting, talk.peer.clock.work) == (Deadline.IDLE, 0)
+    session = conversation()
+    assert session.resume() == session.resume() == ()
+    assert (session.waiting, session.client.peer.clock.work) == (Deadline.IDLE, 0)
 
 
 def test_the_end_comes_after_what_was_received_before_it() -> None:
-    talk = conversation()
-    out = joined(talk.receive(b"\xff\xf6" * 1000 + b"last")) + joined(talk.end())
-    assert (talk.waiting, talk.closing) == (Deadline.TURN, Closing.KEEP)
-    while talk.waiting is Deadline.TURN:
-        out += joined(talk.resume())
+    session = conversation()
+    out = joined(session.receive(b"\xff\xf6" * 1000 + b"last")) + joined(session.end())
+    assert (session.waiting, session.closing) == (Deadline.TURN, Closing.KEEP)
+    while session.waiting is Deadline.TURN:
+        out += joined(session.resume())
     assert out == b"\r\n[Yes]\r\n" * 1000 + b"last\r\n"
-    assert (talk.waiting, talk.closing) == (Deadline.IDLE, Closing.CLOSE)
+    assert (session.waiting, session.closing) == (Deadline.IDLE, Closing.CLOSE)
 
 
 def test_hanging_up_ends_the_rest() -> None:
-    talk = conversation()
-    talk.receive(b"\xff\xf6" * 1000)
-    talk.expire()
-    assert (talk.waiting, talk.closing) == (Deadline.IDLE, Closing.LINGER)
-    assert talk.resume() == talk.receive(b"x\r\n") == ()
+    session = conversation()
+    session.receive(b"\xff\xf6" * 1000)
+    session.expire()
+    assert (session.waiting, session.closing) == (Deadline.IDLE, Closing.LINGER)
+    assert session.resume() == session.receive(b"x\r\n") == ()
 
 
 def test_a_line_entered_plainly_leaves_the_history_where_a_line_entered_otherwise_does() -> None:
@@ -242,14 +246,14 @@ def test_who_is_lost_while_it_rests_leaves_no_cycle() -> None:
     def answer(line: bytes) -> bytes:
         return line
 
-    talk = Echo(Peer(("192.0.2.1", 40000), Clock()), answer)
-    talk.receive(b"\xff\xf6" * 8192)
-    assert talk.waiting is Deadline.TURN
+    session = start(Peer(("192.0.2.1", 40000), Clock()), answer)
+    session.receive(b"\xff\xf6" * 8192)
+    assert session.waiting is Deadline.TURN
     seen = weakref.ref(answer)
     gc.disable()
     try:
-        talk.connection_lost()
-        del talk, answer
+        session.connection_lost()
+        del session, answer
         assert seen() is None
     finally:
         gc.enable()
@@ -258,37 +262,37 @@ def test_who_is_lost_while_it_rests_leaves_no_cycle() -> None:
 def test_a_service_learns_that_its_peer_is_lost() -> None:
     ended: list[bool] = []
 
-    def ask(talk: Echo) -> Talk:
+    def ask(client: LineClient) -> Dialogue:
         try:
             yield b"? "
         finally:
             ended.append(True)
         return None
 
-    talk = Echo(Peer(("192.0.2.1", 40000), Clock()), ask)
-    talk.connection_lost()
+    session = start(Peer(("192.0.2.1", 40000), Clock()), ask)
+    session.connection_lost()
     assert ended == [True]
-    talk.connection_lost()
+    session.connection_lost()
     assert ended == [True]
 
 
 def test_what_is_pushed_while_earlier_news_are_told_is_told_as_well() -> None:
     """Its wake-up may be served by the same `resume` as that of the earlier ones."""
-    talk = Echo(Peer(("192.0.2.1", 40000), Clock()))
+    session = start(Peer(("192.0.2.1", 40000), Clock()))
     for number in range(300):
-        talk.push(b"line %d" % number)
-    said = b"".join(map(bytes, talk.resume()))  # type: ignore[arg-type]
-    assert talk.waiting is Deadline.TURN
-    talk.push(b"the last")
-    while talk.waiting is Deadline.TURN:
-        said += b"".join(map(bytes, talk.resume()))  # type: ignore[arg-type]
+        session.client.push_line(b"line %d" % number)
+    said = b"".join(map(bytes, session.resume()))  # type: ignore[arg-type]
+    assert session.waiting is Deadline.TURN
+    session.client.push_line(b"the last")
+    while session.waiting is Deadline.TURN:
+        said += b"".join(map(bytes, session.resume()))  # type: ignore[arg-type]
     assert said.count(b"\r\n") == 301
     assert said.endswith(b"the last\r\n")
 
 
 def test_a_push_after_the_end_is_not_kept() -> None:
-    talk = Echo(Peer(("192.0.2.1", 40000), Clock()))
-    talk.connection_lost()
-    talk.push(b"too late")
-    assert talk.resume() == ()
-    assert talk._pushed == []
+    session = start(Peer(("192.0.2.1", 40000), Clock()))
+    session.connection_lost()
+    session.client.push_line(b"too late")
+    assert session.resume() == ()
+    assert session.client.pushed == []

@@ -1,25 +1,24 @@
-"""The line being typed: what it holds, and what the screen shows of it.
+"""The line being typed, and what the client's screen shows of it.
 
-The line is bytes and stays so: what the peer typed comes back as it was typed, UTF-8 or not. Only erasing looks
-closer, to take away a whole character at a time, and only as many columns as it filled.
+The line is kept as bytes, UTF-8 or not, and handed on as it was typed. Only erasing looks at characters: it removes a whole
+character at a time, and as many columns of the screen as the character takes.
 
-Who types may see it in one of two ways. In line mode the peer shows its own typing and sends whole lines; nothing
-is shown from here. Once we have agreed to echo (`shows`) the screen is ours: each method returns the bytes that
-bring it up to date, and they keep one promise: **the screen shows what the line holds**. A control character is
-shown as ^X, two columns, so that no byte of the line can move the cursor behind our back.
+In line mode the client echoes by itself and sends whole lines; the editor shows nothing. While our ECHO is on (`visible`) the
+screen is the editor's: each method returns the bytes that update it, and **the screen shows what the line holds**. Control
+characters are shown in caret notation (^X, two columns), so that no byte of the line can move the cursor.
 
-Editing works in both. It has to: some clients that echo by themselves send DEL as it is typed.
+The editing keys work in both modes, since some clients that echo by themselves send DEL as it is typed:
 
-    BS DEL, EC   the last character, with the accents that sit on it
-    ^W           the last word, with the blanks after it
-    ^U, EL       the whole line
-    up, down     the lines entered before, while `shows`
+    BS DEL, EC   erase the last character, with its combining characters
+    ^W           erase the last word, with the blanks after it
+    ^U, EL       erase the line
+    up, down     recall lines entered before, while `visible`
 
-What each costs is in proportion to what is typed, erased or shown, not to the line: characters are counted once, as they
-are typed, and the history remembers what was counted.
+The cost of each is proportional to the text typed, erased or shown, not to the line: the columns of a character are counted
+once, as it is typed, and the history keeps them.
 
-What we cannot know is where the terminal wraps: its size is never negotiated, and BS does not climb to the row
-above. On a line longer than the screen is wide, erasing tidies the last row; ^R shows the line afresh.
+The width of the terminal is unknown: it is not negotiated (NAWS, RFC 1073), and BS does not move up to the row above. On a line
+longer than a row, erasing clears the last row only; ^R shows the line again.
 """
 
 from __future__ import annotations
@@ -27,38 +26,38 @@ from __future__ import annotations
 from codecs import utf_8_decode
 from unicodedata import category, east_asian_width
 
-from rawservers.telnet.nvt import quote
+from rawservers.telnet.nvt import escape_iac
 
-# How many lines a conversation remembers for the arrow keys. With lines of 4096 bytes they take 64 KiB at the worst, as
-# much as a stalled conversation may hold of output. Precedent: the command line of Cisco's routers keeps 10.
+# Lines in the history of a session. With lines of 4096 bytes they take 64 KiB at most, as much as the unsent output of a
+# stalled session. Precedent: the command line of Cisco's routers keeps 10.
 HISTORY = 16
 
-KNOWN = 4096  # characters whose width is remembered, for all conversations together: a script, or several
+WIDTH_CACHE_SIZE = 4096  # characters whose width is cached, for all sessions together: a script, or several
 
 _ESC, _CSI, _SS3 = b"\x1b", b"[", b"O"
 _CONTROL = bytes((*range(0x20), 0x7F))
-_LONGEST_CHARACTER = 4  # bytes in UTF-8
+_MAX_CHARACTER = 4  # bytes in UTF-8
 
-# A control character is shown as two: which, by its code. Any other byte is shown as itself and a NUL, to be left out.
-_FIRST = bytes(ord("^") if code in _CONTROL else code for code in range(256))
-_SECOND = bytes(code ^ 0x40 if code in _CONTROL else 0 for code in range(256))
+# Caret notation: the two bytes shown for each byte. For other bytes than control characters the second is NUL, to be removed.
+_CARET_FIRST = bytes(ord("^") if code in _CONTROL else code for code in range(256))
+_CARET_SECOND = bytes(code ^ 0x40 if code in _CONTROL else 0 for code in range(256))
 
 
-def shown(line: bytes) -> bytes:
-    """What the screen is sent for `line`: control characters as ^X, the rest as it is."""
+def render(line: bytes) -> bytes:
+    """The bytes that show `line` on the screen: control characters in caret notation, 255 doubled."""
     if len(line.translate(None, _CONTROL)) != len(line):
         pairs = bytearray(2 * len(line))
-        pairs[::2] = line.translate(_FIRST)
-        pairs[1::2] = line.translate(_SECOND)
+        pairs[::2] = line.translate(_CARET_FIRST)
+        pairs[1::2] = line.translate(_CARET_SECOND)
         line = bytes(pairs.translate(None, b"\0"))
-    return quote(line)
+    return escape_iac(line)
 
 
 class _Widths(dict[str, int]):
-    """How many columns a character takes, of those that were asked for lately."""
+    """Cache of the columns that characters take."""
 
     def __missing__(self, character: str) -> int:
-        if len(self) >= KNOWN:
+        if len(self) >= WIDTH_CACHE_SIZE:
             self.clear()
         columns = self[character] = _character_width(character)
         return columns
@@ -76,34 +75,34 @@ _width_of = _Widths().__getitem__
 
 
 def width(line: bytes | bytearray) -> int:
-    """How many columns of the screen `line` takes. What is not UTF-8 shows as one replacement character."""
+    """Columns of the screen that `line` takes. Each invalid sequence counts as one replacement character."""
     if line.isascii():
         return 2 * len(line) - len(line.translate(None, _CONTROL))
     return sum(map(_width_of, line.decode("utf-8", "replace")))
 
 
-def _boundary(line: bytearray, at: int) -> int:
-    """`at`, or up to three bytes before it: where a character begins."""
-    for start in range(at, max(at - _LONGEST_CHARACTER, -1), -1):
+def _character_boundary(line: bytearray, at: int) -> int:
+    """The index where the character that contains the byte at `at` begins: `at`, or up to three less."""
+    for start in range(at, max(at - _MAX_CHARACTER, -1), -1):
         if not 0x80 <= line[start] < 0xC0:
             return start
-    return at  # a fourth byte of those that only continue a character belongs to none
+    return at  # a fourth continuation byte belongs to no character
 
 
 def character_start(line: bytes | bytearray, end: int) -> int:
-    """Where the last character of `line` up to `end` begins: a UTF-8 sequence, or the beginning of one, or a byte in none."""
+    """The index where the last character of line[:end] begins: a UTF-8 sequence, the beginning of one, or an invalid byte."""
     if line[end - 1] >= 0x80:
-        for size in range(min(_LONGEST_CHARACTER, end), 1, -1):
+        for size in range(min(_MAX_CHARACTER, end), 1, -1):
             if len(line[end - size : end].decode("utf-8", "replace")) == 1:
                 return end - size
     return end - 1
 
 
 def _cluster_start(line: bytearray, end: int) -> int:
-    """The same of the last character that takes a column: what follows it are accents that sit on it."""
-    size = 2 * _LONGEST_CHARACTER
+    """The index where the last character that takes a column begins; only combining characters follow it."""
+    size = 2 * _MAX_CHARACTER
     while end > 0 and line[end - 1] >= 0x80:
-        start = _boundary(line, max(0, end - size))
+        start = _character_boundary(line, max(0, end - size))
         text = line[start:end].decode("utf-8", "replace")
         marks = len(text) - len(bytes(map(_width_of, text)).rstrip(b"\0"))
         if marks < len(text):
@@ -115,7 +114,7 @@ def _cluster_start(line: bytearray, end: int) -> int:
 
 
 def _word_start(line: bytearray) -> int:
-    """Where the last word of `line` begins."""
+    """The index where the last word of `line` begins."""
     end = low = len(line)
     size = 64
     word = False
@@ -132,98 +131,99 @@ def _word_start(line: bytearray) -> int:
 
 
 class Editor:
-    """One line.
+    """Editor of one line, with a history.
 
-    line: what it holds so far; shows: whether the screen is ours to keep; counted: how many of its bytes are known to take
-    how many columns. All of them while `shows`, but for a character that has come in part.
+    line:     the line so far
+    visible:  whether it is shown on the screen by the editor
+    measured: number of its bytes whose columns are counted. While `visible`, all but those of an incomplete character
     """
 
-    __slots__ = ("_columns", "_draft", "_escape", "_history", "_place", "counted", "line", "shows")
+    __slots__ = ("_columns", "_draft", "_escape_state", "_history", "_history_index", "line", "measured", "visible")
 
     def __init__(self) -> None:
         self.line = bytearray()
-        self.counted = 0
+        self.measured = 0
         self._columns = 0
-        self.shows = False
-        self._escape = b""  # where in the sequence of an arrow key we are
-        self._history: list[tuple[bytes, int, int]] | None = None  # lines, each with its `counted` and `_columns`
-        self._place = 0  # which line of the history is being shown; its length for the line that is new
-        self._draft: tuple[bytes, int, int] | None = None  # the line that is new, while another is shown
+        self.visible = False
+        self._escape_state = b""  # ESC, CSI or SS3, which an unfinished escape sequence begins with
+        self._history: list[tuple[bytes, int, int]] | None = None  # lines, each with its `measured` and `_columns`
+        self._history_index = 0  # of the line being edited; len(_history) for the new line
+        self._draft: tuple[bytes, int, int] | None = None  # the new line, while another is recalled
 
     @property
-    def escaped(self) -> bool:
-        """The next byte belongs to a key's escape sequence, or ends it."""
-        return self._escape != b""
+    def in_escape_sequence(self) -> bool:
+        """Whether the next byte may belong to the escape sequence of a key."""
+        return self._escape_state != b""
 
     @property
-    def fresh(self) -> bool:
-        """Nothing is typed, and the line is the one after all those of the history."""
-        return not self.line and self._place == len(self._history or ())
+    def at_new_line(self) -> bool:
+        """Whether the line is empty and is not one recalled from the history."""
+        return not self.line and self._history_index == len(self._history or ())
 
-    def show(self, shows: bool) -> None:
-        """From now on the screen is ours, or is not."""
-        self.shows = shows
-        self._escape = b""
-        self._count()
+    def set_visible(self, visible: bool) -> None:
+        """Show the line on the screen from now on, or not."""
+        self.visible = visible
+        self._escape_state = b""
+        self._measure()
 
     def insert(self, text: bytes) -> bytes:
-        """`text`, without line ends, was typed."""
+        """Append `text`, which has no line ends. Returns the update of the screen, as all methods that edit do."""
         self.line += text
-        self._count()
-        return shown(text) if self.shows else b""
+        self._measure()
+        return render(text) if self.visible else b""
 
-    def _count(self) -> None:
-        """Count the columns of what has come, up to a character of which there may be more."""
-        if not self.shows:
+    def _measure(self) -> None:
+        """Count the columns of the bytes appended, up to an incomplete character."""
+        if not self.visible:
             return
-        new = self.line[self.counted :]
+        new = self.line[self.measured :]
         if new.isascii():
             self._columns += width(new)
-            self.counted += len(new)
+            self.measured += len(new)
         else:
             text, whole = utf_8_decode(new, "replace")
             self._columns += sum(map(_width_of, text))
-            self.counted += whole
+            self.measured += whole
 
     def erase_character(self) -> bytes:
-        return self._cut(_cluster_start(self.line, len(self.line)))
+        return self._truncate(_cluster_start(self.line, len(self.line)))
 
     def erase_word(self) -> bytes:
         start = _word_start(self.line)
-        character = self.line[start : start + _LONGEST_CHARACTER].decode("utf-8", "replace")[:1]
-        if start and character and not _width_of(character):  # it sits on the blank before the word
+        character = self.line[start : start + _MAX_CHARACTER].decode("utf-8", "replace")[:1]
+        if start and character and not _width_of(character):  # it combines with the blank before the word
             start = _cluster_start(self.line, start)
-        return self._cut(start)
+        return self._truncate(start)
 
     def erase_line(self) -> bytes:
-        return self._cut(0)
+        return self._truncate(0)
 
-    def _cut(self, start: int) -> bytes:
-        """Erase what stands from `start` on, where a character begins."""
-        columns = width(self.line[max(start, self.counted) :]) if self.shows else 0
-        if start < self.counted:
-            if start < self.counted - start:  # count the shorter part
-                counted = self._columns - width(self.line[:start])
+    def _truncate(self, start: int) -> bytes:
+        """Erase line[start:]. A character begins at `start`."""
+        columns = width(self.line[max(start, self.measured) :]) if self.visible else 0
+        if start < self.measured:
+            if start < self.measured - start:  # count the shorter part
+                measured = self._columns - width(self.line[:start])
             else:
-                counted = width(self.line[start : self.counted])
-            self.counted = start
-            self._columns -= counted
-            columns += counted
+                measured = width(self.line[start : self.measured])
+            self.measured = start
+            self._columns -= measured
+            columns += measured
         del self.line[start:]
-        return b"\b" * columns + b" " * columns + b"\b" * columns if self.shows else b""
+        return b"\b" * columns + b" " * columns + b"\b" * columns if self.visible else b""
 
-    def key(self, byte: bytes) -> bytes | None:
-        """`byte` may belong to an arrow key (ESC [ A or ESC O A): what to show then, or None if it does not.
+    def handle_escape(self, byte: bytes) -> bytes | None:
+        """Handle a byte of an escape sequence: of an arrow key (ESC [ A or ESC O A), or of another key, which is ignored.
 
-        The sequences of other keys are swallowed, and so is an ESC that begins none.
+        Returns the update of the screen; None if `byte` belongs to no sequence. An ESC that begins none is dropped.
         """
-        before, self._escape = self._escape, b""
+        before, self._escape_state = self._escape_state, b""
         if byte == _ESC:
-            self._escape = _ESC
+            self._escape_state = _ESC
         elif before == _ESC and byte in (_CSI, _SS3):
-            self._escape = byte
+            self._escape_state = byte
         elif before == _CSI and b" " <= byte <= b"?":  # parameters
-            self._escape = before
+            self._escape_state = before
         elif before in (_CSI, _SS3) and b"@" <= byte <= b"~":
             return self._recall({b"A": -1, b"B": 1}.get(byte, 0))
         else:
@@ -231,38 +231,38 @@ class Editor:
         return b""
 
     def _recall(self, step: int) -> bytes:
-        """Show the line `step` further on in the history instead."""
-        place = self._place + step
-        if not self.shows or not step or self._history is None or not 0 <= place <= len(self._history):
+        """Recall the line that is `step` further on in the history."""
+        index = self._history_index + step
+        if not self.visible or not step or self._history is None or not 0 <= index <= len(self._history):
             return b""
-        if self._place == len(self._history):
-            self._draft = (bytes(self.line), self.counted, self._columns)
-        self._place = place
-        line, counted, columns = self._history[place] if place < len(self._history) else self._draft or (b"", 0, 0)
-        change = self.erase_line() + shown(line)
-        self.line, self.counted, self._columns = bytearray(line), counted, columns
+        if self._history_index == len(self._history):
+            self._draft = (bytes(self.line), self.measured, self._columns)
+        self._history_index = index
+        line, measured, columns = self._history[index] if index < len(self._history) else self._draft or (b"", 0, 0)
+        change = self.erase_line() + render(line)
+        self.line, self.measured, self._columns = bytearray(line), measured, columns
         return change
 
-    def take(self) -> bytes:
-        """The line as it was entered; a new one begins. The history remembers it if the screen showed it."""
+    def take_line(self) -> bytes:
+        """The line, which is entered: a new one begins. Added to the history if it was visible."""
         line = bytes(self.line)
-        if self.shows and line:
-            self._remember(line)
+        if self.visible and line:
+            self._add_to_history(line)
         self.clear()
         return line
 
-    def _remember(self, line: bytes) -> None:
+    def _add_to_history(self, line: bytes) -> None:
         if self._history is None:
             self._history = []
         if not self._history or self._history[-1][0] != line:
-            self._history.append((line, self.counted, self._columns))
+            self._history.append((line, self.measured, self._columns))
         del self._history[:-HISTORY]
 
     def clear(self) -> None:
-        """The line is abandoned; a new one begins."""
+        """Discard the line; a new one begins."""
         if self.line:
             self.line = bytearray()
-        self.counted = self._columns = 0
-        self._escape = b""
+        self.measured = self._columns = 0
+        self._escape_state = b""
         self._draft = None
-        self._place = len(self._history or ())
+        self._history_index = len(self._history or ())

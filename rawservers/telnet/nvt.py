@@ -1,28 +1,27 @@
 """Bytes to text and commands: the Network Virtual Terminal of RFC 854, with the subnegotiations of RFC 855.
 
-A Telnet stream is text with commands mixed in. A command may stand between any two bytes of the text, even between
-the CR and the LF of one line end, and a packet may be cut anywhere, so two things are remembered from byte to byte:
-where in a command we are (`_state`), and whether the last byte of the text was a CR (`_after_cr`).
+A Telnet stream is text with commands mixed in. A command may stand between any two bytes of the text, even between the CR and
+the LF of one line end, and a packet may end anywhere. So the parser keeps two pieces of state between bytes: its position in a
+command (`_state`), and whether the last byte of text was a CR (`_after_cr`).
 
             +-- any other command -------------------------------+
             v                                                    |
           TEXT ---- IAC ----> COMMAND ---- DO DONT WILL WONT --> OPTION
             ^                  |  ^
-            |                 SB  | IAC and neither SE nor IAC: the subnegotiation is broken off, the command obeyed
+            |                 SB  | IAC and neither SE nor IAC: ends the subnegotiation; the command is handled
             |                  v  |
             +---- IAC SE ---- SUBNEGOTIATION
 
-A subnegotiation's bytes are counted and dropped. We agree to no option that has any, so nobody reads them; what is
-not stored can neither grow nor leak into the line.
+**Subnegotiations** are counted and dropped: no option that this server agrees to has any. What is not stored uses no memory and
+cannot get into the line.
 
-**Line ends.** Text comes out with one sign for the end of a line, LF, whichever the peer sent: CR LF, CR NUL (RFC
-1123 §3.3.1 has both mean the same), a bare CR or a bare LF. A CR ends the line at once, without a wait for its
-second half: some clients never send one. A NUL elsewhere is No Operation (RFC 854 p. 11), but data in binary
-transmission (RFC 856).
+**Line ends.** Each line end in the text becomes LF. Accepted are CR LF, CR NUL (the same as CR LF by RFC 1123 §3.3.1), a bare
+CR and a bare LF. A CR ends the line at once, without waiting for its second half, which some clients never send. Any other NUL
+is ignored (RFC 854 p. 11), but is data in binary transmission (RFC 856).
 
-**Synch.** A peer that wants to be heard over what it has already sent marks a place in the stream with TCP urgent
-data (RFC 854 p. 8). Before the mark text is dropped and commands are obeyed. It ends at the Data Mark; a peer that
-marks a byte that is no Data Mark is forgiven, and heard again from there on.
+**Synch.** A peer that wants a command handled before the text it has sent marks a place in the stream with TCP urgent data (RFC
+854 p. 8). Up to the mark text is dropped and commands are handled; the Data Mark ends that. If the marked byte is no Data Mark,
+text counts again after it all the same.
 """
 
 from __future__ import annotations
@@ -32,45 +31,45 @@ from collections.abc import Iterator
 EOF, SUSP, ABORT = 236, 237, 238  # RFC 1184 §2.5
 SE, NOP, DM, BRK, IP, AO, AYT, EC, EL, GA, SB = range(240, 251)  # RFC 854 p. 14
 WILL, WONT, DO, DONT, IAC = range(251, 256)
-TEXT = -1  # no command
-NOTHING = -2  # of a command that was no event for anybody
+TEXT = -1  # an event that is no command
+NO_EVENT = -2  # a command that is handled by the parser itself
 
-PIECE = 4096  # bytes, the most that one TEXT has: what is done with it is done at once
+MAX_TEXT = 4096  # bytes of one TEXT event, at most, since an event is handled without a stop
 
 # States.
 _TEXT, _COMMAND, _OPTION, _SUBNEGOTIATION, _SUBNEGOTIATION_IAC = range(5)
 
-# How far a Synch has come.
+# Progress of a Synch: urgent data, then its Data Mark.
 _NO_SYNCH, _SYNCH, _MARKED = range(3)
 
 _IAC = b"\xff"
 
 
-def quote(text: bytes) -> bytes:
+def escape_iac(text: bytes) -> bytes:
     """`text` as data on the wire: 255 doubled (RFC 854 p. 14), nothing else changed."""
     return text.replace(_IAC, b"\xff\xff")
 
 
 def encode(text: bytes, binary: bool = False) -> bytes:
-    """`text` with line ends of any kind as it travels: CR LF for each, 255 doubled.
+    """`text` as sent: each line end (CR LF or LF) as CR LF, 255 doubled.
 
-    A CR that ends no line is followed by NUL (RFC 854 p. 11), save in `binary` transmission (RFC 1123 §3.2.7).
+    Any other CR is followed by NUL (RFC 854 p. 11), except in `binary` transmission (RFC 1123 §3.2.7).
     """
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n")
         if not binary:
             text = text.replace(b"\r", b"\r\0")
-    return quote(text).replace(b"\n", b"\r\n")
+    return escape_iac(text).replace(b"\n", b"\r\n")
 
 
 class Nvt:
-    """One direction of a Telnet stream, taken apart.
+    """Parser of one direction of a Telnet stream.
 
-    binary:        whether the peer transmits binary (RFC 856). Whoever negotiates sets it; the next event heeds it
-    subnegotiated: how many bytes subnegotiations have carried so far, all of them dropped
+    binary: whether the peer transmits binary (RFC 856). Set by the caller; applies from the next event on
+    subnegotiation_bytes: number of bytes in subnegotiations so far
     """
 
-    __slots__ = ("_after_cr", "_state", "_synch", "_verb", "binary", "subnegotiated")
+    __slots__ = ("_after_cr", "_state", "_synch", "_verb", "binary", "subnegotiation_bytes")
 
     def __init__(self) -> None:
         self._state = _TEXT
@@ -78,54 +77,55 @@ class Nvt:
         self._after_cr = False
         self._synch = _NO_SYNCH
         self.binary = False
-        self.subnegotiated = 0
+        self.subnegotiation_bytes = 0
 
     @property
-    def quiet(self) -> bool:
-        """Nothing is pending: the next byte means what it would mean as the first of all."""
+    def at_boundary(self) -> bool:
+        """Whether nothing is pending: the next byte means what it would mean as the first of the stream."""
         return self._state == _TEXT and not self._after_cr and self._synch == _NO_SYNCH and not self.binary
 
     def parse(self, data: bytes, urgent: bool = False) -> Iterator[tuple[int, bytes]]:
-        """The events in `data`, in order, each as (code, what belongs to it).
+        """The events in `data`, in order, as pairs of a code and an argument.
 
-        (TEXT, text with LF for each line end), (DO, option), also DONT, WILL and WONT; any other command with b"".
-        `urgent`: `data` lies before a Synch's mark. Events are found as they are asked for: come to the end of one call
-        before the next. Between two events there is little to do: what many commands in a row come to nothing by, be it
-        in a subnegotiation or in a Synch, is (NOTHING, b"") for each.
+        (TEXT, text) with LF for each line end; (DO, option), (DONT, option), (WILL, option) and (WONT, option); any other
+        command with b"". A command that is no event for the caller (in a subnegotiation, or in a Synch) is (NO_EVENT, b""), so
+        that the work between two events is bounded. urgent: `data` precedes the mark of TCP urgent data.
+
+        Events are parsed one by one, as the iterator is advanced. It must be exhausted before the next call.
         """
         self._synch = max(self._synch, _SYNCH) if urgent else _NO_SYNCH
         at = 0
         while at < len(data):
             if self._state == _TEXT:
-                end = data.find(_IAC, at, at + PIECE)
-                run = data[at : at + PIECE if end < 0 else end]
+                end = data.find(_IAC, at, at + MAX_TEXT)
+                run = data[at : at + MAX_TEXT if end < 0 else end]
                 at += len(run)
-                if run and (text := self._text(run)):
+                if run and (text := self._decode_text(run)):
                     yield TEXT, text
                 if end >= 0:
                     at += 1
                     self._state = _COMMAND
             elif self._state == _SUBNEGOTIATION:
                 end = data.find(_IAC, at)
-                self.subnegotiated += (len(data) if end < 0 else end) - at
+                self.subnegotiation_bytes += (len(data) if end < 0 else end) - at
                 if end < 0:
                     break
                 at = end + 1
                 self._state = _SUBNEGOTIATION_IAC
             else:
-                event = self._command(data[at])
+                event = self._handle_command_byte(data[at])
                 at += 1
                 if event is not None:
                     yield event
 
-    def _command(self, byte: int) -> tuple[int, bytes] | None:
-        """The event that `byte`, the next one of a command, completes. None: there is more of it to come."""
+    def _handle_command_byte(self, byte: int) -> tuple[int, bytes] | None:
+        """The event that `byte`, the next one of a command, completes; None if the command goes on."""
         if self._state == _OPTION:
             self._state = _TEXT
             return self._verb, bytes((byte,))
         within, self._state = self._state == _SUBNEGOTIATION_IAC, _TEXT
         if byte == IAC:
-            return self._escaped(within)
+            return self._handle_escaped_iac(within)
         if byte >= WILL:
             self._verb = byte
             self._state = _OPTION
@@ -136,21 +136,21 @@ class Nvt:
             self._synch = _MARKED
         else:
             return byte, b""
-        return NOTHING, b""
+        return NO_EVENT, b""
 
-    def _escaped(self, within: bool) -> tuple[int, bytes]:
-        """255 as data: of a subnegotiation or of the text."""
+    def _handle_escaped_iac(self, within: bool) -> tuple[int, bytes]:
+        """IAC IAC: a 255 of data, within a subnegotiation or in the text."""
         if within:
-            self.subnegotiated += 1
+            self.subnegotiation_bytes += 1
             self._state = _SUBNEGOTIATION
-            return NOTHING, b""
-        text = self._text(_IAC)
-        return (TEXT, text) if text else (NOTHING, b"")
+            return NO_EVENT, b""
+        text = self._decode_text(_IAC)
+        return (TEXT, text) if text else (NO_EVENT, b"")
 
-    def _text(self, run: bytes) -> bytes:
-        """`run`, bytes of text, with LF for each line end; nothing of it during a Synch.
+    def _decode_text(self, run: bytes) -> bytes:
+        """`run`, bytes of text, with LF for each line end; b"" in a Synch.
 
-        A Synch drops text but not what we know of it: the LF of a CR that was dropped begins no line of its own.
+        A Synch drops text but not the state: the LF after a dropped CR is no line end of its own.
         """
         if self._after_cr and run[0] in b"\n\0":
             run = run[1:]
@@ -159,4 +159,4 @@ class Nvt:
             return b""
         if b"\r" in run:
             run = run.replace(b"\r\n", b"\n").replace(b"\r\0", b"\n").replace(b"\r", b"\n")
-        return run if self.binary or b"\0" not in run else run.translate(None, b"\0")  # quicker than replace, of many
+        return run if self.binary or b"\0" not in run else run.translate(None, b"\0")  # quicker than replace if there are many

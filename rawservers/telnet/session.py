@@ -1,547 +1,383 @@
-"""The conversation: a line comes in, and what a service makes of it goes out.
+"""A Telnet session: the conversation between a client and a line service.
 
-**Writing a service.** The simplest is a function of the line, without its end; what it returns is said, with its
-line ends as Telnet wants them, and None says nothing:
+**Echo and mode.** Who echoes is negotiated, and the server never begins (any offer at connect breaks one client or another). A
+peer that sends DO ECHO or DO SGA gets both options, since SGA alone leaves some clients showing each character twice. From then
+on it sends characters as they are typed, and the server echoes and edits: character mode. Otherwise the peer echoes its own
+input and sends whole lines: line mode. For a hidden line the server sends WILL ECHO and echoes nothing, then WONT ECHO.
 
-    def shout(line: bytes) -> bytes | None:
-        return line.upper()
+These are deliberate deviations from RFC 1123, which has servers offer SGA (§3.2.2) and be ready to begin negotiation (§3.2.1).
+GA is never sent; no client waits for it.
 
-A service that leads the conversation is a generator function. It is given the conversation, and yields prompts;
-each yield gives the line that was typed in answer. `say` says a line, `Hidden` is a prompt whose answer the screen
-must not show, and to return is to hang up, with a last line to say if there is one:
+**Control functions** (RFC 854 pp. 7 and 13, RFC 1184 §2.5):
 
-    def greet(talk: Echo) -> Talk:
-        name = yield b"Your name? "
-        word = yield Hidden(b"The word? ")
-        talk.say(b"Hello " + name if word == b"swordfish" else b"Hello stranger")
-        return b"Goodbye"
+    AYT              answered with [Yes]
+    IP, BRK, ABORT   discard the line, as does ^C in character mode
+    AO               answered with a Synch; the line stays, and output already returned cannot be taken back
+    EC, EL           erase a character, the line
+    EOF              ends the session after the unfinished line, as does the peer's FIN and, on an empty line, ^D
+    NOP, GA, SUSP    ignored, and so is a DM outside urgent data
 
-From outside, from any thread, `push` says a line unasked. A service that raises ends its own conversation, no
-other.
-
-**Who echoes.** We never negotiate first: any offer at connect breaks one client or another. A peer that asks for
-ECHO or SGA gets both, since SGA alone leaves some clients showing each character twice; from then on it sends
-characters as they are typed and the editor keeps its screen ("character mode"). Otherwise it sends lines that it
-has shown itself ("line mode"). These are two knowing deviations from RFC 1123, which wants SGA offered unasked
-(§3.2.2) and any server ready to begin negotiating (§3.2.1); nor do we ever send GA, for which no client waits. For
-a hidden line we say WILL ECHO and echo nothing, then WONT ECHO.
-
-**Control functions** (RFC 854 p. 13, RFC 1184 §2.5). AYT answers `[Yes]`. IP, BRK and ABORT abandon the line, as
-does ^C in character mode. AO is answered with a Synch and leaves the line alone: what we have said is out of our
-hands by then. EC and EL edit. EOF, and ^D on an empty line, end the input: an unfinished line is answered and the
-connection closed. NOP, GA, SUSP and a DM outside urgent data do nothing.
-
-**Fast and slow.** Nearly every packet is one plain line, or several, while nothing is pending. `receive` tells those by
-a few methods of bytes, and echoes them without a look at the single byte. The rest is taken byte by byte where it
-must be, in `_work`, a generator, so that it can stop. What is done there is counted, in steps: one for each command
-and each key, one for each piece of output, more for what is long, and many for the line function of a service. A call
-that has done STEPS of them rests: it says what there is to say so far, is `waiting` for its TURN, and goes on in
-`resume`. So a call takes a fraction of a millisecond and says little more than HIGH_WATER bytes, whatever is asked for,
-and nobody keeps the loop from the others. Where it rests changes nothing in the bytes that are said.
+**Steps.** Input is handled by a generator, `_handle_input`, so that it can stop anywhere. Its work is counted in steps: one for
+each command, key and piece of output, more for long text, and many for a call of the service. A call that has done STEPS steps
+returns its output so far and waits for its TURN; `resume` continues the generator. So a call takes a fraction of a millisecond
+and returns little more than HIGH_WATER bytes, whatever the input. The output does not depend on where the generator stops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from inspect import isgeneratorfunction
-from typing import TypeAlias, cast, final
+from collections.abc import Callable, Iterator
+from typing import cast
 
 from rawservers.core.peer import Peer
-from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, Urgent
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol
 from rawservers.telnet import nvt
-from rawservers.telnet.editor import Editor, shown
-from rawservers.telnet.nvt import Nvt, encode, quote
-from rawservers.telnet.options import BINARY, ECHO, LOGOUT, SGA, TIMING_MARK, WANTYES, YES, Options
+from rawservers.telnet.client import BYTES_PER_STEP, WIDE_BYTES_PER_STEP, LineClient
+from rawservers.telnet.editor import Editor
+from rawservers.telnet.nvt import Nvt, encode
+from rawservers.telnet.options import LOGOUT
+from rawservers.telnet.service import Dialogue, Hidden, LineService, start_dialogue
 
-# The longest line, in bytes without its end. One that grows beyond it is answered with an error line at once, and not
-# kept, so an endless line costs nothing. Precedents: 4096 for a line typed at a terminal in Linux (N_TTY_BUF_SIZE); 255
-# is the least that POSIX asks for (MAX_CANON).
-LONGEST_LINE = 4096
+# Steps of one call, at most, besides those of the event that it handled last: about half a millisecond, too little to delay
+# other connections and enough that a turn costs little beside it. They return little more than HIGH_WATER bytes.
+STEPS = HIGH_WATER // BYTES_PER_STEP
+SERVICE_CALLS = 8  # calls of a service that use up STEPS, since their cost is unknown
+INSERT_SIZE = 1024  # bytes of a line inserted between two looks at the number of steps
 
-# The most that a call does before it rests, in steps; what it has begun it brings to an end. A step takes one or two
-# microseconds, so a call takes half a millisecond: less than anybody notices, and long enough that a turn costs little more.
-STEPS = 256
+AYT_REPLY = b"\r\n[Yes]\r\n"
+IDLE_MESSAGE = b"?Nothing was typed for too long: goodbye"
+FAILURE_MESSAGE = b"?Something went wrong here: goodbye"
+TOO_LONG_MESSAGE = b"?Line too long: the limit is %d bytes"
 
-STEP = HIGH_WATER // STEPS  # bytes that are handled or said at a step: so a call says HIGH_WATER of them at most, as well
-COUNTED = 8  # bytes, not ASCII, whose columns are counted at a step
-ASKED = 8  # times that a call asks a service's function, of which nobody knows what it does: it takes its share of STEPS
-RUN = 1024  # bytes of a line, at most, that are shown without a rest
-SHORT = 128  # bytes, up to which a packet is looked through more quickly if it is taken for a single line
-
-YES_HERE = b"\r\n[Yes]\r\n"  # AYT
-IDLE = b"?Nothing was typed for too long: goodbye"
-FAILED = b"?Something went wrong here: goodbye"
-TOO_LONG = b"?Line too long: the limit is %d bytes"
-
-_EDITING = b"\x00\x04\b\x15\x17\x7f"  # what is never plain text: NUL ^D BS ^U ^W DEL
-_PLAIN = bytes(code for code in range(0xFF) if code not in _EDITING)
-_PLAIN_SHOWN = _PLAIN.translate(None, b"\x03\x12\x1b")  # in character mode also not: ^C ^R ESC
-_ALTERED = bytes(code ^ 1 if code in _EDITING + b"\r\n\xff" else code for code in range(256))  # for translate
-_ERASE = {
+EDITING_KEYS = b"\x00\x04\b\x15\x17\x7f"  # NUL ^D BS ^U ^W DEL
+PLAIN_BYTES = bytes(code for code in range(0xFF) if code not in EDITING_KEYS)
+_PLAIN_IN_CHARACTER_MODE = PLAIN_BYTES.translate(None, b"\x03\x12\x1b")  # without ^C ^R ESC
+_ERASE_KEYS = {
     b"\b": Editor.erase_character,
     b"\x7f": Editor.erase_character,
     b"\x15": Editor.erase_line,
     b"\x17": Editor.erase_word,
 }
-_PARTNER = {ECHO: SGA, SGA: ECHO}  # who asks for one gets the other as well
 
 
-@final
-class Hidden(bytes):
-    """A prompt whose answer the screen must not show."""
+class Session(Protocol):
+    """One session of a line service.
 
-    __slots__ = ()
-
-
-Answer: TypeAlias = Callable[[bytes], "bytes | None"]
-Talk: TypeAlias = Generator[bytes, bytes, "bytes | None"]
-Service: TypeAlias = "Answer | Callable[[Echo], Talk]"
-
-
-def echo(line: bytes) -> bytes | None:
-    """RFC 862's service, a line at a time: `line` itself."""
-    return line
-
-
-def is_plain(data: bytes) -> bool:
-    """Whether nothing in `data` is IAC or one of _EDITING. (Seven searches for a byte are quicker than one for seven.)"""
-    return not (255 in data or 0 in data or 4 in data or 8 in data or 21 in data or 23 in data or 127 in data)
-
-
-class Echo(Protocol):
-    """One Telnet conversation.
-
-    peer:    the other end
-    failure: what the service raised, if it did
+    client:  the client
+    failure: the last exception that the service raised, or None
     """
 
     __slots__ = (
-        "_answer",
-        "_borrowed",
+        "_at_boundary",
         "_counters",
-        "_dropping",
-        "_echoing",
-        "_editor",
-        "_ended",
-        "_failed",
-        "_hidden",
-        "_later",
-        "_limit",
-        "_longest",
-        "_mark",
+        "_dialogue",
+        "_discarding",
+        "_eof_received",
+        "_input_steps",
+        "_longest_line",
         "_nvt",
-        "_options",
-        "_out",
-        "_plain",
-        "_prompt",
-        "_pushed",
-        "_pushed_batch",
-        "_spent",
-        "_talk",
-        "_work",
+        "_on_failure",
+        "_pending",
+        "_step_limit",
+        "client",
         "closing",
         "failure",
         "greeting",
-        "peer",
         "waiting",
     )
 
     def __init__(
         self,
         peer: Peer,
-        answer: Service = echo,
+        service: LineService,
         *,
-        longest: int = LONGEST_LINE,
+        longest_line: int,
         greeting: bytes = b"",
-        failed: Callable[[Exception], None] = lambda failure: None,
+        on_failure: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        """`answer`: the service. `longest`: line, in bytes. `greeting`: text said at once, line ends of any kind.
+        """service: a line handler or a dialogue, see service.py. greeting: text sent at once; line ends of any kind.
 
-        failed: is told what the service raised, if it does.
+        longest_line: limit of an input line in bytes, without its end. A longer line is answered with an error line as soon as
+        it passes the limit, and discarded up to its end. on_failure: called with each exception that the service raises.
         """
-        self.peer = peer
+        self.client = LineClient(peer)
         self.waiting = Deadline.IDLE
-        self._counters = peer.counters
         self.closing = Closing.KEEP
         self.failure: Exception | None = None
-        self._failed = failed
-        self._longest = longest
+        self._counters = peer.counters
+        self._on_failure = on_failure
+        self._longest_line = longest_line
         self._nvt = Nvt()
-        self._options: Options | None = None
-        self._editor = Editor()
-        self._dropping = False  # the rest of a line that was too long
-        self._echoing = False  # the peer has agreed that the echo is ours
-        self._ended = False  # the peer will say no more
-        self._prompt = b""
-        self._hidden = False
-        self._borrowed = False  # the echo is ours only while a line is hidden
-        self._pushed: list[bytes] = []  # by other threads
-        self._pushed_batch: list[bytes] | None = None  # of that, what is to be said now; the last comes first
-        self._later: list[tuple[bytes, bool]] = []
-        self._work: Iterator[None] | None = None
-        self._out: list[bytes] = []
-        self._mark = 0  # where in `_out` the last Data Mark is, counted from 1
-        self._spent = 0  # steps
-        self._limit = STEPS
-        self._answer: Answer | None = None
-        self._talk: Talk | None = None
-        self._plain = answer is echo
+        self._discarding = False  # the rest of a line that was too long
+        self._eof_received = False
+        self._at_boundary = True  # nothing is pending or agreed that changes what a packet of plain lines means
+        self._pending: list[tuple[bytes, bool]] = []  # packets received and not handled, each with `urgent`
+        self._input_steps: Iterator[None] | None = None  # _handle_input, if it has stopped with input left
+        self._step_limit = STEPS
+        self._dialogue: Dialogue | None = None
         self.greeting = encode(greeting)
-        if answer is not echo and isgeneratorfunction(answer):
-            self._begin(cast("Callable[[Echo], Talk]", answer))
-        else:
-            self._answer = cast("Answer", answer)
+        self._start_service(service)
 
-    # What the core calls.
+    # Calls of the core.
 
     def receive(self, data: bytes, urgent: bool = False) -> tuple[Chunk, ...]:
-        """What to say to `data`, in the order of the stream. `urgent`: it lies before a Synch's mark."""
-        if self._plain and not urgent and len(data) <= self._longest:
-            if len(data) <= SHORT:
-                line = data.removesuffix(b"\r\n")
-                if line is not data and line.translate(_ALTERED) is line:  # what nothing is altered in is not copied
-                    self._counters.answers += 1
-                    return (data,)
-            if data.endswith(b"\n") and is_plain(data):
-                bare = data.replace(b"\r", b"")
-                full = bare.replace(b"\n", b"\r\n")
-                if full == data or len(bare) == len(data):  # all lines end in CR LF, or in LF
-                    self._counters.answers += len(full) - len(bare)
-                    return (full,)
+        """The output for `data`."""
         if self.closing is not Closing.KEEP:
             return ()
-        self._later.append((data, urgent))
-        return self._go_on()
+        self._pending.append((data, urgent))
+        return self._run_steps()
 
     def resume(self) -> tuple[Chunk, ...]:
-        """What was pushed, and the rest of what was cut short."""
+        """Pushed lines, and the output for more of the pending input."""
         if self.closing is not Closing.KEEP:
             return ()
-        self._limit = STEPS
-        self._show_pushed()
-        return self._go_on()
+        self.client.write_pushed(STEPS)
+        return self._run_steps()
 
     def end(self) -> tuple[Chunk, ...]:
-        """The peer will say no more: answer its unfinished last line and close."""
+        """The output for the unfinished last line; then the session ends."""
         if self.closing is not Closing.KEEP:
             self.closing = Closing.CLOSE
             return ()
-        self._ended = True
-        return self._go_on()
+        self._eof_received = True
+        return self._run_steps()
 
     def expire(self) -> tuple[Chunk, ...]:
-        """The peer was silent for too long: say so and close."""
+        """IDLE_MESSAGE; the session ends."""
         if self.closing is not Closing.KEEP:
             return ()
-        self._put(self._fresh())
-        self.say(IDLE)
+        self.client.start_row()
+        self.client.send_line(IDLE_MESSAGE)
         self._hang_up()
-        return self._flush()
+        return self.client.flush()
 
     def connection_lost(self) -> None:
-        """Nothing is left to do. A service that leads the conversation learns of it: its generator is closed."""
+        """Close the dialogue and release everything that refers to this session."""
         if self.closing is Closing.KEEP:
             self.closing = Closing.CLOSE
-        self._work = None
-        self._end_talk()
-        self.failure = None  # whose traceback refers to this conversation
-
-    # What a service may call.
-
-    def say(self, text: bytes) -> None:
-        """Say `text` and end the line. For a service, while it is being asked."""
-        self._put(encode(text, self._binary) + b"\r\n")
-
-    def push(self, text: bytes) -> None:
-        """Say the line `text` soon, whoever's turn it is. From any thread; once the conversation is over, nothing."""
-        if self.closing is Closing.KEEP:
-            self._pushed.append(encode(text, self._binary) + b"\r\n")
-            self.peer.wake()
-
-    # Output.
-
-    def _put(self, data: bytes) -> None:
-        if data:
-            self._out.append(data)
-            self._spent += 1 + len(data) // STEP
-
-    def _fresh(self) -> bytes:
-        """What brings the cursor to a row of its own, as far as we know where it is."""
-        return b"\r\n" if self._prompt or (self._editor.shows and self._editor.line) else b""
-
-    def _interject(self, text: bytes) -> None:
-        """Say `text`, whole rows, in the middle of a line, then show the line again."""
-        self._put(text + self._prompt + (shown(bytes(self._editor.line)) if self._editor.shows else b""))
-
-    def _show_pushed(self) -> None:
-        """Say what was pushed, as far as the steps go."""
-        if not self._pushed_batch and self._pushed:
-            count = len(self._pushed)  # other threads append to it meanwhile: what they add stays behind
-            self._pushed_batch = self._pushed[:count]
-            del self._pushed[:count]
-            self._pushed_batch.reverse()
-        while self._pushed_batch and self._spent < self._limit:
-            self._interject(self._fresh() + self._pushed_batch.pop())
-
-    def _flush(self) -> tuple[Chunk, ...]:
-        """What was put, as few pieces as can be. Of a Synch, IAC DM, the DM is urgent; of several, the last.
-
-        (There is one urgent pointer, and it names one byte.)
-        """
-        self.peer.clock.work += self._spent
-        self._spent = 0
-        if not self._out:
-            return ()
-        out, self._out = self._out, []
-        mark, self._mark = self._mark, 0
-        if not mark:
-            return (b"".join(out),)
-        after = b"".join(out[mark:])
-        synch = b"".join(out[: mark - 1]), Urgent(out[mark - 1])
-        return (*synch, after) if after else synch
+        self.client.closed = True
+        self._input_steps = None
+        self._close_dialogue()
+        self.failure = None  # its traceback refers to this session
 
     # Input.
 
-    def _go_on(self) -> tuple[Chunk, ...]:
-        """Work until the input is used up, or the steps are."""
-        self._limit = STEPS
-        work = self._work or self._read()
-        self._work = None
-        if self._spent >= self._limit or next(work, work) is None:
-            self._work = work
+    def _run_steps(self) -> tuple[Chunk, ...]:
+        """Handle pending input until there is none or the steps are used up; returns the output."""
+        client = self.client
+        self._step_limit = STEPS
+        steps = self._input_steps or self._handle_input()
+        self._input_steps = None
+        if client.steps >= self._step_limit or next(steps, steps) is None:  # None: it has stopped with input left
+            self._input_steps = steps
         if self.closing is not Closing.KEEP:
-            self._work = None
-            self._later, self._pushed_batch = [], None
-            if self._ended:
+            self._input_steps, self._pending = None, []
+            if self._eof_received:
                 self.closing = Closing.CLOSE
-        rests = self.closing is Closing.KEEP and (self._work or self._pushed_batch or self._pushed)
-        self.waiting = Deadline.TURN if rests else Deadline.IDLE
-        self._plain = self._is_plain()
-        return self._flush()
-
-    def _read(self) -> Iterator[None]:
-        """Act on what was received, event by event; a yield where it is to rest."""
-        while self._later:
-            packets, self._later = self._later, []
-            for packet in packets:
-                self._spent += 1
-                for code, what in self._nvt.parse(*packet):
-                    self._spent += 1
-                    if code == nvt.TEXT:
-                        yield from self._type(what)
-                    else:
-                        self._obey(code, what)
-                    if self._spent >= self._limit:
-                        yield
-        if self._ended:
-            self._finish()
-
-    def _is_plain(self) -> bool:
-        """Whether a packet of plain lines would come back as it is."""
-        return (
-            self._answer is echo
-            and self.waiting is Deadline.IDLE
+        unfinished = self._input_steps or client.push_batch or client.pushed
+        self.waiting = Deadline.TURN if unfinished and self.closing is Closing.KEEP else Deadline.IDLE
+        self._at_boundary = (
+            self.waiting is Deadline.IDLE
             and self.closing is Closing.KEEP
-            and self._nvt.quiet
-            and self._editor.fresh
-            and not (self._echoing or self._dropping)
+            and self._nvt.at_boundary
+            and client.editor.at_new_line
+            and not (client.echoing or self._discarding)
         )
+        return client.flush()
 
-    def _type(self, text: bytes) -> Iterator[None]:
-        """`text` was typed, with LF for each line end."""
-        self._spent += 1 + len(text) // STEP
-        if self._type_plainly(text):
+    def _handle_input(self) -> Iterator[None]:
+        """Handle the pending packets, event by event. Yields where the steps are used up."""
+        client = self.client
+        while self._pending:
+            packets, self._pending = self._pending, []
+            for packet in packets:
+                client.steps += 1
+                for code, argument in self._nvt.parse(*packet):
+                    client.steps += 1
+                    if code == nvt.TEXT:
+                        yield from self._handle_text(argument)
+                    else:
+                        self._handle_command(code, argument)
+                    if client.steps >= self._step_limit:
+                        yield
+        if self._eof_received:
+            self._end_input()
+
+    def _handle_text(self, text: bytes) -> Iterator[None]:
+        """Handle `text`, in which each line end is LF."""
+        self.client.steps += 1 + len(text) // BYTES_PER_STEP
+        if self._handle_plain_text(text):
             return
-        at = 0
-        while (end := text.find(b"\n", at)) >= 0:
-            yield from self._keys(text[at:end])
-            self._enter()
-            if self._spent >= self._limit:
+        start = 0
+        while (end := text.find(b"\n", start)) >= 0:
+            yield from self._handle_keys(text[start:end])
+            self._end_line()
+            if self.client.steps >= self._step_limit:
                 yield
-            at = end + 1
-        yield from self._keys(text[at:])
+            start = end + 1
+        yield from self._handle_keys(text[start:])
 
-    def _type_plainly(self, text: bytes) -> bool:
-        """Echo `text` all at once, if nothing in it or before it asks for a closer look."""
-        if self._answer is not echo or self._echoing or self._dropping or text.translate(None, _PLAIN):
-            return False
-        if not self._has_room(text):
-            return False
-        done = text.rfind(b"\n") + 1
-        if done:
-            self._counters.answers += text.count(b"\n")
-            self._put(quote(self._editor.take()) + encode(text[:done]))
-        self._editor.line += text[done:]
-        return True
+    def _handle_plain_text(self, text: bytes) -> bool:
+        """A fast path for subclasses: either handles all of `text` and returns True, or does nothing."""
+        return False
 
-    def _has_room(self, text: bytes) -> bool:
-        """Whether no line is too long once `text` is typed."""
-        room = self._longest - len(self._editor.line)
-        at = 0
-        while len(text) - at > room:
-            self._spent += 1
-            at = text.rfind(b"\n", at, at + room + 1) + 1
-            if not at:
-                return False
-            room = self._longest
-        return True
-
-    def _keys(self, keys: bytes) -> Iterator[None]:
-        if self._dropping or not keys:
+    def _handle_keys(self, keys: bytes) -> Iterator[None]:
+        """Handle part of a line: all at once if it is plain, else key by key."""
+        client = self.client
+        if self._discarding or not keys:
             return
-        plain = _PLAIN_SHOWN if self._echoing else _PLAIN
-        if not (self._echoing and self._editor.escaped) and not keys.translate(None, plain):
-            for at in range(0, len(keys), RUN):
-                self._insert(keys[at : at + RUN])
-                if self._spent >= self._limit:
+        plain = _PLAIN_IN_CHARACTER_MODE if client.echoing else PLAIN_BYTES
+        if not (client.echoing and client.editor.in_escape_sequence) and not keys.translate(None, plain):
+            for start in range(0, len(keys), INSERT_SIZE):
+                self._insert(keys[start : start + INSERT_SIZE])
+                if client.steps >= self._step_limit:
                     yield
             return
-        for at in range(len(keys)):
-            self._spent += 1
-            self._key(keys[at : at + 1])
-            if self._spent >= self._limit:
+        for index in range(len(keys)):
+            client.steps += 1
+            self._handle_key(keys[index : index + 1])
+            if client.steps >= self._step_limit:
                 yield
 
-    def _key(self, key: bytes) -> None:
-        if self._dropping:
+    def _handle_key(self, key: bytes) -> None:
+        client = self.client
+        if self._discarding:
             return
-        if self._echoing and (change := self._editor.key(key)) is not None:
-            self._put(change)
-        elif self._echoing and key == b"\x03":
+        if client.echoing and (change := client.editor.handle_escape(key)) is not None:
+            client.write(change)
+        elif client.echoing and key == b"\x03":
             self._interrupt()
-        elif self._echoing and key == b"\x12":
-            self._interject(b"^R\r\n")
-        elif key == b"\x04" and not self._editor.line:
+        elif client.echoing and key == b"\x12":
+            client.print_above(b"^R\r\n")
+        elif key == b"\x04" and not client.editor.line:
             self._hang_up()
-        elif key in _ERASE:
-            self._erase(_ERASE[key])
+        elif key in _ERASE_KEYS:
+            self._erase(_ERASE_KEYS[key])
         else:
             self._insert(key)
 
     def _erase(self, erase: Callable[[Editor], bytes]) -> None:
-        size = len(self._editor.line)
-        self._put(erase(self._editor))
-        self._spent += (size - len(self._editor.line)) // COUNTED
+        client = self.client
+        size = len(client.editor.line)
+        client.write(erase(client.editor))
+        client.steps += (size - len(client.editor.line)) // WIDE_BYTES_PER_STEP
 
     def _insert(self, text: bytes) -> None:
-        if self._dropping:
+        client = self.client
+        if self._discarding:
             return
-        room = self._longest - len(self._editor.line)
-        self._put(self._editor.insert(text[:room]))
-        if self._editor.shows and not text.isascii():
-            self._spent += len(text) // COUNTED
+        room = self._longest_line - len(client.editor.line)
+        client.write(client.editor.insert(text[:room]))
+        if client.editor.visible and not text.isascii():
+            client.steps += len(text) // WIDE_BYTES_PER_STEP
         if len(text) > room:
-            self._drop()
+            self._discard_line()
 
-    def _drop(self) -> None:
-        """The line is too long: say so now, and forget it up to its end."""
-        if self._echoing:
-            self._put(b"\r\n")
-        self._editor.clear()
-        self._dropping = True
-        self.say(TOO_LONG % self._longest)
+    def _discard_line(self) -> None:
+        """Discard a line that is too long, and what follows up to its end."""
+        if self.client.echoing:
+            self.client.write(b"\r\n")
+        self.client.editor.clear()
+        self._discarding = True
+        self.client.send_line(TOO_LONG_MESSAGE % self._longest_line)
 
-    def _enter(self) -> None:
-        """A line end was typed."""
-        if self._dropping:
-            self._dropping = False
-            self._put(self._prompt)
+    def _end_line(self) -> None:
+        """Handle a line end."""
+        client = self.client
+        if self._discarding:
+            self._discarding = False
+            client.write(client.prompt)
             return
-        if self._echoing:
-            self._put(b"\r\n")
-        self._spent += len(self._editor.line) // STEP
-        self._ask(self._editor.take())
+        if client.echoing:
+            client.write(b"\r\n")
+        client.steps += len(client.editor.line) // BYTES_PER_STEP
+        self._handle_line(client.editor.take_line())
 
-    def _finish(self) -> None:
-        """The input is over: what stands in the line was its last."""
-        if self._editor.line:
-            self._enter()
+    def _end_input(self) -> None:
+        """Handle the unfinished line, if there is one, and end the session."""
+        if self.client.editor.line:
+            self._end_line()
         self._hang_up()
 
-    # The service.
+    # Service.
 
-    def _begin(self, service: Callable[[Echo], Talk]) -> None:
-        """Start `service`; what it says before the first line is heard belongs to the greeting."""
+    def _start_service(self, service: LineService) -> None:
+        """Start `service`. Its output before the first line belongs to the greeting."""
         try:
-            self._talk = service(self)
-            self._show_prompt(next(self._talk))
-        except StopIteration as stop:
-            self._stop(stop.value)
-        except Exception as failure:
-            self._fail(failure)
-        self.greeting += b"".join(self._out)
-        self._flush()
+            self._dialogue = start_dialogue(service, self.client)
+        except Exception as error:
+            self._fail(error)
+        self._advance_dialogue(None)
+        self.greeting += b"".join(cast("tuple[bytes, ...]", self.client.flush()))
 
-    def _ask(self, line: bytes) -> None:
+    def _handle_line(self, line: bytes) -> None:
         """Hand `line` to the service."""
         self._counters.answers += 1
-        if self._answer is not echo:
-            self._spent += STEPS // ASKED
+        self.client.steps += STEPS // SERVICE_CALLS
+        self._advance_dialogue(line)
+
+    def _advance_dialogue(self, line: bytes | None) -> None:
+        """Run the dialogue up to its next prompt. line: the value of its `yield`; None starts it."""
+        if self._dialogue is None:
+            return
         try:
-            if self._talk is not None:
-                self._show_prompt(self._talk.send(line))
-            elif self._answer is not None:
-                text = self._answer(line)
-                if text is not None:
-                    self.say(text)
+            prompt = self._dialogue.send(cast("bytes", line))
+            self.client.write_prompt(prompt, isinstance(prompt, Hidden))
         except StopIteration as stop:
-            self._stop(stop.value)
-        except Exception as failure:
-            self._fail(failure)
+            self._end_dialogue(stop.value)
+        except Exception as error:
+            self._fail(error)
 
-    def _show_prompt(self, prompt: bytes) -> None:
-        self._hide(isinstance(prompt, Hidden))
-        self._prompt = encode(prompt, self._binary)
-        self._put(self._prompt)
-
-    def _stop(self, text: bytes | None) -> None:
-        """The service has come to its end."""
-        self._hide(False)
-        self._prompt = b""
+    def _end_dialogue(self, text: bytes | None) -> None:
+        """End the session, with `text` as its last line. The dialogue has returned it."""
+        self.client.hide_input(False)
+        self.client.prompt = b""
         try:
             if text is not None:
-                self.say(text)
-        except Exception as failure:
-            self._fail(failure)
+                self.client.send_line(text)
+        except Exception as error:
+            self._fail(error)
         self._hang_up()
 
-    def _fail(self, failure: Exception) -> None:
-        self._note(failure)
-        self.say(FAILED)
+    def _fail(self, error: Exception) -> None:
+        """End the session because of `error`, which the service raised."""
+        self._report_failure(error)
+        self.client.send_line(FAILURE_MESSAGE)
         self._hang_up()
 
-    def _note(self, failure: Exception) -> None:
-        self.failure = failure
-        self._failed(failure)
+    def _report_failure(self, error: Exception) -> None:
+        self.failure = error
+        self._on_failure(error)
 
     def _hang_up(self) -> None:
+        """End the session: no more input is handled."""
         self.closing = Closing.LINGER
+        self.client.closed = True
         self.waiting = Deadline.IDLE
-        self._limit = 0  # no more is done
-        self._plain = False
-        self._end_talk()
+        self._step_limit = 0
+        self._at_boundary = False
+        self._close_dialogue()
 
-    def _end_talk(self) -> None:
-        """Have a service that leads the conversation come to its end."""
-        talk, self._talk = self._talk, None
+    def _close_dialogue(self) -> None:
+        dialogue, self._dialogue = self._dialogue, None
         try:
-            if talk is not None:
-                talk.close()
-        except Exception as failure:
-            self._note(failure)
+            if dialogue is not None:
+                dialogue.close()
+        except Exception as error:
+            self._report_failure(error)
 
-    # Commands.
+    # Commands and options.
 
-    def _obey(self, code: int, option: bytes) -> None:
+    def _handle_command(self, code: int, option: bytes) -> None:
         match code:
             case nvt.WILL | nvt.WONT | nvt.DO | nvt.DONT:
-                self._negotiate(code, option[0])
+                self.client.negotiate(code, option[0])
+                self._nvt.binary = self.client.peer_sends_binary
+                if code == nvt.DO and option[0] == LOGOUT:
+                    self._hang_up()
             case nvt.AYT:
-                self._interject(YES_HERE)
+                self.client.print_above(AYT_REPLY)
             case nvt.AO:
-                self._put(b"\xff")
-                self._put(b"\xf2")
-                self._mark = len(self._out)
+                self.client.write_synch()
             case nvt.IP | nvt.BRK | nvt.ABORT:
                 self._interrupt()
             case nvt.EC:
@@ -549,55 +385,11 @@ class Echo(Protocol):
             case nvt.EL:
                 self._erase(Editor.erase_line)
             case nvt.EOF:
-                self._finish()
+                self._end_input()
 
     def _interrupt(self) -> None:
-        """Abandon the line, be it too long or not."""
-        self._editor.clear()
-        self._dropping = False
-        if self._echoing:
-            self._put(b"^C\r\n" + self._prompt)
-
-    # Options.
-
-    def _negotiate(self, verb: int, option: int) -> None:
-        if verb == nvt.DO and option in (TIMING_MARK, LOGOUT):  # not states but requests, each of which is granted
-            self._put(bytes((nvt.IAC, nvt.WILL, option)))
-            if option == LOGOUT:
-                self._hang_up()
-            return
-        self._spent += 1
-        options = self._options = self._options or Options()
-        answer = options.hear(verb, option)
-        self._put(answer)
-        if answer and verb == nvt.DO and option in _PARTNER and options.us[option] is YES:
-            self._borrowed = False
-            self._put(options.us.enable(_PARTNER[option]))
-        self._agree(options)
-
-    def _agree(self, options: Options) -> None:
-        """Go by what is agreed now."""
-        counted = self._editor.counted
-        self._nvt.binary = options.him[BINARY] is YES
-        self._echoing = options.us[ECHO] is YES
-        self._editor.show(self._echoing and not self._hidden)
-        self._spent += (self._editor.counted - counted) // COUNTED
-
-    def _hide(self, hidden: bool) -> None:
-        """Have the screen show the line or not: the peer shows nothing while the echo is ours."""
-        if hidden == self._hidden:
-            return
-        self._hidden = hidden
-        options = self._options = self._options or Options()
-        if hidden:
-            self._borrowed = options.us[ECHO] not in (YES, WANTYES)
-            self._put(options.us.enable(ECHO))
-        elif self._borrowed:
-            self._borrowed = False
-            self._put(options.us.disable(ECHO))
-        self._agree(options)
-
-    @property
-    def _binary(self) -> bool:
-        """Whether we transmit binary."""
-        return self._options is not None and self._options.us[BINARY] is YES
+        """Discard the line, too long or not."""
+        self.client.editor.clear()
+        self._discarding = False
+        if self.client.echoing:
+            self.client.write(b"^C\r\n" + self.client.prompt)
