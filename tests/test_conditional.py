@@ -19,25 +19,13 @@ from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import FileSlice, OpenFile, ResponseEnd
-from rawservers.http import conditional
-from rawservers.http.conditional import (
-    ENTITY_TAGS,
-    MEMBERS,
-    RANGES,
-    TAGS,
-    Span,
-    etag,
-    not_modified,
-    parse_date,
-    partial,
-    precondition,
-    precondition_failed,
-    ranges,
-    unsatisfiable,
-)
+from rawservers.http import dates
+from rawservers.http.conditional import ENTITY_TAGS, TAGS, etag, not_modified, precondition, precondition_failed
 from rawservers.http.conversation import Conversation
+from rawservers.http.dates import http_date, parse_date
+from rawservers.http.ranges import MEMBERS, RANGES, Span, partial, ranges, unsatisfiable
 from rawservers.http.request import Request, parse
-from rawservers.http.response import Answer, Record, Response, Stamp, http_date
+from rawservers.http.response import Answer, Record, Response, Stamp
 
 NOW = 2_000_000_000.5  # Wed, 18 May 2033 03:33:20 GMT
 MODIFIED = 784111777
@@ -474,7 +462,7 @@ def test_no_text_upsets_it(fields: dict[str, str], method: str, size: int) -> No
 
 
 @settings(deadline=None)
-@given(st.one_of(TEXTS, st.from_regex(conditional.RFC850_DATE), st.from_regex(conditional.ASCTIME_DATE)))
+@given(st.one_of(TEXTS, st.from_regex(dates.RFC850_DATE), st.from_regex(dates.ASCTIME_DATE)))
 def test_no_text_upsets_the_dates(text: str) -> None:
     assert isinstance(parse_date(text, NOW), int | None)
 

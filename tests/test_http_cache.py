@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Chunk, Closing, ResponseEnd
-from rawservers.http import conversation, files
-from rawservers.http.cache import ASKER, SIGHTED, Answers, Cache
+from rawservers.http import conversation, files, framing
+from rawservers.http.cache import ASKER, DECISIVE, SIGHTED, Answers, Cache, essence
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import Memory
-from rawservers.http.request import DECISIVE, FIELD_LIMIT, Request, essence, parse
+from rawservers.http.request import FIELD_LIMIT, Request, parse
 from rawservers.http.response import Record, Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
@@ -857,7 +857,7 @@ def test_a_cache_keeps_its_bounds(steps: Iterable[tuple[int, int, bool]], entrie
 
 def test_a_head_that_trickles_in_is_judged_once(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[bytes] = []
-    monkeypatch.setattr(conversation, "check_line", judged.append)
+    monkeypatch.setattr(framing, "check_line", judged.append)
     data = get("/" + "x" * 8000, *["X: " + "y" * 50] * 20)
     service = Remembering(clock, SiteConfig(str(tmp_path)))
     client = service.client().send(*[data[at : at + 1] for at in range(len(data))])

@@ -18,9 +18,8 @@ import pytest
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Closing, Deadline
 from rawservers.http.files import Files, Memory
-from rawservers.http.listing import builder
-from rawservers.http.listing import html as listing
-from rawservers.http.listing.html import Entry, as_html
+from rawservers.http.listing import builder, entries, html
+from rawservers.http.listing.entries import Entry
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import Router
@@ -505,7 +504,7 @@ def test_a_long_listing_leaves_in_pieces(clock: Clock, tmp_path: Path) -> None:
     assert headers(reply)["Content-Length"] == str(len(reply.body))
     status = {path.name: path.stat() for path in tmp_path.iterdir()}
     entries = [Entry(name.encode(), name == "folder", its.st_size, its.st_mtime) for name, its in status.items()]
-    assert reply.body == as_html(b"/", entries)
+    assert reply.body == b"".join(html.render(b"/", entries))
     assert client.records[0].size == len(reply.body)
 
 
@@ -526,8 +525,8 @@ def test_no_slice_of_a_listing_is_long(clock: Clock, tmp_path: Path, monkeypatch
         (tmp_path / f"{number}").touch()
     monkeypatch.setattr(builder, "rest", counts.clear)
     monkeypatch.setattr(Files, "_entry", counted("looked up", Files._entry))
-    monkeypatch.setattr(listing, "natural", counted("keyed", listing.natural))
-    monkeypatch.setattr(listing, "row", counted("written", listing.row))
+    monkeypatch.setattr(entries, "natural", counted("keyed", entries.natural))
+    monkeypatch.setattr(html, "row", counted("written", html.row))
     assert get(clock, SiteConfig(str(tmp_path), listing=True)).status == 200
     assert set(most) == {"looked up", "keyed", "written"}
     assert max(most.values()) <= builder.SLICE + 1

@@ -13,29 +13,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rawservers.http.listing import html as listing
-from rawservers.http.listing.html import (
-    CHARACTERS,
-    MEMBERS,
-    RUN,
-    SCRIPT,
-    Entry,
-    as_html,
-    as_json,
-    href,
-    html,
-    json_text,
-    magnitude,
-    media_ranges,
-    merged,
-    moment,
-    natural,
-    policy,
-    prefers_json,
-    readable,
-    row,
-    sorted_runs,
-)
+from rawservers.http import negotiation
+from rawservers.http.listing import html as html_form
+from rawservers.http.listing import json as json_form
+from rawservers.http.listing.entries import RUN, Entry, href, merged, moment, natural, readable, sorted_runs
+from rawservers.http.listing.html import magnitude, policy, read, row
+from rawservers.http.negotiation import CHARACTERS, MEMBERS, media_ranges, prefers_json
+
+SCRIPT = read("script.js")
 
 NASTY = [
     b"javascript:alert(1)", b"data:text/html,x", b"a:b", b"..x", b"...", b"%41", b"%2e%2e", b"a?b", b"a#b", b"\n",
@@ -148,6 +133,14 @@ def followed(path: bytes, href: str) -> bytes:
     address = urlsplit(urljoin(f"http://example.test{quoted(path)}", href))
     assert (address.scheme, address.netloc, address.query, address.fragment) == ("http", "example.test", "", "")
     return unquote_to_bytes(address.path)
+
+
+def as_html(path: bytes, entries: Iterable[Entry]) -> bytes:
+    return b"".join(html_form.render(path, entries))
+
+
+def as_json(path: bytes, entries: Iterable[Entry]) -> bytes:
+    return b"".join(json_form.render(path, entries))
 
 
 # Any bytes
@@ -396,9 +389,9 @@ class Counting:
     "piece", ['"', '\\"', '"\\', 'a;b="', ",", ";", "q=0;", "a;q=0,", ";q=0", "a/b;q=0.5;q=1,", '"",', " "]
 )
 def test_little_is_looked_at_of_a_long_accept_field(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
-    quoted, qualities = Counting(listing.QUOTED), Counting(listing.QUALITY)
-    monkeypatch.setattr(listing, "QUOTED", quoted)
-    monkeypatch.setattr(listing, "QUALITY", qualities)
+    quoted, qualities = Counting(negotiation.QUOTED), Counting(negotiation.QUALITY)
+    monkeypatch.setattr(negotiation, "QUOTED", quoted)
+    monkeypatch.setattr(negotiation, "QUALITY", qualities)
     ranges = media_ranges(piece * (65536 // len(piece)))
     assert (quoted.calls, quoted.characters) == (1, CHARACTERS)
     assert len(ranges) <= MEMBERS
@@ -448,13 +441,13 @@ def test_what_is_kept_of_an_entry_is_no_concern_of_the_garbage_collector() -> No
     assert not any(gc.is_tracked(row) for run in runs for row in run)
 
 
-@pytest.mark.parametrize("form", [html, json_text])
+@pytest.mark.parametrize("form", [html_form.render, json_form.render])
 def test_a_fragment_has_at_most_one_entry(form: Callable[[bytes, Iterable[Entry]], Iterable[bytes]]) -> None:
     entries = shuffled(1000)
     fragments = list(form(b"/a/", iter(entries)))
     assert max(fragment.count(b'"./') for fragment in fragments) == 1
     assert sum(fragment.count(b'"./') for fragment in fragments) == len(entries)
-    assert b"".join(fragments) == (as_html if form is html else as_json)(b"/a/", entries)
+    assert b"".join(fragments) == (as_html if form is html_form.render else as_json)(b"/a/", entries)
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000])
@@ -476,7 +469,7 @@ def test_the_fragments_make_what_would_be_made_at_once(count: int) -> None:
     folders = sum(entry.is_folder for entry in entries)
     table = (
         '<table>\n<thead><tr><th aria-sort="ascending">Name<th>Size<th>Modified (UTC)\n<tbody class="folders">\n'
-        f'{"".join(rows[:folders])}<tbody class="files">\n{"".join(rows[folders:])}</table>\n<script>{SCRIPT}</script>\n'
+        f'{"".join(rows[:folders])}<tbody class="files">\n{"".join(rows[folders:])}</table>\n<script>\n{SCRIPT}</script>\n'
     )
     _, _, behind = as_html(b"/", entries).decode().partition("</p>\n")
     assert behind == f"{table if entries else ''}</html>\n"

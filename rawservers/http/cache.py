@@ -20,18 +20,28 @@ after the request had begun to arrive. An answer holds no content: it lends that
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from rawservers.core.peer import Clock
-from rawservers.http.request import Request, essence, logged, tell
+from rawservers.http.framing import HEAD_LIMIT
+from rawservers.http.request import FIELD, FIELD_LIMIT, TOKEN, VALUE, Request, collect_fields
 from rawservers.http.response import Answer
 
 OVERHEAD = 800  # bytes that Python takes for an entry besides its content
 SIGHTED = 8192  # requests, or twice as many, of which no more is kept than that they came once
 TELLING = 6  # bytes for each one that the log is told: as it came, as text, and in the line, where it may take four
 ASKER = 384  # bytes of Referer and User-Agent that are kept in turn with an answer found by its essence
+
+# The fields that an answer from a file may depend on: whoever looks at one more of them adds it here.
+DECISIVE = (
+    "accept-encoding", "authorization", "connection", "content-length", "host", "if-match", "if-modified-since",
+    "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
+)  # fmt: skip
+INDECISIVE = re.compile(rf"\n(?!(?i:{'|'.join(DECISIVE)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
+LOGGED = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
 
 
 class Entry(Protocol):
@@ -194,3 +204,26 @@ class Answers:
             self._sighted_before, self._sighted = self._sighted, set()
         self._sighted.add(sighted)
         return False
+
+
+def essence(head: bytes) -> tuple[bytes] | None:
+    """What is left of `head` without the lines that decide nothing; None if it is not one whole head with the usual line ends.
+
+    In a tuple: so it is never mistaken for the bytes of a request, which nobody has checked.
+    """
+    size = len(head)
+    if size > HEAD_LIMIT or not head.endswith(b"\r\n\r\n") or (size > FIELD_LIMIT and head.count(b"\n") > FIELD_LIMIT):
+        return None
+    return (INDECISIVE.sub(b"", head),)
+
+
+def logged(head: bytes) -> list[bytes]:
+    """The lines of a good head that name what the access log tells of it besides the request line."""
+    return LOGGED.findall(head)
+
+
+def tell(lines: list[bytes]) -> dict[str, str]:
+    """The fields that `logged` lines hold, as `parse` would give them."""
+    fields: dict[str, str] = {}
+    collect_fields(FIELD.findall(b"".join(lines).decode("latin-1")), fields)
+    return fields

@@ -14,7 +14,6 @@ can say where the next request would begin.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol as Interface
@@ -22,7 +21,8 @@ from typing import TypeAlias
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
-from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
+from rawservers.http.framing import HeadReader, first_line
+from rawservers.http.request import Refused, Request, parse, parse_simple
 from rawservers.http.response import Answer, Response, Stamp, error, extent
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
@@ -33,9 +33,6 @@ STEPS = 64  # of work that one call may do, about half a millisecond
 LOOKUP_STEPS = 1  # for an answer that is remembered
 ANSWER_STEPS = 8  # for any other
 BYTES_PER_STEP = 512  # of a head that is long
-BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
-BLANK_LINES = re.compile(rb"(?:\r?\n)*")
-HEAD_END = re.compile(rb"\n\r?\n")
 
 
 class Service(Interface):
@@ -79,14 +76,13 @@ class Conversation(Protocol):
         "_counters",
         "_kept",
         "_left",
-        "_line_end",
         "_missed",
         "_peer",
         "_promise",
+        "_reader",
         "_recall",
         "_refuse",
         "_request",
-        "_scanned",
         "_service",
         "_stamp",
         "_steps",
@@ -110,8 +106,7 @@ class Conversation(Protocol):
         self._at_rest = False  # nothing is under way, and any number of answers may follow
         self._buffer = bytearray()  # input not yet answered
         self._missed = 0  # bytes at its front that were looked up already, whole, and are not known
-        self._line_end = 0  # where the request line ends that was found good, though its head is not complete
-        self._scanned = 0  # bytes known to hold no end of a head
+        self._reader: HeadReader | None = None  # of the buffer, from the first head on that is not looked up whole
         self._began = 0.0  # when the first of it came
         self._kept = 0.0  # when an answer last left the connection open
         self._request: Request | None = None  # one whose body is awaited, or whose answer is
@@ -200,7 +195,7 @@ class Conversation(Protocol):
         head = b""
         try:
             if self._request is None:
-                found = self._cut_head()
+                found = self._read_head()
                 if found is None:
                     self.waiting = HEAD
                     return None
@@ -271,55 +266,15 @@ class Conversation(Protocol):
         self._body = bytearray()
         return answer
 
-    def _cut_head(self) -> bytes | None:
-        """Take one whole head off the buffer: None while it is incomplete, Refused if it never will be a good one.
-
-        Whatever shows in a part of a head is judged in the order in which it arrives, so that the answer is the same however
-        the head was cut into packets; and only once, so that a head that trickles in costs no more than its bytes.
-        """
-        buffer = self._buffer
-        line_end = self._line_end or self._find_line()
-        if not line_end:
-            return None
-        if not self._line_end and parse_simple(bytes(buffer[:line_end])):
-            return self._cut_simple(line_end)
-        end = HEAD_END.search(buffer, max(line_end - 1, self._scanned - 2))
-        size = end.end() if end else len(buffer)
-        if end is None or size > HEAD_LIMIT:
-            if not self._line_end:
-                check_line(bytes(buffer[:line_end]))
-            if size > HEAD_LIMIT:
-                raise Refused(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
-            self._line_end = line_end
-            self._scanned = len(buffer)
-            return None
-        return self._cut(end.end())
-
-    def _find_line(self) -> int:
-        """Where the request line ends, once the empty lines before it are dropped; 0 if it is incomplete."""
-        buffer = self._buffer
-        start = _skip_blank_lines(buffer)
-        line_end = buffer.find(b"\n", start) + 1
-        if (line_end or len(buffer)) - start > LINE_LIMIT:
-            raise Refused(414, f"The request line is longer than {LINE_LIMIT} bytes.")
-        if line_end:
-            del buffer[:start]
-            line_end -= start
-            if start:
-                self._clock.epoch += 1  # the kernel may have reported the empty lines alone: the request is younger
-        return line_end
-
-    def _cut_simple(self, line_end: int) -> bytes:
-        if bytes(self._buffer[line_end:]) not in {b"", b"\n", b"\r\n"}:
-            raise Refused(400, "The request line names no version.")
-        head = self._cut(line_end)
-        self._buffer.clear()
-        return head
-
-    def _cut(self, end: int) -> bytes:
-        head = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        self._line_end = self._scanned = 0
+    def _read_head(self) -> bytes | None:
+        """One whole head off the buffer; None while it is incomplete. Raises Refused."""
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = HeadReader(self._buffer)
+        head = reader.read()
+        if reader.skipped:
+            self._clock.epoch += 1  # the kernel may have reported the empty lines alone: the request is younger
+            reader.skipped = 0
         return head
 
     def _say(self, answer: Answer, since: float = 0.0) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
@@ -357,26 +312,3 @@ class Conversation(Protocol):
         curl is such a client. It falls back to HTTP/1.0 once it has seen HTTP/1.0, and then says nothing of persistence.
         """
         return 0.0 < self._kept < self._began
-
-
-def _skip_blank_lines(buffer: bytes | bytearray) -> int:
-    """Where the request line begins. Raises Refused as soon as it cannot be one."""
-    blank = BLANK_LINES.match(buffer)
-    start = blank.end() if blank else 0
-    if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
-        raise Refused(400, "There are too many empty lines before the request.")
-    if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
-        raise Refused(400, "This is not an HTTP request.")
-    return start
-
-
-def first_line(head: bytes) -> str:
-    """The request line of a head that may be no good one, as far as it goes."""
-    try:
-        start = _skip_blank_lines(head)
-    except Refused:
-        start = 0
-    return head[start:].partition(b"\n")[0].removesuffix(b"\r").decode("latin-1")
-
-
-TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in`: or nothing

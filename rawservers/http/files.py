@@ -32,7 +32,7 @@ from weakref import WeakValueDictionary
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.cache import Cache
-from rawservers.http.listing.html import Entry
+from rawservers.http.listing.entries import Entry
 
 SMALL = 16384  # bytes up to which a file is kept in memory, and leaves in one piece with its head
 OVERHEAD, BESIDES = 900, 250  # bytes that Python takes for a remembered file, and for each place that it depends on

@@ -7,11 +7,6 @@ follows can never be taken for another request.
 
 Text is Latin-1 throughout, as HTTP's own octets are: nothing is lost, and no byte can be mistaken for white space or a
 digit that only Unicode knows. The patterns say what is allowed, never what is not.
-
-Most heads differ from earlier ones only in lines that decide nothing: a cookie, the name of the browser, the page before.
-`essence` takes those out, so that what is left can be looked up among requests that have passed all checks. Only whole lines
-go, each of them as well formed as `parse` demands, and none behind the end: so if what is left is what a good head leaves,
-the head is a good one, and asks for the same.
 """
 
 from __future__ import annotations
@@ -19,8 +14,6 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
-LINE_LIMIT = 8192  # bytes of a request line; RFC 9112 §3 asks for 8000 at the least, nginx and Apache stop at 8 KiB
-HEAD_LIMIT = 32768  # bytes of a whole head; nginx takes 4 lines of 8 KiB
 FIELD_LIMIT = 100  # header lines; Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -32,14 +25,6 @@ FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
 HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
 LENGTH = re.compile(r"[0-9]{1,18}")
 ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
-
-# The fields that an answer from a file may depend on: whoever looks at one more of them adds it here.
-DECISIVE = (
-    "accept-encoding", "authorization", "connection", "content-length", "host", "if-match", "if-modified-since",
-    "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
-)  # fmt: skip
-INDECISIVE = re.compile(rf"\n(?!(?i:{'|'.join(DECISIVE)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
-LOGGED = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -138,29 +123,6 @@ def located(request: Request) -> bytes | None:
         return None
 
 
-def essence(head: bytes) -> tuple[bytes] | None:
-    """What is left of `head` without the lines that decide nothing; None if it is not one whole head with the usual line ends.
-
-    In a tuple: so it is never mistaken for the bytes of a request, which nobody has checked.
-    """
-    size = len(head)
-    if size > HEAD_LIMIT or not head.endswith(b"\r\n\r\n") or (size > FIELD_LIMIT and head.count(b"\n") > FIELD_LIMIT):
-        return None
-    return (INDECISIVE.sub(b"", head),)
-
-
-def logged(head: bytes) -> list[bytes]:
-    """The lines of a good head that name what the access log tells of it besides the request line."""
-    return LOGGED.findall(head)
-
-
-def tell(lines: list[bytes]) -> dict[str, str]:
-    """The fields that `logged` lines hold, as `parse` would give them."""
-    fields: dict[str, str] = {}
-    _collect(FIELD.findall(b"".join(lines).decode("latin-1")), fields)
-    return fields
-
-
 def parse_simple(line: bytes) -> Request | None:
     """The HTTP/0.9 request that `line` is (RFC 1945 §5), or None."""
     match = SIMPLE_REQUEST.fullmatch(line.decode("latin-1"))
@@ -181,7 +143,7 @@ def parse(head: bytes) -> Request:
     request = Request(head, match[0].rstrip("\r\n"), match[1], match[2], (1, min(int(match[4]), 1)))
     if FIELDS.fullmatch(text, match.end()) is None:
         raise Refused(400, "A header line is malformed.")
-    names = _collect(FIELD.findall(text, match.end()), request.fields)
+    names = collect_fields(FIELD.findall(text, match.end()), request.fields)
     request.host = _host(request, names)
     request.length = _body_length(request, names)
     request.keep = _persists(request)
@@ -200,7 +162,7 @@ def _request_line(text: str) -> re.Match[str]:
     return match
 
 
-def _collect(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list[str]:
+def collect_fields(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list[str]:
     """Put header lines into `fields`; the names as they come, for whoever must know of repeated ones."""
     if len(pairs) > FIELD_LIMIT:
         raise Refused(431, f"There are more than {FIELD_LIMIT} header lines.")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from html import escape
 from http import HTTPStatus
 from typing import Protocol, TypeAlias
@@ -18,6 +16,7 @@ from typing import Protocol, TypeAlias
 from rawservers import __version__
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Chunk, FileSlice, ResponseEnd
+from rawservers.http.dates import http_date
 from rawservers.http.request import TOKEN, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -27,11 +26,8 @@ REASONS |= {
     416: "Range Not Satisfiable",
 }  # RFC 9110; Python 3.11 has older names
 BEFORE = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
-YEAR_1 = -62135596800  # the earliest that four digits can tell; a file system may hold an earlier one
 OURS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
 WITHOUT_BODY = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -81,14 +77,6 @@ def check_headers(headers: Headers) -> None:
             raise ValueError(f"not a header field: {name!r}: {value!r}")
         if name.lower() in OURS:
             raise ValueError(f"the server itself says {name}")
-
-
-@lru_cache(1024)  # files that were made together are as old
-def http_date(seconds: float) -> str:
-    """Seconds since 1970 as RFC 9110 §5.6.7 writes a date: Sun, 06 Nov 1994 08:49:37 GMT."""
-    date = datetime.fromtimestamp(max(int(seconds), YEAR_1), UTC)
-    day = f"{DAYS[date.weekday()]}, {date.day:02} {MONTHS[date.month - 1]} {date.year:04}"
-    return f"{day} {date.hour:02}:{date.minute:02}:{date.second:02} GMT"  # strftime takes three times as long
 
 
 class Stamp:

@@ -15,27 +15,21 @@ import logging
 import mimetypes
 import re
 from concurrent.futures import Future
+from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
 from urllib.parse import quote
 
 from rawservers.core.peer import Clock
 from rawservers.http.cache import Answers, Source
-from rawservers.http.conditional import (
-    etag,
-    not_modified,
-    parse_date,
-    partial,
-    precondition,
-    precondition_failed,
-    ranges,
-    unsatisfiable,
-)
+from rawservers.http.conditional import etag, not_modified, precondition, precondition_failed
+from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import File, Files, Memory, Seen, hidden
-from rawservers.http.listing import builder
-from rawservers.http.listing import html as listing
+from rawservers.http.listing import builder, html, json
+from rawservers.http.negotiation import prefers_json, rank_codings
+from rawservers.http.ranges import partial, ranges, unsatisfiable
 from rawservers.http.request import Refused, Request, located
-from rawservers.http.response import Answer, Headers, Response, check_headers, error, http_date
+from rawservers.http.response import Answer, Headers, Response, check_headers, error
 from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
@@ -93,6 +87,8 @@ class Site:
         self._builder = builds
         check_headers([(name, value) for _, name, value in config.headers])
         check_headers([("Location", target) for _, target in config.redirects])
+        if config.listing:
+            html.template()  # read now, while it can be: later the process may have less rights
 
     def respond(self, request: Request) -> Answer | Future[Response]:
         """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused if its target is malformed."""
@@ -175,19 +171,15 @@ class Site:
         accepted = request.fields.get("accept-encoding")
         if not accepted or not any(neighbour.signature for neighbour in file.neighbours):
             return file, ""
-        weights = listing.media_ranges(accepted)
-        best, chosen, coding = weights.get("identity", 0.0), file, ""
-        for neighbour, (ending, name) in zip(file.neighbours, CODINGS.items(), strict=True):
-            weight = weights.get(name, weights.get("*", 0.0))
-            if weight > best or (weight == best > 0 and not coding):
-                # An older neighbour was made from what the file once was.
-                if neighbour.signature is None or is_older(neighbour, file):
-                    continue
-                try:
-                    best, chosen, coding = weight, self._files.find(path + ending), name
-                except OSError:
-                    continue
-        return chosen, coding
+        endings = {
+            coding: ending
+            for neighbour, (ending, coding) in zip(file.neighbours, CODINGS.items(), strict=True)
+            if neighbour.signature and not is_older(neighbour, file)  # an older one was made from what the file once was
+        }
+        for coding in rank_codings(accepted, endings):
+            with suppress(OSError):
+                return self._files.find(path + endings[coding]), coding
+        return file, ""
 
     def _endings(self, path: bytes) -> tuple[bytes, ...]:
         """The endings of the neighbours that may be sent in place of the file at `path`."""
@@ -220,12 +212,12 @@ class Site:
         if not self._config.listing:
             return self._fail(403, request)
         vary = ("Vary", "Accept")
-        if listing.prefers_json(request.fields.get("accept", "")):
-            form = listing.json_text
+        if prefers_json(request.fields.get("accept", "")):
+            form = json.render
             headers = [("Content-Type", "application/json"), vary]
         else:
-            form = listing.html
-            headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", listing.policy())]
+            form = html.render
+            headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", html.policy())]
         dressed = self._dressed(path, headers)
         if request.method == "HEAD":
             self._files.check_folder(path)

@@ -1,0 +1,98 @@
+"""Where a request head ends: RFC 9112 §2.2, §3 and RFC 1945 §5."""
+
+from __future__ import annotations
+
+import re
+
+from rawservers.http.request import Refused, check_line, parse_simple
+
+LINE_LIMIT = 8192  # bytes of a request line; RFC 9112 §3 asks for 8000 at the least, nginx and Apache stop at 8 KiB
+HEAD_LIMIT = 32768  # bytes of a whole head; nginx takes 4 lines of 8 KiB
+BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
+BLANK_LINES = re.compile(rb"(?:\r?\n)*")
+HEAD_END = re.compile(rb"\n\r?\n")
+
+
+class HeadReader:
+    """Cuts request heads off `buffer`, to which input is appended. skipped: bytes of empty lines before the present head."""
+
+    __slots__ = ("_buffer", "_line_end", "_scanned", "skipped")
+
+    def __init__(self, buffer: bytearray) -> None:
+        self._buffer = buffer
+        self._line_end = 0  # where the request line ends that was found good, though its head is not complete
+        self._scanned = 0  # bytes known to hold no end of a head
+        self.skipped = 0
+
+    def read(self) -> bytes | None:
+        """Take one whole head off the buffer: None while it is incomplete, Refused if it never will be a good one.
+
+        Whatever shows in a part of a head is judged in the order in which it arrives, so that the answer is the same however
+        the head was cut into packets; and only once, so that a head that trickles in costs no more than its bytes.
+        """
+        buffer = self._buffer
+        line_end = self._line_end or self._find_line()
+        if not line_end:
+            return None
+        if not self._line_end and parse_simple(bytes(buffer[:line_end])):
+            return self._cut_simple(line_end)
+        end = HEAD_END.search(buffer, max(line_end - 1, self._scanned - 2))
+        size = end.end() if end else len(buffer)
+        if end is None or size > HEAD_LIMIT:
+            if not self._line_end:
+                check_line(bytes(buffer[:line_end]))
+            if size > HEAD_LIMIT:
+                raise Refused(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
+            self._line_end = line_end
+            self._scanned = len(buffer)
+            return None
+        return self._cut(end.end())
+
+    def _find_line(self) -> int:
+        """Where the request line ends, once the empty lines before it are dropped; 0 if it is incomplete."""
+        buffer = self._buffer
+        start = _skip_blank_lines(buffer)
+        line_end = buffer.find(b"\n", start) + 1
+        if (line_end or len(buffer)) - start > LINE_LIMIT:
+            raise Refused(414, f"The request line is longer than {LINE_LIMIT} bytes.")
+        if line_end:
+            del buffer[:start]
+            line_end -= start
+            self.skipped = start
+        return line_end
+
+    def _cut_simple(self, line_end: int) -> bytes:
+        if bytes(self._buffer[line_end:]) not in {b"", b"\n", b"\r\n"}:
+            raise Refused(400, "The request line names no version.")
+        head = self._cut(line_end)
+        self._buffer.clear()
+        return head
+
+    def _cut(self, end: int) -> bytes:
+        head = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        self._line_end = self._scanned = 0
+        return head
+
+
+def _skip_blank_lines(buffer: bytes | bytearray) -> int:
+    """Where the request line begins. Raises Refused as soon as it cannot be one."""
+    blank = BLANK_LINES.match(buffer)
+    start = blank.end() if blank else 0
+    if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
+        raise Refused(400, "There are too many empty lines before the request.")
+    if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
+        raise Refused(400, "This is not an HTTP request.")
+    return start
+
+
+def first_line(head: bytes) -> str:
+    """The request line of a head that may be no good one, as far as it goes."""
+    try:
+        start = _skip_blank_lines(head)
+    except Refused:
+        start = 0
+    return head[start:].partition(b"\n")[0].removesuffix(b"\r").decode("latin-1")
+
+
+TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in`: or nothing

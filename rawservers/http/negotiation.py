@@ -1,0 +1,63 @@
+"""Content negotiation: RFC 9110 §12.5.1 and §12.5.3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from operator import itemgetter
+
+# What is looked at of an Accept or Accept-Encoding field. A browser sends a dozen members, in less than 200 characters.
+MEMBERS = 64
+CHARACTERS = 2048
+
+QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+
+
+def prefers_json(accept: str) -> bool:
+    """Whether the Accept field `accept` rates application/json above text/html (RFC 9110 §12.5.1).
+
+    Of two that weigh the same it prefers the one that it names: programs say "application/json, */*", and mean it.
+    """
+    ranges = media_ranges(accept)
+    as_json, as_html = quality("application/json", ranges), quality("text/html", ranges)
+    return as_json > as_html or (as_json == as_html > 0 and "application/json" in ranges and "text/html" not in ranges)
+
+
+def rank_codings(accept_encoding: str, codings: Iterable[str]) -> list[str]:
+    """Those of the content codings that the client takes at least as gladly as no coding, the best first (§12.5.3)."""
+    weights = media_ranges(accept_encoding)
+    identity, others = weights.get("identity", 0.0), weights.get("*", 0.0)
+    ranked = [(-weights.get(coding, others), coding) for coding in codings]
+    return [coding for weight, coding in sorted(ranked, key=itemgetter(0)) if weight < 0 and -weight >= identity]
+
+
+def media_ranges(accept: str) -> dict[str, float]:
+    """The media ranges of an Accept field and their weights; those with a malformed weight are left out.
+
+    A parameter that is no weight asks for a variant (charset, level), perhaps ours; the plain range, if given, decides.
+    What lies behind the first MEMBERS of them, or does not end within the first CHARACTERS, is ignored.
+    """
+    ranges: dict[str, float] = {}
+    members = QUOTED.sub("", accept[:CHARACTERS]).lower().split(",", MEMBERS)
+    if len(accept) > CHARACTERS or len(members) > MEMBERS:
+        del members[-1]
+    for element in members:
+        kind, *parameters = [part.strip(" \t") for part in element.split(";")]
+        weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
+        if any(not QUALITY.fullmatch(weight) for weight in weights):
+            continue
+        weight = float(weights[0]) if weights else 1.0
+        if len(parameters) == len(weights):
+            ranges[kind] = weight
+        else:
+            ranges.setdefault(kind, weight)
+    return ranges
+
+
+def quality(kind: str, ranges: dict[str, float]) -> float:
+    """The weight of a media type: that of the most specific range that holds it, 0 if none does."""
+    for candidate in (kind, f"{kind.partition('/')[0]}/*", "*/*"):
+        if candidate in ranges:
+            return ranges[candidate]
+    return 0.0
