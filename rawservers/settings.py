@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-Function: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
+Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
 WELCOME = Path(__file__).parent / "welcome"
 
@@ -138,7 +138,7 @@ class Config:
     """Whom the workers become when started as root: NAME, with all the groups of that user, or NAME:GROUP. Empty: nobody else,
     with a warning for root. nginx: nobody; here that is the operator's choice, since files must be readable for that user."""
 
-    functions: tuple[tuple[str, Function], ...] = ()
+    handlers: tuple[tuple[str, Handler], ...] = ()
     """Code that answers in place of files: the beginning of a path, and a function of the request (see http/router.py)."""
 
     body_limit: int = setting(1 << 20, "whole", "http.body_limit", most=1 << 30)
@@ -229,7 +229,7 @@ class Config:
     requests: int = setting(0, "whole", "http.requests", most=1_000_000_000)
     """Answers per HTTP connection. nginx 1000, to give memory back; here nothing of a connection grows with its requests."""
 
-    telnet_service: Function | None = None
+    telnet_service: Handler | None = None
     """Code that answers lines in place of the echo: a function of a line, or a generator (see telnet/session.py)."""
 
     telnet_greeting: str = setting("", "text", "telnet.greeting")

@@ -20,8 +20,8 @@ from rawservers.core.protocol import Protocol
 from rawservers.core.wakes import LONG
 from rawservers.http.conversation import Conversation
 from rawservers.http.request import Request
-from rawservers.http.response import Answer, Response, Stamp, error
-from rawservers.http.router import CALL_STEPS
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, error_response
+from rawservers.http.router import HANDLER_STEPS
 
 STATES = ("reading", "busy", "sending", "idle", "lingering")
 COUNTED = {
@@ -141,30 +141,30 @@ class Page:
     """What answers the requests of a conversation about the status: see `conversation.Service`."""
 
     def __init__(self, look: Callable[[], Status]) -> None:
-        self.stamp = Stamp()
+        self.common_headers = CommonHeaders()
         self._look = look
 
-    def recall(self, data: bytes) -> None:
+    def lookup(self, data: bytes) -> None:
         return None  # it is new every time
 
-    def room(self, request: Request) -> int:
+    def max_body(self, request: Request) -> int:
         return 0
 
-    def respond(self, request: Request) -> Answer:
+    def respond(self, request: Request) -> PreparedResponse:
         """Raises Refused if the target is malformed."""
         if request.method not in {"GET", "HEAD"}:
-            return Answer(error(405, "The status can only be read.", [("Allow", "GET, HEAD")]), request)
+            return PreparedResponse(error_response(405, "The status can only be read.", [("Allow", "GET, HEAD")]), request)
         path = request.path
         if path == "/" and "application/json" in request.fields.get("accept", ""):
             path = "/json"
         for place, kind, form in FORMS.values():
             if path == place:
-                request.steps = CALL_STEPS  # all connections are looked at
+                request.steps = HANDLER_STEPS  # all connections are looked at
                 headers = [("Content-Type", kind), ("Cache-Control", "no-store")]
-                return Answer(Response(200, headers, form(self._look()).encode()), request)
-        return Answer(error(404, "The status is told at /, /json and /metrics."), request)
+                return PreparedResponse(Response(200, headers, form(self._look()).encode()), request)
+        return PreparedResponse(error_response(404, "The status is told at /, /json and /metrics."), request)
 
-    def answer(self, request: Request, promise: object) -> Answer:
+    def prepare(self, request: Request, future: object) -> PreparedResponse:
         raise AssertionError("it promises nothing")
 
     def start(self, peer: Peer) -> Protocol:

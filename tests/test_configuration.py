@@ -24,7 +24,7 @@ from tests.example_configuration import PATH, uncommented, written
 from tests.live import ROOT
 
 EXAMPLE = uncommented(written())
-IN_CODE_ONLY = {"functions", "telnet_service"}
+IN_CODE_ONLY = {"handlers", "telnet_service"}
 
 # What no key takes, but for `true` where there is a switch.
 WRONG = ["true", "-1", "-0.5", '"\\u0000"', "[1979-05-27]", "{ a.b.c = 1 }", "1979-05-27"]

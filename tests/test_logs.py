@@ -24,7 +24,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.http.response import Record
+from rawservers.http.response import AccessRecord
 from rawservers.logs import error as error_log
 from rawservers.logs import sink as outlet
 from rawservers.logs.access import AccessLog, open_target, rotated
@@ -37,8 +37,8 @@ PEER = Peer(("192.0.2.1", 4711), Clock())
 LINE = b"x" * 99 + b"\n"
 
 
-def record(line: str = "GET /f HTTP/1.0", referer: str = "", agent: str = "") -> Record:
-    made = Record(line, None, 200, 100, 12)
+def record(line: str = "GET /f HTTP/1.0", referer: str = "", agent: str = "") -> AccessRecord:
+    made = AccessRecord(line, None, 200, 100, 12)
     made.referer, made.agent = referer, agent
     return made
 
@@ -925,7 +925,7 @@ def fail(request):
     raise ValueError("as told")
 
 error_log.install()
-serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", functions=(("/f", fail),)))
+serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", handlers=(("/f", fail),)))
 """
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from rawservers.core.bind import Endpoint
-from rawservers.http.files import hidden
+from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
 from rawservers.services import SERVICES
@@ -338,7 +338,7 @@ def take_path(value: object, place: Place) -> str:
     path = take_text(value, place)
     if not path.startswith("/") or path.endswith("/"):
         raise Unexpected
-    if hidden(os.fsencode(path)):
+    if is_hidden(os.fsencode(path)):
         raise ValueError(f"{quoted(path)} is never served: a part of it is empty, or begins with a dot")
     return path
 

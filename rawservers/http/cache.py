@@ -28,43 +28,43 @@ from typing import Generic, Protocol, TypeVar
 from rawservers.core.peer import Clock
 from rawservers.http.framing import HEAD_LIMIT
 from rawservers.http.request import FIELD, FIELD_LIMIT, TOKEN, VALUE, Request, collect_fields
-from rawservers.http.response import Answer
+from rawservers.http.response import PreparedResponse
 
-OVERHEAD = 800  # bytes that Python takes for an entry besides its content
-SIGHTED = 8192  # requests, or twice as many, of which no more is kept than that they came once
-TELLING = 6  # bytes for each one that the log is told: as it came, as text, and in the line, where it may take four
-ASKER = 384  # bytes of Referer and User-Agent that are kept in turn with an answer found by its essence
+ENTRY_OVERHEAD = 800  # bytes that Python takes for an entry besides its content
+ADMISSION_FILTER_SIZE = 8192  # requests, or twice as many, of which no more is kept than that they came once
+LOG_BYTES = 6  # bytes for each one that the log is told: as it came, as text, and in the line, where it may take four
+LOG_LINES_LIMIT = 384  # bytes of Referer and User-Agent that are kept in turn with an answer found by its essence
 
 # The fields that an answer from a file may depend on: whoever looks at one more of them adds it here.
-DECISIVE = (
+KEY_FIELDS = (
     "accept-encoding", "authorization", "connection", "content-length", "host", "if-match", "if-modified-since",
     "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
 )  # fmt: skip
-INDECISIVE = re.compile(rf"\n(?!(?i:{'|'.join(DECISIVE)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
-LOGGED = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
+IGNORED_LINES = re.compile(rf"\n(?!(?i:{'|'.join(KEY_FIELDS)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
+LOG_LINES = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
 
 
-class Entry(Protocol):
+class Evictable(Protocol):
     """cost: the bytes it takes; epoch: the loop's wake it was last used in; passed: the one it had when the hand passed."""
 
     cost: int
     epoch: int
-    passed: int
+    clock_mark: int
 
-    def leave(self) -> None:
+    def on_evict(self) -> None:
         """It is forgotten."""
 
 
-class Source(Protocol):
+class Dependency(Protocol):
     """Something that an answer depends on. epoch: the one in which it was last known to be as it was."""
 
     epoch: int
 
-    def confirm(self, epoch: int) -> bool:
+    def is_fresh(self, epoch: int) -> bool:
         """Whether it is as it was, looked up at most once per wake."""
 
 
-E = TypeVar("E", bound=Entry)
+E = TypeVar("E", bound=Evictable)
 
 
 class Cache(Generic[E]):
@@ -74,139 +74,147 @@ class Cache(Generic[E]):
 
     def __init__(self, entries: int, size: int) -> None:
         self._entries: OrderedDict[Hashable, E] = OrderedDict()
-        self._most = entries
-        self._size = size
-        self.used = 0  # bytes taken
+        self._max_entries = entries
+        self._max_bytes = size
+        self.used_bytes = 0  # bytes taken
         self.get = self._entries.get
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
-    def roomy(self) -> bool:
+    def half_empty(self) -> bool:
         """Whether more than half of it is free."""
-        return 2 * self.used < self._size and 2 * len(self._entries) < self._most
+        return 2 * self.used_bytes < self._max_bytes and 2 * len(self._entries) < self._max_entries
 
     def put(self, key: Hashable, entry: E) -> bool:
         """Remember `entry`, and forget others for it if need be; not one larger than an eighth of the whole."""
-        self.drop(key)
-        if entry.cost > self._size // 8 or not self._most:
+        self.discard(key)
+        if entry.cost > self._max_bytes // 8 or not self._max_entries:
             return False
         chances = self.SECOND_CHANCES
-        while self.used + entry.cost > self._size or len(self._entries) >= self._most:
+        while self.used_bytes + entry.cost > self._max_bytes or len(self._entries) >= self._max_entries:
             oldest, candidate = next(iter(self._entries.items()))
-            if chances and candidate.passed != candidate.epoch:
+            if chances and candidate.clock_mark != candidate.epoch:
                 chances -= 1
-                candidate.passed = candidate.epoch
+                candidate.clock_mark = candidate.epoch
                 self._entries.move_to_end(oldest)
             else:
-                self.drop(oldest)
+                self.discard(oldest)
         self._entries[key] = entry
-        self.used += entry.cost
+        self.used_bytes += entry.cost
         return True
 
-    def drop(self, key: Hashable) -> None:
+    def discard(self, key: Hashable) -> None:
         """Forget the entry of `key`, if there is one."""
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self.used -= entry.cost
-            entry.leave()
+            self.used_bytes -= entry.cost
+            entry.on_evict()
 
 
-class Remembered:
+class CacheEntry:
     """An answer, and what it depends on; asked: who asked last, as `logged` tells."""
 
-    __slots__ = ("_sources", "answer", "asked", "cost", "epoch", "passed")
+    __slots__ = ("_dependencies", "answer", "clock_mark", "cost", "epoch", "log_lines")
 
-    def __init__(self, answer: Answer, asked: list[bytes], sources: Iterable[Source], cost: int, epoch: int) -> None:
+    def __init__(
+        self, answer: PreparedResponse, log_lines: list[bytes], dependencies: Iterable[Dependency], cost: int, epoch: int
+    ) -> None:
         self.answer = answer
-        self.asked = asked
+        self.log_lines = log_lines
         self.cost = cost
-        self.epoch = self.passed = epoch
-        self._sources = tuple(sources)
+        self.epoch = self.clock_mark = epoch
+        self._dependencies = tuple(dependencies)
 
-    def confirm(self, epoch: int) -> bool:
+    def is_fresh(self, epoch: int) -> bool:
         """Whether it is still true."""
-        for source in self._sources:
-            if source.epoch != epoch and not source.confirm(epoch):
+        for dependency in self._dependencies:
+            if dependency.epoch != epoch and not dependency.is_fresh(epoch):
                 return False
         self.epoch = epoch
         return True
 
-    def leave(self) -> None:
+    def on_evict(self) -> None:
         pass
 
 
-class Answers:
+class ResponseCache:
     """Whole answers, at most `entries` of them, and `size` bytes besides the content of files."""
 
     def __init__(self, clock: Clock, entries: int, size: int) -> None:
         self._clock = clock
-        self._cache: Cache[Remembered] = Cache(entries, size)
+        self._cache: Cache[CacheEntry] = Cache(entries, size)
         self._get = self._cache.get
-        self._sighted: set[int] = set()  # hashes of what came once
-        self._sighted_before: set[int] = set()
+        self._admission_filter: set[int] = set()  # hashes of what came once
+        self._previous_filter: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._cache)
 
-    def recall(self, head: bytes) -> Answer | None:
+    def lookup(self, head: bytes) -> PreparedResponse | None:
         """The answer to the request that is exactly `head`, if it is remembered and still true."""
         entry = self._get(head)
         if entry is None:
-            return self._recall_alike(head)
+            return self._lookup_normalized(head)
         epoch = self._clock.epoch
-        if entry.epoch == epoch or entry.confirm(epoch):
+        if entry.epoch == epoch or entry.is_fresh(epoch):
             return entry.answer
-        self._cache.drop(head)
+        self._cache.discard(head)
         return None
 
-    def _recall_alike(self, head: bytes) -> Answer | None:
+    def _lookup_normalized(self, head: bytes) -> PreparedResponse | None:
         """The same, if a request of the same essence is remembered."""
-        key = essence(head)
+        key = normalized_key(head)
         entry = self._get(key)
         if entry is None:
             return None
         epoch = self._clock.epoch
-        if entry.epoch != epoch and not entry.confirm(epoch):
-            self._cache.drop(key)
+        if entry.epoch != epoch and not entry.is_fresh(epoch):
+            self._cache.discard(key)
             return None
-        asked = logged(head)
-        if asked != entry.asked:
-            if sum(map(len, asked)) > ASKER:
+        log_lines = find_log_lines(head)
+        if log_lines != entry.log_lines:
+            if sum(map(len, log_lines)) > LOG_LINES_LIMIT:
                 return None
-            entry.asked = asked
-            entry.answer.ask(tell(asked))
+            entry.log_lines = log_lines
+            entry.answer.set_log_fields(parse_log_lines(log_lines))
         entry.answer.epoch = -1  # it is no repetition
         return entry.answer
 
-    def remember(self, request: Request, answer: Answer, sources: Iterable[Source]) -> None:
+    def store(self, request: Request, answer: PreparedResponse, dependencies: Iterable[Dependency]) -> None:
         """Keep the answer to a request, if there is room for any, or if it came before."""
         head = request.head
-        asked = logged(head)
-        told = sum(map(len, asked))
-        alike = essence(head)
+        log_lines = find_log_lines(head)
+        log_bytes = sum(map(len, log_lines))
+        normalized = normalized_key(head)
         key: Hashable = head
-        if not self._is_sighted(head):
-            if alike and alike[0] != head and told <= ASKER and self._is_sighted(alike):
-                key, told = alike, ASKER
-            elif not self._cache.roomy:
+        if not self._seen_before(head):
+            if normalized and normalized[0] != head and log_bytes <= LOG_LINES_LIMIT and self._seen_before(normalized):
+                key, log_bytes = normalized, LOG_LINES_LIMIT
+            elif not self._cache.half_empty:
                 return
-        cost = OVERHEAD + len(head) + len(answer.before) + len(answer.behind) + TELLING * (len(answer.line) + told)
-        self._cache.put(key, Remembered(answer, asked, sources, cost, self._clock.epoch))
+        cost = (
+            ENTRY_OVERHEAD
+            + len(head)
+            + len(answer.status_line)
+            + len(answer.header_tail)
+            + LOG_BYTES * (len(answer.line) + log_bytes)
+        )
+        self._cache.put(key, CacheEntry(answer, log_lines, dependencies, cost, self._clock.epoch))
 
-    def _is_sighted(self, key: Hashable) -> bool:
+    def _seen_before(self, key: Hashable) -> bool:
         """Whether `key` came before; notes that it came."""
-        sighted = hash(key)
-        if sighted in self._sighted or sighted in self._sighted_before:
+        hashed = hash(key)
+        if hashed in self._admission_filter or hashed in self._previous_filter:
             return True
-        if len(self._sighted) >= SIGHTED:
-            self._sighted_before, self._sighted = self._sighted, set()
-        self._sighted.add(sighted)
+        if len(self._admission_filter) >= ADMISSION_FILTER_SIZE:
+            self._previous_filter, self._admission_filter = self._admission_filter, set()
+        self._admission_filter.add(hashed)
         return False
 
 
-def essence(head: bytes) -> tuple[bytes] | None:
+def normalized_key(head: bytes) -> tuple[bytes] | None:
     """What is left of `head` without the lines that decide nothing; None if it is not one whole head with the usual line ends.
 
     In a tuple: so it is never mistaken for the bytes of a request, which nobody has checked.
@@ -214,15 +222,15 @@ def essence(head: bytes) -> tuple[bytes] | None:
     size = len(head)
     if size > HEAD_LIMIT or not head.endswith(b"\r\n\r\n") or (size > FIELD_LIMIT and head.count(b"\n") > FIELD_LIMIT):
         return None
-    return (INDECISIVE.sub(b"", head),)
+    return (IGNORED_LINES.sub(b"", head),)
 
 
-def logged(head: bytes) -> list[bytes]:
+def find_log_lines(head: bytes) -> list[bytes]:
     """The lines of a good head that name what the access log tells of it besides the request line."""
-    return LOGGED.findall(head)
+    return LOG_LINES.findall(head)
 
 
-def tell(lines: list[bytes]) -> dict[str, str]:
+def parse_log_lines(lines: list[bytes]) -> dict[str, str]:
     """The fields that `logged` lines hold, as `parse` would give them."""
     fields: dict[str, str] = {}
     collect_fields(FIELD.findall(b"".join(lines).decode("latin-1")), fields)

@@ -27,18 +27,18 @@ import re
 
 from rawservers.http.dates import parse_date
 from rawservers.http.request import Request
-from rawservers.http.response import Headers, Response, error
+from rawservers.http.response import Headers, Response, error_response
 
 # Entity tags in one field that are looked at. A client has one for each variant that it keeps, so a few at the most; a head
 # has room for some 8,000.
-TAGS = 256
+MAX_TAGS = 256
 
 ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # so written that what begins no tag is skipped fast
 OPAQUE_TAG = re.compile(r'"[^"]*"')
-ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{TAGS}}}+[\t ,]*+')
+ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{MAX_TAGS}}}+[\t ,]*+')
 
 WITHOUT_PRECONDITIONS = frozenset({"CONNECT", "OPTIONS", "TRACE"})  # they select no representation (RFC 9110 §13.2.1)
-OF_A_304 = frozenset({"cache-control", "content-location", "etag", "expires", "vary"})  # RFC 9110 §15.4.5
+HEADERS_OF_304 = frozenset({"cache-control", "content-location", "etag", "expires", "vary"})  # RFC 9110 §15.4.5
 
 
 # Validators
@@ -66,14 +66,14 @@ def precondition(request: Request, tag: str, modified: int, now: float) -> int |
     if request.method in WITHOUT_PRECONDITIONS:
         return None
     if "if-match" in fields:
-        if not _lists(fields["if-match"], tag, weakly=False):
+        if not _matches(fields["if-match"], tag, weakly=False):
             return 412
     elif "if-unmodified-since" in fields:
         since = parse_date(fields["if-unmodified-since"], now)
         if since is not None and modified > since:
             return 412
     if "if-none-match" in fields:
-        if _lists(fields["if-none-match"], tag, weakly=True):
+        if _matches(fields["if-none-match"], tag, weakly=True):
             return 304 if reads else 412
     elif reads and "if-modified-since" in fields:
         since = parse_date(fields["if-modified-since"], now)
@@ -82,7 +82,7 @@ def precondition(request: Request, tag: str, modified: int, now: float) -> int |
     return None
 
 
-def _lists(value: str, tag: str, weakly: bool) -> bool:
+def _matches(value: str, tag: str, weakly: bool) -> bool:
     """Whether a list of entity tags names `tag`, by weak or strong comparison (§8.8.3.2).
 
     What lies behind the first TAGS of them is ignored, well formed or not.
@@ -92,7 +92,7 @@ def _lists(value: str, tag: str, weakly: bool) -> bool:
     begun = ENTITY_TAGS.match(value)  # by a pattern that nothing fails to match
     head = begun[0] if begun else ""
     members = (OPAQUE_TAG if weakly else ENTITY_TAG).findall(head)
-    if len(head) < len(value) and len(members) < TAGS:
+    if len(head) < len(value) and len(members) < MAX_TAGS:
         return False  # there is something in it that is no tag
     return tag.removeprefix("W/") in members if weakly else tag in members and not tag.startswith("W/")
 
@@ -102,11 +102,11 @@ def _lists(value: str, tag: str, weakly: bool) -> bool:
 
 def precondition_failed() -> Response:
     """412: the file is not in the state that the request was made for (§15.5.13)."""
-    return error(412, "This is no longer what it was when you last saw it.")
+    return error_response(412, "This is no longer what it was when you last saw it.")
 
 
 def not_modified(headers: Headers) -> Response:
     """304 in place of the 200 whose header fields are `headers`: those that a cache needs, and no other (§15.4.5)."""
     tagged = any(name.lower() == "etag" for name, _ in headers)
-    kept = OF_A_304 if tagged else OF_A_304 | {"last-modified"}
+    kept = HEADERS_OF_304 if tagged else HEADERS_OF_304 | {"last-modified"}
     return Response(304, [field for field in headers if field[0].lower() in kept])

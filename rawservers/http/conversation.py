@@ -22,8 +22,8 @@ from typing import TypeAlias
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
 from rawservers.http.framing import HeadReader, first_line
-from rawservers.http.request import Refused, Request, parse, parse_simple
-from rawservers.http.response import Answer, Response, Stamp, error, extent
+from rawservers.http.request import HTTPError, Request, parse, parse_simple
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length, error_response
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP = Closing.KEEP
@@ -35,7 +35,7 @@ ANSWER_STEPS = 8  # for any other
 BYTES_PER_STEP = 512  # of a head that is long
 
 
-class Service(Interface):
+class Responder(Interface):
     """What answers the requests of a conversation.
 
     recall(data): the answer to a request whose bytes are exactly `data`, if it is known and still true. room(request): how
@@ -43,21 +43,21 @@ class Service(Interface):
     which answer(request, promise) makes one. respond may raise Refused, and nothing else.
     """
 
-    stamp: Stamp
+    common_headers: CommonHeaders
 
     @property
-    def recall(self) -> Callable[[bytes], Answer | None]: ...
-    def room(self, request: Request) -> int: ...
-    def respond(self, request: Request) -> Answer | Future[Response]: ...
-    def answer(self, request: Request, promise: Future[Response]) -> Answer: ...
+    def lookup(self) -> Callable[[bytes], PreparedResponse | None]: ...
+    def max_body(self, request: Request) -> int: ...
+    def respond(self, request: Request) -> PreparedResponse | Future[Response]: ...
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse: ...
 
 
-Refuse: TypeAlias = Callable[[Refused, Request | None, str], Answer]
+ErrorResponder: TypeAlias = Callable[[HTTPError, Request | None, str], PreparedResponse]
 
 
-def refuse(refusal: Refused, request: Request | None, line: str) -> Answer:
+def respond_to_error(failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
     """The answer to a request that is refused: `request`, if so much was understood, else one with this request line."""
-    return Answer(error(refusal.status, refusal.why), None, line)
+    return PreparedResponse(error_response(failure.status, failure.message), None, line)
 
 
 class Conversation(Protocol):
@@ -67,24 +67,24 @@ class Conversation(Protocol):
     """
 
     __slots__ = (
-        "_at_rest",
-        "_began",
         "_body",
         "_buffer",
-        "_called",
         "_clock",
+        "_common_headers",
         "_counters",
-        "_kept",
-        "_left",
-        "_missed",
+        "_epoch_cacheable",
+        "_future",
+        "_handler_steps",
+        "_kept_alive_at",
+        "_looked_up",
+        "_lookup",
+        "_on_error",
         "_peer",
-        "_promise",
         "_reader",
-        "_recall",
-        "_refuse",
         "_request",
-        "_service",
-        "_stamp",
+        "_requests_left",
+        "_responder",
+        "_started_at",
         "_steps",
         "closing",
         "waiting",
@@ -92,49 +92,51 @@ class Conversation(Protocol):
 
     closable_when_idle = True
 
-    def __init__(self, peer: Peer, service: Service, requests: int = 0, refuse: Refuse = refuse) -> None:
+    def __init__(
+        self, peer: Peer, responder: Responder, max_requests: int = 0, respond_to_error: ErrorResponder = respond_to_error
+    ) -> None:
         self.closing = KEEP
         self.waiting = HEAD
         self._peer = peer
         self._clock = peer.clock
         self._counters = peer.counters
-        self._refuse = refuse
-        self._service = service
-        self._recall = service.recall
-        self._stamp = service.stamp
-        self._left = requests  # answers that the connection may still give; 0: any number
-        self._at_rest = False  # nothing is under way, and any number of answers may follow
+        self._on_error = respond_to_error
+        self._responder = responder
+        self._lookup = responder.lookup
+        self._common_headers = responder.common_headers
+        self._requests_left = max_requests  # answers that the connection may still give; 0: any number
+        self._epoch_cacheable = False  # nothing is under way, and any number of answers may follow
         self._buffer = bytearray()  # input not yet answered
-        self._missed = 0  # bytes at its front that were looked up already, whole, and are not known
+        self._looked_up = 0  # bytes at its front that were looked up already, whole, and are not known
         self._reader: HeadReader | None = None  # of the buffer, from the first head on that is not looked up whole
-        self._began = 0.0  # when the first of it came
-        self._kept = 0.0  # when an answer last left the connection open
+        self._started_at = 0.0  # when the first of it came
+        self._kept_alive_at = 0.0  # when an answer last left the connection open
         self._request: Request | None = None  # one whose body is awaited, or whose answer is
         self._body = bytearray()
-        self._promise: Future[Response] | None = None
+        self._future: Future[Response] | None = None
         self._steps = 0  # of work that the present call has done
-        self._called = 0  # the same in functions
+        self._handler_steps = 0  # the same in functions
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         clock = self._clock
-        stamp = self._stamp
-        if self._at_rest and stamp.epoch == clock.epoch:
-            chunks = stamp.said.get(data)
+        common = self._common_headers
+        if self._epoch_cacheable and common.epoch == clock.epoch:
+            chunks = common.epoch_cache.get(data)
             if chunks is not None:
                 self._counters.cache_hits += 1
                 return chunks
-        self._at_rest = False
+        self._epoch_cacheable = False
         if not self._buffer and self._request is None and self.closing is KEEP:
-            self._began = clock.now
-            answer = self._recall(data)
+            self._started_at = clock.now
+            answer = self._lookup(data)
             if answer is not None:
                 self._counters.cache_hits += 1
-                chunks = self._say(answer)
-                if answer.epoch == clock.epoch and len(chunks) == 2 and answer.keep and self.closing is KEEP:
-                    stamp.said[data] = chunks  # a small one, which holds no descriptor
+                chunks = self._serialize(answer)
+                if answer.epoch == clock.epoch and len(chunks) == 2 and answer.keep_alive and self.closing is KEEP:
+                    common.epoch_cache[data] = chunks  # a small one, which holds no descriptor
                 answer.epoch = clock.epoch
                 return chunks
-            self._missed = len(data)
+            self._looked_up = len(data)
         self._buffer += data
         return self._proceed()
 
@@ -142,55 +144,57 @@ class Conversation(Protocol):
         return self._proceed()
 
     def end(self) -> Sequence[Chunk]:
-        self._at_rest = False
+        self._epoch_cacheable = False
         if self.closing is KEEP:
             self.closing = Closing.CLOSE
         return ()
 
     def expire(self) -> Sequence[Chunk]:
-        self._at_rest = False
+        self._epoch_cacheable = False
         self.closing = Closing.LINGER
         if not self._buffer and self._request is None:
             return ()
-        return self._say(self._refused(Refused(408, "The request took too long to arrive."), b""), self._began)
+        return self._serialize(
+            self._error_response(HTTPError(408, "The request took too long to arrive."), b""), self._started_at
+        )
 
     def drain(self) -> Sequence[Chunk]:
-        self._at_rest = False
-        self._left = 1
+        self._epoch_cacheable = False
+        self._requests_left = 1
         if not self._buffer and self._request is None:
             self.waiting = IDLE
         return ()
 
     def connection_lost(self) -> None:
-        self._request = self._promise = None  # which would wake us
+        self._request = self._future = None  # which would wake us
 
     def _proceed(self) -> Sequence[Chunk]:
         """Answer what is in the buffer, until more must come, the connection is to end, or enough has been said."""
         clock = self._clock
         chunks: list[Chunk] = []
-        said = 0
-        self._steps = self._called = 0
+        queued = 0
+        self._steps = self._handler_steps = 0
         if self.waiting is TURN:
             self.waiting = HEAD if self._buffer else IDLE
         while (self._buffer or self._request) and self.closing is KEEP:
-            if said > HIGH_WATER or self._steps + self._called >= STEPS:
+            if queued > HIGH_WATER or self._steps + self._handler_steps >= STEPS:
                 break
-            answer = self._next_answer(chunks)
+            answer = self._next_response(chunks)
             if answer is None:
                 break
-            more = self._say(answer, self._began if self._began < clock.now else 0.0)
-            said += extent(more[:-1])
+            more = self._serialize(answer, self._started_at if self._started_at < clock.now else 0.0)
+            queued += body_length(more[:-1])
             chunks += more
             self._steps += len(more) - 2  # each further piece, of a multipart answer say, is a system call
-            self._began = clock.now
+            self._started_at = clock.now
             clock.epoch += 1  # the request behind this one may be younger than what was looked up so far
-        rests = self._steps >= STEPS or (self._buffer and (said > HIGH_WATER or self._called))
+        rests = self._steps >= STEPS or (self._buffer and (queued > HIGH_WATER or self._handler_steps))
         if rests and self.waiting is not Deadline.NONE and self.closing is KEEP:
             self.waiting = TURN
-        clock.work += self._steps + self._called
+        clock.work += self._steps + self._handler_steps
         return tuple(chunks)
 
-    def _next_answer(self, chunks: list[Chunk]) -> Answer | None:
+    def _next_response(self, chunks: list[Chunk]) -> PreparedResponse | None:
         """To the first request in the buffer; None if it is not complete yet, or its answer not ready."""
         head = b""
         try:
@@ -201,46 +205,46 @@ class Conversation(Protocol):
                     return None
                 head = found
                 self._steps += LOOKUP_STEPS
-                answer = self._recall(head) if len(head) != self._missed else None
-                self._missed = 0
+                answer = self._lookup(head) if len(head) != self._looked_up else None
+                self._looked_up = 0
                 if answer is not None:
                     self._counters.cache_hits += 1
                     return answer
                 self._steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 self._request = self._parse(head)
-                self._await_body(self._request, chunks)
+                self._check_body(self._request, chunks)
             return self._respond(self._request)
-        except Refused as refusal:
+        except HTTPError as failure:
             self.closing = Closing.LINGER
-            return self._refused(refusal, head)
+            return self._error_response(failure, head)
 
-    def _refused(self, refusal: Refused, head: bytes) -> Answer:
+    def _error_response(self, failure: HTTPError, head: bytes) -> PreparedResponse:
         """The last answer: to the request under way, or to this head, or to what there is of one."""
         self._counters.answers += 1
         self._counters.bad_requests += 1
         line = self._request.line if self._request else first_line(head or bytes(self._buffer))
-        return self._refuse(refusal, self._request, line)
+        return self._on_error(failure, self._request, line)
 
     def _parse(self, head: bytes) -> Request:
         return parse_simple(head) or parse(head)
 
-    def _await_body(self, request: Request, chunks: list[Chunk]) -> None:
+    def _check_body(self, request: Request, chunks: list[Chunk]) -> None:
         """See whether anybody takes the body of `request`, and tell a peer that waits to be told (RFC 9110 §10.1.1)."""
         if not request.length:
             return
-        room = self._service.room(request)
-        if room and request.length > room:
-            raise Refused(413, f"The body is longer than {room} bytes.")
-        if not room:  # nobody takes the body, and it must not be taken for a request
-            request.keep = request.silent = False
+        max_body = self._responder.max_body(request)
+        if max_body and request.length > max_body:
+            raise HTTPError(413, f"The body is longer than {max_body} bytes.")
+        if not max_body:  # nobody takes the body, and it must not be taken for a request
+            request.keep_alive = request.connection_unspecified = False
             self.closing = Closing.LINGER
             request.length = 0
         elif request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
             chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
 
-    def _respond(self, request: Request) -> Answer | None:
+    def _respond(self, request: Request) -> PreparedResponse | None:
         """The answer to `request`; None while its body is incomplete or its answer only promised."""
-        if self._promise is None:
+        if self._future is None:
             if len(self._body) < request.length:
                 missing = request.length - len(self._body)
                 self._body += self._buffer[:missing]
@@ -249,20 +253,20 @@ class Conversation(Protocol):
                 if len(self._body) < request.length:
                     return None
             request.body = bytes(self._body)
-            answer = self._service.respond(request)
-            self._called += request.steps
-            if isinstance(answer, Answer):
-                return self._finished(answer)
-            self._promise = answer
+            answer = self._responder.respond(request)
+            self._handler_steps += request.steps
+            if isinstance(answer, PreparedResponse):
+                return self._finish(answer)
+            self._future = answer
             self.waiting = Deadline.NONE  # for nothing from the peer
-            answer.add_done_callback(lambda promise: self._peer.wake())
-        if not self._promise.done():
+            answer.add_done_callback(lambda future: self._peer.wake())
+        if not self._future.done():
             return None
-        return self._finished(self._service.answer(request, self._promise))
+        return self._finish(self._responder.prepare(request, self._future))
 
-    def _finished(self, answer: Answer) -> Answer:
+    def _finish(self, answer: PreparedResponse) -> PreparedResponse:
         self._counters.answers += 1
-        self._request = self._promise = None
+        self._request = self._future = None
         self._body = bytearray()
         return answer
 
@@ -277,38 +281,40 @@ class Conversation(Protocol):
             reader.skipped = 0
         return head
 
-    def _say(self, answer: Answer, since: float = 0.0) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
+    def _serialize(
+        self, answer: PreparedResponse, started_at: float = 0.0
+    ) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
         """The chunks of `answer`; decides what becomes of the connection after it."""
         clock = self._clock
-        stamp = self._stamp
-        if stamp.epoch != clock.epoch:
-            stamp.renew(clock)
-        if self._left != 1 and (answer.keep or (answer.silent and self._is_reused())):
-            if self._left:
-                self._left -= 1
+        common = self._common_headers
+        if common.epoch != clock.epoch:
+            common.refresh(clock)
+        if self._requests_left != 1 and (answer.keep_alive or (answer.connection_unspecified and self._is_reused())):
+            if self._requests_left:
+                self._requests_left -= 1
             self.waiting = IDLE
-            self._at_rest = not self._left and not self._buffer
-            self._kept = clock.now
-            lines = stamp.keep
-            answered = answer.kept or answer.end(True, lines)
+            self._epoch_cacheable = not self._requests_left and not self._buffer
+            self._kept_alive_at = clock.now
+            lines = common.keep_alive_lines
+            end = answer.end_keepalive or answer.make_end(True, lines)
         else:
             if self.closing is KEEP:
                 self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
             self._buffer.clear()
-            lines = stamp.close if answer.before else b""
-            answered = answer.closed or answer.end(False, lines)
-        if since:
-            answered = ResponseEnd(answered.record, since)
+            lines = common.close_lines if answer.status_line else b""
+            end = answer.end_close or answer.make_end(False, lines)
+        if started_at:
+            end = ResponseEnd(end.record, started_at)
         body = answer.content.body
         if type(body) is bytes:
-            return b"".join((answer.before, lines, answer.behind, body)), answered
-        head = answer.before + lines + answer.behind
+            return b"".join((answer.status_line, lines, answer.header_tail, body)), end
+        head = answer.status_line + lines + answer.header_tail
         pieces = (head, *body) if isinstance(body, tuple) else (head, body)
-        return *pieces, answered
+        return *pieces, end
 
     def _is_reused(self) -> bool:
         """Whether the present request began after an answer that kept the connection: its client knows what that means.
 
         curl is such a client. It falls back to HTTP/1.0 once it has seen HTTP/1.0, and then says nothing of persistence.
         """
-        return 0.0 < self._kept < self._began
+        return 0.0 < self._kept_alive_at < self._started_at

@@ -32,14 +32,17 @@ from weakref import WeakValueDictionary
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.cache import Cache
-from rawservers.http.listing.entries import Entry
+from rawservers.http.listing.entries import ListingEntry
 
-SMALL = 16384  # bytes up to which a file is kept in memory, and leaves in one piece with its head
-OVERHEAD, BESIDES = 900, 250  # bytes that Python takes for a remembered file, and for each place that it depends on
+SMALL_FILE = 16384  # bytes up to which a file is kept in memory, and leaves in one piece with its head
+FILE_OVERHEAD, DEPENDENCY_OVERHEAD = (
+    900,
+    250,
+)  # bytes that Python takes for a remembered file, and for each place that it depends on
 
-NEVER = (-1, -1, -1, -1, -1)  # no file's signature
-SETTLED = 0.020  # seconds after a change until the times tell changes apart: two ticks of a 100 Hz kernel
-SETTLED_COARSE = 2.0  # the same where the file system keeps whole seconds only (FAT: two)
+NO_SIGNATURE = (-1, -1, -1, -1, -1)  # no file's signature
+MTIME_GRACE = 0.020  # seconds after a change until the times tell changes apart: two ticks of a 100 Hz kernel
+MTIME_GRACE_COARSE = 2.0  # the same where the file system keeps whole seconds only (FAT: two)
 
 Signature: TypeAlias = "tuple[int, int, int, int, int]"
 
@@ -47,29 +50,29 @@ Signature: TypeAlias = "tuple[int, int, int, int, int]"
 signature: Callable[[os.stat_result], Signature] = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
-class Seen:
+class PathSnapshot:
     """What a path named when it was looked up: a file in a certain state, or nothing. A source of answers."""
 
     __slots__ = ("epoch", "modified", "path", "signature")
 
     def __init__(self, path: bytes, epoch: int) -> None:
-        status = look(path)
+        status = stat_or_none(path)
         self.path = path
         self.signature: Signature | None = status and signature(status)
         self.modified = status.st_mtime if status else 0.0
         self.epoch = epoch
 
-    def confirm(self, epoch: int) -> bool:
+    def is_fresh(self, epoch: int) -> bool:
         """Whether the path still names that, looked up at most once per wake."""
         if self.epoch != epoch:
-            status = look(self.path)
+            status = stat_or_none(self.path)
             if (status and signature(status)) != self.signature:
                 return False
             self.epoch = epoch
         return True
 
 
-class Folder:
+class Directory:
     """A folder on the way to a file, and no link to one. A source of answers."""
 
     __slots__ = ("__weakref__", "_path", "epoch")
@@ -78,7 +81,7 @@ class Folder:
         self._path = path
         self.epoch = -1
 
-    def confirm(self, epoch: int) -> bool:
+    def is_fresh(self, epoch: int) -> bool:
         """Whether it still is, looked up at most once per wake."""
         if self.epoch != epoch:
             try:
@@ -99,18 +102,18 @@ class File:
     """
 
     __slots__ = (
-        "_others",
+        "_dependencies",
         "_path",
         "_signature",
         "body",
+        "cacheable",
+        "clock_mark",
         "cost",
         "epoch",
         "modified",
         "modified_ns",
-        "neighbours",
-        "passed",
         "size",
-        "steady",
+        "variants",
     )
 
     def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: Clock) -> None:
@@ -120,19 +123,19 @@ class File:
         self.size = status.st_size if isinstance(body, FileSlice) else len(body)
         self.modified = status.st_mtime
         self.modified_ns = status.st_mtime_ns
-        self.neighbours: tuple[Seen, ...] = ()
-        self._others: tuple[Folder | Seen, ...] = ()
-        self.epoch = self.passed = clock.epoch
-        self.cost = OVERHEAD + len(path)
-        self.steady = clock.time - max(status.st_mtime, status.st_ctime) >= settling_time(status)
+        self.variants: tuple[PathSnapshot, ...] = ()
+        self._dependencies: tuple[Directory | PathSnapshot, ...] = ()
+        self.epoch = self.clock_mark = clock.epoch
+        self.cost = FILE_OVERHEAD + len(path)
+        self.cacheable = clock.time - max(status.st_mtime, status.st_ctime) >= mtime_grace(status)
 
-    def lie(self, way: Iterable[Folder | Seen], neighbours: Iterable[Seen]) -> None:
+    def set_dependencies(self, parents: Iterable[Directory | PathSnapshot], variants: Iterable[PathSnapshot]) -> None:
         """It is found by this way, and beside these neighbours."""
-        self.neighbours = tuple(neighbours)
-        self._others = (*way, *self.neighbours)
-        self.cost += BESIDES * len(self._others)
+        self.variants = tuple(variants)
+        self._dependencies = (*parents, *self.variants)
+        self.cost += DEPENDENCY_OVERHEAD * len(self._dependencies)
 
-    def confirm(self, epoch: int) -> bool:
+    def is_fresh(self, epoch: int) -> bool:
         """Whether the path still names this file, unchanged, and its neighbours are what they were."""
         if self.epoch != epoch:
             try:
@@ -140,20 +143,20 @@ class File:
                     return False
             except OSError:
                 return False
-            for source in self._others:
-                if source.epoch != epoch and not source.confirm(epoch):
+            for dependency in self._dependencies:
+                if dependency.epoch != epoch and not dependency.is_fresh(epoch):
                     return False
             self.epoch = epoch
         return True
 
-    def leave(self) -> None:
+    def on_evict(self) -> None:
         """It is forgotten: let go of its content, whoever still means to lend it."""
-        self._signature = NEVER
+        self._signature = NO_SIGNATURE
         self.epoch = -1
         del self.body
 
 
-class Memory:
+class FileCache:
     """Files remembered, those of all sites: at most `entries`, of which at most `open_files` are large ones; `size` bytes of
     the small ones.
     """
@@ -170,24 +173,26 @@ class Memory:
         """Remember `file`, if it is worth that."""
         return (self.large if isinstance(file.body, FileSlice) else self.small).put(key, file)
 
-    def drop(self, key: Hashable) -> None:
+    def discard(self, key: Hashable) -> None:
         """Forget the file of `key`, if there is one."""
-        self.small.drop(key)
-        self.large.drop(key)
+        self.small.discard(key)
+        self.large.discard(key)
 
 
-class Files:
+class DocumentRoot:
     """The files below `root`, a folder's path. endings: those of the neighbours that matter to a file of a given path."""
 
-    def __init__(self, root: str, clock: Clock, endings: Callable[[bytes], tuple[bytes, ...]], memory: Memory) -> None:
+    def __init__(self, root: str, clock: Clock, suffixes: Callable[[bytes], tuple[bytes, ...]], cache: FileCache) -> None:
         self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
         # Where the root really is, with a slash behind it; the device and inode of that folder. Always replaced as a whole,
         # since threads look there too.
-        self._landing: tuple[bytes, tuple[int, int] | None] = b"", None
+        self._real_root: tuple[bytes, tuple[int, int] | None] = b"", None
         self._clock = clock
-        self._endings = endings
-        self._memory = memory
-        self._folders: WeakValueDictionary[bytes, Folder] = WeakValueDictionary()  # as long as there are files beyond them
+        self._suffixes = suffixes
+        self._cache = cache
+        self._directories: WeakValueDictionary[bytes, Directory] = (
+            WeakValueDictionary()
+        )  # as long as there are files beyond them
 
     def find(self, path: bytes) -> File:
         """The regular file at `path`, which begins with a slash: remembered, or looked up anew.
@@ -196,18 +201,18 @@ class Files:
         leads outside, PermissionError for what is neither file nor folder, or another OSError.
         """
         key = (self, path)  # sites differ in the neighbours that matter to them
-        file = self._memory.get(key)
-        if file is None or not file.confirm(self._clock.epoch):
-            self._memory.drop(key)
+        file = self._cache.get(key)
+        if file is None or not file.is_fresh(self._clock.epoch):
+            self._cache.discard(key)
             file = self._load(path)
-            file.steady = file.steady and self._memory.put(key, file)
+            file.cacheable = file.cacheable and self._cache.put(key, file)
         return file
 
-    def look(self, path: bytes) -> Seen:
+    def snapshot(self, path: bytes) -> PathSnapshot:
         """What `path` names now, if anything, as a source: for an answer that depends on its absence."""
-        return Seen(self._root + path, self._clock.epoch)
+        return PathSnapshot(self._root + path, self._clock.epoch)
 
-    def is_folder(self, path: bytes) -> bool:
+    def is_directory(self, path: bytes) -> bool:
         """Whether `path` names a folder that may be served."""
         try:
             os.close(self._open(path)[0])
@@ -215,132 +220,132 @@ class Files:
             return isinstance(failure, IsADirectoryError)
         return False
 
-    def check_folder(self, path: bytes) -> None:
+    def check_readable(self, path: bytes) -> None:
         """OSError unless the folder at `path` can be read."""
-        os.close(self._open_folder(path))
+        os.close(self._open_directory(path))
 
-    def entries(self, path: bytes) -> Iterator[Entry]:
+    def list_directory(self, path: bytes) -> Iterator[ListingEntry]:
         """What may be served of the folder at `path`. OSError if it cannot be read. From any thread: it touches no memory.
 
         An entry that is no link lies in the folder, and with it in the root, so that one look by name is enough.
         """
-        folder = self._open_folder(path)
+        directory = self._open_directory(path)
         try:
-            with os.scandir(folder) as found:
+            with os.scandir(directory) as found:
                 for item in found:
-                    entry = self._entry(path, item)
+                    entry = self._listing_entry(path, item)
                     if entry is not None:
                         yield entry
         finally:
-            os.close(folder)
+            os.close(directory)
 
-    def _open_folder(self, path: bytes) -> int:
+    def _open_directory(self, path: bytes) -> int:
         """A descriptor of the folder at `path`, to read it."""
-        place, _ = self._place(path)
+        place, _ = self._open_path(path)
         try:
             return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
             os.close(place)
 
-    def _entry(self, path: bytes, item: os.DirEntry[str]) -> Entry | None:
+    def _listing_entry(self, path: bytes, item: os.DirEntry[str]) -> ListingEntry | None:
         """What stands in the folder at `path`, if it may be served."""
         name = os.fsencode(item.name)
-        if hidden(path + name):
+        if is_hidden(path + name):
             return None
         try:
             status = item.stat(follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                status = self._status(path + name)
+                status = self._stat(path + name)
         except OSError:  # gone meanwhile, or a link that leads outside
             return None
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             return None
-        return Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+        return ListingEntry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
 
-    def _status(self, path: bytes) -> os.stat_result:
+    def _stat(self, path: bytes) -> os.stat_result:
         """That of what `path` names, wherever links lead inside the root."""
-        place, _ = self._place(path)
+        place, _ = self._open_path(path)
         try:
             return os.fstat(place)
         finally:
             os.close(place)
 
     def _load(self, path: bytes) -> File:
-        fd, landed = self._open(path)
+        fd, real_path = self._open(path)
         opened = OpenFile(fd, os.close)
         before = os.fstat(fd)
-        if before.st_size > SMALL:
-            file = File(self._root + landed, before, FileSlice(opened, 0, before.st_size), self._clock)
+        if before.st_size > SMALL_FILE:
+            file = File(self._root + real_path, before, FileSlice(opened, 0, before.st_size), self._clock)
         else:
-            file = File(self._root + landed, before, read_all(fd, before.st_size), self._clock)
+            file = File(self._root + real_path, before, read_all(fd, before.st_size), self._clock)
             file.cost += file.size
             if signature(os.fstat(fd)) != signature(before) or file.size != before.st_size:
-                file.steady = False  # it was being written meanwhile
-        way: list[Folder | Seen] = list(self._way(landed))
-        if landed != path:
-            link = self.look(path)
-            file.steady &= link.signature == signature(before)
-            way.append(link)
-        file.lie(way, [self.look(path + ending) for ending in self._endings(path)])
+                file.cacheable = False  # it was being written meanwhile
+        parents: list[Directory | PathSnapshot] = list(self._parents(real_path))
+        if real_path != path:
+            link = self.snapshot(path)
+            file.cacheable &= link.signature == signature(before)
+            parents.append(link)
+        file.set_dependencies(parents, [self.snapshot(path + suffix) for suffix in self._suffixes(path)])
         return file
 
-    def _way(self, path: bytes) -> Iterator[Folder]:
+    def _parents(self, path: bytes) -> Iterator[Directory]:
         """The folders from the root to `path`, the same ones for all files beyond them."""
         end = 0
         while (end := path.find(b"/", end + 1)) > 0:
             place = self._root + path[:end]
-            folder = self._folders.get(place)
-            if folder is None:
-                folder = self._folders[place] = Folder(place)
-            yield folder
+            directory = self._directories.get(place)
+            if directory is None:
+                directory = self._directories[place] = Directory(place)
+            yield directory
 
     def _open(self, path: bytes) -> tuple[int, bytes]:
         """A descriptor of the regular file at `path`, wherever links lead inside the root, and its real path there."""
-        place, landed = self._place(path)
+        place, real_path = self._open_path(path)
         try:
             mode = os.fstat(place).st_mode
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, "a folder")
             if not stat.S_ISREG(mode):
                 raise PermissionError(errno.EACCES, "not a regular file")
-            return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_CLOEXEC), landed
+            return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_CLOEXEC), real_path
         finally:
             os.close(place)
 
-    def _place(self, path: bytes) -> tuple[int, bytes]:
+    def _open_path(self, path: bytes) -> tuple[int, bytes]:
         """A descriptor that stands for what `path` names, without opening it, and where in the root that really is.
 
         FileNotFoundError if it may not be served.
         """
-        if hidden(path):
+        if is_hidden(path):
             raise FileNotFoundError(errno.ENOENT, "hidden")
         place = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
         try:
-            landed = self._inside(os.readlink(b"/proc/self/fd/%d" % place))
-            if landed is not None:
-                return place, landed
+            real_path = self._path_below_root(os.readlink(b"/proc/self/fd/%d" % place))
+            if real_path is not None:
+                return place, real_path
         except OSError:
             os.close(place)
             raise
         os.close(place)
         raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden there")
 
-    def _inside(self, place: bytes) -> bytes | None:
+    def _path_below_root(self, place: bytes) -> bytes | None:
         """Where in the root a place is that the kernel names, from a slash on; None if it may not be served."""
         status = os.stat(self._root or b"/")
         root = status.st_dev, status.st_ino
-        landing, landed = self._landing
-        if root != landed or not (place + b"/").startswith(landing):
+        real_root, real_path = self._real_root
+        if root != real_path or not (place + b"/").startswith(real_root):
             # The root is, or its path has, a link that has been moved, as deployments do.
-            landing = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
-            self._landing = landing, root
-            if not (place + b"/").startswith(landing):
+            real_root = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
+            self._real_root = real_root, root
+            if not (place + b"/").startswith(real_root):
                 return None
-        path = b"/" + place[len(landing) :]
-        return None if hidden(path) else path
+        path = b"/" + place[len(real_root) :]
+        return None if is_hidden(path) else path
 
 
-def hidden(path: bytes) -> bool:
+def is_hidden(path: bytes) -> bool:
     """Whether `path` has an empty segment, or one that begins with a dot; /.well-known/ (RFC 8615) is not hidden."""
     if b"/." not in path and b"//" not in path:
         return False
@@ -350,16 +355,16 @@ def hidden(path: bytes) -> bool:
     return any(segment.startswith(b".") for segment in segments) or b"" in segments[:-1]
 
 
-def look(path: bytes) -> os.stat_result | None:
+def stat_or_none(path: bytes) -> os.stat_result | None:
     try:
         return os.stat(path)
     except OSError:
         return None
 
 
-def settling_time(status: os.stat_result) -> float:
+def mtime_grace(status: os.stat_result) -> float:
     coarse = status.st_mtime_ns % 1_000_000_000 == 0 and status.st_ctime_ns % 1_000_000_000 == 0
-    return SETTLED_COARSE if coarse else SETTLED
+    return MTIME_GRACE_COARSE if coarse else MTIME_GRACE
 
 
 def read_all(fd: int, size: int) -> bytes:

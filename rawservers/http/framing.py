@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rawservers.http.request import Refused, check_line, parse_simple
+from rawservers.http.request import HTTPError, check_request_line, parse_simple
 
 LINE_LIMIT = 8192  # bytes of a request line; RFC 9112 §3 asks for 8000 at the least, nginx and Apache stop at 8 KiB
 HEAD_LIMIT = 32768  # bytes of a whole head; nginx takes 4 lines of 8 KiB
@@ -40,9 +40,9 @@ class HeadReader:
         size = end.end() if end else len(buffer)
         if end is None or size > HEAD_LIMIT:
             if not self._line_end:
-                check_line(bytes(buffer[:line_end]))
+                check_request_line(bytes(buffer[:line_end]))
             if size > HEAD_LIMIT:
-                raise Refused(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
+                raise HTTPError(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
             self._line_end = line_end
             self._scanned = len(buffer)
             return None
@@ -51,10 +51,10 @@ class HeadReader:
     def _find_line(self) -> int:
         """Where the request line ends, once the empty lines before it are dropped; 0 if it is incomplete."""
         buffer = self._buffer
-        start = _skip_blank_lines(buffer)
+        start = skip_blank_lines(buffer)
         line_end = buffer.find(b"\n", start) + 1
         if (line_end or len(buffer)) - start > LINE_LIMIT:
-            raise Refused(414, f"The request line is longer than {LINE_LIMIT} bytes.")
+            raise HTTPError(414, f"The request line is longer than {LINE_LIMIT} bytes.")
         if line_end:
             del buffer[:start]
             line_end -= start
@@ -63,7 +63,7 @@ class HeadReader:
 
     def _cut_simple(self, line_end: int) -> bytes:
         if bytes(self._buffer[line_end:]) not in {b"", b"\n", b"\r\n"}:
-            raise Refused(400, "The request line names no version.")
+            raise HTTPError(400, "The request line names no version.")
         head = self._cut(line_end)
         self._buffer.clear()
         return head
@@ -75,22 +75,22 @@ class HeadReader:
         return head
 
 
-def _skip_blank_lines(buffer: bytes | bytearray) -> int:
+def skip_blank_lines(buffer: bytes | bytearray) -> int:
     """Where the request line begins. Raises Refused as soon as it cannot be one."""
     blank = BLANK_LINES.match(buffer)
     start = blank.end() if blank else 0
     if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
-        raise Refused(400, "There are too many empty lines before the request.")
+        raise HTTPError(400, "There are too many empty lines before the request.")
     if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
-        raise Refused(400, "This is not an HTTP request.")
+        raise HTTPError(400, "This is not an HTTP request.")
     return start
 
 
 def first_line(head: bytes) -> str:
     """The request line of a head that may be no good one, as far as it goes."""
     try:
-        start = _skip_blank_lines(head)
-    except Refused:
+        start = skip_blank_lines(head)
+    except HTTPError:
         start = 0
     return head[start:].partition(b"\n")[0].removesuffix(b"\r").decode("latin-1")
 

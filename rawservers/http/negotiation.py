@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from operator import itemgetter
 
 # What is looked at of an Accept or Accept-Encoding field. A browser sends a dozen members, in less than 200 characters.
-MEMBERS = 64
-CHARACTERS = 2048
+MAX_MEMBERS = 64
+MAX_CHARACTERS = 2048
 
 QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
@@ -19,28 +19,28 @@ def prefers_json(accept: str) -> bool:
 
     Of two that weigh the same it prefers the one that it names: programs say "application/json, */*", and mean it.
     """
-    ranges = media_ranges(accept)
+    ranges = parse_accept(accept)
     as_json, as_html = quality("application/json", ranges), quality("text/html", ranges)
     return as_json > as_html or (as_json == as_html > 0 and "application/json" in ranges and "text/html" not in ranges)
 
 
 def rank_codings(accept_encoding: str, codings: Iterable[str]) -> list[str]:
     """Those of the content codings that the client takes at least as gladly as no coding, the best first (§12.5.3)."""
-    weights = media_ranges(accept_encoding)
+    weights = parse_accept(accept_encoding)
     identity, others = weights.get("identity", 0.0), weights.get("*", 0.0)
     ranked = [(-weights.get(coding, others), coding) for coding in codings]
     return [coding for weight, coding in sorted(ranked, key=itemgetter(0)) if weight < 0 and -weight >= identity]
 
 
-def media_ranges(accept: str) -> dict[str, float]:
+def parse_accept(accept: str) -> dict[str, float]:
     """The media ranges of an Accept field and their weights; those with a malformed weight are left out.
 
     A parameter that is no weight asks for a variant (charset, level), perhaps ours; the plain range, if given, decides.
     What lies behind the first MEMBERS of them, or does not end within the first CHARACTERS, is ignored.
     """
     ranges: dict[str, float] = {}
-    members = QUOTED.sub("", accept[:CHARACTERS]).lower().split(",", MEMBERS)
-    if len(accept) > CHARACTERS or len(members) > MEMBERS:
+    members = QUOTED.sub("", accept[:MAX_CHARACTERS]).lower().split(",", MAX_MEMBERS)
+    if len(accept) > MAX_CHARACTERS or len(members) > MAX_MEMBERS:
         del members[-1]
     for element in members:
         kind, *parameters = [part.strip(" \t") for part in element.split(";")]

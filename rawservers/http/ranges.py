@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from rawservers.core.protocol import FileSlice
 from rawservers.http.dates import parse_date
 from rawservers.http.request import Request
-from rawservers.http.response import Headers, Response, error
+from rawservers.http.response import Headers, Response, error_response
 
 # Ranges in one request above which the file is sent whole. A reader of an archive or a PDF asks for a handful at once.
 # Each part of a large file costs two system calls and some 150 bytes of head, so a flood of them would cost us much
 # more than it costs to ask; Apache's MaxRanges is 200, nginx's max_ranges has no limit until one is set.
-RANGES = 16
+MAX_RANGES = 16
 
 # Members of a Range that are looked at, empty ones among them, which a sender may well leave in (RFC 9110 §5.6.1).
-MEMBERS = 4 * RANGES
+MAX_MEMBERS = 4 * MAX_RANGES
 
-FAR = 10**18  # beyond the end of any file, and cheap to count with
-FAR_DIGITS = 18
+BEYOND = 10**18  # beyond the end of any file, and cheap to count with
+BEYOND_DIGITS = 18
 
 BYTE_RANGE = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
-OF_A_PART = frozenset({"content-type", "content-encoding"})  # in a multipart they describe the parts, not the wrapping
+PART_HEADERS = frozenset({"content-type", "content-encoding"})  # in a multipart they describe the parts, not the wrapping
 
 Span = tuple[int, int]  # the first byte, and how many
 
 
-def ranges(request: Request, size: int, tag: str, modified: int, now: float) -> list[Span] | None:
+def requested_ranges(request: Request, size: int, tag: str, modified: int, now: float) -> list[Span] | None:
     """Which bytes of a file of `size` the request asks for, in its order; [] if they cannot be had: 416 (§14.2).
 
     None: send it all, because no range is asked for in a way that counts, or too many are, or If-Range says that the
@@ -40,14 +40,14 @@ def ranges(request: Request, size: int, tag: str, modified: int, now: float) -> 
     unit, equals, members = fields["range"].partition("=")
     if not equals or unit.lower() != "bytes":
         return None
-    if "if-range" in fields and not _unchanged(fields["if-range"], tag, modified, now):
+    if "if-range" in fields and not _if_range_matches(fields["if-range"], tag, modified, now):
         return None
-    split = members.split(",", MEMBERS)
+    split = members.split(",", MAX_MEMBERS)
     specs = [spec for member in split if (spec := member.strip("\t "))]
-    return None if len(split) > MEMBERS or len(specs) > RANGES else _select(specs, size)
+    return None if len(split) > MAX_MEMBERS or len(specs) > MAX_RANGES else _resolve(specs, size)
 
 
-def _unchanged(value: str, tag: str, modified: int, now: float) -> bool:
+def _if_range_matches(value: str, tag: str, modified: int, now: float) -> bool:
     """Whether If-Range names the very state that we hold: a strong tag, or the exact date (§13.1.5).
 
     A date proves nothing while its second lasts: the file can change again within it.
@@ -57,7 +57,7 @@ def _unchanged(value: str, tag: str, modified: int, now: float) -> bool:
     return parse_date(value, now) == modified < int(now)
 
 
-def _select(specs: list[str], size: int) -> list[Span] | None:
+def _resolve(specs: list[str], size: int) -> list[Span] | None:
     """What the range-specs select, coalesced; [] if one is malformed, or none lies inside the file."""
     spans = []
     for spec in specs:
@@ -80,9 +80,9 @@ def _select(specs: list[str], size: int) -> list[Span] | None:
 
 def _number(digits: str) -> int:
     """What the digits say, or FAR: Python takes quadratic time over long ones, and refuses them above 4300."""
-    if len(digits) > FAR_DIGITS:
+    if len(digits) > BEYOND_DIGITS:
         digits = digits.lstrip("0") or "0"
-    return int(digits) if len(digits) <= FAR_DIGITS else FAR
+    return int(digits) if len(digits) <= BEYOND_DIGITS else BEYOND
 
 
 def _coalesce(spans: list[Span]) -> list[Span]:
@@ -97,28 +97,28 @@ def _coalesce(spans: list[Span]) -> list[Span]:
     return [(begin, end - begin) for _, begin, end in sorted(merged)]
 
 
-def unsatisfiable(size: int) -> Response:
+def range_not_satisfiable(size: int) -> Response:
     """416: nothing of what was asked for lies inside the `size` bytes there are (§15.5.17)."""
-    why = f"No such range: there are {size} bytes."
-    return error(416, why, [("Content-Range", f"bytes */{size}")])
+    message = f"No such range: there are {size} bytes."
+    return error_response(416, message, [("Content-Range", f"bytes */{size}")])
 
 
-def partial(headers: Headers, body: bytes | FileSlice, spans: Sequence[Span], size: int) -> Response:
+def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[Span], size: int) -> Response:
     """206 in place of the 200 with these header fields and this body of `size` bytes: only `spans` of it (§15.3.7).
 
     spans: as `ranges` gives them, at least one. Several become a multipart/byteranges, in which what is cut from a
     FileSlice remains a slice of the same file.
     """
     if len(spans) == 1:
-        return Response(206, [*headers, _content_range(spans[0], size)], _cut(body, spans[0]))
+        return Response(206, [*headers, _content_range(spans[0], size)], _slice(body, spans[0]))
     boundary = _boundary(headers, spans, size)
-    described = [field for field in headers if field[0].lower() in OF_A_PART]
+    described = [field for field in headers if field[0].lower() in PART_HEADERS]
     wrapping = [field for field in headers if field not in described]
     pieces: list[bytes | FileSlice] = []
     for span in spans:
         lines = [f"{name}: {value}\r\n" for name, value in (*described, _content_range(span, size))]
         opening = f"--{boundary}\r\n{''.join(lines)}\r\n".encode("latin-1")
-        pieces += [b"\r\n" + opening if pieces else opening, _cut(body, span)]
+        pieces += [b"\r\n" + opening if pieces else opening, _slice(body, span)]
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
     small = [piece for piece in pieces if isinstance(piece, bytes)]
     kind = ("Content-Type", f"multipart/byteranges; boundary={boundary}")
@@ -130,7 +130,7 @@ def _content_range(span: Span, size: int) -> tuple[str, str]:
     return "Content-Range", f"bytes {first}-{first + count - 1}/{size}"
 
 
-def _cut(body: bytes | FileSlice, span: Span) -> bytes | FileSlice:
+def _slice(body: bytes | FileSlice, span: Span) -> bytes | FileSlice:
     first, count = span
     if isinstance(body, bytes):
         return body[first : first + count]

@@ -23,20 +23,20 @@ SIMPLE_REQUEST = re.compile(r"GET ([!-~]+)\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
 HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
-LENGTH = re.compile(r"[0-9]{1,18}")
-ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
+CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
-WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
-class Refused(Exception):
+class HTTPError(Exception):
     """The request cannot be answered as it wishes: an HTTP status, and a sentence for whoever reads the answer."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(status, why)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
         self.status = status
-        self.why = why
+        self.message = message
 
 
 class Request:
@@ -52,15 +52,15 @@ class Request:
     __slots__ = (
         "_path",
         "body",
+        "connection_unspecified",
         "fields",
         "head",
         "host",
-        "keep",
+        "keep_alive",
         "length",
         "line",
         "method",
         "query",
-        "silent",
         "steps",
         "target",
         "version",
@@ -75,8 +75,8 @@ class Request:
         self.fields: dict[str, str] = {}
         self.host = ""
         self.length = 0
-        self.keep = False
-        self.silent = False
+        self.keep_alive = False
+        self.connection_unspecified = False
         self.body = b""
         self.query = ""
         self.steps = 0
@@ -85,41 +85,41 @@ class Request:
     @property
     def path(self) -> str:
         """The path as text; bytes in it that are not UTF-8 are surrogates (PEP 383)."""
-        return self.locate().decode("utf-8", "surrogateescape")
+        return self.decode_target().decode("utf-8", "surrogateescape")
 
-    def locate(self) -> bytes:
+    def decode_target(self) -> bytes:
         """The path, percent-decoded once (RFC 1945 §5.1.2); sets `query`. Raises Refused.
 
         A target in absolute form also names the host, which counts more than the Host header (RFC 9112 §3.2.2).
         """
         if self._path is None:
-            self._path = self._locate()
+            self._path = self._decode_target()
         return self._path
 
-    def _locate(self) -> bytes:
+    def _decode_target(self) -> bytes:
         target = self.target
         if not target.startswith("/"):
             self.host, target = _split_absolute(target)
         if "#" in target:
-            raise Refused(400, "A fragment is not part of what is asked of a server.")
+            raise HTTPError(400, "A fragment is not part of what is asked of a server.")
         path, mark, query = target.partition("?")
         self.query = mark + query
         if "%" not in path:
             return path.encode("latin-1")
         if re.search("%(?![0-9A-Fa-f]{2})", path):
-            raise Refused(400, "A percent sign in the path is not followed by two hexadecimal digits.")
+            raise HTTPError(400, "A percent sign in the path is not followed by two hexadecimal digits.")
         if "%00" in path:
-            raise Refused(400, "The path holds a NUL.")
+            raise HTTPError(400, "The path holds a NUL.")
         if re.search("%2f", path, re.IGNORECASE):
-            raise Refused(404, "No name here holds an encoded slash.")
+            raise HTTPError(404, "No name here holds an encoded slash.")
         return unquote_to_bytes(path)
 
 
-def located(request: Request) -> bytes | None:
+def path_or_none(request: Request) -> bytes | None:
     """The path, or None if the target is malformed: for what comes before that is answered."""
     try:
-        return request.locate()
-    except Refused:
+        return request.decode_target()
+    except HTTPError:
         return None
 
 
@@ -131,7 +131,7 @@ def parse_simple(line: bytes) -> Request | None:
     return Request(line, match[0].rstrip("\r\n"), "GET", match[1], (0, 9))
 
 
-def check_line(line: bytes) -> None:
+def check_request_line(line: bytes) -> None:
     """Refuse a complete request line, with its line end, that no HTTP/1 request begins with."""
     _request_line(line.decode("latin-1"))
 
@@ -142,30 +142,32 @@ def parse(head: bytes) -> Request:
     match = _request_line(text)
     request = Request(head, match[0].rstrip("\r\n"), match[1], match[2], (1, min(int(match[4]), 1)))
     if FIELDS.fullmatch(text, match.end()) is None:
-        raise Refused(400, "A header line is malformed.")
+        raise HTTPError(400, "A header line is malformed.")
     names = collect_fields(FIELD.findall(text, match.end()), request.fields)
     request.host = _host(request, names)
-    request.length = _body_length(request, names)
-    request.keep = _persists(request)
-    request.silent = request.version == (1, 0) and "connection" not in names and request.method not in WITH_BODY
+    request.length = _content_length(request, names)
+    request.keep_alive = _is_keep_alive(request)
+    request.connection_unspecified = (
+        request.version == (1, 0) and "connection" not in names and request.method not in BODY_METHODS
+    )
     if request.method not in KNOWN_METHODS:
-        raise Refused(501, "This server knows no such method.")
+        raise HTTPError(501, "This server knows no such method.")
     return request
 
 
 def _request_line(text: str) -> re.Match[str]:
     match = REQUEST_LINE.match(text)
     if match is None:
-        raise Refused(400, "The request line is malformed.")
+        raise HTTPError(400, "The request line is malformed.")
     if match[3] != "1":
-        raise Refused(505, "This server speaks HTTP/1.0, and understands HTTP/1.1.")
+        raise HTTPError(505, "This server speaks HTTP/1.0, and understands HTTP/1.1.")
     return match
 
 
 def collect_fields(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list[str]:
     """Put header lines into `fields`; the names as they come, for whoever must know of repeated ones."""
     if len(pairs) > FIELD_LIMIT:
-        raise Refused(431, f"There are more than {FIELD_LIMIT} header lines.")
+        raise HTTPError(431, f"There are more than {FIELD_LIMIT} header lines.")
     names = [name.lower() for name, _ in pairs]
     for name, (_, value) in zip(names, pairs, strict=True):
         value = value.rstrip(" \t")
@@ -176,57 +178,57 @@ def collect_fields(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list
 def _host(request: Request, names: list[str]) -> str:
     """RFC 9112 §3.2: at most one Host, well formed; in HTTP/1.1 exactly one."""
     if names.count("host") > 1:
-        raise Refused(400, "There is more than one Host header.")
+        raise HTTPError(400, "There is more than one Host header.")
     value = request.fields.get("host", "")
     if not value:
         if request.version == (1, 1):
-            raise Refused(400, "An HTTP/1.1 request must name its Host.")
+            raise HTTPError(400, "An HTTP/1.1 request must name its Host.")
         return ""
-    return _host_name(value)
+    return parse_host(value)
 
 
-def _host_name(value: str) -> str:
+def parse_host(value: str) -> str:
     match = HOST.fullmatch(value)
     if match is None or int(match[1] or 0) > 65535:
-        raise Refused(400, "The host is malformed.")
+        raise HTTPError(400, "The host is malformed.")
     return value[: match.start(1) - 1 if match[1] is not None else None].lower()
 
 
-def _body_length(request: Request, names: list[str]) -> int:
+def _content_length(request: Request, names: list[str]) -> int:
     """RFC 9112 §6: how long the body is, if that is beyond doubt."""
     if "transfer-encoding" in names:
         coding = request.fields["transfer-encoding"].lower()
         if request.version == (1, 1) and coding == "chunked" and "content-length" not in names:
-            raise Refused(501, "This server does not decode transfer codings: send a Content-Length.")
-        raise Refused(400, "This Transfer-Encoding is not allowed here.")
+            raise HTTPError(501, "This server does not decode transfer codings: send a Content-Length.")
+        raise HTTPError(400, "This Transfer-Encoding is not allowed here.")
     if "content-length" not in names:
         return 0
     value = request.fields["content-length"]
-    if LENGTH.fullmatch(value) is None:  # a repeated one has a comma in it
-        raise Refused(400, "The Content-Length is malformed.")
+    if CONTENT_LENGTH.fullmatch(value) is None:  # a repeated one has a comma in it
+        raise HTTPError(400, "The Content-Length is malformed.")
     if value.strip("0") and request.method in {"GET", "HEAD"}:
-        raise Refused(400, "A body has no meaning with this method.")
+        raise HTTPError(400, "A body has no meaning with this method.")
     return int(value)
 
 
-def _persists(request: Request) -> bool:
+def _is_keep_alive(request: Request) -> bool:
     """RFC 9112 §9.3: "close" wins, "keep-alive" is heeded, and without either HTTP/1.1 persists while HTTP/1.0 does not."""
     value = request.fields.get("connection")
     if value is None:
-        persists = request.version == (1, 1)
+        keep_alive = request.version == (1, 1)
     else:
         options = {option.strip(" \t") for option in value.lower().split(",")}
-        persists = "close" not in options and (request.version == (1, 1) or "keep-alive" in options)
-    if request.method in WITH_BODY and "content-length" not in request.fields:
-        return persists and request.version == (1, 1)  # an HTTP/1.0 body without a length ends with the connection
-    return persists
+        keep_alive = "close" not in options and (request.version == (1, 1) or "keep-alive" in options)
+    if request.method in BODY_METHODS and "content-length" not in request.fields:
+        return keep_alive and request.version == (1, 1)  # an HTTP/1.0 body without a length ends with the connection
+    return keep_alive
 
 
 def _split_absolute(target: str) -> tuple[str, str]:
-    match = ABSOLUTE.fullmatch(target)
+    match = ABSOLUTE_FORM.fullmatch(target)
     if match is None:
-        raise Refused(400, "The request target is malformed.")
+        raise HTTPError(400, "The request target is malformed.")
     scheme, authority, rest = match.groups()
     if scheme.lower() != "http":
-        raise Refused(400, f"This server does not answer for {scheme} addresses.")
-    return _host_name(authority), rest if rest.startswith("/") else "/" + rest
+        raise HTTPError(400, f"This server does not answer for {scheme} addresses.")
+    return parse_host(authority), rest if rest.startswith("/") else "/" + rest

@@ -25,9 +25,9 @@ REASONS |= {
     414: "URI Too Long",
     416: "Range Not Satisfiable",
 }  # RFC 9110; Python 3.11 has older names
-BEFORE = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
-OURS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
-WITHOUT_BODY = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
+STATUS_LINES = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+RESERVED_HEADERS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
+BODILESS_STATUSES = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
 
 ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -37,7 +37,7 @@ ERROR_PAGE = """<!DOCTYPE html>
 <title>{status} {reason}</title>
 <style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 15vh auto 0; max-width: 32rem; padding: 0 1rem }}</style>
 <h1>{status} {reason}</h1>
-<p>{why}</p>
+<p>{message}</p>
 </html>
 """
 
@@ -57,16 +57,16 @@ class Response:
         self.body = body
 
 
-def extent(body: Body) -> int:
+def body_length(body: Body) -> int:
     """How many bytes a body has."""
     if isinstance(body, tuple):
         return sum([len(piece) if isinstance(piece, bytes) else piece.count for piece in body])
     return body.count if isinstance(body, FileSlice) else len(body)
 
 
-def error(status: int, why: str, headers: Headers = ()) -> Response:
+def error_response(status: int, message: str, headers: Headers = ()) -> Response:
     """An answer that says what is wrong, to a person."""
-    page = ERROR_PAGE.format(status=status, reason=REASONS[status], why=escape(why))
+    page = ERROR_PAGE.format(status=status, reason=REASONS[status], message=escape(message))
     return Response(status, [("Content-Type", "text/html; charset=utf-8"), *headers], page.encode())
 
 
@@ -75,64 +75,64 @@ def check_headers(headers: Headers) -> None:
     for name, value in headers:
         if not re.fullmatch(TOKEN, name) or not re.fullmatch(r"[\t -~\x80-\xff]*", value):
             raise ValueError(f"not a header field: {name!r}: {value!r}")
-        if name.lower() in OURS:
+        if name.lower() in RESERVED_HEADERS:
             raise ValueError(f"the server itself says {name}")
 
 
-class Stamp:
+class CommonHeaders:
     """The lines of an answer that depend on when and to whom it is said: made once a second, used by every answer.
 
     server: whether they name the server. said: what was said in this wake to the requests that came more than once in it, by
     their bytes, if the connection persists.
     """
 
-    __slots__ = ("_second", "_server", "close", "epoch", "keep", "said")
+    __slots__ = ("_second", "_server", "close_lines", "epoch", "epoch_cache", "keep_alive_lines")
 
     def __init__(self, server: bool = True) -> None:
         self.epoch = self._second = -1
-        self.said: dict[bytes, Sequence[Chunk]] = {}
-        self.keep = self.close = b""
-        self._server = SERVER if server else ""
+        self.epoch_cache: dict[bytes, Sequence[Chunk]] = {}
+        self.keep_alive_lines = self.close_lines = b""
+        self._server = SERVER_LINE if server else ""
 
-    def renew(self, clock: Clock) -> None:
+    def refresh(self, clock: Clock) -> None:
         """Bring the lines up to date; called by whoever finds that `epoch` is not the clock's."""
         self.epoch = clock.epoch
-        self.said.clear()
+        self.epoch_cache.clear()
         second = int(clock.time)
         if second != self._second:
             self._second = second
             date = http_date(second)
-            self.keep = f"Date: {date}\r\nConnection: keep-alive\r\n{self._server}".encode()
-            self.close = f"Date: {date}\r\nConnection: close\r\n{self._server}".encode()
+            self.keep_alive_lines = f"Date: {date}\r\nConnection: keep-alive\r\n{self._server}".encode()
+            self.close_lines = f"Date: {date}\r\nConnection: close\r\n{self._server}".encode()
 
 
-class Record:
+class AccessRecord:
     """What the access log is to know of an answer.
 
     line: the request line, as sent; referer, agent: those header fields, or ""; status; size: bytes of the body as it was to
     be sent; head: bytes in front of it; text: a place for the log to keep what it made of this record.
     """
 
-    __slots__ = ("agent", "head", "line", "referer", "size", "status", "text")
+    __slots__ = ("agent", "body_size", "head_size", "line", "referer", "status", "text")
 
-    def __init__(self, line: str, request: Request | None, status: int, head: int, size: int) -> None:
+    def __init__(self, line: str, request: Request | None, status: int, head_size: int, body_size: int) -> None:
         self.line = line
         self.referer = request.fields.get("referer", "") if request else ""
         self.agent = request.fields.get("user-agent", "") if request else ""
         self.status = status
-        self.head = head
-        self.size = size
+        self.head_size = head_size
+        self.body_size = body_size
         self.text = ""
 
 
-class Content(Protocol):
+class HasBody(Protocol):
     """What holds a body."""
 
     @property
     def body(self) -> Body: ...
 
 
-class Answer:
+class PreparedResponse:
     """The bytes of one answer, but for the stamp's.
 
     before, behind: what stands on either side of the stamp (both empty in the answer to a simple request, which has no head
@@ -146,15 +146,15 @@ class Answer:
         "_referer",
         "_size",
         "_status",
-        "before",
-        "behind",
-        "closed",
+        "connection_unspecified",
         "content",
+        "end_close",
+        "end_keepalive",
         "epoch",
-        "keep",
-        "kept",
+        "header_tail",
+        "keep_alive",
         "line",
-        "silent",
+        "status_line",
     )
 
     def __init__(self, response: Response, request: Request | None, line: str = "", *, sized: bool = True) -> None:
@@ -163,44 +163,46 @@ class Answer:
         sized: whether the body that is there, or would be, has a known length; only that to a HEAD may have none.
         """
         status = response.status
-        size = extent(response.body)
+        size = body_length(response.body)
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-        if status not in WITHOUT_BODY and sized:
+        if status not in BODILESS_STATUSES and sized:
             head += f"Content-Length: {size}\r\n"
         method = request.method if request is not None else line.partition(" ")[0]
-        bodiless = status in WITHOUT_BODY or method == "HEAD"  # a refused HEAD too: who sent it expects no body
-        self.before = BEFORE.get(status) or f"HTTP/1.0 {status} \r\n".encode()
-        self.behind = f"{head}\r\n".encode("latin-1")
-        self.content: Content = NOTHING if bodiless else response
-        self.keep = request is not None and request.keep
-        self.silent = request is not None and request.silent
+        bodiless = status in BODILESS_STATUSES or method == "HEAD"  # a refused HEAD too: who sent it expects no body
+        self.status_line = STATUS_LINES.get(status) or f"HTTP/1.0 {status} \r\n".encode()
+        self.header_tail = f"{head}\r\n".encode("latin-1")
+        self.content: HasBody = EMPTY if bodiless else response
+        self.keep_alive = request is not None and request.keep_alive
+        self.connection_unspecified = request is not None and request.connection_unspecified
         if request is not None and request.version == (0, 9):
-            self.before = self.behind = b""
+            self.status_line = self.header_tail = b""
         self.line = request.line if request is not None else line
         self.epoch = -1
         self._status = status
         self._size = 0 if bodiless else size
-        self.ask(request.fields if request is not None else {})
+        self.set_log_fields(request.fields if request is not None else {})
 
-    def ask(self, fields: Mapping[str, str]) -> None:
+    def set_log_fields(self, fields: Mapping[str, str]) -> None:
         """From now on it answers a request with these fields: the log is told of that one."""
         self._referer = fields.get("referer", "")
         self._agent = fields.get("user-agent", "")
-        self.kept: ResponseEnd | None = None
-        self.closed: ResponseEnd | None = None
+        self.end_keepalive: ResponseEnd | None = None
+        self.end_close: ResponseEnd | None = None
 
-    def end(self, keep: bool, stamp: bytes) -> ResponseEnd:
+    def make_end(self, keep_alive: bool, lines: bytes) -> ResponseEnd:
         """The chunk that ends the answer if the connection persists, or does not, as `keep` says; `stamp`: the lines it has."""
-        record = Record(self.line, None, self._status, len(self.before) + len(stamp) + len(self.behind), self._size)
+        record = AccessRecord(
+            self.line, None, self._status, len(self.status_line) + len(lines) + len(self.header_tail), self._size
+        )
         record.referer = self._referer
         record.agent = self._agent
-        answered = ResponseEnd(record)
-        if keep:
-            self.kept = answered
+        end = ResponseEnd(record)
+        if keep_alive:
+            self.end_keepalive = end
         else:
-            self.closed = answered
-        return answered
+            self.end_close = end
+        return end
 
 
-SERVER = f"Server: rawservers/{__version__}\r\n"
-NOTHING = Response(204)
+SERVER_LINE = f"Server: rawservers/{__version__}\r\n"
+EMPTY = Response(204)

@@ -21,15 +21,15 @@ from concurrent.futures import Future
 from os import fsencode
 
 from rawservers.core.protocol import FileSlice
-from rawservers.http.cache import Answers
-from rawservers.http.request import Refused, Request, located
-from rawservers.http.response import Answer, Response, Stamp, check_headers, error
+from rawservers.http.cache import ResponseCache
+from rawservers.http.request import HTTPError, Request, path_or_none
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, check_headers, error_response
 from rawservers.http.site import Site
-from rawservers.settings import Function
+from rawservers.settings import Handler
 
 log = logging.getLogger("rawservers")
 
-CALL_STEPS = 1000  # of work that a call of a function counts for, as nobody knows what it does: one for each turn
+HANDLER_STEPS = 1000  # of work that a call of a function counts for, as nobody knows what it does: one for each turn
 
 
 class Router:
@@ -41,63 +41,63 @@ class Router:
     def __init__(
         self,
         sites: Sequence[tuple[Sequence[str], Site]],
-        functions: Sequence[tuple[str, Function]],
-        answers: Answers,
+        handlers: Sequence[tuple[str, Handler]],
+        cache: ResponseCache,
         body_limit: int,
         server_header: bool = True,
     ) -> None:
-        self.stamp = Stamp(server_header)
-        self.recall = answers.recall
+        self.common_headers = CommonHeaders(server_header)
+        self.lookup = cache.lookup
         self._default = sites[0][1]
         self._sites = {host.lower().rstrip("."): site for hosts, site in sites for host in hosts}
-        self._functions = sorted(((fsencode(prefix), function) for prefix, function in functions), key=lambda row: -len(row[0]))
+        self._handlers = sorted(((fsencode(prefix), handler) for prefix, handler in handlers), key=lambda row: -len(row[0]))
         self._body_limit = body_limit
 
-    def room(self, request: Request) -> int:
+    def max_body(self, request: Request) -> int:
         """How many bytes of body may come with `request`: none where a file answers."""
-        return self._body_limit if self._function(request) else 0
+        return self._body_limit if self._handler(request) else 0
 
-    def respond(self, request: Request) -> Answer | Future[Response]:
+    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
         """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused."""
-        function = self._function(request)
-        if function is None:
+        handler = self._handler(request)
+        if handler is None:
             return self._site(request).respond(request)
-        request.steps = CALL_STEPS
+        request.steps = HANDLER_STEPS
         try:
-            response = function(request)
+            response = handler(request)
         except Exception:
             log.exception("the function for %s has failed", request.target)
-            return self._failed(request)
-        return response if isinstance(response, Future) else self._checked(request, response)
+            return self._internal_error(request)
+        return response if isinstance(response, Future) else self._validate(request, response)
 
-    def answer(self, request: Request, promise: Future[Response]) -> Answer:
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
         """The answer that a promise, now done, has become."""
-        if self._function(request) is None:
-            return self._site(request).answer(request, promise)
+        if self._handler(request) is None:
+            return self._site(request).prepare(request, future)
         try:
-            response = promise.result(timeout=0)
+            response = future.result(timeout=0)
         except BaseException:  # its thread's: CancelledError is not an Exception
             log.exception("the function for %s has failed", request.target)
-            return self._failed(request)
-        return self._checked(request, response)
+            return self._internal_error(request)
+        return self._validate(request, response)
 
-    def refuse(self, refusal: Refused, request: Request | None, line: str) -> Answer:
+    def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
         """The answer to a request that is refused, from the site it is for: the default one, while nobody can tell."""
-        return (self._site(request) if request else self._default).refuse(refusal, line)
+        return (self._site(request) if request else self._default).respond_to_error(failure, line)
 
     def _site(self, request: Request) -> Site:
-        located(request)  # an absolute target names the host anew
+        path_or_none(request)  # an absolute target names the host anew
         return self._sites.get(request.host.rstrip("."), self._default)
 
-    def _function(self, request: Request) -> Function | None:
-        if self._functions:
-            path = located(request) or b""
-            for prefix, function in self._functions:
+    def _handler(self, request: Request) -> Handler | None:
+        if self._handlers:
+            path = path_or_none(request) or b""
+            for prefix, handler in self._handlers:
                 if path.startswith(prefix):
-                    return function
+                    return handler
         return None
 
-    def _checked(self, request: Request, response: object) -> Answer:
+    def _validate(self, request: Request, response: object) -> PreparedResponse:
         try:
             if not isinstance(response, Response):
                 raise TypeError(f"not a Response: {response!r}")
@@ -106,10 +106,10 @@ class Router:
             check_headers(response.headers)
             if not isinstance(response.body, bytes | FileSlice):
                 raise TypeError(f"not a body: {response.body!r}")
-            return Answer(response, request)
+            return PreparedResponse(response, request)
         except (TypeError, ValueError, AttributeError):
             log.exception("the function for %s gave what cannot be sent", request.target)
-            return self._failed(request)
+            return self._internal_error(request)
 
-    def _failed(self, request: Request) -> Answer:
-        return Answer(error(500, "Something went wrong here."), request)
+    def _internal_error(self, request: Request) -> PreparedResponse:
+        return PreparedResponse(error_response(500, "Something went wrong here."), request)

@@ -21,20 +21,20 @@ from os import fsdecode, fsencode
 from urllib.parse import quote
 
 from rawservers.core.peer import Clock
-from rawservers.http.cache import Answers, Source
+from rawservers.http.cache import Dependency, ResponseCache
 from rawservers.http.conditional import etag, not_modified, precondition, precondition_failed
 from rawservers.http.dates import http_date, parse_date
-from rawservers.http.files import File, Files, Memory, Seen, hidden
+from rawservers.http.files import DocumentRoot, File, FileCache, PathSnapshot, is_hidden
 from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import prefers_json, rank_codings
-from rawservers.http.ranges import partial, ranges, unsatisfiable
-from rawservers.http.request import Refused, Request, located
-from rawservers.http.response import Answer, Headers, Response, check_headers, error
+from rawservers.http.ranges import partial_content, range_not_satisfiable, requested_ranges
+from rawservers.http.request import HTTPError, Request, path_or_none
+from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
 from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
 
-METHODS = "GET, HEAD, OPTIONS"
+ALLOWED_METHODS = "GET, HEAD, OPTIONS"
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # neighbours by ending, the smallest first
 COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
 TYPES = mimetypes.common_types | mimetypes.types_map | {
@@ -51,9 +51,9 @@ TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".zst": "application/zstd",
 }  # fmt: skip
 
-STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
-STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR), 404)
-WHY = {
+ERRNO_STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
+ERRNO_STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR), 404)
+MESSAGES = {
     403: "You may not read this.",
     404: "There is nothing here by that name.",
     405: "Files can be read, not written.",
@@ -73,33 +73,33 @@ class Site:
         self,
         config: SiteConfig,
         clock: Clock,
-        answers: Answers,
-        files: Memory,
-        builds: builder.Builder = builder.of_this_process,
+        cache: ResponseCache,
+        file_cache: FileCache,
+        builder: builder.Builder = builder.default_builder,
     ) -> None:
         self._config = config
         self._clock = clock
-        self._answers = answers
+        self._cache = cache
         self._types = TYPES | dict(config.types)
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._pages = dict(config.error_pages)
-        self._files = Files(config.root, clock, self._endings, files)
-        self._builder = builds
+        self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
+        self._builder = builder
         check_headers([(name, value) for _, name, value in config.headers])
         check_headers([("Location", target) for _, target in config.redirects])
         if config.listing:
             html.template()  # read now, while it can be: later the process may have less rights
 
-    def respond(self, request: Request) -> Answer | Future[Response]:
+    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
         """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused if its target is malformed."""
         if request.method == "OPTIONS" and request.target == "*":
-            return Answer(Response(204, [("Allow", METHODS)]), request)
+            return PreparedResponse(Response(204, [("Allow", ALLOWED_METHODS)]), request)
         if request.method not in {"GET", "HEAD", "OPTIONS"}:
-            return self._fail(405, request, [("Allow", METHODS)])
-        path = request.locate()
+            return self._error(405, request, [("Allow", ALLOWED_METHODS)])
+        path = request.decode_target()
         if request.method == "OPTIONS":
-            return Answer(Response(204, self._dressed(path, [("Allow", METHODS)])), request)
-        location = self._redirected(path, request.query)
+            return PreparedResponse(Response(204, self._with_site_headers(path, [("Allow", ALLOWED_METHODS)])), request)
+        location = self._redirect_target(path, request.query)
         if location is not None:
             return self._redirect(location, request)
         try:
@@ -107,36 +107,36 @@ class Site:
         except IsADirectoryError:
             return self._redirect(f"{quote(path)}/{request.query}", request)
         except OSError as failure:
-            return self._unreadable(failure, request)
+            return self._os_error(failure, request)
 
-    def answer(self, request: Request, promise: Future[Response]) -> Answer:
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
         """The answer that a promise, now done, has become."""
-        failure = promise.exception(timeout=0)  # not raised: it is shared, and would grow with each one who does
+        failure = future.exception(timeout=0)  # not raised: it is shared, and would grow with each one who does
         if failure is None:
-            return Answer(promise.result(), request)
+            return PreparedResponse(future.result(), request)
         if isinstance(failure, OSError):
-            return self._unreadable(failure, request)
+            return self._os_error(failure, request)
         log.error("the listing for %s has failed", request.target, exc_info=failure)
-        return self._fail(500, request)
+        return self._error(500, request)
 
     # Files
 
-    def _serve(self, path: bytes, request: Request) -> Answer | Future[Response]:
+    def _serve(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
         """What the file or folder at `path` answers. OSError if it cannot be had; IsADirectoryError for want of a slash."""
-        absent: list[Source] = []
+        absent: list[Dependency] = []
         if path.endswith(b"/"):
             for name in self._config.index:
                 index = path + fsencode(name)
                 try:
-                    file = self._files.find(index)
+                    file = self._root.find(index)
                 except (FileNotFoundError, IsADirectoryError):
-                    absent.append(self._files.look(index))
+                    absent.append(self._root.snapshot(index))
                 else:
-                    return self._send(index, file, request, absent)
-            return self._list(path, request)
-        return self._send(path, self._files.find(path), request, absent)
+                    return self._file_response(index, file, request, absent)
+            return self._listing(path, request)
+        return self._file_response(path, self._root.find(path), request, absent)
 
-    def _send(self, path: bytes, file: File, request: Request, absent: list[Source]) -> Answer:
+    def _file_response(self, path: bytes, file: File, request: Request, absent: list[Dependency]) -> PreparedResponse:
         """The file itself, as the request's fields would have it; `absent`: what must not be there for it to be the one."""
         chosen, coding = self._negotiate(path, file, request)
         tag = etag(chosen.modified_ns, chosen.size)
@@ -145,7 +145,7 @@ class Site:
         headers = [("Content-Type", self._type(path))]
         if coding:
             headers.append(("Content-Encoding", coding))
-        if any(neighbour.signature for neighbour in file.neighbours):
+        if any(variant.signature for variant in file.variants):
             headers.append(("Vary", "Accept-Encoding"))
         now = self._clock.time
         headers += [
@@ -155,33 +155,33 @@ class Site:
         ]
         if self._config.max_age is not None:
             headers.append(("Cache-Control", f"max-age={self._config.max_age}"))
-        headers = self._dressed(request.locate(), headers)
-        response = conditional(request, chosen, tag, headers, now)
+        headers = self._with_site_headers(request.decode_target(), headers)
+        response = conditional_response(request, chosen, tag, headers, now)
         if response.status == 412 or response.status == 416:
-            return self._fail(response.status, request, response.headers, response)
-        answer = Answer(response, request)
-        if is_lasting(request, response, now) and file.steady and chosen.steady:
+            return self._error(response.status, request, response.headers, response)
+        answer = PreparedResponse(response, request)
+        if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
             if answer.content is response:
                 answer.content = chosen
-            self._answers.remember(request, answer, {file, chosen, *absent})
+            self._cache.store(request, answer, {file, chosen, *absent})
         return answer
 
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
         """The file, or its precompressed neighbour, and the neighbour's coding (RFC 9110 §12.5.3)."""
         accepted = request.fields.get("accept-encoding")
-        if not accepted or not any(neighbour.signature for neighbour in file.neighbours):
+        if not accepted or not any(variant.signature for variant in file.variants):
             return file, ""
-        endings = {
+        suffixes = {
             coding: ending
-            for neighbour, (ending, coding) in zip(file.neighbours, CODINGS.items(), strict=True)
-            if neighbour.signature and not is_older(neighbour, file)  # an older one was made from what the file once was
+            for variant, (ending, coding) in zip(file.variants, CODINGS.items(), strict=True)
+            if variant.signature and not is_older(variant, file)  # an older one was made from what the file once was
         }
-        for coding in rank_codings(accepted, endings):
+        for coding in rank_codings(accepted, suffixes):
             with suppress(OSError):
-                return self._files.find(path + endings[coding]), coding
+                return self._root.find(path + suffixes[coding]), coding
         return file, ""
 
-    def _endings(self, path: bytes) -> tuple[bytes, ...]:
+    def _suffixes(self, path: bytes) -> tuple[bytes, ...]:
         """The endings of the neighbours that may be sent in place of the file at `path`."""
         return tuple(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else ()
 
@@ -193,46 +193,50 @@ class Site:
             return "application/octet-stream"
         return f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
 
-    def _dressed(self, path: bytes, headers: Headers) -> list[tuple[str, str]]:
+    def _with_site_headers(self, path: bytes, headers: Headers) -> list[tuple[str, str]]:
         """`headers` with those that the site adds for `path`."""
-        dressed = list(headers)
+        fields_ = list(headers)
         text = fsdecode(path)
         for pattern, name, value in self._headers:
             if pattern.match(text):
-                dressed = [field for field in dressed if field[0].lower() != name.lower()]
-                dressed.append((name, value))
-        return dressed
+                fields_ = [field for field in fields_ if field[0].lower() != name.lower()]
+                fields_.append((name, value))
+        return fields_
 
     # Folders, redirects, errors
 
-    def _list(self, path: bytes, request: Request) -> Answer | Future[Response]:
+    def _listing(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
         """The folder's listing; for a HEAD the header fields alone, which take no time."""
-        if not self._files.is_folder(path):
+        if not self._root.is_directory(path):
             raise FileNotFoundError(errno.ENOENT, "no such folder")
         if not self._config.listing:
-            return self._fail(403, request)
+            return self._error(403, request)
         vary = ("Vary", "Accept")
         if prefers_json(request.fields.get("accept", "")):
             form = json.render
             headers = [("Content-Type", "application/json"), vary]
         else:
             form = html.render
-            headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", html.policy())]
-        dressed = self._dressed(path, headers)
+            headers = [
+                ("Content-Type", "text/html; charset=utf-8"),
+                vary,
+                ("Content-Security-Policy", html.content_security_policy()),
+            ]
+        fields_ = self._with_site_headers(path, headers)
         if request.method == "HEAD":
-            self._files.check_folder(path)
-            return Answer(Response(200, dressed), request, sized=False)
+            self._root.check_readable(path)
+            return PreparedResponse(Response(200, fields_), request, sized=False)
 
         def build() -> Response:
-            entries = builder.paced(self._files.entries(path))
-            return Response(200, dressed, builder.gathered(builder.paced(form(path, entries))))
+            entries = builder.throttled(self._root.list_directory(path))
+            return Response(200, fields_, builder.joined(builder.throttled(form(path, entries))))
 
         try:
             return self._builder.submit((self, path, form), build)
         except builder.Busy:
-            return self._fail(503, request, [("Retry-After", "1")])
+            return self._error(503, request, [("Retry-After", "1")])
 
-    def _redirected(self, path: bytes, query: str) -> str | None:
+    def _redirect_target(self, path: bytes, query: str) -> str | None:
         """Where the table of redirects sends `path`, if it does."""
         for source, target in self._config.redirects:
             rest = ""
@@ -246,47 +250,51 @@ class Site:
             return target + query if "?" not in target else target
         return None
 
-    def _redirect(self, location: str, request: Request) -> Answer:
-        why = "What you are looking for has another address."
-        headers = self._dressed(request.locate(), [("Location", location)])
-        return Answer(error(301, why, headers), request)
+    def _redirect(self, location: str, request: Request) -> PreparedResponse:
+        message = "What you are looking for has another address."
+        headers = self._with_site_headers(request.decode_target(), [("Location", location)])
+        return PreparedResponse(error_response(301, message, headers), request)
 
-    def _unreadable(self, failure: OSError, request: Request) -> Answer:
+    def _os_error(self, failure: OSError, request: Request) -> PreparedResponse:
         """The answer when a file or folder cannot be had."""
-        status = STATUS.get(failure.errno or 0, 500)
+        status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
-            log.error("cannot read %r: %s", fsdecode(request.locate()), failure.strerror)
-        return self._fall_back(request) if status == 404 else self._fail(status, request)
+            log.error("cannot read %r: %s", fsdecode(request.decode_target()), failure.strerror)
+        return self._fallback(request) if status == 404 else self._error(status, request)
 
-    def _fall_back(self, request: Request) -> Answer:
+    def _fallback(self, request: Request) -> PreparedResponse:
         """The answer when there is no such file."""
-        path = request.locate()
+        path = request.decode_target()
         fallback = self._config.fallback
-        if fallback is None or hidden(path) or b"." in path.rpartition(b"/")[2]:
-            return self._fail(404, request)
+        if fallback is None or is_hidden(path) or b"." in path.rpartition(b"/")[2]:
+            return self._error(404, request)
         try:
-            file = self._files.find(fsencode(fallback))
+            file = self._root.find(fsencode(fallback))
         except OSError as failure:
             log.error("cannot read the fallback %s: %s", fallback, failure.strerror)
-            return self._fail(404, request)
-        return self._send(fsencode(fallback), file, request, [self._files.look(path)])
+            return self._error(404, request)
+        return self._file_response(fsencode(fallback), file, request, [self._root.snapshot(path)])
 
-    def refuse(self, refusal: Refused, line: str) -> Answer:
+    def respond_to_error(self, failure: HTTPError, line: str) -> PreparedResponse:
         """The answer to a request that nobody could understand, but for this request line."""
-        return Answer(self._page(refusal.status) or error(refusal.status, refusal.why), None, line)
+        return PreparedResponse(self._error_page(failure.status) or error_response(failure.status, failure.message), None, line)
 
-    def _fail(self, status: int, request: Request, headers: Headers = (), response: Response | None = None) -> Answer:
+    def _error(
+        self, status: int, request: Request, headers: Headers = (), response: Response | None = None
+    ) -> PreparedResponse:
         """An error, told by the site's own page if it has one."""
-        dressed = self._dressed(located(request) or b"/", headers)
-        return Answer(self._page(status, dressed) or response or error(status, WHY[status], dressed), request)
+        fields_ = self._with_site_headers(path_or_none(request) or b"/", headers)
+        return PreparedResponse(
+            self._error_page(status, fields_) or response or error_response(status, MESSAGES[status], fields_), request
+        )
 
-    def _page(self, status: int, headers: Headers = ()) -> Response | None:
+    def _error_page(self, status: int, headers: Headers = ()) -> Response | None:
         """The site's own page for `status`, if it has one."""
         page = self._pages.get(status)
         if page is None:
             return None
         try:
-            file = self._files.find(fsencode(page))
+            file = self._root.find(fsencode(page))
         except OSError as failure:
             log.error("cannot read the error page %s: %s", page, failure.strerror)
             return None
@@ -294,26 +302,26 @@ class Site:
         return Response(status, [("Content-Type", self._type(fsencode(page))), *own], file.body)
 
 
-def conditional(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
+def conditional_response(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
     """The 200 with `headers` and the content of `file`, or the 304, 412, 206 or 416 that the request prefers to it."""
     status = precondition(request, tag, int(file.modified), now)
     if status == 304:
         return not_modified(headers)
     if status == 412:
         return precondition_failed()
-    spans = ranges(request, file.size, tag, int(file.modified), now)
+    spans = requested_ranges(request, file.size, tag, int(file.modified), now)
     if spans is None:
         return Response(200, headers, file.body)
-    return partial(headers, file.body, spans, file.size) if spans else unsatisfiable(file.size)
+    return partial_content(headers, file.body, spans, file.size) if spans else range_not_satisfiable(file.size)
 
 
-def is_older(neighbour: Seen, file: File) -> bool:
+def is_older(variant: PathSnapshot, file: File) -> bool:
     """Whether a neighbour was made before the file last changed; some compressors copy its time without the fraction."""
-    whole = neighbour.modified == int(neighbour.modified)
-    return neighbour.modified < (int(file.modified) if whole else file.modified)
+    whole = variant.modified == int(variant.modified)
+    return variant.modified < (int(file.modified) if whole else file.modified)
 
 
-def is_lasting(request: Request, response: Response, now: float) -> bool:
+def is_cacheable(request: Request, response: Response, now: float) -> bool:
     """Whether the answer depends on nothing but the request's bytes and the files, time left aside."""
     fields = request.fields
     if response.status not in {200, 304} or request.length or request.version == (0, 9):

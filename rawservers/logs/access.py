@@ -21,7 +21,7 @@ from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.http.response import Record
+from rawservers.http.response import AccessRecord
 from rawservers.logs.sink import Outlet, open_anew
 
 log = logging.getLogger("rawservers")
@@ -62,15 +62,15 @@ class AccessLog:
         """Note one answer: `sent` of its bytes have left, the last of them after `seconds`."""
         if record is self._record and sent == self._sent and peer.address[0] == self._host and not seconds:
             return self._gathered.append(self._line)  # what one client asks for again and again
-        if self._off or type(record) is not Record:
+        if self._off or type(record) is not AccessRecord:
             return
         if not self._gathered:
             self._set_time()
         host = peer.address[0]
         if host != self._host:  # answers to one peer often come in a row
             self._set_host(host)
-        size = sent - record.head
-        if size == record.size and not seconds:  # the usual case, of which the text is made once
+        size = sent - record.head_size
+        if size == record.body_size and not seconds:  # the usual case, of which the text is made once
             text = record.text = record.text or self._format.text(record, size, 0.0)
         else:
             text = self._format.text(record, max(0, size), seconds)
@@ -148,13 +148,13 @@ def rotated(fd: int, target: str) -> bool:
         return False
 
 
-def combined(record: Record, size: int, seconds: float) -> str:
+def combined(record: AccessRecord, size: int, seconds: float) -> str:
     """The part of a line that does not depend on the peer and the time of day."""
     line, referer, agent = escaped(record.line, REQUEST), escaped(record.referer, FIELD), escaped(record.agent, FIELD)
     return f'"{line}" {record.status} {size} "{referer}" "{agent}" {seconds:.3f}\n'
 
 
-def as_json(record: Record, size: int, seconds: float) -> str:
+def as_json(record: AccessRecord, size: int, seconds: float) -> str:
     """The same, for an object that has begun already."""
     line, referer, agent = quoted(record.line, REQUEST), quoted(record.referer, FIELD), quoted(record.agent, FIELD)
     return (
@@ -188,7 +188,7 @@ class Format(NamedTuple):
     field: Callable[[str], str]
     between: str
     time: str
-    text: Callable[[Record, int, float], str]
+    text: Callable[[AccessRecord, int, float], str]
 
 
 FORMATS = {

@@ -20,19 +20,19 @@ from typing import TypeVar
 from rawservers.http.response import Body, Response
 
 # Builds that may wait. One takes milliseconds, or seconds for the largest of folders: who came last should still be there.
-BUILDS = 16
+MAX_BUILDS = 16
 # Requests that may wait, in all. Each holds a connection, and a reference to the answer, so it is not about memory: when an
 # answer is there, all who waited for it are served in the same wake of the loop.
-REQUESTS = 256
-IDLE = 5.0  # seconds without work after which the thread ends
+MAX_REQUESTS = 256
+IDLE_TIME = 5.0  # seconds without work after which the thread ends
 
 SLICE = 128  # steps without a rest: less than a millisecond, with names of the usual length
-REST = 0.0005  # seconds: nearly as long as a slice, so that the loop has about half of the time
+PAUSE = 0.0005  # seconds: nearly as long as a slice, so that the loop has about half of the time
 # Seconds after which a thread that waits for the interpreter is handed it, should a slice take longer. The loop may have to
 # wait after each of its system calls, of which a request takes a handful; the usual 5 ms would add up.
-HANDOVER = 0.0005
+SWITCH_INTERVAL = 0.0005
 
-PIECE = 65536  # bytes, at the least, of a piece of an answer: so many are sent at once without being copied again
+PIECE_SIZE = 65536  # bytes, at the least, of a piece of an answer: so many are sent at once without being copied again
 
 T = TypeVar("T")
 
@@ -44,11 +44,11 @@ class Busy(Exception):
 class Build:
     """One that is waiting, or under way. requests: how many share it."""
 
-    __slots__ = ("build", "promise", "requests")
+    __slots__ = ("build", "future", "requests")
 
     def __init__(self, build: Callable[[], Response]) -> None:
         self.build = build
-        self.promise: Future[Response] = Future()
+        self.future: Future[Response] = Future()
         self.requests = 0
 
 
@@ -58,9 +58,9 @@ class Builder:
     idle: seconds without work after which it ends.
     """
 
-    def __init__(self, idle: float = IDLE) -> None:
+    def __init__(self, idle: float = IDLE_TIME) -> None:
         self._idle = idle
-        self._changed = Condition()  # of what follows
+        self._condition = Condition()  # of what follows
         self._waiting: dict[Hashable, Build] = {}  # in the order in which they were asked for
         self._requests = 0
         self._thread: Thread | None = None
@@ -70,19 +70,19 @@ class Builder:
 
         Whoever has the promise must not cancel it. Raises Busy.
         """
-        with self._changed:
-            if self._requests >= REQUESTS:
+        with self._condition:
+            if self._requests >= MAX_REQUESTS:
                 raise Busy
             waiting = self._waiting.get(key)
             if waiting is None:
-                if len(self._waiting) >= BUILDS:
+                if len(self._waiting) >= MAX_BUILDS:
                     raise Busy
                 self._start()
                 waiting = self._waiting[key] = Build(build)
-                self._changed.notify()
+                self._condition.notify()
             waiting.requests += 1
             self._requests += 1
-            return waiting.promise
+            return waiting.future
 
     def _start(self) -> None:
         """See that there is a thread."""
@@ -100,27 +100,27 @@ class Builder:
 
     def _do_next(self) -> bool:
         """Do the build that has waited longest; False if there was none for a while. A call of its own, which keeps nothing."""
-        with self._changed:
+        with self._condition:
             if not self._waiting:
-                self._changed.wait(self._idle)
+                self._condition.wait(self._idle)
             if not self._waiting:
                 self._thread = None
                 return False
             build = self._waiting.pop(next(iter(self._waiting)))  # from here on, who asks for the same needs another one
-        outcome = outcome_of(build.build)
-        with self._changed:
+        result = run(build.build)
+        with self._condition:
             self._requests -= build.requests  # before anybody hears of it, and asks for more
-        if isinstance(outcome, Response):
-            build.promise.set_result(outcome)
+        if isinstance(result, Response):
+            build.future.set_result(result)
         else:
-            build.promise.set_exception(outcome)
+            build.future.set_exception(result)
         return True
 
 
-def outcome_of(build: Callable[[], Response]) -> Response | BaseException:
+def run(build: Callable[[], Response]) -> Response | BaseException:
     """What a build returns, or raises: the thread has to go on."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, HANDOVER))
+    sys.setswitchinterval(min(before, SWITCH_INTERVAL))
     try:
         return build()
     except BaseException as failure:
@@ -129,19 +129,19 @@ def outcome_of(build: Callable[[], Response]) -> Response | BaseException:
         sys.setswitchinterval(before)
 
 
-def paced(steps: Iterable[T]) -> Iterator[T]:
+def throttled(steps: Iterable[T]) -> Iterator[T]:
     """The same, with a rest after each SLICE of them."""
     for count, step in enumerate(steps, 1):
         yield step
         if count % SLICE == 0:
-            rest()
+            pause()
 
 
-def rest() -> None:
-    time.sleep(REST)
+def pause() -> None:
+    time.sleep(PAUSE)
 
 
-def gathered(fragments: Iterable[bytes]) -> Body:
+def joined(fragments: Iterable[bytes]) -> Body:
     """A body of these fragments, joined to pieces that are large enough to be sent at once, and small enough to be quick."""
     pieces = []
     parts = []
@@ -149,7 +149,7 @@ def gathered(fragments: Iterable[bytes]) -> Body:
     for fragment in fragments:
         parts.append(fragment)
         size += len(fragment)
-        if size >= PIECE:
+        if size >= PIECE_SIZE:
             pieces.append(b"".join(parts))
             parts.clear()
             size = 0
@@ -158,4 +158,4 @@ def gathered(fragments: Iterable[bytes]) -> Body:
     return pieces[0] if len(pieces) == 1 else tuple(pieces)
 
 
-of_this_process = Builder()
+default_builder = Builder()

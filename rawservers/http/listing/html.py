@@ -26,7 +26,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from rawservers.http.listing.entries import Entry, href, merged, moment, readable, sorted_runs
+from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_runs, name_text, sorted_runs
 
 
 class Template(NamedTuple):
@@ -52,13 +52,13 @@ def read(name: str) -> str:
 
 
 @cache
-def policy() -> str:
+def content_security_policy() -> str:
     """A Content-Security-Policy to send with the page: should a name ever pass for markup, it would still be inert."""
-    style, script = trusted("\n" + read("style.css")), trusted("\n" + read("script.js"))
+    style, script = csp_hash("\n" + read("style.css")), csp_hash("\n" + read("script.js"))
     return f"default-src 'none'; img-src data:; style-src {style}; script-src {script}"
 
 
-def trusted(source: str) -> str:
+def csp_hash(source: str) -> str:
     """What a Content-Security-Policy calls an inline script or style that may be used."""
     from hashlib import sha256  # here, since it loads OpenSSL, and most servers list nothing
 
@@ -67,18 +67,18 @@ def trusted(source: str) -> str:
 
 # What has no shape of its own, or is not allowed in HTML: controls, line separators, bidirectional marks, zero widths
 # but the joiners that some scripts and emoji need, and the code points that are no characters.
-UNSEEN = (
+INVISIBLE = (
     *(*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F)),
     *(*range(0x2060, 0x2070), *range(0xFDD0, 0xFDF0), 0xFEFF, *range(0xFFF9, 0xFFFC)),
     *(plane << 16 | low for plane in range(17) for low in (0xFFFE, 0xFFFF)),
 )
 # \x85 would be a byte that is not UTF-8, so braces tell the character from it.
-SPELLED_OUT = {code: f"\\x{code:02x}" if code < 0x80 else f"\\u{{{code:x}}}" for code in UNSEEN}
+ESCAPES = {code: f"\\x{code:02x}" if code < 0x80 else f"\\u{{{code:x}}}" for code in INVISIBLE}
 
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
-def render(path: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
+def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
     """The page in fragments, about one for each entry: UTF-8, for the folder at `path`, its decoded bytes from "/" to "/"."""
     runs = []
     files = total = 0
@@ -88,20 +88,20 @@ def render(path: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
         runs.append(run)
     page = template()
     yield page.head.format(
-        title=visible(readable(path)),
+        title=escape_name(name_text(path)),
         style=page.style,
-        crumbs=crumbs(path),
+        breadcrumbs=breadcrumbs(path),
         summary=('<a href="../">Parent folder</a> · ' if path != b"/" else "") + summary(total - files, files),
     ).encode()
     if total:
         yield page.folders
-        among_files = False
-        for is_file, _, name, size, modified in merged(runs):
-            if is_file and not among_files:
-                among_files = True
+        in_files = False
+        for is_file, _, name, size, modified in merge_runs(runs):
+            if is_file and not in_files:
+                in_files = True
                 yield page.files
-            yield row(name, not is_file, size, modified).encode()
-        if not among_files:
+            yield table_row(name, not is_file, size, modified).encode()
+        if not in_files:
             yield page.files
         yield page.table_end
     yield page.end
@@ -110,18 +110,18 @@ def render(path: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
 # Parts of the page
 
 
-def row(name: bytes, is_folder: bool, size: int, modified: float) -> str:
-    when = moment(modified)
-    told = "" if is_folder else f'<data value="{size}" title="{size:,} bytes">{magnitude(size)}</data>'
+def table_row(name: bytes, is_directory: bool, size: int, modified: float) -> str:
+    text, when = escape_name(name_text(name)), iso_time(modified)
+    size_cell = "" if is_directory else f'<data value="{size}" title="{size:,} bytes">{human_size(size)}</data>'
     return (
-        f'<tr><td><a href="{href(name, is_folder)}"><bdi>{visible(readable(name))}</bdi>{"/" if is_folder else ""}</a>'
-        f'<td>{told}<td><time datetime="{when}">{when[:10]} {when[11:16]}</time>\n'
+        f'<tr><td><a href="{href(name, is_directory)}"><bdi>{text}</bdi>{"/" if is_directory else ""}</a>'
+        f'<td>{size_cell}<td><time datetime="{when}">{when[:10]} {when[11:16]}</time>\n'
     )
 
 
-def crumbs(path: bytes) -> str:
+def breadcrumbs(path: bytes) -> str:
     """The folder's ancestors, each a link, and the folder itself."""
-    *ancestors, current = ["/", *(f"<bdi>{visible(part)}</bdi>/" for part in readable(path).split("/")[1:-1])]
+    *ancestors, current = ["/", *(f"<bdi>{escape_name(part)}</bdi>/" for part in name_text(path).split("/")[1:-1])]
     links = [f'<a href="{"../" * (len(ancestors) - depth)}">{name}</a>' for depth, name in enumerate(ancestors)]
     return "".join([*links, f'<span aria-current="page">{current}</span>'])
 
@@ -136,12 +136,12 @@ def summary(folders: int, files: int) -> str:
 # One entry
 
 
-def visible(text: str) -> str:
+def escape_name(text: str) -> str:
     """A name as markup, with every character to be seen."""
-    return escape(text if text.isprintable() else text.translate(SPELLED_OUT))
+    return escape(text if text.isprintable() else text.translate(ESCAPES))
 
 
-def magnitude(size: int) -> str:
+def human_size(size: int) -> str:
     """A count of bytes in at most four digits: 0 B, 1.5 KiB, 12 MiB, 1023 GiB."""
     if size < 1024:
         return f"{size} B"

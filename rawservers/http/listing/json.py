@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from rawservers.http.listing.entries import Entry, href, merged, moment, readable, sorted_runs
+from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_runs, name_text, sorted_runs
 
 
-def render(path: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
+def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
     r"""The same folder as an object in ASCII: {"path", "entries": [{"name", "href", "type", "size", "modified"}]}.
 
     In fragments, about one for each entry. A name, and the path, is its text, with \xff in place of a byte that is not
     UTF-8; href is exact, and relative to the folder's address. type is "directory" or "file"; size is in bytes, null for
     a directory; modified is ISO 8601 in UTC.
     """
-    yield f'{{"path": {json.dumps(readable(path))}, "entries": ['.encode()
+    yield f'{{"path": {json.dumps(name_text(path))}, "entries": ['.encode()
     between = ""
-    for is_file, _, name, size, modified in merged(list(sorted_runs(entries))):
-        told = {
-            "name": readable(name),
+    for is_file, _, name, size, modified in merge_runs(list(sorted_runs(entries))):
+        entry = {
+            "name": name_text(name),
             "href": href(name, not is_file),
             "type": "file" if is_file else "directory",
             "size": size if is_file else None,
-            "modified": moment(modified),
+            "modified": iso_time(modified),
         }
-        yield f"{between}{json.dumps(told)}".encode()
+        yield f"{between}{json.dumps(entry)}".encode()
         between = ", "
     yield b"]}\n"
