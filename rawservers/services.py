@@ -26,7 +26,7 @@ Report: TypeAlias = Callable[[Peer, object, int, float], None]
 
 
 def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    """HTTP/1.0 from files and functions."""
+    """HTTP/1.0 from files and handlers."""
     cache = ResponseCache(clock, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     sites = [(site.hosts, Site(site, clock, cache, file_cache)) for site in config.sites or (SiteConfig(),)]

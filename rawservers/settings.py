@@ -139,7 +139,7 @@ class Config:
     with a warning for root. nginx: nobody; here that is the operator's choice, since files must be readable for that user."""
 
     handlers: tuple[tuple[str, Handler], ...] = ()
-    """Code that answers in place of files: the beginning of a path, and a function of the request (see http/router.py)."""
+    """Functions that answer in place of files: a path prefix, and a function Request -> Response (see http/router.py)."""
 
     body_limit: int = setting(1 << 20, "whole", "http.body_limit", most=1 << 30)
     """Bytes of a request body that a function may be given. nginx 1 MiB: it is held in memory. Files take no body at all."""

@@ -138,34 +138,34 @@ FORMS: dict[str, tuple[str, str, Callable[[Status], str]]] = {
 
 
 class Page:
-    """What answers the requests of a conversation about the status: see `conversation.Service`."""
+    """The Responder of the status service, see http/conversation.py. look: returns the present Status."""
 
     def __init__(self, look: Callable[[], Status]) -> None:
         self.common_headers = CommonHeaders()
         self._look = look
 
     def lookup(self, data: bytes) -> None:
-        return None  # it is new every time
+        return None  # never cached
 
     def max_body(self, request: Request) -> int:
         return 0
 
     def respond(self, request: Request) -> PreparedResponse:
-        """Raises Refused if the target is malformed."""
+        """The status page. Raises HTTPError if the target is malformed."""
         if request.method not in {"GET", "HEAD"}:
-            return PreparedResponse(error_response(405, "The status can only be read.", [("Allow", "GET, HEAD")]), request)
+            return PreparedResponse(error_response(405, "The status page can only be read.", [("Allow", "GET, HEAD")]), request)
         path = request.path
         if path == "/" and "application/json" in request.fields.get("accept", ""):
             path = "/json"
         for place, kind, form in FORMS.values():
             if path == place:
-                request.steps = HANDLER_STEPS  # all connections are looked at
+                request.steps = HANDLER_STEPS  # it counts all connections
                 headers = [("Content-Type", kind), ("Cache-Control", "no-store")]
                 return PreparedResponse(Response(200, headers, form(self._look()).encode()), request)
-        return PreparedResponse(error_response(404, "The status is told at /, /json and /metrics."), request)
+        return PreparedResponse(error_response(404, "The status is available at /, /json and /metrics."), request)
 
     def prepare(self, request: Request, future: object) -> PreparedResponse:
-        raise AssertionError("it promises nothing")
+        raise AssertionError("respond returns no future")
 
     def start(self, peer: Peer) -> Protocol:
         return Conversation(peer, self)

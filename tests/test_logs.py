@@ -952,7 +952,7 @@ def test_a_server_whose_standard_error_is_not_read(folder: Path) -> None:
         assert listening.startswith("http listening on ")
         told = [int(line.split()[5]) for line in lines if line.startswith("this log was not taken: ")]
         failures = [line for line in lines if not line.startswith(("this log", "  "))]
-        assert set(failures) == {"the function for /f has failed"}
+        assert set(failures) == {"handler for /f failed"}
         size = lines.index(failures[0], 1)  # lines of each
         assert len(lines) - len(told) + sum(told) == answers * size
         assert sum(told) > 1000

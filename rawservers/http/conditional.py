@@ -1,24 +1,12 @@
-"""Preconditions and ranges: RFC 9110 §13 and §14, of a file that is there and would be sent whole with a 200.
+"""Conditional requests: validators, preconditions and their responses, RFC 9110 §8.8 and §13.
 
-Two validators say which state of a file a client knows: an entity tag, made from the time of the last change in
-nanoseconds and the size, and that same time in seconds, as Last-Modified has it. The questions are asked in the order
-of RFC 9110 §13.2.2, preconditions first:
+A file has two validators: an entity tag, made from its size and its mtime in nanoseconds, and its mtime in seconds, sent as
+Last-Modified. Preconditions are evaluated before ranges (§13.2.2, see ranges.py), for a file whose response would be 200.
 
-    precondition(request, tag, modified, now)       304, 412, or None: go on
-    ranges(request, size, tag, modified, now)       [] for 416, spans for 206, or None: send it all
+Malformed fields never lead to a 304 by mistake. A list of entity tags with a malformed member matches nothing: If-Match fails,
+and If-None-Match has the file sent. A malformed or repeated date is ignored.
 
-and each of the answers has its maker: `not_modified`, `precondition_failed`, `unsatisfiable` and `partial`.
-
-What a client sends is doubted on the safe side. A tag that is not one matches nothing, and takes its whole list with
-it: If-Match then fails, and If-None-Match has the file sent. A date that is not one, or is there twice, is as if it had
-not been sent. A malformed `bytes=` is refused, since a client that asked for a part may not be prepared for the whole
-of a large file; a unit nobody knows is ignored, as the RFC demands.
-
-What one request can cost is bounded, whatever it asks for. Ranges that touch or overlap become one, so that no byte is
-sent twice and nothing is to be gained from asking for it twice (CVE-2011-3192); above RANGES of them the file is sent
-whole; of entity tags, the first TAGS are looked at. Every pattern reads its text once from left to right, and long
-numbers are cut before they are counted with. The parts are sent in the order in which they were asked for, a coalesced
-one in the place of its first member, and one part alone is never wrapped as multipart (RFC 9110 §15.3.7).
+The cost of a request is bounded: only the first MAX_TAGS entity tags are compared, and each pattern scans its text once.
 """
 
 from __future__ import annotations
@@ -29,15 +17,15 @@ from rawservers.http.dates import parse_date
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, Response, error_response
 
-# Entity tags in one field that are looked at. A client has one for each variant that it keeps, so a few at the most; a head
+# Entity tags in one field that are compared. A client sends one for each variant in its cache, so a few at most; a request head
 # has room for some 8,000.
 MAX_TAGS = 256
 
-ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # so written that what begins no tag is skipped fast
+ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # each alternative begins with its first character: fast to skip other text
 OPAQUE_TAG = re.compile(r'"[^"]*"')
 ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{MAX_TAGS}}}+[\t ,]*+')
 
-WITHOUT_PRECONDITIONS = frozenset({"CONNECT", "OPTIONS", "TRACE"})  # they select no representation (RFC 9110 §13.2.1)
+WITHOUT_PRECONDITIONS = frozenset({"CONNECT", "OPTIONS", "TRACE"})  # methods that select no representation (RFC 9110 §13.2.1)
 HEADERS_OF_304 = frozenset({"cache-control", "content-location", "etag", "expires", "vary"})  # RFC 9110 §15.4.5
 
 
@@ -45,9 +33,9 @@ HEADERS_OF_304 = frozenset({"cache-control", "content-location", "etag", "expire
 
 
 def etag(mtime_ns: int, size: int) -> str:
-    """The strong entity tag, quoted, of a file last changed `mtime_ns` ns after 1970 and `size` bytes long (§8.8.3).
+    """The strong entity tag, quoted, of a file (§8.8.3). mtime_ns: nanoseconds since 1970; size: bytes.
 
-    It is the same wherever a copy has kept its time, so that servers side by side agree.
+    It is the same for copies with the same mtime, so that several servers can share clients.
     """
     return f'"{mtime_ns:x}-{size:x}"'
 
@@ -56,10 +44,10 @@ def etag(mtime_ns: int, size: int) -> str:
 
 
 def precondition(request: Request, tag: str, modified: int, now: float) -> int | None:
-    """The status that the request's preconditions call for, 304 or 412; None if they leave it be (§13.2.2).
+    """The status by the request's preconditions: 304, 412, or None if all of them hold (§13.2.2).
 
-    tag: the file's entity tag; modified: when it last changed; now: the time; both in seconds since 1970. If it changed
-    in the future, `modified` should say so: then no date vouches for it.
+    tag: the file's entity tag; modified: its mtime, even if in the future: then no If-Modified-Since matches; now: the present
+    time; both in seconds since 1970.
     """
     fields = request.fields
     reads = request.method in {"GET", "HEAD"}
@@ -77,36 +65,36 @@ def precondition(request: Request, tag: str, modified: int, now: float) -> int |
             return 304 if reads else 412
     elif reads and "if-modified-since" in fields:
         since = parse_date(fields["if-modified-since"], now)
-        if since is not None and modified <= since <= now:  # one in the future is invalid (RFC 1945 §10.9)
+        if since is not None and modified <= since <= now:  # a date in the future is invalid (RFC 1945 §10.9)
             return 304
     return None
 
 
 def _matches(value: str, tag: str, weakly: bool) -> bool:
-    """Whether a list of entity tags names `tag`, by weak or strong comparison (§8.8.3.2).
+    """Whether a list of entity tags contains `tag`, by weak or strong comparison (§8.8.3.2).
 
-    What lies behind the first TAGS of them is ignored, well formed or not.
+    Text after the first MAX_TAGS of them is ignored, even if malformed.
     """
     if value == "*":
         return True
-    begun = ENTITY_TAGS.match(value)  # by a pattern that nothing fails to match
-    head = begun[0] if begun else ""
+    begun = ENTITY_TAGS.match(value)
+    head = begun[0] if begun else ""  # the pattern matches any text, at least with ""
     members = (OPAQUE_TAG if weakly else ENTITY_TAG).findall(head)
     if len(head) < len(value) and len(members) < MAX_TAGS:
-        return False  # there is something in it that is no tag
+        return False  # a member is malformed
     return tag.removeprefix("W/") in members if weakly else tag in members and not tag.startswith("W/")
 
 
-# Answers
+# Responses
 
 
 def precondition_failed() -> Response:
-    """412: the file is not in the state that the request was made for (§15.5.13)."""
-    return error_response(412, "This is no longer what it was when you last saw it.")
+    """The 412 response: the file is not in the state that the request demands (§15.5.13)."""
+    return error_response(412, "This page has changed since you last saw it.")
 
 
 def not_modified(headers: Headers) -> Response:
-    """304 in place of the 200 whose header fields are `headers`: those that a cache needs, and no other (§15.4.5)."""
+    """The 304 response in place of the 200 with these header fields, reduced to those that a cache needs (§15.4.5)."""
     tagged = any(name.lower() == "etag" for name, _ in headers)
     kept = HEADERS_OF_304 if tagged else HEADERS_OF_304 | {"last-modified"}
     return Response(304, [field for field in headers if field[0].lower() in kept])

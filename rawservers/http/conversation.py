@@ -1,22 +1,21 @@
-"""One HTTP connection: requests in, answers out, in order.
+"""One HTTP connection: requests in, responses out, in order.
 
-The short way first. Clients repeat themselves, so the bytes that one receive brought are looked up whole among the requests
-that were answered before (`recall`); a hit needs no parsing. What is asked for more than once within one wake of the loop, by
-whatever clients, need not even be looked up and put together again (`Stamp.said`). What is not recalled goes the long way:
-gather until a head is complete, cut it off, check it, have it answered (`respond`).
+The fast path comes first. Clients repeat requests byte for byte, so the bytes of one receive are looked up whole in the
+response cache (`Responder.lookup`); a hit needs no parsing. The chunks of a request that comes more than once in one freshness
+epoch, from any client, are sent again as they are (`CommonHeaders.epoch_cache`). All other requests take the slow path: collect
+input until a head is complete, cut it off, parse it, read the body, and get a response (`Responder.respond`).
 
-A call answers so many requests as STEPS of work allow. Then the conversation rests, until its turn comes again: even if there
-is nothing left, so that whoever asks for much is heard in turn.
+A call does at most STEPS of work. Then the conversation takes a turn (Deadline.TURN), even if no input is left, so that a
+client with many requests is read in turn with the others.
 
-A request that cannot be understood is refused, and a refusal is the last word: nothing behind it is looked at, since nobody
-can say where the next request would begin.
+After a malformed request the connection is closed, and what follows is discarded: the boundaries of requests are lost.
 """
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol as Interface
 from typing import TypeAlias
 
 from rawservers.core.peer import Peer
@@ -29,18 +28,19 @@ from rawservers.http.response import CommonHeaders, PreparedResponse, Response, 
 KEEP = Closing.KEEP
 HEAD, IDLE, TURN = Deadline.HEAD, Deadline.IDLE, Deadline.TURN
 
-STEPS = 64  # of work that one call may do, about half a millisecond
-LOOKUP_STEPS = 1  # for an answer that is remembered
-ANSWER_STEPS = 8  # for any other
-BYTES_PER_STEP = 512  # of a head that is long
+STEPS = 64  # of work in one call, about half a millisecond
+LOOKUP_STEPS = 1  # for a response from the cache
+ANSWER_STEPS = 8  # for any other response
+BYTES_PER_STEP = 512  # of a long request head
 
 
-class Responder(Interface):
-    """What answers the requests of a conversation.
+class Responder(typing.Protocol):
+    """The source of a conversation's responses.
 
-    recall(data): the answer to a request whose bytes are exactly `data`, if it is known and still true. room(request): how
-    many bytes of body may come with `request`. respond(request): its answer, once the body is there, or a promise of it, of
-    which answer(request, promise) makes one. respond may raise Refused, and nothing else.
+    lookup(data):              the cached response to a request of exactly these bytes, if it is fresh
+    max_body(request):         the longest body accepted, in bytes; 0: none
+    respond(request):          the response to a request with its body, or a future of one. Raises HTTPError, nothing else
+    prepare(request, future):  the response of a future that is done. Raises nothing
     """
 
     common_headers: CommonHeaders
@@ -56,14 +56,15 @@ ErrorResponder: TypeAlias = Callable[[HTTPError, Request | None, str], PreparedR
 
 
 def respond_to_error(failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
-    """The answer to a request that is refused: `request`, if so much was understood, else one with this request line."""
+    """The error response. request: None if the head is malformed; line: the request line, as far as it arrived."""
     return PreparedResponse(error_response(failure.status, failure.message), None, line)
 
 
 class Conversation(Protocol):
-    """HTTP with one peer.
+    """HTTP with one client.
 
-    requests: how many answers the connection may give (0: any number); refuse: makes the answer to what is refused.
+    max_requests: number of responses after which the connection is closed; 0: no limit. respond_to_error: makes the responses
+    to malformed requests.
     """
 
     __slots__ = (
@@ -104,18 +105,18 @@ class Conversation(Protocol):
         self._responder = responder
         self._lookup = responder.lookup
         self._common_headers = responder.common_headers
-        self._requests_left = max_requests  # answers that the connection may still give; 0: any number
-        self._epoch_cacheable = False  # nothing is under way, and any number of answers may follow
-        self._buffer = bytearray()  # input not yet answered
-        self._looked_up = 0  # bytes at its front that were looked up already, whole, and are not known
-        self._reader: HeadReader | None = None  # of the buffer, from the first head on that is not looked up whole
-        self._started_at = 0.0  # when the first of it came
-        self._kept_alive_at = 0.0  # when an answer last left the connection open
-        self._request: Request | None = None  # one whose body is awaited, or whose answer is
+        self._requests_left = max_requests  # until the connection is closed; 0: no limit
+        self._epoch_cacheable = False  # whether the fast path may use the epoch cache: nothing is pending, no limit of requests
+        self._buffer = bytearray()  # input not yet processed
+        self._looked_up = 0  # length of the receive whose cache lookup failed; the same head is not looked up again
+        self._reader: HeadReader | None = None  # made for the first request on the slow path
+        self._started_at = 0.0  # when the first byte of the present request arrived
+        self._kept_alive_at = 0.0  # when a response last left the connection open
+        self._request: Request | None = None  # that waits for its body or its response
         self._body = bytearray()
         self._future: Future[Response] | None = None
-        self._steps = 0  # of work that the present call has done
-        self._handler_steps = 0  # the same in functions
+        self._steps = 0  # of work done in the present call, without handlers
+        self._handler_steps = 0  # of work done in the present call by handlers
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         clock = self._clock
@@ -128,13 +129,13 @@ class Conversation(Protocol):
         self._epoch_cacheable = False
         if not self._buffer and self._request is None and self.closing is KEEP:
             self._started_at = clock.now
-            answer = self._lookup(data)
-            if answer is not None:
+            response = self._lookup(data)
+            if response is not None:
                 self._counters.cache_hits += 1
-                chunks = self._serialize(answer)
-                if answer.epoch == clock.epoch and len(chunks) == 2 and answer.keep_alive and self.closing is KEEP:
-                    common.epoch_cache[data] = chunks  # a small one, which holds no descriptor
-                answer.epoch = clock.epoch
+                chunks = self._serialize(response)
+                if response.epoch == clock.epoch and len(chunks) == 2 and response.keep_alive and self.closing is KEEP:
+                    common.epoch_cache[data] = chunks  # head and body in one chunk, and no file descriptor
+                response.epoch = clock.epoch
                 return chunks
             self._looked_up = len(data)
         self._buffer += data
@@ -155,7 +156,7 @@ class Conversation(Protocol):
         if not self._buffer and self._request is None:
             return ()
         return self._serialize(
-            self._error_response(HTTPError(408, "The request took too long to arrive."), b""), self._started_at
+            self._error_response(HTTPError(408, "The request did not arrive in time."), b""), self._started_at
         )
 
     def drain(self) -> Sequence[Chunk]:
@@ -166,10 +167,10 @@ class Conversation(Protocol):
         return ()
 
     def connection_lost(self) -> None:
-        self._request = self._future = None  # which would wake us
+        self._request = self._future = None
 
     def _proceed(self) -> Sequence[Chunk]:
-        """Answer what is in the buffer, until more must come, the connection is to end, or enough has been said."""
+        """Process the buffer until input is missing, the connection is to be closed, or the limits of a call are reached."""
         clock = self._clock
         chunks: list[Chunk] = []
         queued = 0
@@ -179,15 +180,15 @@ class Conversation(Protocol):
         while (self._buffer or self._request) and self.closing is KEEP:
             if queued > HIGH_WATER or self._steps + self._handler_steps >= STEPS:
                 break
-            answer = self._next_response(chunks)
-            if answer is None:
+            response = self._next_response(chunks)
+            if response is None:
                 break
-            more = self._serialize(answer, self._started_at if self._started_at < clock.now else 0.0)
+            more = self._serialize(response, self._started_at if self._started_at < clock.now else 0.0)
             queued += body_length(more[:-1])
             chunks += more
-            self._steps += len(more) - 2  # each further piece, of a multipart answer say, is a system call
+            self._steps += len(more) - 2  # each further chunk, as of a multipart response, is a system call
             self._started_at = clock.now
-            clock.epoch += 1  # the request behind this one may be younger than what was looked up so far
+            clock.epoch += 1  # the next request may have been sent after this response: stat again
         rests = self._steps >= STEPS or (self._buffer and (queued > HIGH_WATER or self._handler_steps))
         if rests and self.waiting is not Deadline.NONE and self.closing is KEEP:
             self.waiting = TURN
@@ -195,7 +196,7 @@ class Conversation(Protocol):
         return tuple(chunks)
 
     def _next_response(self, chunks: list[Chunk]) -> PreparedResponse | None:
-        """To the first request in the buffer; None if it is not complete yet, or its answer not ready."""
+        """The response to the first request in the buffer; None if the request is incomplete or its response not ready."""
         head = b""
         try:
             if self._request is None:
@@ -205,11 +206,11 @@ class Conversation(Protocol):
                     return None
                 head = found
                 self._steps += LOOKUP_STEPS
-                answer = self._lookup(head) if len(head) != self._looked_up else None
+                response = self._lookup(head) if len(head) != self._looked_up else None
                 self._looked_up = 0
-                if answer is not None:
+                if response is not None:
                     self._counters.cache_hits += 1
-                    return answer
+                    return response
                 self._steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 self._request = self._parse(head)
                 self._check_body(self._request, chunks)
@@ -219,7 +220,7 @@ class Conversation(Protocol):
             return self._error_response(failure, head)
 
     def _error_response(self, failure: HTTPError, head: bytes) -> PreparedResponse:
-        """The last answer: to the request under way, or to this head, or to what there is of one."""
+        """The response after which the connection is closed: to the present request, the malformed `head`, or part of one."""
         self._counters.answers += 1
         self._counters.bad_requests += 1
         line = self._request.line if self._request else first_line(head or bytes(self._buffer))
@@ -229,13 +230,13 @@ class Conversation(Protocol):
         return parse_simple(head) or parse(head)
 
     def _check_body(self, request: Request, chunks: list[Chunk]) -> None:
-        """See whether anybody takes the body of `request`, and tell a peer that waits to be told (RFC 9110 §10.1.1)."""
+        """Check the length of the body; send 100 Continue if asked for (RFC 9110 §10.1.1). Raises HTTPError."""
         if not request.length:
             return
         max_body = self._responder.max_body(request)
         if max_body and request.length > max_body:
-            raise HTTPError(413, f"The body is longer than {max_body} bytes.")
-        if not max_body:  # nobody takes the body, and it must not be taken for a request
+            raise HTTPError(413, f"The request body is longer than {max_body} bytes.")
+        if not max_body:  # the body is discarded by lingering, so that it is never parsed as a request
             request.keep_alive = request.connection_unspecified = False
             self.closing = Closing.LINGER
             request.length = 0
@@ -243,7 +244,7 @@ class Conversation(Protocol):
             chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
 
     def _respond(self, request: Request) -> PreparedResponse | None:
-        """The answer to `request`; None while its body is incomplete or its answer only promised."""
+        """The response to `request`; None while its body is incomplete or its future pending. Raises HTTPError."""
         if self._future is None:
             if len(self._body) < request.length:
                 missing = request.length - len(self._body)
@@ -253,68 +254,71 @@ class Conversation(Protocol):
                 if len(self._body) < request.length:
                     return None
             request.body = bytes(self._body)
-            answer = self._responder.respond(request)
+            response = self._responder.respond(request)
             self._handler_steps += request.steps
-            if isinstance(answer, PreparedResponse):
-                return self._finish(answer)
-            self._future = answer
-            self.waiting = Deadline.NONE  # for nothing from the peer
-            answer.add_done_callback(lambda future: self._peer.wake())
+            if isinstance(response, PreparedResponse):
+                return self._finish(response)
+            self._future = response
+            self.waiting = Deadline.NONE  # no input is read meanwhile
+            response.add_done_callback(lambda future: self._peer.wake())
         if not self._future.done():
             return None
         return self._finish(self._responder.prepare(request, self._future))
 
-    def _finish(self, answer: PreparedResponse) -> PreparedResponse:
+    def _finish(self, response: PreparedResponse) -> PreparedResponse:
         self._counters.answers += 1
         self._request = self._future = None
         self._body = bytearray()
-        return answer
+        return response
 
     def _read_head(self) -> bytes | None:
-        """One whole head off the buffer; None while it is incomplete. Raises Refused."""
+        """One complete head, removed from the buffer; None while it is incomplete. Raises HTTPError."""
         reader = self._reader
         if reader is None:
             reader = self._reader = HeadReader(self._buffer)
         head = reader.read()
         if reader.skipped:
-            self._clock.epoch += 1  # the kernel may have reported the empty lines alone: the request is younger
+            self._clock.epoch += 1  # the request may have arrived after the empty lines were reported: stat again
             reader.skipped = 0
         return head
 
     def _serialize(
-        self, answer: PreparedResponse, started_at: float = 0.0
+        self, response: PreparedResponse, started_at: float = 0.0
     ) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
-        """The chunks of `answer`; decides what becomes of the connection after it."""
+        """The chunks of the response. Sets `closing` and `waiting` for what follows it.
+
+        started_at: when the request began to arrive, for the access log; 0.0: just now.
+        """
         clock = self._clock
         common = self._common_headers
         if common.epoch != clock.epoch:
             common.refresh(clock)
-        if self._requests_left != 1 and (answer.keep_alive or (answer.connection_unspecified and self._is_reused())):
+        if self._requests_left != 1 and (response.keep_alive or (response.connection_unspecified and self._is_reused())):
             if self._requests_left:
                 self._requests_left -= 1
             self.waiting = IDLE
             self._epoch_cacheable = not self._requests_left and not self._buffer
             self._kept_alive_at = clock.now
             lines = common.keep_alive_lines
-            end = answer.end_keepalive or answer.make_end(True, lines)
+            end = response.end_keepalive or response.make_end(True, lines)
         else:
             if self.closing is KEEP:
                 self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
             self._buffer.clear()
-            lines = common.close_lines if answer.status_line else b""
-            end = answer.end_close or answer.make_end(False, lines)
+            lines = common.close_lines if response.status_line else b""
+            end = response.end_close or response.make_end(False, lines)
         if started_at:
             end = ResponseEnd(end.record, started_at)
-        body = answer.content.body
+        body = response.content.body
         if type(body) is bytes:
-            return b"".join((answer.status_line, lines, answer.header_tail, body)), end
-        head = answer.status_line + lines + answer.header_tail
+            return b"".join((response.status_line, lines, response.header_tail, body)), end
+        head = response.status_line + lines + response.header_tail
         pieces = (head, *body) if isinstance(body, tuple) else (head, body)
         return *pieces, end
 
     def _is_reused(self) -> bool:
-        """Whether the present request began after an answer that kept the connection: its client knows what that means.
+        """Whether the request began after a response with "Connection: keep-alive", so that its client understands persistence.
 
-        curl is such a client. It falls back to HTTP/1.0 once it has seen HTTP/1.0, and then says nothing of persistence.
+        curl is such a client: after an HTTP/1.0 response it sends HTTP/1.0 requests without a Connection field.
         """
         return 0.0 < self._kept_alive_at < self._started_at

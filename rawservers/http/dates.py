@@ -1,4 +1,4 @@
-"""HTTP dates: RFC 9110 §5.6.7."""
+"""HTTP dates, formatted and parsed: RFC 9110 §5.6.7."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from functools import lru_cache
 
-YEAR_1 = -62135596800  # the earliest that four digits can tell; a file system may hold an earlier one
+YEAR_1 = -62135596800  # seconds since 1970; a file's time may be earlier, but a date has a year of four digits
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DAY = "|".join(DAYS)
@@ -20,19 +20,18 @@ ASCTIME_DATE = re.compile(rf"(?:{DAY}) ({MONTH}) ([0-9]{{2}}| [0-9]) {TIME} ([0-
 EPOCH = date(1970, 1, 1).toordinal()
 
 
-@lru_cache(1024)  # files that were made together are as old
+@lru_cache(1024)  # many files have the same modification time
 def http_date(seconds: float) -> str:
-    """Seconds since 1970 as RFC 9110 §5.6.7 writes a date: Sun, 06 Nov 1994 08:49:37 GMT."""
+    """`seconds` since 1970 as an IMF-fixdate: Sun, 06 Nov 1994 08:49:37 GMT."""
     when = datetime.fromtimestamp(max(int(seconds), YEAR_1), UTC)
     day = f"{DAYS[when.weekday()]}, {when.day:02} {MONTHS[when.month - 1]} {when.year:04}"
     return f"{day} {when.hour:02}:{when.minute:02}:{when.second:02} GMT"  # strftime takes three times as long
 
 
 def parse_date(text: str, now: float) -> int | None:
-    """The seconds since 1970 that an HTTP date names, in any of its three forms (§5.6.7); None if it is none.
+    """The seconds since 1970 of an HTTP date in any of its three formats; None if it is malformed.
 
-    `now`, in seconds since 1970, tells which century a two-digit year means. Whether the name of the day is the right
-    one is not looked at: it adds nothing.
+    now: seconds since 1970, which decide the century of a two-digit year. The day of the week is not checked.
     """
     if match := IMF_FIXDATE.fullmatch(text):
         day, month, year, *time = match.groups()
@@ -56,7 +55,7 @@ def _seconds(year: int, month: str, day: str, time: Sequence[str]) -> int | None
 
 
 def _full_year(digits: int, month: str, day: str, time: Sequence[str], now: float) -> int:
-    """The latest year with these last two digits that puts the date no more than 50 years ahead."""
+    """The latest year with these last two digits for which the date is no more than 50 years ahead of `now`."""
     today = datetime.fromtimestamp(now, UTC)
     last = today.year + 50
     year = last - (last - digits) % 100

@@ -1,4 +1,7 @@
-"""Where a request head ends: RFC 9112 §2.2, §3 and RFC 1945 §5."""
+"""The boundaries of request heads in a byte stream: RFC 9112 §2.2 and §3, RFC 1945 §5.
+
+The length of the body is a matter of the header fields, see request.py.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,33 @@ import re
 
 from rawservers.http.request import HTTPError, check_request_line, parse_simple
 
-LINE_LIMIT = 8192  # bytes of a request line; RFC 9112 §3 asks for 8000 at the least, nginx and Apache stop at 8 KiB
-HEAD_LIMIT = 32768  # bytes of a whole head; nginx takes 4 lines of 8 KiB
-BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
+LINE_LIMIT = 8192  # bytes of a request line. RFC 9112 §3: at least 8000; nginx and Apache: 8 KiB
+HEAD_LIMIT = 32768  # bytes of a whole head. nginx: 4 lines of 8 KiB
+BLANK_LIMIT = 4  # empty lines ignored before a request line. RFC 9112 §2.2: at least one
 BLANK_LINES = re.compile(rb"(?:\r?\n)*")
+TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in` is also true for b""
 HEAD_END = re.compile(rb"\n\r?\n")
 
 
 class HeadReader:
-    """Cuts request heads off `buffer`, to which input is appended. skipped: bytes of empty lines before the present head."""
+    """A reader that cuts complete request heads off the front of a buffer, to which its owner appends input.
+
+    skipped: bytes of empty lines that were dropped before the head; the owner resets it.
+    """
 
     __slots__ = ("_buffer", "_line_end", "_scanned", "skipped")
 
     def __init__(self, buffer: bytearray) -> None:
         self._buffer = buffer
-        self._line_end = 0  # where the request line ends that was found good, though its head is not complete
-        self._scanned = 0  # bytes known to hold no end of a head
+        self._line_end = 0  # length of the request line, once it is valid but the head is incomplete
+        self._scanned = 0  # bytes already searched for the end of the head
         self.skipped = 0
 
     def read(self) -> bytes | None:
-        """Take one whole head off the buffer: None while it is incomplete, Refused if it never will be a good one.
+        """One complete head, removed from the buffer; None while it is incomplete. Raises HTTPError.
 
-        Whatever shows in a part of a head is judged in the order in which it arrives, so that the answer is the same however
-        the head was cut into packets; and only once, so that a head that trickles in costs no more than its bytes.
+        An incomplete head is checked in the order in which it arrives, so that the result does not depend on how it was cut
+        into packets, and each part only once, so that a head that arrives byte by byte costs no more than its bytes.
         """
         buffer = self._buffer
         line_end = self._line_end or self._find_line()
@@ -49,7 +56,7 @@ class HeadReader:
         return self._cut(end.end())
 
     def _find_line(self) -> int:
-        """Where the request line ends, once the empty lines before it are dropped; 0 if it is incomplete."""
+        """The length of the request line, after dropping the empty lines before it; 0 if it is incomplete."""
         buffer = self._buffer
         start = skip_blank_lines(buffer)
         line_end = buffer.find(b"\n", start) + 1
@@ -63,7 +70,7 @@ class HeadReader:
 
     def _cut_simple(self, line_end: int) -> bytes:
         if bytes(self._buffer[line_end:]) not in {b"", b"\n", b"\r\n"}:
-            raise HTTPError(400, "The request line names no version.")
+            raise HTTPError(400, "The request line has no HTTP version.")
         head = self._cut(line_end)
         self._buffer.clear()
         return head
@@ -76,23 +83,20 @@ class HeadReader:
 
 
 def skip_blank_lines(buffer: bytes | bytearray) -> int:
-    """Where the request line begins. Raises Refused as soon as it cannot be one."""
+    """The offset of the request line. Raises HTTPError as soon as what is there cannot be one."""
     blank = BLANK_LINES.match(buffer)
     start = blank.end() if blank else 0
     if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
-        raise HTTPError(400, "There are too many empty lines before the request.")
+        raise HTTPError(400, "The request begins with too many empty lines.")
     if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
         raise HTTPError(400, "This is not an HTTP request.")
     return start
 
 
 def first_line(head: bytes) -> str:
-    """The request line of a head that may be no good one, as far as it goes."""
+    """The request line of a head that may be malformed or incomplete, for the access log."""
     try:
         start = skip_blank_lines(head)
     except HTTPError:
         start = 0
     return head[start:].partition(b"\n")[0].removesuffix(b"\r").decode("latin-1")
-
-
-TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in`: or nothing

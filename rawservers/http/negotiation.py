@@ -1,4 +1,4 @@
-"""Content negotiation: RFC 9110 §12.5.1 and §12.5.3."""
+"""Content negotiation by Accept and Accept-Encoding: RFC 9110 §12.5.1 and §12.5.3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from operator import itemgetter
 
-# What is looked at of an Accept or Accept-Encoding field. A browser sends a dozen members, in less than 200 characters.
+# The part of an Accept or Accept-Encoding field that is parsed. Browsers send a dozen members, in less than 200 characters.
 MAX_MEMBERS = 64
 MAX_CHARACTERS = 2048
 
@@ -15,9 +15,9 @@ QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
 def prefers_json(accept: str) -> bool:
-    """Whether the Accept field `accept` rates application/json above text/html (RFC 9110 §12.5.1).
+    """Whether the Accept field prefers application/json to text/html (§12.5.1).
 
-    Of two that weigh the same it prefers the one that it names: programs say "application/json, */*", and mean it.
+    With equal weights, the one that is named is preferred: programs send "application/json, */*".
     """
     ranges = parse_accept(accept)
     as_json, as_html = quality("application/json", ranges), quality("text/html", ranges)
@@ -25,7 +25,7 @@ def prefers_json(accept: str) -> bool:
 
 
 def rank_codings(accept_encoding: str, codings: Iterable[str]) -> list[str]:
-    """Those of the content codings that the client takes at least as gladly as no coding, the best first (§12.5.3)."""
+    """The accepted content codings out of `codings`, best first, without those that weigh less than identity (§12.5.3)."""
     weights = parse_accept(accept_encoding)
     identity, others = weights.get("identity", 0.0), weights.get("*", 0.0)
     ranked = [(-weights.get(coding, others), coding) for coding in codings]
@@ -33,10 +33,10 @@ def rank_codings(accept_encoding: str, codings: Iterable[str]) -> list[str]:
 
 
 def parse_accept(accept: str) -> dict[str, float]:
-    """The media ranges of an Accept field and their weights; those with a malformed weight are left out.
+    """The members of an Accept or Accept-Encoding field with their weights, without those with a malformed weight.
 
-    A parameter that is no weight asks for a variant (charset, level), perhaps ours; the plain range, if given, decides.
-    What lies behind the first MEMBERS of them, or does not end within the first CHARACTERS, is ignored.
+    A member with other parameters (charset, level) counts for its type, unless the type is also given without. Members after
+    the first MAX_MEMBERS, or that do not end within the first MAX_CHARACTERS, are ignored.
     """
     ranges: dict[str, float] = {}
     members = QUOTED.sub("", accept[:MAX_CHARACTERS]).lower().split(",", MAX_MEMBERS)
@@ -56,7 +56,7 @@ def parse_accept(accept: str) -> dict[str, float]:
 
 
 def quality(kind: str, ranges: dict[str, float]) -> float:
-    """The weight of a media type: that of the most specific range that holds it, 0 if none does."""
+    """The weight of a media type: that of the most specific range that includes it, 0 if none does."""
     for candidate in (kind, f"{kind.partition('/')[0]}/*", "*/*"):
         if candidate in ranges:
             return ranges[candidate]

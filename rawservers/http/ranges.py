@@ -1,4 +1,14 @@
-"""Ranges: RFC 9110 §14."""
+"""Range requests and 206 responses: RFC 9110 §14, for a file whose response would be 200.
+
+    requested_ranges(request, size, tag, modified, now)   [] for 416, spans for 206, or None for the whole file
+
+A malformed `bytes=` is refused with 416, since a client that asks for a part may not be prepared for the whole of a large file.
+An unknown unit is ignored, as the RFC demands.
+
+The cost of a request is bounded. Ranges that touch or overlap are coalesced, so that no byte is sent twice (CVE-2011-3192).
+With more than MAX_RANGES of them the file is sent whole. Long numbers are cut before they are converted. Parts are sent in the
+order of the request, a coalesced one in the place of its first member, and a single part is never sent as multipart (§15.3.7).
+"""
 
 from __future__ import annotations
 
@@ -10,29 +20,28 @@ from rawservers.http.dates import parse_date
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, Response, error_response
 
-# Ranges in one request above which the file is sent whole. A reader of an archive or a PDF asks for a handful at once.
-# Each part of a large file costs two system calls and some 150 bytes of head, so a flood of them would cost us much
-# more than it costs to ask; Apache's MaxRanges is 200, nginx's max_ranges has no limit until one is set.
+# Ranges in one request; with more, the file is sent whole. A reader of archives or PDF files requests a handful at once. Each
+# part of a large file costs two system calls and some 150 bytes of head, much more than a client spends on it. Apache's
+# MaxRanges: 200; nginx's max_ranges: no limit by default.
 MAX_RANGES = 16
 
-# Members of a Range that are looked at, empty ones among them, which a sender may well leave in (RFC 9110 §5.6.1).
+# Members of a Range field, with empty ones, which are allowed (RFC 9110 §5.6.1); with more, the file is sent whole.
 MAX_MEMBERS = 4 * MAX_RANGES
 
-BEYOND = 10**18  # beyond the end of any file, and cheap to count with
+BEYOND = 10**18  # beyond the end of any file
 BEYOND_DIGITS = 18
 
 BYTE_RANGE = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
-PART_HEADERS = frozenset({"content-type", "content-encoding"})  # in a multipart they describe the parts, not the wrapping
+PART_HEADERS = frozenset({"content-type", "content-encoding"})  # in a multipart response, fields of each part
 
-Span = tuple[int, int]  # the first byte, and how many
+Span = tuple[int, int]  # offset and length in bytes
 
 
 def requested_ranges(request: Request, size: int, tag: str, modified: int, now: float) -> list[Span] | None:
-    """Which bytes of a file of `size` the request asks for, in its order; [] if they cannot be had: 416 (§14.2).
+    """The requested spans of a file of `size` bytes, in the order of the request; [] for 416, None for the whole file (§14.2).
 
-    None: send it all, because no range is asked for in a way that counts, or too many are, or If-Range says that the
-    client knows another state (§13.1.5). Too many are above RANGES, or above MEMBERS with the empty ones. The spans lie
-    inside the file and neither touch nor overlap. tag, modified, now: as for `precondition`, which comes first.
+    None: there is no valid Range field, or it has too many members, or If-Range does not match (§13.1.5). The spans are inside
+    the file, and neither touch nor overlap. tag, modified, now: as for `conditional.precondition`, which comes first.
     """
     fields = request.fields
     if "range" not in fields or request.method != "GET":
@@ -48,9 +57,9 @@ def requested_ranges(request: Request, size: int, tag: str, modified: int, now: 
 
 
 def _if_range_matches(value: str, tag: str, modified: int, now: float) -> bool:
-    """Whether If-Range names the very state that we hold: a strong tag, or the exact date (§13.1.5).
+    """Whether If-Range matches: the strong entity tag, or the exact date (§13.1.5).
 
-    A date proves nothing while its second lasts: the file can change again within it.
+    A date does not match before its second has passed: the file may change again within it.
     """
     if value.endswith('"'):
         return value == tag and not tag.startswith("W/")
@@ -58,7 +67,7 @@ def _if_range_matches(value: str, tag: str, modified: int, now: float) -> bool:
 
 
 def _resolve(specs: list[str], size: int) -> list[Span] | None:
-    """What the range-specs select, coalesced; [] if one is malformed, or none lies inside the file."""
+    """The spans of the range-specs, coalesced; [] if one is malformed, or all are outside the file."""
     spans = []
     for spec in specs:
         match = BYTE_RANGE.fullmatch(spec)
@@ -68,7 +77,7 @@ def _resolve(specs: list[str], size: int) -> list[Span] | None:
         if suffix:
             begin, end = max(size - _number(suffix), 0), size
             if not size and _number(suffix):
-                return None  # the end of nothing is satisfiable (§14.1.2), but no Content-Range can say so
+                return None  # satisfiable (§14.1.2), but no Content-Range can express it
         else:
             begin, end = _number(first), min(_number(last) + 1, size) if last else size
             if last and _number(last) < begin:
@@ -79,14 +88,14 @@ def _resolve(specs: list[str], size: int) -> list[Span] | None:
 
 
 def _number(digits: str) -> int:
-    """What the digits say, or FAR: Python takes quadratic time over long ones, and refuses them above 4300."""
+    """The number, at most BEYOND: int() takes quadratic time for long ones, and raises above 4300 digits."""
     if len(digits) > BEYOND_DIGITS:
         digits = digits.lstrip("0") or "0"
     return int(digits) if len(digits) <= BEYOND_DIGITS else BEYOND
 
 
 def _coalesce(spans: list[Span]) -> list[Span]:
-    """The same bytes in spans that do not touch, each in the place of its first member (§15.3.7.2)."""
+    """The spans, with those that touch or overlap merged in the place of the first of them (§15.3.7.2)."""
     merged: list[tuple[int, int, int]] = []  # place, first byte, end
     for place, (begin, count) in sorted(enumerate(spans), key=lambda item: item[1]):
         end = begin + count
@@ -98,16 +107,16 @@ def _coalesce(spans: list[Span]) -> list[Span]:
 
 
 def range_not_satisfiable(size: int) -> Response:
-    """416: nothing of what was asked for lies inside the `size` bytes there are (§15.5.17)."""
-    message = f"No such range: there are {size} bytes."
+    """The 416 response: no requested range is inside the `size` bytes of the file (§15.5.17)."""
+    message = f"The requested range is not available: the file has {size} bytes."
     return error_response(416, message, [("Content-Range", f"bytes */{size}")])
 
 
 def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[Span], size: int) -> Response:
-    """206 in place of the 200 with these header fields and this body of `size` bytes: only `spans` of it (§15.3.7).
+    """The 206 response in place of the 200 with these header fields and this body of `size` bytes (§15.3.7).
 
-    spans: as `ranges` gives them, at least one. Several become a multipart/byteranges, in which what is cut from a
-    FileSlice remains a slice of the same file.
+    spans: as `requested_ranges` returns them, at least one. Several are sent as multipart/byteranges. Parts of a FileSlice are
+    slices of the same file.
     """
     if len(spans) == 1:
         return Response(206, [*headers, _content_range(spans[0], size)], _slice(body, spans[0]))
@@ -138,11 +147,11 @@ def _slice(body: bytes | FileSlice, span: Span) -> bytes | FileSlice:
 
 
 def _boundary(headers: Headers, spans: Sequence[Span], size: int) -> str:
-    """A line that the parts do not hold: 120 bits of a hash, which no file holds but by design.
+    """The boundary of a multipart: a hash of 120 bits, which no file contains by chance.
 
-    It depends on nothing but what is answered, so that the same request has the same answer from every process. Whoever
-    plants it in a file of his own, knowing its time and size beforehand, only spoils that file.
+    It depends only on the response, so that all processes send the same. It can be planted in a file whose mtime and size are
+    known beforehand, but that affects responses with that file only.
     """
-    from hashlib import blake2b  # here, since it loads OpenSSL, and is seldom asked for
+    from hashlib import blake2b  # here, since it loads OpenSSL, and is rarely needed
 
     return blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()

@@ -1,8 +1,8 @@
-"""Response -> bytes.
+"""The response writer: Response -> bytes.
 
-An answer leaves as its status line, then Date, Connection and Server, then all the rest. Those three depend on when, to whom
-and by whom it is said, so the others can be kept ready and said again (see `cache`). Every answer says HTTP/1.0, and is either
-as long as its Content-Length or ended by the close; that to a HEAD has no body, and may leave the length unsaid.
+A response is sent as its status line, the common headers (Date, Connection, Server), its other headers, and its body. The
+common headers depend on the time and the connection; everything else can be serialized once and sent again (see cache.py). Each
+response has the version HTTP/1.0 and a Content-Length, except that to a HEAD request, which may lack it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ REASONS |= {
     413: "Content Too Large",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
-}  # RFC 9110; Python 3.11 has older names
+}  # names of RFC 9110; Python 3.11 has older ones
 STATUS_LINES = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
 RESERVED_HEADERS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
-BODILESS_STATUSES = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
+BODILESS_STATUSES = frozenset({204, 304})  # without a body, and so without a Content-Length (RFC 1945 §7.2)
 
 ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -43,11 +43,11 @@ ERROR_PAGE = """<!DOCTYPE html>
 
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
-Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small, a part of a file, or pieces of both kinds
+Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small content, part of a file, or pieces of both
 
 
 class Response:
-    """What to answer: a status, header fields, and a body. The sending adds Content-Length, Server, Date and Connection."""
+    """A response: status, header fields, body. Content-Length, Date, Connection and Server are added when it is serialized."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -58,32 +58,33 @@ class Response:
 
 
 def body_length(body: Body) -> int:
-    """How many bytes a body has."""
+    """The length of a body in bytes."""
     if isinstance(body, tuple):
         return sum([len(piece) if isinstance(piece, bytes) else piece.count for piece in body])
     return body.count if isinstance(body, FileSlice) else len(body)
 
 
 def error_response(status: int, message: str, headers: Headers = ()) -> Response:
-    """An answer that says what is wrong, to a person."""
+    """A response with an HTML error page. message: a sentence for people, as plain text."""
     page = ERROR_PAGE.format(status=status, reason=REASONS[status], message=escape(message))
     return Response(status, [("Content-Type", "text/html; charset=utf-8"), *headers], page.encode())
 
 
 def check_headers(headers: Headers) -> None:
-    """ValueError or TypeError unless these header fields can be sent, and are not the server's own."""
+    """Check the syntax of header fields. Raises ValueError or TypeError, also for fields that the server sets itself."""
     for name, value in headers:
         if not re.fullmatch(TOKEN, name) or not re.fullmatch(r"[\t -~\x80-\xff]*", value):
-            raise ValueError(f"not a header field: {name!r}: {value!r}")
+            raise ValueError(f"malformed header: {name!r}: {value!r}")
         if name.lower() in RESERVED_HEADERS:
-            raise ValueError(f"the server itself says {name}")
+            raise ValueError(f"header is set by the server: {name}")
 
 
 class CommonHeaders:
-    """The lines of an answer that depend on when and to whom it is said: made once a second, used by every answer.
+    """The Date, Connection and Server lines, the same in all responses of one second, and the cache of the present epoch.
 
-    server: whether they name the server. said: what was said in this wake to the requests that came more than once in it, by
-    their bytes, if the connection persists.
+    server: whether there is a Server line. keep_alive_lines, close_lines: the lines for a connection that stays open, and for
+    one that is closed. epoch_cache: the chunks of small responses that were sent more than once in the present epoch, on
+    connections that stay open, by the bytes of the request.
     """
 
     __slots__ = ("_second", "_server", "close_lines", "epoch", "epoch_cache", "keep_alive_lines")
@@ -95,7 +96,7 @@ class CommonHeaders:
         self._server = SERVER_LINE if server else ""
 
     def refresh(self, clock: Clock) -> None:
-        """Bring the lines up to date; called by whoever finds that `epoch` is not the clock's."""
+        """Update the lines and clear `epoch_cache`. To be called when `epoch` is not the clock's."""
         self.epoch = clock.epoch
         self.epoch_cache.clear()
         second = int(clock.time)
@@ -107,10 +108,15 @@ class CommonHeaders:
 
 
 class AccessRecord:
-    """What the access log is to know of an answer.
+    """A response, as the access log records it.
 
-    line: the request line, as sent; referer, agent: those header fields, or ""; status; size: bytes of the body as it was to
-    be sent; head: bytes in front of it; text: a place for the log to keep what it made of this record.
+    line:       the request line, as sent
+    referer:    the Referer field, or ""
+    agent:      the User-Agent field, or ""
+    status:     the status code
+    head_size:  bytes of the response head
+    body_size:  bytes of the body to send, without the head
+    text:       the formatted log line, kept here by the access log
     """
 
     __slots__ = ("agent", "body_size", "head_size", "line", "referer", "status", "text")
@@ -126,19 +132,22 @@ class AccessRecord:
 
 
 class HasBody(Protocol):
-    """What holds a body."""
+    """An object with a body: a Response or a File."""
 
     @property
     def body(self) -> Body: ...
 
 
 class PreparedResponse:
-    """The bytes of one answer, but for the stamp's.
+    """A serialized response, without the common headers.
 
-    before, behind: what stands on either side of the stamp (both empty in the answer to a simple request, which has no head
-    at all); content: what holds the body; keep, silent: the request's wish for the connection; line: the request line; kept,
-    closed: the chunk that ends the answer if the connection persists, or does not, made by `end` when it is first needed;
-    epoch: the loop's, when it was last said to these very bytes.
+    status_line:  what is sent before the common headers
+    header_tail:  what is sent after them, with the blank line; like `status_line` empty for HTTP/0.9, which has no head
+    content:      the object with the body; for a cached response the File, so that the content is kept once
+    line:         the request line
+    epoch:        freshness epoch in which it was last sent for the same bytes of a request
+    keep_alive, connection_unspecified:  as in the Request
+    end_keepalive, end_close:  the last chunk, if the connection stays open or is closed; made by `make_end` on first use
     """
 
     __slots__ = (
@@ -158,9 +167,10 @@ class PreparedResponse:
     )
 
     def __init__(self, response: Response, request: Request | None, line: str = "", *, sized: bool = True) -> None:
-        """The answer to `request`, or to the request line `line` if no more of it was understood.
+        """Serialize the response to `request`, or to a malformed request, of which only the request line `line` is known.
 
-        sized: whether the body that is there, or would be, has a known length; only that to a HEAD may have none.
+        sized: whether the length of the body is known. False only for a HEAD request, whose response then has no
+        Content-Length.
         """
         status = response.status
         size = body_length(response.body)
@@ -168,7 +178,7 @@ class PreparedResponse:
         if status not in BODILESS_STATUSES and sized:
             head += f"Content-Length: {size}\r\n"
         method = request.method if request is not None else line.partition(" ")[0]
-        bodiless = status in BODILESS_STATUSES or method == "HEAD"  # a refused HEAD too: who sent it expects no body
+        bodiless = status in BODILESS_STATUSES or method == "HEAD"  # also for a malformed HEAD: its client expects no body
         self.status_line = STATUS_LINES.get(status) or f"HTTP/1.0 {status} \r\n".encode()
         self.header_tail = f"{head}\r\n".encode("latin-1")
         self.content: HasBody = EMPTY if bodiless else response
@@ -183,14 +193,14 @@ class PreparedResponse:
         self.set_log_fields(request.fields if request is not None else {})
 
     def set_log_fields(self, fields: Mapping[str, str]) -> None:
-        """From now on it answers a request with these fields: the log is told of that one."""
+        """Use Referer and User-Agent of these header fields for the access log from now on."""
         self._referer = fields.get("referer", "")
         self._agent = fields.get("user-agent", "")
         self.end_keepalive: ResponseEnd | None = None
         self.end_close: ResponseEnd | None = None
 
     def make_end(self, keep_alive: bool, lines: bytes) -> ResponseEnd:
-        """The chunk that ends the answer if the connection persists, or does not, as `keep` says; `stamp`: the lines it has."""
+        """The chunk that ends the response. keep_alive: whether the connection stays open; lines: the common headers sent."""
         record = AccessRecord(
             self.line, None, self._status, len(self.status_line) + len(lines) + len(self.header_tail), self._size
         )

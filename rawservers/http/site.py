@@ -1,11 +1,10 @@
-"""One tree of documents: which file a target names, and how it is served.
+"""One site: the mapping of request targets to files below a document root, and the responses from them.
 
-In this order: the method, the redirects, the file (or a folder's index, or its listing), the precompressed neighbour that the
-client would rather have, the preconditions, the range. What goes wrong with a file is answered by a page, of the site's own
-if it has one. The answers that time alone does not change are remembered with the files they came from.
+In this order: method, redirects, file (or a directory's index, or its listing), precompressed variant, preconditions, range. If
+a file cannot be served, the response is an error page, the site's own if there is one. Responses that change only with their
+files are stored in the response cache.
 
-A listing takes its time, so it is only promised here, and made beside the loop, by the builder's thread. It is never
-remembered.
+A directory listing is slow, so its response is a future, made by the builder's thread. It is never cached.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from rawservers.settings import SiteConfig
 log = logging.getLogger("rawservers")
 
 ALLOWED_METHODS = "GET, HEAD, OPTIONS"
-CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # neighbours by ending, the smallest first
+CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
 COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
 TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".avif": "image/avif",
     ".br": "application/octet-stream",
     ".bz2": "application/x-bzip2",
-    ".gz": "application/gzip",  # the file itself, .tar.gz too: nobody is to unpack it on the way
+    ".gz": "application/gzip",  # a type, not a coding: clients must not decompress .tar.gz on the way
     ".js": "text/javascript",
     ".md": "text/markdown",
     ".mjs": "text/javascript",
@@ -54,19 +53,19 @@ TYPES = mimetypes.common_types | mimetypes.types_map | {
 ERRNO_STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
 ERRNO_STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR), 404)
 MESSAGES = {
-    403: "You may not read this.",
-    404: "There is nothing here by that name.",
-    405: "Files can be read, not written.",
-    500: "The file cannot be read.",
-    503: "The server is busy, or short of descriptors or memory; try again in a moment.",
+    403: "You do not have permission to read this page.",
+    404: "There is no page at this address.",
+    405: "This page can only be read.",
+    500: "The file could not be read.",
+    503: "The server is overloaded. Please try again in a moment.",
 }
 
 
 class Site:
-    """Answers requests from the files of one site. `clock` is the loop's; `answers` and `files` remember, and `builds` makes
-    the listings, for all sites.
+    """The responses from the files of one site.
 
-    ValueError for a header that cannot be sent.
+    clock: the loop's; cache, file_cache, listings: shared by all sites. Raises ValueError for a malformed header in `config`,
+    and OSError if the templates of listings cannot be read.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Site:
         clock: Clock,
         cache: ResponseCache,
         file_cache: FileCache,
-        builder: builder.Builder = builder.default_builder,
+        listings: builder.Builder = builder.default_builder,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -84,14 +83,14 @@ class Site:
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._pages = dict(config.error_pages)
         self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
-        self._builder = builder
+        self._builder = listings
         check_headers([(name, value) for _, name, value in config.headers])
         check_headers([("Location", target) for _, target in config.redirects])
         if config.listing:
-            html.template()  # read now, while it can be: later the process may have less rights
+            html.template()  # read it before the process drops its privileges
 
     def respond(self, request: Request) -> PreparedResponse | Future[Response]:
-        """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused if its target is malformed."""
+        """The response to `request`, or a future of one, for `prepare`. Raises HTTPError if the target is malformed."""
         if request.method == "OPTIONS" and request.target == "*":
             return PreparedResponse(Response(204, [("Allow", ALLOWED_METHODS)]), request)
         if request.method not in {"GET", "HEAD", "OPTIONS"}:
@@ -110,19 +109,19 @@ class Site:
             return self._os_error(failure, request)
 
     def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
-        """The answer that a promise, now done, has become."""
-        failure = future.exception(timeout=0)  # not raised: it is shared, and would grow with each one who does
+        """The response of a future that is done."""
+        failure = future.exception(timeout=0)  # not raised: it is shared, and each raise would lengthen its traceback
         if failure is None:
             return PreparedResponse(future.result(), request)
         if isinstance(failure, OSError):
             return self._os_error(failure, request)
-        log.error("the listing for %s has failed", request.target, exc_info=failure)
+        log.error("listing of %s failed", request.target, exc_info=failure)
         return self._error(500, request)
 
     # Files
 
     def _serve(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
-        """What the file or folder at `path` answers. OSError if it cannot be had; IsADirectoryError for want of a slash."""
+        """The response from the file or directory at `path`. Raises OSError; IsADirectoryError if the path lacks its slash."""
         absent: list[Dependency] = []
         if path.endswith(b"/"):
             for name in self._config.index:
@@ -137,7 +136,7 @@ class Site:
         return self._file_response(path, self._root.find(path), request, absent)
 
     def _file_response(self, path: bytes, file: File, request: Request, absent: list[Dependency]) -> PreparedResponse:
-        """The file itself, as the request's fields would have it; `absent`: what must not be there for it to be the one."""
+        """The response from `file`, by the request's header fields. absent: names that must not exist for it to stay valid."""
         chosen, coding = self._negotiate(path, file, request)
         tag = etag(chosen.modified_ns, chosen.size)
         if coding:
@@ -159,22 +158,22 @@ class Site:
         response = conditional_response(request, chosen, tag, headers, now)
         if response.status == 412 or response.status == 416:
             return self._error(response.status, request, response.headers, response)
-        answer = PreparedResponse(response, request)
+        prepared = PreparedResponse(response, request)
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
-            if answer.content is response:
-                answer.content = chosen
-            self._cache.store(request, answer, {file, chosen, *absent})
-        return answer
+            if prepared.content is response:
+                prepared.content = chosen
+            self._cache.store(request, prepared, {file, chosen, *absent})
+        return prepared
 
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
-        """The file, or its precompressed neighbour, and the neighbour's coding (RFC 9110 §12.5.3)."""
+        """The file and "", or its best accepted precompressed variant and its content coding (RFC 9110 §12.5.3)."""
         accepted = request.fields.get("accept-encoding")
         if not accepted or not any(variant.signature for variant in file.variants):
             return file, ""
         suffixes = {
-            coding: ending
-            for variant, (ending, coding) in zip(file.variants, CODINGS.items(), strict=True)
-            if variant.signature and not is_older(variant, file)  # an older one was made from what the file once was
+            coding: suffix
+            for variant, (suffix, coding) in zip(file.variants, CODINGS.items(), strict=True)
+            if variant.signature and not is_older(variant, file)  # an older variant has outdated content
         }
         for coding in rank_codings(accepted, suffixes):
             with suppress(OSError):
@@ -182,33 +181,33 @@ class Site:
         return file, ""
 
     def _suffixes(self, path: bytes) -> tuple[bytes, ...]:
-        """The endings of the neighbours that may be sent in place of the file at `path`."""
+        """The suffixes of the precompressed variants that may be sent in place of the file at `path`."""
         return tuple(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else ()
 
     def _type(self, path: bytes) -> str:
-        """The media type that a name's ending stands for, text with its charset."""
-        _, dot, ending = path.rpartition(b"/")[2].rpartition(b".")
-        kind = self._types.get("." + ending.decode("latin-1").lower()) if dot else None
+        """The media type by the file name's extension; text types with a charset."""
+        _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
+        kind = self._types.get("." + extension.decode("latin-1").lower()) if dot else None
         if kind is None:
             return "application/octet-stream"
         return f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
 
     def _with_site_headers(self, path: bytes, headers: Headers) -> list[tuple[str, str]]:
-        """`headers` with those that the site adds for `path`."""
-        fields_ = list(headers)
+        """`headers` with those that the site's configuration sets for `path`."""
+        fields = list(headers)
         text = fsdecode(path)
         for pattern, name, value in self._headers:
             if pattern.match(text):
-                fields_ = [field for field in fields_ if field[0].lower() != name.lower()]
-                fields_.append((name, value))
-        return fields_
+                fields = [field for field in fields if field[0].lower() != name.lower()]
+                fields.append((name, value))
+        return fields
 
-    # Folders, redirects, errors
+    # Listings, redirects, errors
 
     def _listing(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
-        """The folder's listing; for a HEAD the header fields alone, which take no time."""
+        """The directory's listing; to a HEAD request, its header fields at once. Raises OSError."""
         if not self._root.is_directory(path):
-            raise FileNotFoundError(errno.ENOENT, "no such folder")
+            raise FileNotFoundError(errno.ENOENT, "no such directory")
         if not self._config.listing:
             return self._error(403, request)
         vary = ("Vary", "Accept")
@@ -222,14 +221,14 @@ class Site:
                 vary,
                 ("Content-Security-Policy", html.content_security_policy()),
             ]
-        fields_ = self._with_site_headers(path, headers)
+        fields = self._with_site_headers(path, headers)
         if request.method == "HEAD":
             self._root.check_readable(path)
-            return PreparedResponse(Response(200, fields_), request, sized=False)
+            return PreparedResponse(Response(200, fields), request, sized=False)
 
         def build() -> Response:
             entries = builder.throttled(self._root.list_directory(path))
-            return Response(200, fields_, builder.joined(builder.throttled(form(path, entries))))
+            return Response(200, fields, builder.joined(builder.throttled(form(path, entries))))
 
         try:
             return self._builder.submit((self, path, form), build)
@@ -237,7 +236,7 @@ class Site:
             return self._error(503, request, [("Retry-After", "1")])
 
     def _redirect_target(self, path: bytes, query: str) -> str | None:
-        """Where the table of redirects sends `path`, if it does."""
+        """The redirect target for `path`, if there is one."""
         for source, target in self._config.redirects:
             rest = ""
             if source.endswith("*") and path.startswith(fsencode(source[:-1])):
@@ -251,19 +250,19 @@ class Site:
         return None
 
     def _redirect(self, location: str, request: Request) -> PreparedResponse:
-        message = "What you are looking for has another address."
+        message = "This page has moved to another address."
         headers = self._with_site_headers(request.decode_target(), [("Location", location)])
         return PreparedResponse(error_response(301, message, headers), request)
 
     def _os_error(self, failure: OSError, request: Request) -> PreparedResponse:
-        """The answer when a file or folder cannot be had."""
+        """The response when a file or directory cannot be opened or read."""
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(request.decode_target()), failure.strerror)
         return self._fallback(request) if status == 404 else self._error(status, request)
 
     def _fallback(self, request: Request) -> PreparedResponse:
-        """The answer when there is no such file."""
+        """The response when there is no such file: the configured fallback, or 404."""
         path = request.decode_target()
         fallback = self._config.fallback
         if fallback is None or is_hidden(path) or b"." in path.rpartition(b"/")[2]:
@@ -276,20 +275,20 @@ class Site:
         return self._file_response(fsencode(fallback), file, request, [self._root.snapshot(path)])
 
     def respond_to_error(self, failure: HTTPError, line: str) -> PreparedResponse:
-        """The answer to a request that nobody could understand, but for this request line."""
+        """The response to a malformed request with the request line `line`."""
         return PreparedResponse(self._error_page(failure.status) or error_response(failure.status, failure.message), None, line)
 
     def _error(
         self, status: int, request: Request, headers: Headers = (), response: Response | None = None
     ) -> PreparedResponse:
-        """An error, told by the site's own page if it has one."""
-        fields_ = self._with_site_headers(path_or_none(request) or b"/", headers)
+        """An error response: the site's own page, else `response`, else the built-in page."""
+        fields = self._with_site_headers(path_or_none(request) or b"/", headers)
         return PreparedResponse(
-            self._error_page(status, fields_) or response or error_response(status, MESSAGES[status], fields_), request
+            self._error_page(status, fields) or response or error_response(status, MESSAGES[status], fields), request
         )
 
     def _error_page(self, status: int, headers: Headers = ()) -> Response | None:
-        """The site's own page for `status`, if it has one."""
+        """The response with the site's own page for `status`, if there is one."""
         page = self._pages.get(status)
         if page is None:
             return None
@@ -303,7 +302,7 @@ class Site:
 
 
 def conditional_response(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
-    """The 200 with `headers` and the content of `file`, or the 304, 412, 206 or 416 that the request prefers to it."""
+    """The 200 response with `headers` and the content of `file`, or the 304, 412, 206 or 416 that the request asks for."""
     status = precondition(request, tag, int(file.modified), now)
     if status == 304:
         return not_modified(headers)
@@ -316,13 +315,13 @@ def conditional_response(request: Request, file: File, tag: str, headers: list[t
 
 
 def is_older(variant: PathSnapshot, file: File) -> bool:
-    """Whether a neighbour was made before the file last changed; some compressors copy its time without the fraction."""
+    """Whether the variant is older than the file. Some compressors copy the file's time without the fraction of a second."""
     whole = variant.modified == int(variant.modified)
     return variant.modified < (int(file.modified) if whole else file.modified)
 
 
 def is_cacheable(request: Request, response: Response, now: float) -> bool:
-    """Whether the answer depends on nothing but the request's bytes and the files, time left aside."""
+    """Whether the response depends on nothing but the bytes of the request and the state of files."""
     fields = request.fields
     if response.status not in {200, 304} or request.length or request.version == (0, 9):
         return False

@@ -1,19 +1,14 @@
-r"""A folder's content, as a page for people or as JSON for programs.
+r"""Directory listings as HTML pages, for people.
 
-A name is whatever bytes the file system has: markup, line ends, broken UTF-8. It is told in two ways. Its href is
-made from the raw bytes, percent-encoded, and always leads back to exactly that name; it begins with "./", so that no
-name can pass for a scheme (javascript:x) or a host. Its text is for reading: HTML-escaped, and what cannot be seen,
-or would turn the line around, is spelled out: \xff for a byte that is not UTF-8, \x0a for a line end, \u{202e} for a
-right-to-left override.
+A file name may contain any bytes: markup, line ends, invalid UTF-8. The page has it twice. The href is the exact name,
+percent-encoded. The text is for reading: HTML-escaped, with escapes for characters that are invisible or change the direction
+of text: \xff for a byte that is not UTF-8, \x0a for a line end, \u{202e} for a right-to-left override.
 
-All addresses are relative to the folder's own, which ends with a slash: the page holds behind a proxy that serves the
-site under a prefix. It loads nothing, and is complete without its script, which only adds buttons that sort; `policy`
-lets a browser run that script alone. Folders and files are two bodies of one table, so that folders stay first
-however each is sorted.
+All URLs are relative to the directory's own, which ends with a slash, so that the page works behind a proxy that adds a prefix.
+The page loads nothing. Its script only adds buttons for sorting, and its Content-Security-Policy allows that script alone.
+Directories and files are two bodies of one table, so that directories stay first in any order.
 
-A folder may hold any number of entries, and other threads have work to do as well. So nothing here that holds the interpreter
-for as long as it takes (a sort, a join, the encoding of JSON) is ever done with more than RUN entries at once, and what is
-kept of each is a tuple, which the garbage collector soon forgets.
+The page is page.html, with style.css and script.js. Comments in page.html separate its parts.
 """
 
 from __future__ import annotations
@@ -30,7 +25,7 @@ from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_
 
 
 class Template(NamedTuple):
-    """style.css, and the parts of page.html in the order in which they are sent: script.js is in the last but one."""
+    """style.css, and the parts of page.html in the order in which they are sent. table_end contains script.js."""
 
     style: str
     head: str
@@ -42,7 +37,7 @@ class Template(NamedTuple):
 
 @cache
 def template() -> Template:
-    """The page without its content, from the files beside this one. OSError if they cannot be read."""
+    """The template, read once from the files beside this module. Raises OSError."""
     head, *parts = re.split("<!-- .* -->\n", read("page.html").replace("{script}", read("script.js")))
     return Template(read("style.css"), head, *(part.encode() for part in parts))
 
@@ -53,33 +48,33 @@ def read(name: str) -> str:
 
 @cache
 def content_security_policy() -> str:
-    """A Content-Security-Policy to send with the page: should a name ever pass for markup, it would still be inert."""
+    """The Content-Security-Policy of the pages. Even if a file name were parsed as markup, no script of it would run."""
     style, script = csp_hash("\n" + read("style.css")), csp_hash("\n" + read("script.js"))
     return f"default-src 'none'; img-src data:; style-src {style}; script-src {script}"
 
 
 def csp_hash(source: str) -> str:
-    """What a Content-Security-Policy calls an inline script or style that may be used."""
-    from hashlib import sha256  # here, since it loads OpenSSL, and most servers list nothing
+    """The source expression of a Content-Security-Policy that allows this inline script or style."""
+    from hashlib import sha256  # here, since it loads OpenSSL, and most sites have no listings
 
     return f"'sha256-{b64encode(sha256(source.encode()).digest()).decode()}'"
 
 
-# What has no shape of its own, or is not allowed in HTML: controls, line separators, bidirectional marks, zero widths
-# but the joiners that some scripts and emoji need, and the code points that are no characters.
+# Characters without a shape, or not allowed in HTML: controls, line separators, bidirectional marks, zero-width characters
+# except the joiners that some scripts and emoji need, and noncharacters.
 INVISIBLE = (
     *(*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F)),
     *(*range(0x2060, 0x2070), *range(0xFDD0, 0xFDF0), 0xFEFF, *range(0xFFF9, 0xFFFC)),
     *(plane << 16 | low for plane in range(17) for low in (0xFFFE, 0xFFFF)),
 )
-# \x85 would be a byte that is not UTF-8, so braces tell the character from it.
+# With braces, since \x85 is the escape of a byte that is not UTF-8.
 ESCAPES = {code: f"\\x{code:02x}" if code < 0x80 else f"\\u{{{code:x}}}" for code in INVISIBLE}
 
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
-    """The page in fragments, about one for each entry: UTF-8, for the folder at `path`, its decoded bytes from "/" to "/"."""
+    """The page in UTF-8, in fragments, about one for each entry. path: the decoded path in bytes, from "/" to "/"."""
     runs = []
     files = total = 0
     for run in sorted_runs(entries):
@@ -120,7 +115,7 @@ def table_row(name: bytes, is_directory: bool, size: int, modified: float) -> st
 
 
 def breadcrumbs(path: bytes) -> str:
-    """The folder's ancestors, each a link, and the folder itself."""
+    """Links to the parent directories, and the directory itself."""
     *ancestors, current = ["/", *(f"<bdi>{escape_name(part)}</bdi>/" for part in name_text(path).split("/")[1:-1])]
     links = [f'<a href="{"../" * (len(ancestors) - depth)}">{name}</a>' for depth, name in enumerate(ancestors)]
     return "".join([*links, f'<span aria-current="page">{current}</span>'])
@@ -137,15 +132,15 @@ def summary(folders: int, files: int) -> str:
 
 
 def escape_name(text: str) -> str:
-    """A name as markup, with every character to be seen."""
+    """The text of a name as HTML, with escapes for invisible characters."""
     return escape(text if text.isprintable() else text.translate(ESCAPES))
 
 
 def human_size(size: int) -> str:
-    """A count of bytes in at most four digits: 0 B, 1.5 KiB, 12 MiB, 1023 GiB."""
+    """A size in bytes with at most four digits: 0 B, 1.5 KiB, 12 MiB, 1023 GiB."""
     if size < 1024:
         return f"{size} B"
     amount, power = size / 1024, 0
-    while amount >= 1023.5 and power < len(UNITS) - 1:  # what would be written as 1024 is 1.0 of the next unit
+    while amount >= 1023.5 and power < len(UNITS) - 1:  # 1024 after rounding is 1.0 of the next unit
         amount, power = amount / 1024, power + 1
     return f"{amount:.1f} {UNITS[power]}" if amount < 9.95 else f"{amount:.0f} {UNITS[power]}"

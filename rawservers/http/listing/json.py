@@ -1,4 +1,4 @@
-"""A folder's content as JSON."""
+"""Directory listings as JSON, for programs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_
 
 
 def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
-    r"""The same folder as an object in ASCII: {"path", "entries": [{"name", "href", "type", "size", "modified"}]}.
+    r"""The listing in fragments, about one for each entry. path: the decoded path in bytes, from "/" to "/".
 
-    In fragments, about one for each entry. A name, and the path, is its text, with \xff in place of a byte that is not
-    UTF-8; href is exact, and relative to the folder's address. type is "directory" or "file"; size is in bytes, null for
-    a directory; modified is ISO 8601 in UTC.
+    It is one object, in ASCII: {"path", "entries": [{"name", "href", "type", "size", "modified"}]}. In names and path, bytes
+    that are not UTF-8 become \xff; href is exact, and relative to the directory's URL; type is "directory" or "file"; size is
+    in bytes, null for a directory; modified is ISO 8601 in UTC.
     """
     yield f'{{"path": {json.dumps(name_text(path))}, "entries": ['.encode()
     between = ""
