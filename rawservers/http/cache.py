@@ -24,9 +24,10 @@ arrived. An entry holds no content of its own. It shares that of its File, and i
 from __future__ import annotations
 
 import re
+import typing
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from rawservers.core.peer import Clock
 from rawservers.http.framing import HEAD_LIMIT
@@ -47,7 +48,7 @@ IGNORED_LINES = re.compile(rf"\n(?!(?i:{'|'.join(KEY_FIELDS)}):){TOKEN}+:{VALUE}
 LOG_LINES = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
 
 
-class Evictable(Protocol):
+class Evictable(typing.Protocol):
     """An entry of a Cache.
 
     cost: its size in bytes; epoch: freshness epoch of its last use; clock_mark: `epoch` as it was when last considered for
@@ -62,7 +63,7 @@ class Evictable(Protocol):
         """The entry was removed: release its content."""
 
 
-class Dependency(Protocol):
+class Dependency(typing.Protocol):
     """A condition that a cached response depends on. epoch: freshness epoch of its last successful check."""
 
     epoch: int

@@ -8,10 +8,11 @@ response has the version HTTP/1.0 and a Content-Length, except that to a HEAD re
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from html import escape
 from http import HTTPStatus
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from rawservers import __version__
 from rawservers.core.peer import Clock
@@ -131,7 +132,7 @@ class AccessRecord:
         self.text = ""
 
 
-class HasBody(Protocol):
+class HasBody(typing.Protocol):
     """An object with a body: a Response or a File."""
 
     @property
