@@ -12,9 +12,9 @@ from typing import TypeAlias
 from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol
-from rawservers.http.cache import Answers
+from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Conversation
-from rawservers.http.files import Memory
+from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, SiteConfig
@@ -27,15 +27,15 @@ Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access r
 
 
 def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    """HTTP/1.0: files and functions."""
-    answers = Answers(clock, config.answers, config.answer_bytes)
-    files = Memory(config.files, config.file_bytes, config.open_files)
-    sites = [(site.hosts, Site(site, clock, answers, files)) for site in config.sites or (SiteConfig(),)]
-    router = Router(sites, config.functions, answers, config.body_limit, config.server_header)
+    """HTTP/1.0: files and handlers."""
+    cache = ResponseCache(clock, config.answers, config.answer_bytes)
+    file_cache = FileCache(config.files, config.file_bytes, config.open_files)
+    sites = [(site.hosts, Site(site, clock, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
+    router = Router(sites, config.handlers, cache, config.body_limit, config.server_header)
     roots = ", ".join(site.root for site in config.sites) or "the welcome page"
 
     def start(peer: Peer) -> Protocol:
-        return Conversation(peer, router, config.requests, router.refuse)
+        return Conversation(peer, router, config.requests, router.respond_to_error)
 
     def banner(address: str) -> str:
         return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"

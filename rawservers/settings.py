@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-Function: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
+Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
 WELCOME = Path(__file__).parent / "welcome"
 
@@ -147,8 +147,8 @@ class Config:
     warning is logged for root. nginx: user, nobody. Here there is no default, since this user must be able to read the files.
     """
 
-    functions: tuple[tuple[str, Function], ...] = ()
-    """Code that answers in place of files: the beginning of a path, and a function of the request (see http/router.py)."""
+    handlers: tuple[tuple[str, Handler], ...] = ()
+    """Functions that answer in place of files: a path prefix, and a function Request -> Response (see http/router.py)."""
 
     body_limit: int = setting(1 << 20, "integer", "http.body_limit", max=1 << 30)
     """Maximum size of a request body in bytes, for paths that a handler answers; a longer one is answered by 413. Files accept
@@ -251,7 +251,7 @@ class Config:
     """Maximum number of requests on one HTTP connection. 0: no limit. nginx: keepalive_requests, 1000, to free memory of
     the connection; here its memory does not grow."""
 
-    telnet_service: Function | None = None
+    telnet_service: Handler | None = None
     """Line service of the Telnet sessions, in place of the echo: a line handler or a dialogue, see telnet/service.py."""
 
     telnet_greeting: str = setting("", "string", "telnet.greeting")

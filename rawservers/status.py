@@ -22,8 +22,8 @@ from rawservers.core.protocol import Protocol
 from rawservers.core.wakes import LONG
 from rawservers.http.conversation import Conversation
 from rawservers.http.request import Request
-from rawservers.http.response import Answer, Response, Stamp, error
-from rawservers.http.router import CALL_STEPS
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, error_response
+from rawservers.http.router import HANDLER_STEPS
 
 TIMEOUT = 10  # seconds for a response
 
@@ -155,33 +155,33 @@ FORMATS = {
 
 
 class StatusHandler:
-    """Responses to status requests; see `http.conversation.Service`."""
+    """Responses to status requests; see `http.conversation.Responder`."""
 
     def __init__(self, get_status: Callable[[], Status]) -> None:
-        self.stamp = Stamp()
+        self.common_headers = CommonHeaders()
         self._get_status = get_status
 
-    def recall(self, data: bytes) -> None:
+    def lookup(self, data: bytes) -> None:
         return None  # never cached
 
-    def room(self, request: Request) -> int:
+    def max_body(self, request: Request) -> int:
         return 0
 
-    def respond(self, request: Request) -> Answer:
-        """Raises Refused if the target is malformed."""
+    def respond(self, request: Request) -> PreparedResponse:
+        """The status page. Raises HTTPError if the target is malformed."""
         if request.method not in {"GET", "HEAD"}:
-            return Answer(error(405, "The status is read-only.", [("Allow", "GET, HEAD")]), request)
+            return PreparedResponse(error_response(405, "The status is read-only.", [("Allow", "GET, HEAD")]), request)
         path = request.path
         if path == "/" and "application/json" in request.fields.get("accept", ""):
             path = "/json"
         for form in FORMATS.values():
             if path == form.path:
-                request.steps = CALL_STEPS  # _get_status iterates over all connections
+                request.steps = HANDLER_STEPS  # _get_status iterates over all connections
                 headers = [("Content-Type", form.content_type), ("Cache-Control", "no-store")]
-                return Answer(Response(200, headers, form.render(self._get_status()).encode()), request)
-        return Answer(error(404, "The status is at /, /json and /metrics."), request)
+                return PreparedResponse(Response(200, headers, form.render(self._get_status()).encode()), request)
+        return PreparedResponse(error_response(404, "The status is at /, /json and /metrics."), request)
 
-    def answer(self, request: Request, promise: object) -> Answer:
+    def prepare(self, request: Request, future: object) -> PreparedResponse:
         raise AssertionError("`respond` returns no futures")
 
     def start(self, peer: Peer) -> Protocol:

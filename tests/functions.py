@@ -32,5 +32,5 @@ def release(request: Request) -> Response:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    functions = (("/echo", echo), ("/slow", slow), ("/release", release))
-    serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), functions=functions, log_format="json"))
+    handlers = (("/echo", echo), ("/slow", slow), ("/release", release))
+    serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), handlers=handlers, log_format="json"))

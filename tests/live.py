@@ -91,7 +91,7 @@ class Server:
 
     def complaints(self) -> list[str]:
         """The lines of its standard error that it does not begin with, wherever it listens and whoever starts it."""
-        usual = re.compile(r"\w+ listening on |running as root")
+        usual = re.compile(r"\w+ listening on |workers run as root")
         return [line for line in self.stderr().splitlines() if not usual.match(line)]
 
     def log(self) -> list[str]:

@@ -69,7 +69,7 @@ def configure(*said: Any) -> Config:
     """With the functions, and with the variable STUCK_TIME, which may be less than a file may say."""
     config = replace(
         CONFIGURE(*said),
-        functions=(("/pid", pid), ("/environment", environment), ("/endless", endless), ("/slow", slow), ("/very-slow", slow)),
+        handlers=(("/pid", pid), ("/environment", environment), ("/endless", endless), ("/slow", slow), ("/very-slow", slow)),
     )
     stuck_time = os.environ.get("STUCK_TIME")
     return replace(config, stuck_time=float(stuck_time)) if stuck_time else config

@@ -13,7 +13,7 @@ import pytest
 
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.listing import builder
-from rawservers.http.listing.builder import PIECE, SLICE, Builder, Busy, gathered, paced
+from rawservers.http.listing.builder import PIECE_SIZE, SLICE, Builder, Busy, joined, throttled
 from rawservers.http.response import Response
 from tests.live import DEADLINE, until
 
@@ -57,12 +57,12 @@ def test_who_asks_before_a_build_begins_shares_it(work: Work) -> None:
     work.await_begin()
     later = [builds.submit("key", work) for _ in range(10)]
     other = builds.submit("other", nothing)
-    assert len({id(promise) for promise in [first, *later, other]}) == 3
+    assert len({id(future) for future in [first, *later, other]}) == 3
     work.let_go()
     work.await_begin()
     last = builds.submit("key", work)
     work.let_go(2)
-    assert [promise.result(DEADLINE).body for promise in [first, *later, last]] == [b"1", *[b"2"] * 10, b"3"]
+    assert [future.result(DEADLINE).body for future in [first, *later, last]] == [b"1", *[b"2"] * 10, b"3"]
     assert other.result(DEADLINE).status == 204
     assert work.builds == 3
 
@@ -71,14 +71,14 @@ def test_so_many_builds_wait(work: Work) -> None:
     builds = Builder()
     under_way = builds.submit(-1, work)
     work.await_begin()
-    promises = [builds.submit(key, nothing) for key in range(builder.BUILDS)]
+    futures = [builds.submit(key, nothing) for key in range(builder.MAX_BUILDS)]
     for key in ("one more", -1):
         with pytest.raises(Busy):
             builds.submit(key, nothing)
-    assert builds.submit(0, nothing) is promises[0]
+    assert builds.submit(0, nothing) is futures[0]
     work.let_go()
-    for promise in (under_way, *promises):
-        promise.result(DEADLINE)
+    for future in (under_way, *futures):
+        future.result(DEADLINE)
     assert builds.submit("one more", nothing).result(DEADLINE).status == 204
 
 
@@ -86,7 +86,7 @@ def test_so_many_requests_wait(work: Work) -> None:
     builds = Builder()
     under_way = builds.submit("key", work)
     work.await_begin()
-    shared = {builds.submit("key", work) for _ in range(builder.REQUESTS - 1)}
+    shared = {builds.submit("key", work) for _ in range(builder.MAX_REQUESTS - 1)}
     assert len(shared) == 1
     for key in ("key", "other"):
         with pytest.raises(Busy):
@@ -120,12 +120,12 @@ def test_there_is_a_thread_only_while_there_is_work(work: Work) -> None:
     assert builds._thread is None
     assert threading.active_count() == before
     for _ in range(3):
-        promise = builds.submit("key", work)
+        future = builds.submit("key", work)
         thread = builds._thread
         assert thread
         assert thread.daemon
         work.let_go()
-        promise.result(DEADLINE)
+        future.result(DEADLINE)
         thread.join(DEADLINE)
         assert not thread.is_alive()
         assert builds._thread is None
@@ -138,7 +138,7 @@ def test_a_system_without_a_thread_to_spare_is_busy(monkeypatch: pytest.MonkeyPa
     builds = Builder()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
-        for _ in range(builder.BUILDS + 1):
+        for _ in range(builder.MAX_BUILDS + 1):
             with pytest.raises(Busy):
                 builds.submit("key", nothing)
     assert builds.submit("key", nothing).result(DEADLINE).status == 204
@@ -151,10 +151,10 @@ def test_nothing_is_kept() -> None:
         return Response(200, body=FileSlice(OpenFile(-1, lambda fd: dropped.set()), 0, 0))
 
     builds = Builder()
-    promise = builds.submit("key", build)
-    assert promise.result(DEADLINE).status == 200
+    future = builds.submit("key", build)
+    assert future.result(DEADLINE).status == 200
     assert not dropped.is_set()
-    del promise
+    del future
     assert dropped.wait(DEADLINE)
     assert builds._thread
     assert builds._thread.is_alive()
@@ -169,30 +169,32 @@ def test_the_interpreter_is_handed_over_sooner_during_a_build() -> None:
     usual = sys.getswitchinterval()
     builds = Builder()
     assert builds.submit("key", fail).exception(DEADLINE)
-    assert seen == [pytest.approx(builder.HANDOVER)]
+    assert seen == [pytest.approx(builder.SWITCH_INTERVAL)]
     assert sys.getswitchinterval() == usual
 
 
 def test_a_build_rests_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
     rested = [0]
-    monkeypatch.setattr(builder, "rest", lambda: rested.append(taken))
-    for step in paced(iter(range(10 * SLICE + 5))):
+    monkeypatch.setattr(builder, "pause", lambda: rested.append(taken))
+    for step in throttled(iter(range(10 * SLICE + 5))):
         assert step == taken
         taken += 1
     assert [later - earlier for earlier, later in pairwise(rested)] == [SLICE] * 10
-    assert list(paced([])) == []
+    assert list(throttled([])) == []
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [1] * 5, [PIECE - 1], [PIECE], [PIECE - 1, 1, 1], [3000] * 200, [10 * PIECE, 1]])
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [1] * 5, [PIECE_SIZE - 1], [PIECE_SIZE], [PIECE_SIZE - 1, 1, 1], [3000] * 200, [10 * PIECE_SIZE, 1]]
+)
 def test_pieces(sizes: list[int]) -> None:
     fragments = [b"%c" % (number % 251) * size for number, size in enumerate(sizes)]
-    body: Any = gathered(iter(fragments))
+    body: Any = joined(iter(fragments))
     pieces = body if isinstance(body, tuple) else (body,)
     assert b"".join(pieces) == b"".join(fragments)
     assert isinstance(body, bytes) is (len(pieces) == 1)
     for piece in pieces[:-1]:
-        assert PIECE <= len(piece) < PIECE + max(sizes)
+        assert PIECE_SIZE <= len(piece) < PIECE_SIZE + max(sizes)
 
 
 def test_many_threads_ask() -> None:

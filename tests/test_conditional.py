@@ -19,25 +19,13 @@ from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import FileSlice, OpenFile, ResponseEnd
-from rawservers.http import conditional
-from rawservers.http.conditional import (
-    ENTITY_TAGS,
-    MEMBERS,
-    RANGES,
-    TAGS,
-    Span,
-    etag,
-    not_modified,
-    parse_date,
-    partial,
-    precondition,
-    precondition_failed,
-    ranges,
-    unsatisfiable,
-)
+from rawservers.http import dates
+from rawservers.http.conditional import ENTITY_TAGS, MAX_TAGS, etag, not_modified, precondition, precondition_failed
 from rawservers.http.conversation import Conversation
+from rawservers.http.dates import http_date, parse_date
+from rawservers.http.ranges import MAX_MEMBERS, MAX_RANGES, Span, partial_content, range_not_satisfiable, requested_ranges
 from rawservers.http.request import Request, parse
-from rawservers.http.response import Answer, Record, Response, Stamp, http_date
+from rawservers.http.response import AccessRecord, CommonHeaders, PreparedResponse, Response
 
 NOW = 2_000_000_000.5  # Wed, 18 May 2033 03:33:20 GMT
 MODIFIED = 784111777
@@ -267,7 +255,7 @@ def test_a_weak_tag_matches_weakly_and_never_strongly() -> None:
     for value in ('"e"', 'W/"e"'):
         assert precondition(asking(f"If-None-Match: {value}"), 'W/"e"', MODIFIED, NOW) == 304
         assert precondition(asking(f"If-Match: {value}"), 'W/"e"', MODIFIED, NOW) == 412
-        assert ranges(asking("Range: bytes=0-1", f"If-Range: {value}"), 9, 'W/"e"', MODIFIED, NOW) is None
+        assert requested_ranges(asking("Range: bytes=0-1", f"If-Range: {value}"), 9, 'W/"e"', MODIFIED, NOW) is None
 
 
 def test_a_file_from_the_future_is_always_sent() -> None:
@@ -349,7 +337,7 @@ def test_a_file_from_the_future_is_always_sent() -> None:
     ],
 )
 def test_ranges(value: str, spans: list[Span] | None) -> None:
-    assert ranges(asking(f"Range: {value}"), 100, TAG, MODIFIED, NOW) == spans
+    assert requested_ranges(asking(f"Range: {value}"), 100, TAG, MODIFIED, NOW) == spans
 
 
 @pytest.mark.parametrize(
@@ -357,13 +345,13 @@ def test_ranges(value: str, spans: list[Span] | None) -> None:
     [("0-", []), ("0-0", []), ("5-9", []), ("-0", []), ("-5", None), ("0-,-5", None), ("x", []), ("5-2", [])],
 )
 def test_ranges_of_an_empty_file(value: str, spans: list[Span] | None) -> None:
-    assert ranges(asking(f"Range: bytes={value}"), 0, TAG, MODIFIED, NOW) == spans
+    assert requested_ranges(asking(f"Range: bytes={value}"), 0, TAG, MODIFIED, NOW) == spans
 
 
 def test_ranges_beyond_4_gib() -> None:
     size = 5 << 30
     value = f"bytes={(1 << 31) - 1}-{1 << 31},{(1 << 32) - 1}-{1 << 32},-1"
-    assert ranges(asking(f"Range: {value}"), size, TAG, MODIFIED, NOW) == [
+    assert requested_ranges(asking(f"Range: {value}"), size, TAG, MODIFIED, NOW) == [
         ((1 << 31) - 1, 2),
         ((1 << 32) - 1, 2),
         (size - 1, 1),
@@ -372,12 +360,12 @@ def test_ranges_beyond_4_gib() -> None:
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
 def test_only_get_has_ranges(method: str) -> None:
-    assert ranges(asking("Range: bytes=0-1", method=method), 100, TAG, MODIFIED, NOW) is None
+    assert requested_ranges(asking("Range: bytes=0-1", method=method), 100, TAG, MODIFIED, NOW) is None
 
 
 def test_no_range_is_no_range() -> None:
-    assert ranges(asking(), 100, TAG, MODIFIED, NOW) is None
-    assert ranges(asking(f"If-Range: {TAG}"), 100, TAG, MODIFIED, NOW) is None
+    assert requested_ranges(asking(), 100, TAG, MODIFIED, NOW) is None
+    assert requested_ranges(asking(f"If-Range: {TAG}"), 100, TAG, MODIFIED, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -401,28 +389,28 @@ def test_no_range_is_no_range() -> None:
 )
 def test_if_range(value: str, holds: bool) -> None:
     request = asking("Range: bytes=0-1", f"If-Range: {value}")
-    assert ranges(request, 100, TAG, MODIFIED, NOW) == ([(0, 2)] if holds else None)
+    assert requested_ranges(request, 100, TAG, MODIFIED, NOW) == ([(0, 2)] if holds else None)
 
 
 def test_a_date_of_this_second_may_not_be_the_last() -> None:
     request = asking("Range: bytes=0-1", f"If-Range: {DATE}")
-    assert ranges(request, 100, TAG, MODIFIED, MODIFIED + 0.9) is None
-    assert ranges(request, 100, TAG, MODIFIED, MODIFIED + 1.0) == [(0, 2)]
+    assert requested_ranges(request, 100, TAG, MODIFIED, MODIFIED + 0.9) is None
+    assert requested_ranges(request, 100, TAG, MODIFIED, MODIFIED + 1.0) == [(0, 2)]
 
 
 def test_a_failed_if_range_comes_before_a_bad_range() -> None:
-    assert ranges(asking("Range: bytes=100-", 'If-Range: "x"'), 100, TAG, MODIFIED, NOW) is None
+    assert requested_ranges(asking("Range: bytes=100-", 'If-Range: "x"'), 100, TAG, MODIFIED, NOW) is None
 
 
 def test_too_many_ranges_get_the_whole() -> None:
     def ask(count: int, spec: str) -> list[Span] | None:
         value = ",".join(spec.format(2 * i) for i in range(count))
-        return ranges(asking(f"Range: bytes={value}"), 1000, TAG, MODIFIED, NOW)
+        return requested_ranges(asking(f"Range: bytes={value}"), 1000, TAG, MODIFIED, NOW)
 
-    assert ask(RANGES, "{0}-{0}") == [(2 * i, 1) for i in range(RANGES)]
-    assert ask(RANGES + 1, "{0}-{0}") is None
-    assert ask(RANGES, "0-") == [(0, 1000)]
-    assert ask(RANGES + 1, "0-") is None
+    assert ask(MAX_RANGES, "{0}-{0}") == [(2 * i, 1) for i in range(MAX_RANGES)]
+    assert ask(MAX_RANGES + 1, "{0}-{0}") is None
+    assert ask(MAX_RANGES, "0-") == [(0, 1000)]
+    assert ask(MAX_RANGES + 1, "0-") is None
 
 
 SPECS = st.one_of(
@@ -441,10 +429,10 @@ def selected(spec: str, size: int) -> set[int]:
 
 
 @settings(deadline=None)
-@given(st.integers(1, 36), st.lists(SPECS, min_size=1, max_size=RANGES))
+@given(st.integers(1, 36), st.lists(SPECS, min_size=1, max_size=MAX_RANGES))
 def test_the_spans_are_the_bytes_asked_for_once_each(size: int, specs: list[str]) -> None:
     sets = [selected(spec, size) for spec in specs]
-    spans = ranges(asking(f"Range: bytes={', '.join(specs)}"), size, TAG, MODIFIED, NOW)
+    spans = requested_ranges(asking(f"Range: bytes={', '.join(specs)}"), size, TAG, MODIFIED, NOW)
     assert spans is not None
     positions = [position for first, count in spans for position in range(first, first + count)]
     assert sorted(positions) == sorted(set().union(*sets))
@@ -469,12 +457,12 @@ def test_no_text_upsets_it(fields: dict[str, str], method: str, size: int) -> No
     request = asking(method=method)
     request.fields |= fields
     assert precondition(request, TAG, MODIFIED, NOW) in {None, 304, 412}
-    spans = ranges(request, size, TAG, MODIFIED, NOW)
+    spans = requested_ranges(request, size, TAG, MODIFIED, NOW)
     assert spans is None or all(0 <= first < first + count <= size for first, count in spans)
 
 
 @settings(deadline=None)
-@given(st.one_of(TEXTS, st.from_regex(conditional.RFC850_DATE), st.from_regex(conditional.ASCTIME_DATE)))
+@given(st.one_of(TEXTS, st.from_regex(dates.RFC850_DATE), st.from_regex(dates.ASCTIME_DATE)))
 def test_no_text_upsets_the_dates(text: str) -> None:
     assert isinstance(parse_date(text, NOW), int | None)
 
@@ -506,7 +494,7 @@ def test_a_long_value_costs_little(field: str, value: str) -> None:
     request.fields.setdefault("range", "bytes=0-1")
     began = time.process_time()
     precondition(request, TAG, MODIFIED, NOW)
-    ranges(request, 100, TAG, MODIFIED, NOW)
+    requested_ranges(request, 100, TAG, MODIFIED, NOW)
     assert time.process_time() - began < 0.1
 
 
@@ -517,7 +505,7 @@ def test_tags_behind_the_first_many_are_not_looked_at() -> None:
     def match(value: str) -> int | None:
         return precondition(asking(f"If-Match: {value}"), TAG, MODIFIED, NOW)
 
-    others = ['W/"x"', '"y"'] * (TAGS // 2)
+    others = ['W/"x"', '"y"'] * (MAX_TAGS // 2)
     last, behind = ", ".join([*others[:-1], TAG]), ", ".join([*others, TAG])
     assert (none_match(last), match(last)) == (304, None)
     assert (none_match(f"{last}, , no tag"), match(f"{last}, no tag")) == (304, None)
@@ -525,16 +513,16 @@ def test_tags_behind_the_first_many_are_not_looked_at() -> None:
     assert (none_match(f"{TAG}, no tag"), match(f"{TAG}, no tag")) == (None, 412)
     begun = ENTITY_TAGS.match('"a",' * 10_000)
     assert begun
-    assert begun.end() == 4 * TAGS
+    assert begun.end() == 4 * MAX_TAGS
 
 
 def test_members_of_a_range_behind_the_first_many_are_not_looked_at() -> None:
     def ask(members: str) -> list[Span] | None:
-        return ranges(asking(f"Range: bytes={members}"), 100, TAG, MODIFIED, NOW)
+        return requested_ranges(asking(f"Range: bytes={members}"), 100, TAG, MODIFIED, NOW)
 
-    assert ask("," * (MEMBERS - 1) + "0-1") == [(0, 2)]
-    assert ask("," * MEMBERS + "0-1") is None
-    assert ask("0-1" + "," * MEMBERS) is None
+    assert ask("," * (MAX_MEMBERS - 1) + "0-1") == [(0, 2)]
+    assert ask("," * MAX_MEMBERS + "0-1") is None
+    assert ask("0-1" + "," * MAX_MEMBERS) is None
 
 
 # Answers
@@ -573,13 +561,13 @@ def test_a_412_explains_itself() -> None:
 
 
 def test_a_416_tells_the_size() -> None:
-    response = unsatisfiable(5 << 30)
+    response = range_not_satisfiable(5 << 30)
     assert (response.status, bool(response.body)) == (416, True)
     assert ("Content-Range", "bytes */5368709120") in response.headers
 
 
 def test_one_span_is_sent_as_it_is() -> None:
-    response = partial(HEADERS, b"0123456789", [(2, 3)], 10)
+    response = partial_content(HEADERS, b"0123456789", [(2, 3)], 10)
     assert (response.status, response.body) == (206, b"234")
     assert response.headers == [*HEADERS, ("Content-Range", "bytes 2-4/10")]
 
@@ -617,7 +605,7 @@ def test_several_spans_are_parts(large: bool, tmp_path: Path) -> None:
     body: bytes | FileSlice = DATA
     if large:
         body = FileSlice(open_file(tmp_path, b"before" + DATA), 6, len(DATA))
-    response = partial(HEADERS, body, SPANS, 7000)
+    response = partial_content(HEADERS, body, SPANS, 7000)
     assert response.status == 206
     assert isinstance(response.body, tuple) == large
     names = [name for name, _ in response.headers]
@@ -631,7 +619,7 @@ def test_several_spans_are_parts(large: bool, tmp_path: Path) -> None:
 
 
 def test_the_exact_bytes_of_a_multipart() -> None:
-    response = partial([("Content-Type", "text/plain")], b"0123456789", [(0, 2), (5, 2)], 10)
+    response = partial_content([("Content-Type", "text/plain")], b"0123456789", [(0, 2), (5, 2)], 10)
     boundary = response.headers[0][1].partition("boundary=")[2].encode()
     assert response.body == (
         b"--%b\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\r\n"
@@ -642,7 +630,7 @@ def test_the_exact_bytes_of_a_multipart() -> None:
 
 def test_the_boundary_is_the_same_for_the_same_and_another_for_another() -> None:
     def boundary(tag: str, spans: list[Span]) -> str:
-        return partial([("ETag", tag)], DATA, spans, 7000).headers[0][1]
+        return partial_content([("ETag", tag)], DATA, spans, 7000).headers[0][1]
 
     assert boundary('"a"', SPANS) == boundary('"a"', SPANS)
     assert len({boundary('"a"', SPANS), boundary('"b"', SPANS), boundary('"a"', SPANS[1:])}) == 3
@@ -654,18 +642,18 @@ class Saying:
 
     def __init__(self, response: Response) -> None:
         self.response = response
-        self.stamp = Stamp()
+        self.common_headers = CommonHeaders()
 
-    def recall(self, data: bytes) -> Answer | None:
+    def lookup(self, data: bytes) -> PreparedResponse | None:
         return None
 
-    def room(self, request: Request) -> int:
+    def max_body(self, request: Request) -> int:
         return 0
 
-    def respond(self, request: Request) -> Answer:
-        return Answer(self.response, request)
+    def respond(self, request: Request) -> PreparedResponse:
+        return PreparedResponse(self.response, request)
 
-    def answer(self, request: Request, promise: Future[Response]) -> Answer:
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
         raise AssertionError("nothing was promised")
 
 
@@ -676,23 +664,23 @@ def conversation_that_says(response: Response) -> Conversation:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_conversation_sends_the_parts_in_order(method: str, tmp_path: Path) -> None:
     body = FileSlice(open_file(tmp_path, DATA), 0, len(DATA))
-    response = partial(HEADERS, body, SPANS, 7000)
+    response = partial_content(HEADERS, body, SPANS, 7000)
     conversation = conversation_that_says(response)
     said = conversation.receive(f"{method} /f HTTP/1.1\r\nHost: h\r\n\r\n".encode())
     head, *pieces, answered = said
     assert isinstance(head, bytes)
     assert isinstance(answered, ResponseEnd)
-    assert isinstance(answered.record, Record)
+    assert isinstance(answered.record, AccessRecord)
     assert head.endswith(b"\r\n\r\n")
     assert b"\r\nContent-Length: %d\r\n" % len(content(response)) in head
     assert tuple(pieces) == (response.body if method == "GET" else ())
-    assert (answered.record.status, answered.record.head) == (206, len(head))
-    assert answered.record.size == (len(content(response)) if method == "GET" else 0)
+    assert (answered.record.status, answered.record.head_size) == (206, len(head))
+    assert answered.record.body_size == (len(content(response)) if method == "GET" else 0)
 
 
 def test_a_pipeline_of_parts_stops_at_the_mark(tmp_path: Path) -> None:
     body = FileSlice(open_file(tmp_path, DATA * 10), 0, 70_000)
-    response = partial(HEADERS, body, [(0, 40_000), (50_000, 20_000)], 70_000)
+    response = partial_content(HEADERS, body, [(0, 40_000), (50_000, 20_000)], 70_000)
     conversation = conversation_that_says(response)
     said = [conversation.receive(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n" * 5)]
     while chunks := conversation.resume():

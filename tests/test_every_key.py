@@ -46,7 +46,7 @@ def say(request):
     return Response(200, [("Content-Type", "text/plain")], request.body)
 
 configure = cli.configure
-cli.configure = lambda *said: replace(configure(*said), functions=(("/say", say),))
+cli.configure = lambda *said: replace(configure(*said), handlers=(("/say", say),))
 sys.exit(cli.main())
 """
 

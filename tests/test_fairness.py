@@ -27,7 +27,7 @@ from rawservers.http import router as routing
 from rawservers.http.conversation import ANSWER_STEPS, LOOKUP_STEPS, STEPS
 from rawservers.http.request import Request
 from rawservers.http.response import Response
-from rawservers.http.router import CALL_STEPS
+from rawservers.http.router import HANDLER_STEPS
 from rawservers.settings import Config, ListenConfig, SiteConfig
 from tests.live import DEADLINE, Server, receive_all, receive_until, until
 from tests.test_core import Running
@@ -51,7 +51,7 @@ def site(tmp_path: Path) -> tuple[Clock, routing.Router]:
         calls.append(request.target)
         return Response(200, (), b"called")
 
-    return clock, router(clock, SiteConfig(str(tmp_path)), functions=(("/fn", count),))
+    return clock, router(clock, SiteConfig(str(tmp_path)), handlers=(("/fn", count),))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def site(tmp_path: Path) -> tuple[Clock, routing.Router]:
     [
         (MISS, STEPS + ANSWER_STEPS),
         (GET, STEPS + ANSWER_STEPS),
-        (b"GET /fn HTTP/1.1\r\nHost: h\r\n\r\n", CALL_STEPS + ANSWER_STEPS + LOOKUP_STEPS),
+        (b"GET /fn HTTP/1.1\r\nHost: h\r\n\r\n", HANDLER_STEPS + ANSWER_STEPS + LOOKUP_STEPS),
         (b"GET /f HTTP/1.1\r\nHost: h\r\nRange: bytes=0-1,3-4\r\n\r\n", STEPS + ANSWER_STEPS),
     ],
 )

@@ -13,13 +13,13 @@ import pytest
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, ResponseEnd
-from rawservers.http.cache import Answers
+from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Conversation
-from rawservers.http.files import Memory
-from rawservers.http.response import Record
+from rawservers.http.files import FileCache
+from rawservers.http.response import AccessRecord
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import Function, SiteConfig
+from rawservers.settings import Handler, SiteConfig
 from tests import wire
 from tests.live import DEADLINE
 
@@ -29,15 +29,13 @@ CASES = wire.load("http") + wire.load("http_files")
 def router(
     clock: Clock,
     *sites: SiteConfig,
-    functions: Sequence[tuple[str, Function]] = (),
+    handlers: Sequence[tuple[str, Handler]] = (),
     body_limit: int = 100,
     server_header: bool = True,
 ) -> Router:
-    answers = Answers(clock, 100, 1 << 20)
-    files = Memory(100, 1 << 20, 100)
-    return Router(
-        [(site.hosts, Site(site, clock, answers, files)) for site in sites], functions, answers, body_limit, server_header
-    )
+    cache = ResponseCache(clock, 100, 1 << 20)
+    files = FileCache(100, 1 << 20, 100)
+    return Router([(site.hosts, Site(site, clock, cache, files)) for site in sites], handlers, cache, body_limit, server_header)
 
 
 class Reply(NamedTuple):
@@ -51,18 +49,18 @@ class Client:
 
     def __init__(self, site: Router, clock: Clock, requests: int = 0) -> None:
         self.clock = clock
-        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests, site.refuse)
+        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests, site.respond_to_error)
         self.said = b""
         self.spans: list[tuple[int, int]] = []  # where in `said` each answer begins and ends
         self.begun = 0
-        self.records: list[Record] = []
+        self.records: list[AccessRecord] = []
         self.patient = True  # waits for what is only promised
 
     def take(self, chunks: Iterable[object]) -> None:
         for chunk in chunks:
             if isinstance(chunk, ResponseEnd):
                 if chunk.record is not None:  # else it is interim: 100 Continue
-                    assert isinstance(chunk.record, Record)
+                    assert isinstance(chunk.record, AccessRecord)
                     self.records.append(chunk.record)
                     self.spans.append((self.begun, len(self.said)))
                 self.begun = len(self.said)
@@ -83,14 +81,14 @@ class Client:
 
     def has_more(self) -> bool:
         """Whether it rests, or waits for what was promised."""
-        promised = self.patient and self.conversation._promise is not None
+        promised = self.patient and self.conversation._future is not None
         return self.closing is Closing.KEEP and (self.conversation.waiting is Deadline.TURN or promised)
 
     def resume(self) -> Sequence[Chunk]:
         """What there is to say besides, once what is promised is there."""
-        promise = self.conversation._promise
-        if promise is not None and self.patient:
-            wait([promise], DEADLINE)
+        future = self.conversation._future
+        if future is not None and self.patient:
+            wait([future], DEADLINE)
         return self.conversation.resume()
 
     def end(self) -> Client:
@@ -209,9 +207,9 @@ def check(case: dict[str, Any], client: Client) -> None:
         check_framing(reply, record)
 
 
-def check_framing(reply: Reply, record: Record) -> None:
+def check_framing(reply: Reply, record: AccessRecord) -> None:
     """What holds for every answer: its length, and that the log is told the truth."""
-    assert record.size == len(reply.body)
+    assert record.body_size == len(reply.body)
     length = dict(reply.headers).get("Content-Length")
     if reply.status not in (0, 204, 304) and not record.line.startswith("HEAD "):
         assert length == str(len(reply.body))
@@ -229,12 +227,12 @@ def test_the_records_head_is_what_is_sent_before_the_body(site: Router, clock: C
         for requests in (0, 1):
             client = Client(site, clock, requests).send(request)
             (record,) = client.records
-            assert record.head + record.size == len(client.said)
+            assert record.head_size + record.body_size == len(client.said)
     client = Client(site, clock)
     for request in (b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /f HTTP/1.0\r\n\r\n"):  # the second is kept, unasked
         clock.now += 1
         client.send(request)
-    assert sum(record.head + record.size for record in client.records) == len(client.said)
+    assert sum(record.head_size + record.body_size for record in client.records) == len(client.said)
 
 
 def test_the_last_of_so_many_requests_says_close(site: Router, clock: Clock) -> None:
@@ -252,7 +250,7 @@ def test_a_client_that_reuses_a_connection_need_not_ask_for_it_again(site: Route
         for packet in packets:
             client.send(packet)
             clock.now += 0.001
-        assert sum(record.head + record.size for record in client.records) == len(client.said)
+        assert sum(record.head_size + record.body_size for record in client.records) == len(client.said)
         return [dict(reply.headers)["Connection"] for reply in client.replies()]
 
     assert connections(new, old, old) == ["keep-alive"] * 3  # curl

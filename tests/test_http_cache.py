@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Chunk, Closing, ResponseEnd
-from rawservers.http import conversation, files
-from rawservers.http.cache import ASKER, SIGHTED, Answers, Cache
+from rawservers.http import conversation, files, framing
+from rawservers.http.cache import ADMISSION_FILTER_SIZE, KEY_FIELDS, LOG_LINES_LIMIT, Cache, ResponseCache, normalized_key
 from rawservers.http.conversation import Conversation
-from rawservers.http.files import Memory
-from rawservers.http.request import DECISIVE, FIELD_LIMIT, Request, essence, parse
-from rawservers.http.response import Record, Response
+from rawservers.http.files import FileCache
+from rawservers.http.request import FIELD_LIMIT, Request, parse
+from rawservers.http.response import AccessRecord, Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.logs.access import format_combined
@@ -41,10 +41,10 @@ class Remembering:
 
     def __init__(self, clock: Clock, *sites: SiteConfig, answers: int = 100, files: int = 100, **bounds: Any) -> None:
         self.clock = clock
-        self.answers = Answers(clock, answers, bounds.get("answer_bytes", 1 << 20))
-        self.files = Memory(files, bounds.get("file_bytes", 1 << 20), bounds.get("open_files", 100))
+        self.answers = ResponseCache(clock, answers, bounds.get("answer_bytes", 1 << 20))
+        self.files = FileCache(files, bounds.get("file_bytes", 1 << 20), bounds.get("open_files", 100))
         made = [(site.hosts, Site(site, clock, self.answers, self.files)) for site in sites]
-        self.router = Router(made, bounds.get("functions", ()), self.answers, 100)
+        self.router = Router(made, bounds.get("handlers", ()), self.answers, 100)
 
     def client(self) -> Client:
         return Client(self.router, self.clock)
@@ -229,13 +229,13 @@ def test_a_change_is_noticed_at_once(clock: Clock, tmp_path: Path, name: str) ->
         change.pop()()
         return Response(204)
 
-    service = Remembering(clock, site, functions=(("/change", do),))
+    service = Remembering(clock, site, handlers=(("/change", do),))
     old = service.client().send(get(case.path, *case.fields)).replies()[0]
     requests = methods(case, dict(old.headers).get("ETag", '"none"'))
     kept = service.client()
     kept.send(*[request for request in requests.values() for _ in range(4)])
     if old.status == 200 and b"Index of" not in old.body:
-        assert all(service.answers.recall(request) for request in requests.values())
+        assert all(service.answers.lookup(request) for request in requests.values())
     let_the_clock_tick(tree.base)
     change.append(lambda: case.change(tree))
     changing = b"POST /change HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
@@ -364,7 +364,7 @@ def test_changes_within_one_tick(clock: Clock, tmp_path: Path, monkeypatch: pyte
             path.write_text(f"{number:04}")
             disk.touch(path)
         for _ in range(chance.choice([1, 1, 3])):
-            recalled += service.answers.recall(get("/f")) is not None
+            recalled += service.answers.lookup(get("/f")) is not None
             kept.send(get("/f"))
             assert kept.said.endswith(b"\r\n\r\n" + path.read_bytes())
     assert recalled > 20, "nothing was remembered, so nothing was tried"
@@ -381,7 +381,7 @@ def test_a_move_that_leaves_no_trace_but_a_link(
     service = Remembering(clock, SiteConfig(str(tree.root)))
     request = get("/f" if name == "f" else "/a/b/c/f")
     kept = service.client().send(*[request] * 3)
-    assert service.answers.recall(request)
+    assert service.answers.lookup(request)
     tree.move_and_link(name, place)
     kept.send(request)
     assert [reply.status for reply in kept.replies()] == [200, 200, 200, 404]
@@ -435,7 +435,7 @@ def test_system_calls_per_level(clock: Clock, tmp_path: Path, monkeypatch: pytes
         looked.clear()
         clock.epoch += 1
         for _ in range(3):
-            assert service.answers.recall(get(path))
+            assert service.answers.lookup(get(path))
         assert (len(looked), path) == (count, path)
         assert len(set(looked)) == count
 
@@ -453,7 +453,7 @@ IDLE = [
     "Cookie: a=b", "cookie:", "User-Agent: Firefox", "user-agent: curl", "User-Agent:\t spaced \t", "Referer: http://a/",
     "REFERER: b", "Accept: */*", "Accept: application/json", "Date: x", "X: \xff\x80", "Expect: 100-continue", "Hosts: h",
     "A-Connection: close", "Connection-: close", "Keep-Alive: 5", "Upgrade: x", "Accept-Encoding-: gzip",
-    "Cookie: " + "c" * 500, "Referer: " + "r" * ASKER,
+    "Cookie: " + "c" * 500, "Referer: " + "r" * LOG_LINES_LIMIT,
 ]  # fmt: skip
 BAD = [
     "Cookie : a",
@@ -508,7 +508,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     hits: list[bytes] = []
     site = SiteConfig(str(root), listing=True)
     service = Remembering(clock, site, answers=1000)
-    recall = service.answers.recall
+    recall = service.answers.lookup
 
     def count(head: bytes) -> Any:
         answer = recall(head)
@@ -520,14 +520,17 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         for method in ("GET", "HEAD"):
             for line in ("Accept-Encoding: gzip", "X: y"):
                 service.ask(*[get(target, line, f"Cookie: {number}", method=method) for number in range(3)])
-    service.router.recall = count  # type: ignore[method-assign]
+    service.router.lookup = count  # type: ignore[method-assign]
     long = Remembering(clock, site).router
-    long.recall = lambda head: None  # type: ignore[method-assign]
+    long.lookup = lambda head: None  # type: ignore[method-assign]
     return Pair(service.router, long, hits)
 
 
 def told(client: Client) -> list[tuple[object, ...]]:
-    return [(record.line, record.referer, record.agent, record.status, record.head, record.size) for record in client.records]
+    return [
+        (record.line, record.referer, record.agent, record.status, record.head_size, record.body_size)
+        for record in client.records
+    ]
 
 
 def compare(pair: Pair, clock: Clock, packets: list[bytes]) -> None:
@@ -571,7 +574,7 @@ def test_what_has_the_essence_of_a_good_head_is_one(text: str, other: str) -> No
     for line in other.split("\r\n"):
         for at in range(len(good)):
             inserted = good[:at] + line.encode("latin-1") + b"\r\n" + good[at:]
-            if essence(inserted) != essence(good):
+            if normalized_key(inserted) != normalized_key(good):
                 continue
             first, second = parsed(good), parsed(inserted)
             if first is not None:
@@ -584,8 +587,8 @@ def parsed(head: bytes) -> object:
         request = parse(head)
     except Exception:
         return None
-    fields = {name: value for name, value in request.fields.items() if name in DECISIVE}
-    return request.line, fields, request.host, request.keep, request.silent, request.length
+    fields = {name: value for name, value in request.fields.items() if name in KEY_FIELDS}
+    return request.line, fields, request.host, request.keep_alive, request.connection_unspecified, request.length
 
 
 def test_as_many_lines_as_are_allowed(clock: Clock, tmp_path: Path) -> None:
@@ -607,7 +610,7 @@ def test_the_log_is_told_of_each_request(clock: Clock, tmp_path: Path) -> None:
         ("c", ""),
         ("", "d"),
         ("a", "b"),
-        ("c" * ASKER, "e"),
+        ("c" * LOG_LINES_LIMIT, "e"),
         ("é\xff", "\t x"),
         ("a", "b"),
         ("a", "b"),
@@ -620,7 +623,7 @@ def test_the_log_is_told_of_each_request(clock: Clock, tmp_path: Path) -> None:
     expected = [(referer, agent.strip()) for referer, agent in askers] + [("a, b", "")]
     assert [(record.referer, record.agent) for record in client.records] == expected
     assert len(client.records) == len({id(record) for record in client.records}) + 1  # two askers in a row are told as one
-    assert len({record.head + record.size for record in client.records}) == 1
+    assert len({record.head_size + record.body_size for record in client.records}) == 1
     assert len(service.answers) == 3  # the first as it came, what decides in it, and the one that has too much to tell
 
 
@@ -660,7 +663,7 @@ def test_no_other_field_decides_what_is_remembered(clock: Clock, tmp_path: Path,
         for path in ("/f", "/sub/page.html", "/folder/", "/big", "/missing"):
             for method in ("GET", "HEAD"):
                 service.ask(get(path, line, method=method))
-    assert wanted - {"referer", "user-agent", "expect"} <= set(DECISIVE)
+    assert wanted - {"referer", "user-agent", "expect"} <= set(KEY_FIELDS)
     assert wanted >= {"accept-encoding", "if-none-match", "range"}
 
 
@@ -672,7 +675,7 @@ def floods() -> Iterator[tuple[str, Callable[[int], bytes], int]]:
     yield "a cookie", lambda number: get("/f", f"Cookie: {number}"), 1
     yield "a name of a field", lambda number: get("/f", f"X-{number}: y"), 1
     yield "an agent", lambda number: get("/f", f"User-Agent: {number}"), 1
-    yield "a long agent", lambda number: get("/f", f"User-Agent: {number} {'x' * ASKER}"), 0
+    yield "a long agent", lambda number: get("/f", f"User-Agent: {number} {'x' * LOG_LINES_LIMIT}"), 0
     yield "a query", lambda number: get(f"/f?{number}"), 0
     yield "an encoding", lambda number: get("/f", f"Accept-Encoding: {number}"), 0
     yield "a host", lambda number: get("/f").replace(b": h", b": h%d" % number), 0
@@ -693,20 +696,20 @@ def test_a_flood_of_different_requests(clock: Clock, tmp_path: Path, make: Calla
         client.take(client.conversation.receive(make(number)))
         if number % 10 == 0:
             clock.epoch += 1
-            lost += sum(service.answers.recall(request) is None for request in useful)
-            service.ask(*[request for request in useful if service.answers.recall(request) is None])
+            lost += sum(service.answers.lookup(request) is None for request in useful)
+            service.ask(*[request for request in useful if service.answers.lookup(request) is None])
     assert lost <= 6
     assert len(service.answers) <= max(len(useful) + most, 10)  # half the room is for any
-    assert len(service.answers._sighted) <= SIGHTED
+    assert len(service.answers._admission_filter) <= ADMISSION_FILTER_SIZE
 
 
 def test_sightings_are_bounded(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rawservers.http.cache.SIGHTED", 50)
+    monkeypatch.setattr("rawservers.http.cache.ADMISSION_FILTER_SIZE", 50)
     Tree(tmp_path)
     service = Remembering(clock, SiteConfig(str(tmp_path / "release-1")), answers=4)
     for number in range(300):
         service.ask(get(f"/f?{number}", "Cookie: x"))
-        assert len(service.answers._sighted | service.answers._sighted_before) <= 100
+        assert len(service.answers._admission_filter | service.answers._previous_filter) <= 100
     assert len(service.answers) == 2  # the first, for which there was room
     service.ask(get("/f?299", "Cookie: y"), get("/f?200", "Cookie: y"))
     assert len(service.answers) == 3  # the other was too long ago
@@ -734,7 +737,7 @@ def test_bills_are_true(clock: Clock, tmp_path: Path, lines: list[str], alike: b
         for name in names:
             *_, answered = conversation.receive(get(f"/{name}", *lines))
             assert isinstance(answered, ResponseEnd)
-            assert isinstance(answered.record, Record)
+            assert isinstance(answered.record, AccessRecord)
             answered.record.text = format_combined(answered.record, 1, 0.0)
         del answered
         gc.collect()
@@ -744,19 +747,23 @@ def test_bills_are_true(clock: Clock, tmp_path: Path, lines: list[str], alike: b
     try:
         files_took = ask("Authorization: x")  # whose answers are never remembered
         assert (len(service.files.small), len(service.answers)) == (count, 0)
-        assert files_took <= service.files.small.used + 10_000
-        assert service.files.small.used <= 2 * files_took
+        assert files_took <= service.files.small.used_bytes + 10_000
+        assert service.files.small.used_bytes <= 2 * files_took
         answers_took = ask(*lines, "Cookie: 1") - files_took
         if alike:
             answers_took = ask(*lines, "Cookie: 2") - files_took
         count += count * alike
         assert len(service.answers) == count
-        assert answers_took - 10_000 <= service.answers._cache.used <= 2 * answers_took + count * (6 * ASKER if alike else 300)
+        assert (
+            answers_took - 10_000
+            <= service.answers._cache.used_bytes
+            <= 2 * answers_took + count * (6 * LOG_LINES_LIMIT if alike else 300)
+        )
         if alike:  # others ask, at the greatest length
-            for agent in ("\xe9" * (ASKER - 14), "x" * 4000):
+            for agent in ("\xe9" * (LOG_LINES_LIMIT - 14), "x" * 4000):
                 answers_took = ask("Cookie: 3", f"User-Agent: {agent}") - files_took
             assert len(service.answers) == count + 100  # the longer one is told too much to be alike
-            assert answers_took - 10_000 <= service.answers._cache.used
+            assert answers_took - 10_000 <= service.answers._cache.used_bytes
     finally:
         tracemalloc.stop()
 
@@ -770,7 +777,7 @@ def test_an_answer_holds_no_content_that_its_file_has_not(clock: Clock, tmp_path
     for request in requests:
         service.ask(*[request] * 3)
     assert len(service.answers) == 40
-    assert sum(service.answers.recall(request) is not None for request in requests) <= 10
+    assert sum(service.answers.lookup(request) is not None for request in requests) <= 10
     gc.collect()
     contents = [thing for thing in gc.get_objects() if type(thing) is files.File and hasattr(thing, "body")]
     mine = [file for file in contents if bytes(tmp_path) in file._path]
@@ -810,7 +817,7 @@ def test_nothing_need_be_remembered(clock: Clock, tmp_path: Path, bounds: dict[s
     for path in ("/f", "/big"):
         said = {service.ask(get(path)) for _ in range(4)}
         assert len(said) == 1
-        assert service.answers.recall(get(path)) is None
+        assert service.answers.lookup(get(path)) is None
 
 
 def test_sites_share_what_they_may_remember(clock: Clock, tmp_path: Path) -> None:
@@ -831,10 +838,10 @@ class Item:
 
     def __init__(self, cost: int, epoch: int = 0) -> None:
         self.cost = cost
-        self.epoch = self.passed = epoch
+        self.epoch = self.clock_mark = epoch
         self.left = 0
 
-    def leave(self) -> None:
+    def on_evict(self) -> None:
         self.left += 1
 
 
@@ -851,13 +858,13 @@ def test_a_cache_keeps_its_bounds(steps: Iterable[tuple[int, int, bool]], entrie
             other.epoch = wake
         kept = list(cache._entries.values())
         assert len(cache) == len(kept) <= entries
-        assert cache.used == sum(item.cost for item in kept) <= 1000
+        assert cache.used_bytes == sum(item.cost for item in kept) <= 1000
     assert all(item.left <= 1 for item in items)
 
 
 def test_a_head_that_trickles_in_is_judged_once(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[bytes] = []
-    monkeypatch.setattr(conversation, "check_line", judged.append)
+    monkeypatch.setattr(framing, "check_request_line", judged.append)
     data = get("/" + "x" * 8000, *["X: " + "y" * 50] * 20)
     service = Remembering(clock, SiteConfig(str(tmp_path)))
     client = service.client().send(*[data[at : at + 1] for at in range(len(data))])

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from rawservers.http.listing.html import Entry, as_html
+from rawservers.http.listing import html
+from rawservers.http.listing.entries import ListingEntry
 from tests.live import DEADLINE, Server, exchange, need, receive_all, receive_until, until
 
 KEPT = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -540,7 +541,9 @@ def test_many_ask_for_a_large_listing_at_once(tmp_path: Path) -> None:
     for number in range(2000):
         (tmp_path / f"file-{number * 7919 % 2003}").write_bytes(b"x" * (number % 5))
     status = {path.name.encode(): path.stat() for path in tmp_path.iterdir()}
-    expected = as_html(b"/", [Entry(name, False, its.st_size, its.st_mtime) for name, its in status.items()])
+    expected = b"".join(
+        html.render(b"/", [ListingEntry(name, False, its.st_size, its.st_mtime) for name, its in status.items()])
+    )
     with Server(tmp_path, "--http", "0", "--telnet", "off", "--listing") as server:
         socks = [server.connect() for _ in range(40)]
         for sock in socks:

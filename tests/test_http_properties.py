@@ -53,7 +53,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> Router:
     root = tmp_path_factory.mktemp("www")
     (Path(root) / "f").write_bytes(b"content of f\n")
     (Path(root) / "big").write_bytes(bytes(40_000))
-    return router(clock, SiteConfig(str(root)), functions=(("/fn", respond),))
+    return router(clock, SiteConfig(str(root)), handlers=(("/fn", respond),))
 
 
 @RELAXED

@@ -17,14 +17,13 @@ import pytest
 
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Closing, Deadline
-from rawservers.http.files import Files, Memory
-from rawservers.http.listing import builder
-from rawservers.http.listing import html as listing
-from rawservers.http.listing.html import Entry, as_html
+from rawservers.http.files import DocumentRoot, FileCache
+from rawservers.http.listing import builder, entries, html
+from rawservers.http.listing.entries import ListingEntry
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import Router
-from rawservers.settings import Function, SiteConfig
+from rawservers.settings import Handler, SiteConfig
 from tests.live import DEADLINE
 from tests.test_http import Client, Reply, clock, router
 
@@ -156,7 +155,7 @@ def test_headers_by_path(clock: Clock, root: Path) -> None:
 
 @pytest.mark.parametrize("rule", [("*", "X", "a\r\nY: b"), ("*", "X Y", "a"), ("*", "Connection", "close"), ("*", "", "a")])
 def test_headers_that_cannot_be_sent(clock: Clock, root: Path, rule: tuple[str, str, str]) -> None:
-    with pytest.raises(ValueError, match=r"header field|server itself"):
+    with pytest.raises(ValueError, match=r"malformed header|set by the server"):
         router(clock, SiteConfig(str(root), headers=(rule,)))
 
 
@@ -216,7 +215,7 @@ def test_error_pages_for_what_is_refused(clock: Clock, root: Path, data: bytes, 
     assert (reply.status, client.closing) == (status, Closing.LINGER)
     assert reply.body == (b"" if data.startswith(b"HEAD") else b"my own page" if understood else b"main")
     assert headers(reply)["Content-Type"] == "text/html; charset=utf-8"
-    assert client.records[0].head + client.records[0].size == len(client.said)
+    assert client.records[0].head_size + client.records[0].body_size == len(client.said)
     assert client.conversation._counters.bad_requests == (status != 405)
     assert client.conversation._counters.answers == 1
 
@@ -238,7 +237,7 @@ def test_answers_without_a_server_header(clock: Clock, root: Path) -> None:
             client.send(f"GET /main.htm HTTP/1.1\r\nHost: h\r\n{line}\r\n\r\n".encode())
         assert [reply.status for reply in client.replies()] == [200, 200, 200, 304, 206, 200]
         assert [("Server" in headers(reply)) for reply in client.replies()] == [server_header] * 6
-        assert sum(record.head + record.size for record in client.records) == len(client.said)
+        assert sum(record.head_size + record.body_size for record in client.records) == len(client.said)
     refused = Client(router(clock, SiteConfig(str(root)), server_header=False), clock).send(b"\0").replies()[0]
     assert "Server" not in headers(refused)
 
@@ -312,7 +311,9 @@ class Reader:
         self._has_read = Semaphore(0)
         self._go = Semaphore(0)
 
-    def entries(self, files: Files, path: bytes, entries: Callable[[Files, bytes], Iterable[Entry]]) -> Iterator[Entry]:
+    def entries(
+        self, files: DocumentRoot, path: bytes, entries: Callable[[DocumentRoot, bytes], Iterable[ListingEntry]]
+    ) -> Iterator[ListingEntry]:
         found = list(entries(files, path))
         self.read.append(path)
         self._has_read.release()
@@ -333,8 +334,8 @@ def reader(monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterator[Reader]:
     """And there is no index in the root."""
     (root / "index.html").unlink()
     reader = Reader()
-    entries = Files.entries
-    monkeypatch.setattr(Files, "entries", lambda files, path: reader.entries(files, path, entries))
+    entries = DocumentRoot.list_directory
+    monkeypatch.setattr(DocumentRoot, "list_directory", lambda files, path: reader.entries(files, path, entries))
     yield reader
     reader.let_go(1000)
 
@@ -414,7 +415,7 @@ def test_a_head_reads_no_folder(clock: Clock, root: Path, reader: Reader, monkey
     assert get(clock, site, method="HEAD").status == get(clock, site).status == 403
 
 
-@pytest.mark.parametrize("bound", ["BUILDS", "REQUESTS"])
+@pytest.mark.parametrize("bound", ["MAX_BUILDS", "MAX_REQUESTS"])
 def test_more_listings_than_can_wait(
     clock: Clock, root: Path, reader: Reader, bound: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,7 +424,7 @@ def test_more_listings_than_can_wait(
     service = router(clock, site, SiteConfig(str(root), hosts=("own",), listing=True, error_pages=((503, "/oops.html"),)))
     waiting = [asking(service, clock)]
     reader.await_read()
-    if bound == "BUILDS":
+    if bound == "MAX_BUILDS":
         waiting += [asking(service, clock, request) for request in (LIST, LIST_AS_JSON, LIST)]  # two, one of them shared
     else:
         waiting.append(asking(service, clock))
@@ -474,7 +475,7 @@ def test_a_listing_that_fails_in_an_unexpected_way(
     clients = [asking(service, clock) for _ in range(3)]
     reader.let_go(2)
     assert [heard(client).status for client in (busy, *clients)] == [500] * 4
-    assert "the listing for / has failed" in caplog.text
+    assert "listing of / failed" in caplog.text
     assert "ZeroDivisionError: as told" in caplog.text
     assert b"ZeroDivisionError" not in clients[0].said
     reader.failure = None
@@ -504,9 +505,9 @@ def test_a_long_listing_leaves_in_pieces(clock: Clock, tmp_path: Path) -> None:
     assert [size for chunk in chunks[1:-2] if (size := len(chunk)) not in range(65536, 70000)] == []  # type: ignore[arg-type]
     assert headers(reply)["Content-Length"] == str(len(reply.body))
     status = {path.name: path.stat() for path in tmp_path.iterdir()}
-    entries = [Entry(name.encode(), name == "folder", its.st_size, its.st_mtime) for name, its in status.items()]
-    assert reply.body == as_html(b"/", entries)
-    assert client.records[0].size == len(reply.body)
+    entries = [ListingEntry(name.encode(), name == "folder", its.st_size, its.st_mtime) for name, its in status.items()]
+    assert reply.body == b"".join(html.render(b"/", entries))
+    assert client.records[0].body_size == len(reply.body)
 
 
 def test_no_slice_of_a_listing_is_long(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,10 +525,10 @@ def test_no_slice_of_a_listing_is_long(clock: Clock, tmp_path: Path, monkeypatch
 
     for number in range(3 * builder.SLICE):
         (tmp_path / f"{number}").touch()
-    monkeypatch.setattr(builder, "rest", counts.clear)
-    monkeypatch.setattr(Files, "_entry", counted("looked up", Files._entry))
-    monkeypatch.setattr(listing, "natural", counted("keyed", listing.natural))
-    monkeypatch.setattr(listing, "row", counted("written", listing.row))
+    monkeypatch.setattr(builder, "pause", counts.clear)
+    monkeypatch.setattr(DocumentRoot, "_listing_entry", counted("looked up", DocumentRoot._listing_entry))
+    monkeypatch.setattr(entries, "natural_key", counted("keyed", entries.natural_key))
+    monkeypatch.setattr(html, "table_row", counted("written", html.table_row))
     assert get(clock, SiteConfig(str(tmp_path), listing=True)).status == 200
     assert set(most) == {"looked up", "keyed", "written"}
     assert max(most.values()) <= builder.SLICE + 1
@@ -549,12 +550,12 @@ def test_an_entry_that_is_no_link_is_not_opened(clock: Clock, tmp_path: Path, mo
         "f": "1",
     }.items():
         (root / name).symlink_to(target)
-    files = Files(str(root), clock, lambda path: (), Memory(10, 1 << 20, 10))
+    files = DocumentRoot(str(root), clock, lambda path: (), FileCache(10, 1 << 20, 10))
     opened: list[bytes] = []
     really = os.open
     monkeypatch.setattr("rawservers.http.files.os.open", lambda path, *flags: opened.append(path) or really(path, *flags))
     descriptors = len(os.listdir("/proc/self/fd"))
-    found = {entry.name: entry.is_folder for entry in files.entries(b"/")}
+    found = {entry.name: entry.is_directory for entry in files.list_directory(b"/")}
     assert found == {b"%d" % number: False for number in range(100)} | {
         b"folder": True,
         b".well-known": True,
@@ -587,14 +588,14 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(clock: Clock, root: 
         clock.time = changed + age
         service = router(clock, SiteConfig(str(root)))
         Client(service, clock).send(*[b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n"] * 3)
-        assert len(service.recall.__self__) == remembered  # type: ignore[attr-defined]
+        assert len(service.lookup.__self__) == remembered  # type: ignore[attr-defined]
 
 
 # Functions
 
 
-def answering(clock: Clock, function: Function, *packets: bytes, body_limit: int = 100, prefix: str = "/api/") -> Client:
-    service = router(clock, SiteConfig("/nonexistent"), functions=((prefix, function),), body_limit=body_limit)
+def answering(clock: Clock, function: Handler, *packets: bytes, body_limit: int = 100, prefix: str = "/api/") -> Client:
+    service = router(clock, SiteConfig("/nonexistent"), handlers=((prefix, function),), body_limit=body_limit)
     return Client(service, clock).send(*packets)
 
 
@@ -618,7 +619,7 @@ def test_the_longest_prefix_wins(clock: Clock) -> None:
         return Response(204)
 
     functions = (("/api/", told), ("/api/more/", other))
-    client = Client(router(clock, SiteConfig("/nonexistent"), functions=functions), clock)
+    client = Client(router(clock, SiteConfig("/nonexistent"), handlers=functions), clock)
     client.send(b"GET /api/more/x HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /api/mor HTTP/1.1\r\nHost: h\r\n\r\n")
     assert [reply.status for reply in client.replies()] == [204, 200]
 
@@ -655,7 +656,7 @@ def test_expect_100_continue(clock: Clock) -> None:
     assert client.said == ready
     client.send(b"abc")
     assert client.said.startswith(ready + b"HTTP/1.0 200 OK\r\n")
-    assert len(client.said) == len(ready) + client.records[-1].head + client.records[-1].size
+    assert len(client.said) == len(ready) + client.records[-1].head_size + client.records[-1].body_size
     assert answering(clock, told, head + b"abc").said == client.said  # whatever the cut
     old = answering(clock, told, head.replace(b"1.1", b"1.0", 1))
     assert old.said == b""  # RFC 9110 §15.2: no 1xx to an HTTP/1.0 client
@@ -697,14 +698,14 @@ def test_a_response_that_cannot_be_sent(clock: Clock, caplog: pytest.LogCaptureF
     caplog.set_level(logging.ERROR)
     client = answering(clock, lambda request: response, b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n")
     assert [reply.status for reply in client.replies()] == [500]
-    assert "gave what cannot be sent" in caplog.text
+    assert "returned an invalid response" in caplog.text
 
 
 def test_an_answer_that_takes_its_time(clock: Clock) -> None:
     promise: Future[Response] = Future()
     woken: list[bool] = []
     request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
-    client = Client(router(clock, SiteConfig("/nonexistent"), functions=(("/api/", lambda request: promise),)), clock)
+    client = Client(router(clock, SiteConfig("/nonexistent"), handlers=(("/api/", lambda request: promise),)), clock)
     client.conversation._peer._wake = lambda: woken.append(True)
     client.patient = False
     client.send(request + request)
@@ -730,7 +731,7 @@ def test_a_promise_that_is_broken(clock: Clock, caplog: pytest.LogCaptureFixture
 
 def test_a_thread_pool(clock: Clock) -> None:
     with ThreadPoolExecutor() as pool:
-        service = router(clock, SiteConfig("/nonexistent"), functions=(("/", lambda request: pool.submit(told, request)),))
+        service = router(clock, SiteConfig("/nonexistent"), handlers=(("/", lambda request: pool.submit(told, request)),))
         client = Client(service, clock)
         client.take(client.conversation.receive(b"GET /x HTTP/1.0\r\n\r\n"))
     client.take(client.conversation.resume())
@@ -745,7 +746,7 @@ def test_a_pipelined_request_sees_what_the_one_before_it_did(clock: Clock, root:
         path.write_text("changed")
         return Response(204)
 
-    client = Client(router(clock, SiteConfig(str(root)), functions=(("/change", change),)), clock)
+    client = Client(router(clock, SiteConfig(str(root)), handlers=(("/change", change),)), clock)
     clock.time = path.stat().st_mtime + 10
     read, write = b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n", b"POST /change HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
     client.send(read, read, read + write + read)

@@ -13,29 +13,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rawservers.http.listing import html as listing
-from rawservers.http.listing.html import (
-    CHARACTERS,
-    MEMBERS,
-    RUN,
-    SCRIPT,
-    Entry,
-    as_html,
-    as_json,
+from rawservers.http import negotiation
+from rawservers.http.listing import html as html_form
+from rawservers.http.listing import json as json_form
+from rawservers.http.listing.entries import (
+    RUN_SIZE,
+    ListingEntry,
     href,
-    html,
-    json_text,
-    magnitude,
-    media_ranges,
-    merged,
-    moment,
-    natural,
-    policy,
-    prefers_json,
-    readable,
-    row,
+    iso_time,
+    merge_runs,
+    name_text,
+    natural_key,
     sorted_runs,
 )
+from rawservers.http.listing.html import content_security_policy, human_size, read, table_row
+from rawservers.http.negotiation import MAX_CHARACTERS, MAX_MEMBERS, parse_accept, prefers_json
+
+SCRIPT = read("script.js")
 
 NASTY = [
     b"javascript:alert(1)", b"data:text/html,x", b"a:b", b"..x", b"...", b"%41", b"%2e%2e", b"a?b", b"a#b", b"\n",
@@ -50,7 +44,7 @@ NAMES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), max_size=20).map(str.encode),
 ).filter(lambda name: name not in {b"", b".", b".."})
 ENTRIES = st.lists(
-    st.builds(Entry, NAMES, st.booleans(), st.integers(0, 1 << 63), st.floats(-(2.0**63), 2.0**63)),
+    st.builds(ListingEntry, NAMES, st.booleans(), st.integers(0, 1 << 63), st.floats(-(2.0**63), 2.0**63)),
     max_size=8,
     unique_by=lambda entry: entry.name,
 )
@@ -122,15 +116,15 @@ class Page(HTMLParser):
         raise AssertionError(f"an instruction: {data}")
 
 
-def file(name: bytes, size: int = 0, modified: float = 0) -> Entry:
-    return Entry(name, False, size, modified)
+def file(name: bytes, size: int = 0, modified: float = 0) -> ListingEntry:
+    return ListingEntry(name, False, size, modified)
 
 
-def folder(name: bytes) -> Entry:
-    return Entry(name, True, 4096, 0)
+def folder(name: bytes) -> ListingEntry:
+    return ListingEntry(name, True, 4096, 0)
 
 
-def names(*entries: Entry) -> list[str]:
+def names(*entries: ListingEntry) -> list[str]:
     """The names on the page, in its order, which is also that of the JSON."""
     told = json.loads(as_json(b"/", entries))["entries"]
     page = Page(as_html(b"/", entries))
@@ -150,38 +144,46 @@ def followed(path: bytes, href: str) -> bytes:
     return unquote_to_bytes(address.path)
 
 
+def as_html(path: bytes, entries: Iterable[ListingEntry]) -> bytes:
+    return b"".join(html_form.render(path, entries))
+
+
+def as_json(path: bytes, entries: Iterable[ListingEntry]) -> bytes:
+    return b"".join(json_form.render(path, entries))
+
+
 # Any bytes
 
 
 @given(PATHS, ENTRIES)
 @example(b"/", [file(name) for name in NASTY])
 @example(b"/", [folder(name) for name in NASTY])
-def test_every_link_leads_to_its_name_and_no_name_is_markup(path: bytes, entries: list[Entry]) -> None:
+def test_every_link_leads_to_its_name_and_no_name_is_markup(path: bytes, entries: list[ListingEntry]) -> None:
     html = as_html(path, entries)
     page = Page(html)
     assert UNSEEN.search(html.decode()) is None
     found = {followed(path, href) for href, _ in page.links if href.startswith("./")}
-    assert found == {path + entry.name + (b"/" if entry.is_folder else b"") for entry in entries}
-    assert sorted(page.values) == sorted(entry.size for entry in entries if not entry.is_folder)
+    assert found == {path + entry.name + (b"/" if entry.is_directory else b"") for entry in entries}
+    assert sorted(page.values) == sorted(entry.size for entry in entries if not entry.is_directory)
     assert len(page.times) == len(entries)
 
 
 @given(PATHS, ENTRIES)
 @example(b"/", [file(name) for name in NASTY])
-def test_the_json_says_the_same(path: bytes, entries: list[Entry]) -> None:
+def test_the_json_says_the_same(path: bytes, entries: list[ListingEntry]) -> None:
     data = as_json(path, entries)
     assert data.isascii()
     assert data.endswith(b"}\n")
     assert data.count(b"\n") == 1
     told = json.loads(data)
     assert list(told) == ["path", "entries"]
-    by_path = {path + entry.name + (b"/" if entry.is_folder else b""): entry for entry in entries}
+    by_path = {path + entry.name + (b"/" if entry.is_directory else b""): entry for entry in entries}
     assert {followed(path, entry["href"]) for entry in told["entries"]} == set(by_path)
     for told_row in told["entries"]:
         entry = by_path[followed(path, told_row["href"])]
         assert list(told_row) == ["name", "href", "type", "size", "modified"]
-        assert told_row["type"] == ("directory" if entry.is_folder else "file")
-        assert told_row["size"] == (None if entry.is_folder else entry.size)
+        assert told_row["type"] == ("directory" if entry.is_directory else "file")
+        assert told_row["size"] == (None if entry.is_directory else entry.size)
         assert told_row["name"] == entry.name.decode("utf-8", "backslashreplace")
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", told_row["modified"])
 
@@ -241,7 +243,7 @@ def test_the_page_loads_nothing_and_is_small() -> None:
     assert not re.search(rb"<link|@import|\bsrc=|url\((?!\"data:)", html)
     assert html.count(SCRIPT.encode()) == 1
     assert SCRIPT.count("\n") <= 25
-    assert policy().startswith("default-src 'none'; ")
+    assert content_security_policy().startswith("default-src 'none'; ")
 
 
 # Order
@@ -292,7 +294,7 @@ def test_folders_stand_first() -> None:
     ],
 )
 def test_sizes(size: int, text: str) -> None:
-    assert magnitude(size) == text
+    assert human_size(size) == text
 
 
 @pytest.mark.parametrize(
@@ -310,7 +312,7 @@ def test_sizes(size: int, text: str) -> None:
     ],
 )
 def test_times(seconds: float, text: str) -> None:
-    assert moment(seconds) == text
+    assert iso_time(seconds) == text
 
 
 # The choice of a form
@@ -396,49 +398,49 @@ class Counting:
     "piece", ['"', '\\"', '"\\', 'a;b="', ",", ";", "q=0;", "a;q=0,", ";q=0", "a/b;q=0.5;q=1,", '"",', " "]
 )
 def test_little_is_looked_at_of_a_long_accept_field(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
-    quoted, qualities = Counting(listing.QUOTED), Counting(listing.QUALITY)
-    monkeypatch.setattr(listing, "QUOTED", quoted)
-    monkeypatch.setattr(listing, "QUALITY", qualities)
-    ranges = media_ranges(piece * (65536 // len(piece)))
-    assert (quoted.calls, quoted.characters) == (1, CHARACTERS)
-    assert len(ranges) <= MEMBERS
-    assert qualities.characters < CHARACTERS
+    quoted, qualities = Counting(negotiation.QUOTED), Counting(negotiation.QUALITY)
+    monkeypatch.setattr(negotiation, "QUOTED", quoted)
+    monkeypatch.setattr(negotiation, "QUALITY", qualities)
+    ranges = parse_accept(piece * (65536 // len(piece)))
+    assert (quoted.calls, quoted.characters) == (1, MAX_CHARACTERS)
+    assert len(ranges) <= MAX_MEMBERS
+    assert qualities.characters < MAX_CHARACTERS
     if piece == "a;q=0,":
-        assert qualities.calls == MEMBERS
+        assert qualities.calls == MAX_MEMBERS
 
 
 def test_where_an_accept_field_is_cut() -> None:
-    many = [f"a/{number};q=0.5" for number in range(MEMBERS + 5)]
-    assert list(media_ranges(",".join(many))) == [f"a/{number}" for number in range(MEMBERS)]
-    assert len(media_ranges(",".join(many[:MEMBERS]))) == MEMBERS
+    many = [f"a/{number};q=0.5" for number in range(MAX_MEMBERS + 5)]
+    assert list(parse_accept(",".join(many))) == [f"a/{number}" for number in range(MAX_MEMBERS)]
+    assert len(parse_accept(",".join(many[:MAX_MEMBERS]))) == MAX_MEMBERS
     first = "text/html;q=0.1, "
     rest = "application/json;q=0.05"
-    fits = first + " " * (CHARACTERS - len(first + rest)) + rest
-    assert media_ranges(fits) == {"text/html": 0.1, "application/json": 0.05}
-    assert media_ranges(f"{fits}0") == {"text/html": 0.1}  # it might have gone on in any way
-    assert media_ranges(f'{first}"{"," * CHARACTERS}", {rest}') == {"text/html": 0.1}
+    fits = first + " " * (MAX_CHARACTERS - len(first + rest)) + rest
+    assert parse_accept(fits) == {"text/html": 0.1, "application/json": 0.05}
+    assert parse_accept(f"{fits}0") == {"text/html": 0.1}  # it might have gone on in any way
+    assert parse_accept(f'{first}"{"," * MAX_CHARACTERS}", {rest}') == {"text/html": 0.1}
 
 
 # Any number of entries
 
 
-def shuffled(count: int) -> list[Entry]:
+def shuffled(count: int) -> list[ListingEntry]:
     """So many, folders among them, in no order."""
     return [
-        Entry(b"%s-%d.txt" % (kind, number * 7919 % 10007), kind == b"d", number * 977, number * 1000.5)
+        ListingEntry(b"%s-%d.txt" % (kind, number * 7919 % 10007), kind == b"d", number * 977, number * 1000.5)
         for number in range(count)
         for kind in (b"f", b"d", "é".encode())
     ]
 
 
-@pytest.mark.parametrize("count", [0, 1, RUN // 3, RUN // 3 + 1, 2000])
+@pytest.mark.parametrize("count", [0, 1, RUN_SIZE // 3, RUN_SIZE // 3 + 1, 2000])
 def test_runs_are_short_and_make_one_whole(count: int) -> None:
     entries = shuffled(count)
     runs = list(sorted_runs(iter(entries)))
-    assert [len(run) for run in runs[:-1]] == [RUN] * (len(runs) - 1)
-    assert all(0 < len(run) <= RUN for run in runs)
-    key = [(not entry.is_folder, natural(readable(entry.name)), entry.name) for entry in entries]
-    assert [row[:3] for row in merged(runs)] == sorted(key)
+    assert [len(run) for run in runs[:-1]] == [RUN_SIZE] * (len(runs) - 1)
+    assert all(0 < len(run) <= RUN_SIZE for run in runs)
+    key = [(not entry.is_directory, natural_key(name_text(entry.name)), entry.name) for entry in entries]
+    assert [row[:3] for row in merge_runs(runs)] == sorted(key)
     assert runs == [[]] * len(runs)
 
 
@@ -448,35 +450,35 @@ def test_what_is_kept_of_an_entry_is_no_concern_of_the_garbage_collector() -> No
     assert not any(gc.is_tracked(row) for run in runs for row in run)
 
 
-@pytest.mark.parametrize("form", [html, json_text])
-def test_a_fragment_has_at_most_one_entry(form: Callable[[bytes, Iterable[Entry]], Iterable[bytes]]) -> None:
+@pytest.mark.parametrize("form", [html_form.render, json_form.render])
+def test_a_fragment_has_at_most_one_entry(form: Callable[[bytes, Iterable[ListingEntry]], Iterable[bytes]]) -> None:
     entries = shuffled(1000)
     fragments = list(form(b"/a/", iter(entries)))
     assert max(fragment.count(b'"./') for fragment in fragments) == 1
     assert sum(fragment.count(b'"./') for fragment in fragments) == len(entries)
-    assert b"".join(fragments) == (as_html if form is html else as_json)(b"/a/", entries)
+    assert b"".join(fragments) == (as_html if form is html_form.render else as_json)(b"/a/", entries)
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000])
 def test_the_fragments_make_what_would_be_made_at_once(count: int) -> None:
     entries = shuffled(count)
-    shown = sorted(entries, key=lambda entry: (not entry.is_folder, natural(readable(entry.name)), entry.name))
+    shown = sorted(entries, key=lambda entry: (not entry.is_directory, natural_key(name_text(entry.name)), entry.name))
     told = [
         {
-            "name": readable(entry.name),
-            "href": href(entry.name, entry.is_folder),
-            "type": "directory" if entry.is_folder else "file",
-            "size": None if entry.is_folder else entry.size,
-            "modified": moment(entry.modified),
+            "name": name_text(entry.name),
+            "href": href(entry.name, entry.is_directory),
+            "type": "directory" if entry.is_directory else "file",
+            "size": None if entry.is_directory else entry.size,
+            "modified": iso_time(entry.modified),
         }
         for entry in shown
     ]
     assert as_json(b'/"/', entries) == json.dumps({"path": '/"/', "entries": told}).encode() + b"\n"
-    rows = [row(entry.name, entry.is_folder, entry.size, entry.modified) for entry in shown]
-    folders = sum(entry.is_folder for entry in entries)
+    rows = [table_row(entry.name, entry.is_directory, entry.size, entry.modified) for entry in shown]
+    folders = sum(entry.is_directory for entry in entries)
     table = (
         '<table>\n<thead><tr><th aria-sort="ascending">Name<th>Size<th>Modified (UTC)\n<tbody class="folders">\n'
-        f'{"".join(rows[:folders])}<tbody class="files">\n{"".join(rows[folders:])}</table>\n<script>{SCRIPT}</script>\n'
+        f'{"".join(rows[:folders])}<tbody class="files">\n{"".join(rows[folders:])}</table>\n<script>\n{SCRIPT}</script>\n'
     )
     _, _, behind = as_html(b"/", entries).decode().partition("</p>\n")
     assert behind == f"{table if entries else ''}</html>\n"

@@ -24,7 +24,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.http.response import Record
+from rawservers.http.response import AccessRecord
 from rawservers.logs import error as error_log
 from rawservers.logs import sink
 from rawservers.logs.access import AccessLog, open_target, rotated
@@ -37,8 +37,8 @@ PEER = Peer(("192.0.2.1", 4711), Clock())
 LINE = b"x" * 99 + b"\n"
 
 
-def record(line: str = "GET /f HTTP/1.0", referer: str = "", agent: str = "") -> Record:
-    made = Record(line, None, 200, 100, 12)
+def record(line: str = "GET /f HTTP/1.0", referer: str = "", agent: str = "") -> AccessRecord:
+    made = AccessRecord(line, None, 200, 100, 12)
     made.referer, made.agent = referer, agent
     return made
 
@@ -923,7 +923,7 @@ def fail(request):
     raise ValueError("as told")
 
 error_log.install()
-serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", functions=(("/f", fail),)))
+serve(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", handlers=(("/f", fail),)))
 """
 
 
@@ -950,7 +950,7 @@ def test_a_server_whose_standard_error_is_not_read(folder: Path) -> None:
         assert listening.startswith("http listening on ")
         told = [int(line.split()[2]) for line in lines if line.startswith("error log: ")]
         failures = [line for line in lines if not line.startswith(("error log: ", "  "))]
-        assert set(failures) == {"the function for /f has failed"}
+        assert set(failures) == {"handler for /f failed"}
         size = lines.index(failures[0], 1)  # lines of each
         assert len(lines) - len(told) + sum(told) == answers * size
         assert sum(told) > 1000

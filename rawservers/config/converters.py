@@ -11,7 +11,7 @@ from rawservers.config.keys import LISTEN_KEYS, SITE_KEYS, KeySpec, KeyTree, dot
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
 from rawservers.core.errors import os_error_text
-from rawservers.http.files import hidden
+from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
 from rawservers.services import SERVICES
@@ -221,7 +221,7 @@ def convert_path(value: object, context: Context) -> str:
     path = convert_string(value, context)
     if not path.startswith("/") or path.endswith("/"):
         raise InvalidValue
-    if hidden(os.fsencode(path)):
+    if is_hidden(os.fsencode(path)):
         raise ValueError(f"{toml_string(path)} is never served: it has a segment that is empty or begins with a dot")
     return path
 

@@ -1,5 +1,5 @@
-"""HTTP/1.0 (RFC 1945) as a server meets it today, with the strictness of RFC 9112.
+"""HTTP/1.0 (RFC 1945) for today's clients, as strict as RFC 9112.
 
-Read request.py, response.py and conversation.py; then, for where the answers come from, router.py, site.py, files.py,
-conditional.py, listing/html.py and cache.py.
+Reading order. One connection: request.py, dates.py, response.py, framing.py, conversation.py. Where responses come from:
+router.py, site.py, files.py, then negotiation.py, conditional.py, ranges.py, listing/ and cache.py.
 """

@@ -1,94 +1,91 @@
-"""One HTTP connection: requests in, answers out, in order.
+"""One HTTP connection: requests in, responses out, in order.
 
-The short way first. Clients repeat themselves, so the bytes that one receive brought are looked up whole among the requests
-that were answered before (`recall`); a hit needs no parsing. What is asked for more than once within one wake of the loop, by
-whatever clients, need not even be looked up and put together again (`Stamp.said`). What is not recalled goes the long way:
-gather until a head is complete, cut it off, check it, have it answered (`respond`).
+The fast path comes first. Clients repeat requests byte for byte, so the bytes of one receive are looked up whole in the
+response cache (`Responder.lookup`); a hit needs no parsing. The chunks of a request that comes more than once in one freshness
+epoch, from any client, are sent again as they are (`CommonHeaders.epoch_cache`). All other requests take the slow path: collect
+input until a head is complete, cut it off, parse it, read the body, and get a response (`Responder.respond`).
 
-A call answers so many requests as STEPS of work allow. Then the conversation rests, until its turn comes again: even if there
-is nothing left, so that whoever asks for much is heard in turn.
+A call does at most STEPS of work. Then the conversation takes a turn (Deadline.TURN), even if no input is left, so that a
+client with many requests is read in turn with the others.
 
-A request that cannot be understood is refused, and a refusal is the last word: nothing behind it is looked at, since nobody
-can say where the next request would begin.
+After a malformed request the connection is closed, and what follows is discarded: the boundaries of requests are lost.
 """
 
 from __future__ import annotations
 
-import re
+import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol as Interface
 from typing import TypeAlias
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
-from rawservers.http.request import HEAD_LIMIT, LINE_LIMIT, Refused, Request, check_line, parse, parse_simple
-from rawservers.http.response import Answer, Response, Stamp, error, extent
+from rawservers.http.framing import HeadReader, first_line
+from rawservers.http.request import HTTPError, Request, parse, parse_simple
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length, error_response
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP = Closing.KEEP
 HEAD, IDLE, TURN = Deadline.HEAD, Deadline.IDLE, Deadline.TURN
 
-STEPS = 64  # of work that one call may do, about half a millisecond
-LOOKUP_STEPS = 1  # for an answer that is remembered
-ANSWER_STEPS = 8  # for any other
-BYTES_PER_STEP = 512  # of a head that is long
-BLANK_LIMIT = 4  # empty lines ignored before a request line; RFC 9112 §2.2 asks for one at the least
-BLANK_LINES = re.compile(rb"(?:\r?\n)*")
-HEAD_END = re.compile(rb"\n\r?\n")
+STEPS = 64  # of work in one call, about half a millisecond
+LOOKUP_STEPS = 1  # for a response from the cache
+ANSWER_STEPS = 8  # for any other response
+BYTES_PER_STEP = 512  # of a long request head
 
 
-class Service(Interface):
-    """What answers the requests of a conversation.
+class Responder(typing.Protocol):
+    """The source of a conversation's responses.
 
-    recall(data): the answer to a request whose bytes are exactly `data`, if it is known and still true. room(request): how
-    many bytes of body may come with `request`. respond(request): its answer, once the body is there, or a promise of it, of
-    which answer(request, promise) makes one. respond may raise Refused, and nothing else.
+    lookup(data):              the cached response to a request of exactly these bytes, if it is fresh
+    max_body(request):         the longest body accepted, in bytes; 0: none
+    respond(request):          the response to a request with its body, or a future of one. Raises HTTPError, nothing else
+    prepare(request, future):  the response of a future that is done. Raises nothing
     """
 
-    stamp: Stamp
+    common_headers: CommonHeaders
 
     @property
-    def recall(self) -> Callable[[bytes], Answer | None]: ...
-    def room(self, request: Request) -> int: ...
-    def respond(self, request: Request) -> Answer | Future[Response]: ...
-    def answer(self, request: Request, promise: Future[Response]) -> Answer: ...
+    def lookup(self) -> Callable[[bytes], PreparedResponse | None]: ...
+    def max_body(self, request: Request) -> int: ...
+    def respond(self, request: Request) -> PreparedResponse | Future[Response]: ...
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse: ...
 
 
-Refuse: TypeAlias = Callable[[Refused, Request | None, str], Answer]
+ErrorResponder: TypeAlias = Callable[[HTTPError, Request | None, str], PreparedResponse]
 
 
-def refuse(refusal: Refused, request: Request | None, line: str) -> Answer:
-    """The answer to a request that is refused: `request`, if so much was understood, else one with this request line."""
-    return Answer(error(refusal.status, refusal.why), None, line)
+def respond_to_error(failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
+    """The error response. request: None if the head is malformed; line: the request line, as far as it arrived."""
+    return PreparedResponse(error_response(failure.status, failure.message), None, line)
 
 
 class Conversation(Protocol):
-    """HTTP with one peer.
+    """HTTP with one client.
 
-    requests: how many answers the connection may give (0: any number); refuse: makes the answer to what is refused.
+    max_requests: number of responses after which the connection is closed; 0: no limit. respond_to_error: makes the responses
+    to malformed requests.
     """
 
     __slots__ = (
-        "_at_rest",
-        "_began",
         "_body",
         "_buffer",
-        "_called",
         "_clock",
+        "_common_headers",
         "_counters",
-        "_kept",
-        "_left",
-        "_line_end",
-        "_missed",
+        "_epoch_cacheable",
+        "_future",
+        "_handler_steps",
+        "_kept_alive_at",
+        "_looked_up",
+        "_lookup",
+        "_on_error",
         "_peer",
-        "_promise",
-        "_recall",
-        "_refuse",
+        "_reader",
         "_request",
-        "_scanned",
-        "_service",
-        "_stamp",
+        "_requests_left",
+        "_responder",
+        "_started_at",
         "_steps",
         "closing",
         "waiting",
@@ -96,50 +93,51 @@ class Conversation(Protocol):
 
     closable_when_idle = True
 
-    def __init__(self, peer: Peer, service: Service, requests: int = 0, refuse: Refuse = refuse) -> None:
+    def __init__(
+        self, peer: Peer, responder: Responder, max_requests: int = 0, respond_to_error: ErrorResponder = respond_to_error
+    ) -> None:
         self.closing = KEEP
         self.waiting = HEAD
         self._peer = peer
         self._clock = peer.clock
         self._counters = peer.counters
-        self._refuse = refuse
-        self._service = service
-        self._recall = service.recall
-        self._stamp = service.stamp
-        self._left = requests  # answers that the connection may still give; 0: any number
-        self._at_rest = False  # nothing is under way, and any number of answers may follow
-        self._buffer = bytearray()  # input not yet answered
-        self._missed = 0  # bytes at its front that were looked up already, whole, and are not known
-        self._line_end = 0  # where the request line ends that was found good, though its head is not complete
-        self._scanned = 0  # bytes known to hold no end of a head
-        self._began = 0.0  # when the first of it came
-        self._kept = 0.0  # when an answer last left the connection open
-        self._request: Request | None = None  # one whose body is awaited, or whose answer is
+        self._on_error = respond_to_error
+        self._responder = responder
+        self._lookup = responder.lookup
+        self._common_headers = responder.common_headers
+        self._requests_left = max_requests  # until the connection is closed; 0: no limit
+        self._epoch_cacheable = False  # whether the fast path may use the epoch cache: nothing is pending, no limit of requests
+        self._buffer = bytearray()  # input not yet processed
+        self._looked_up = 0  # length of the receive whose cache lookup failed; the same head is not looked up again
+        self._reader: HeadReader | None = None  # made for the first request on the slow path
+        self._started_at = 0.0  # when the first byte of the present request arrived
+        self._kept_alive_at = 0.0  # when a response last left the connection open
+        self._request: Request | None = None  # that waits for its body or its response
         self._body = bytearray()
-        self._promise: Future[Response] | None = None
-        self._steps = 0  # of work that the present call has done
-        self._called = 0  # the same in functions
+        self._future: Future[Response] | None = None
+        self._steps = 0  # of work done in the present call, without handlers
+        self._handler_steps = 0  # of work done in the present call by handlers
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         clock = self._clock
-        stamp = self._stamp
-        if self._at_rest and stamp.epoch == clock.epoch:
-            chunks = stamp.said.get(data)
+        common = self._common_headers
+        if self._epoch_cacheable and common.epoch == clock.epoch:
+            chunks = common.epoch_cache.get(data)
             if chunks is not None:
                 self._counters.cache_hits += 1
                 return chunks
-        self._at_rest = False
+        self._epoch_cacheable = False
         if not self._buffer and self._request is None and self.closing is KEEP:
-            self._began = clock.now
-            answer = self._recall(data)
-            if answer is not None:
+            self._started_at = clock.now
+            response = self._lookup(data)
+            if response is not None:
                 self._counters.cache_hits += 1
-                chunks = self._say(answer)
-                if answer.epoch == clock.epoch and len(chunks) == 2 and answer.keep and self.closing is KEEP:
-                    stamp.said[data] = chunks  # a small one, which holds no descriptor
-                answer.epoch = clock.epoch
+                chunks = self._serialize(response)
+                if response.epoch == clock.epoch and len(chunks) == 2 and response.keep_alive and self.closing is KEEP:
+                    common.epoch_cache[data] = chunks  # head and body in one chunk, and no file descriptor
+                response.epoch = clock.epoch
                 return chunks
-            self._missed = len(data)
+            self._looked_up = len(data)
         self._buffer += data
         return self._proceed()
 
@@ -147,105 +145,107 @@ class Conversation(Protocol):
         return self._proceed()
 
     def end(self) -> Sequence[Chunk]:
-        self._at_rest = False
+        self._epoch_cacheable = False
         if self.closing is KEEP:
             self.closing = Closing.CLOSE
         return ()
 
     def expire(self) -> Sequence[Chunk]:
-        self._at_rest = False
+        self._epoch_cacheable = False
         self.closing = Closing.LINGER
         if not self._buffer and self._request is None:
             return ()
-        return self._say(self._refused(Refused(408, "The request took too long to arrive."), b""), self._began)
+        return self._serialize(
+            self._error_response(HTTPError(408, "The request did not arrive in time."), b""), self._started_at
+        )
 
     def drain(self) -> Sequence[Chunk]:
-        self._at_rest = False
-        self._left = 1
+        self._epoch_cacheable = False
+        self._requests_left = 1
         if not self._buffer and self._request is None:
             self.waiting = IDLE
         return ()
 
     def connection_lost(self) -> None:
-        self._request = self._promise = None  # which would wake us
+        self._request = self._future = None
 
     def _proceed(self) -> Sequence[Chunk]:
-        """Answer what is in the buffer, until more must come, the connection is to end, or enough has been said."""
+        """Process the buffer until input is missing, the connection is to be closed, or the limits of a call are reached."""
         clock = self._clock
         chunks: list[Chunk] = []
-        said = 0
-        self._steps = self._called = 0
+        queued = 0
+        self._steps = self._handler_steps = 0
         if self.waiting is TURN:
             self.waiting = HEAD if self._buffer else IDLE
         while (self._buffer or self._request) and self.closing is KEEP:
-            if said > HIGH_WATER or self._steps + self._called >= STEPS:
+            if queued > HIGH_WATER or self._steps + self._handler_steps >= STEPS:
                 break
-            answer = self._next_answer(chunks)
-            if answer is None:
+            response = self._next_response(chunks)
+            if response is None:
                 break
-            more = self._say(answer, self._began if self._began < clock.now else 0.0)
-            said += extent(more[:-1])
+            more = self._serialize(response, self._started_at if self._started_at < clock.now else 0.0)
+            queued += body_length(more[:-1])
             chunks += more
-            self._steps += len(more) - 2  # each further piece, of a multipart answer say, is a system call
-            self._began = clock.now
-            clock.epoch += 1  # the request behind this one may be younger than what was looked up so far
-        rests = self._steps >= STEPS or (self._buffer and (said > HIGH_WATER or self._called))
+            self._steps += len(more) - 2  # each further chunk, as of a multipart response, is a system call
+            self._started_at = clock.now
+            clock.epoch += 1  # the next request may have been sent after this response: stat again
+        rests = self._steps >= STEPS or (self._buffer and (queued > HIGH_WATER or self._handler_steps))
         if rests and self.waiting is not Deadline.NONE and self.closing is KEEP:
             self.waiting = TURN
-        clock.work += self._steps + self._called
+        clock.work += self._steps + self._handler_steps
         return tuple(chunks)
 
-    def _next_answer(self, chunks: list[Chunk]) -> Answer | None:
-        """To the first request in the buffer; None if it is not complete yet, or its answer not ready."""
+    def _next_response(self, chunks: list[Chunk]) -> PreparedResponse | None:
+        """The response to the first request in the buffer; None if the request is incomplete or its response not ready."""
         head = b""
         try:
             if self._request is None:
-                found = self._cut_head()
+                found = self._read_head()
                 if found is None:
                     self.waiting = HEAD
                     return None
                 head = found
                 self._steps += LOOKUP_STEPS
-                answer = self._recall(head) if len(head) != self._missed else None
-                self._missed = 0
-                if answer is not None:
+                response = self._lookup(head) if len(head) != self._looked_up else None
+                self._looked_up = 0
+                if response is not None:
                     self._counters.cache_hits += 1
-                    return answer
+                    return response
                 self._steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 self._request = self._parse(head)
-                self._await_body(self._request, chunks)
+                self._check_body(self._request, chunks)
             return self._respond(self._request)
-        except Refused as refusal:
+        except HTTPError as failure:
             self.closing = Closing.LINGER
-            return self._refused(refusal, head)
+            return self._error_response(failure, head)
 
-    def _refused(self, refusal: Refused, head: bytes) -> Answer:
-        """The last answer: to the request under way, or to this head, or to what there is of one."""
+    def _error_response(self, failure: HTTPError, head: bytes) -> PreparedResponse:
+        """The response after which the connection is closed: to the present request, the malformed `head`, or part of one."""
         self._counters.answers += 1
         self._counters.bad_requests += 1
         line = self._request.line if self._request else first_line(head or bytes(self._buffer))
-        return self._refuse(refusal, self._request, line)
+        return self._on_error(failure, self._request, line)
 
     def _parse(self, head: bytes) -> Request:
         return parse_simple(head) or parse(head)
 
-    def _await_body(self, request: Request, chunks: list[Chunk]) -> None:
-        """See whether anybody takes the body of `request`, and tell a peer that waits to be told (RFC 9110 §10.1.1)."""
+    def _check_body(self, request: Request, chunks: list[Chunk]) -> None:
+        """Check the length of the body; send 100 Continue if asked for (RFC 9110 §10.1.1). Raises HTTPError."""
         if not request.length:
             return
-        room = self._service.room(request)
-        if room and request.length > room:
-            raise Refused(413, f"The body is longer than {room} bytes.")
-        if not room:  # nobody takes the body, and it must not be taken for a request
-            request.keep = request.silent = False
+        max_body = self._responder.max_body(request)
+        if max_body and request.length > max_body:
+            raise HTTPError(413, f"The request body is longer than {max_body} bytes.")
+        if not max_body:  # the body is discarded by lingering, so that it is never parsed as a request
+            request.keep_alive = request.connection_unspecified = False
             self.closing = Closing.LINGER
             request.length = 0
         elif request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
             chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
 
-    def _respond(self, request: Request) -> Answer | None:
-        """The answer to `request`; None while its body is incomplete or its answer only promised."""
-        if self._promise is None:
+    def _respond(self, request: Request) -> PreparedResponse | None:
+        """The response to `request`; None while its body is incomplete or its future pending. Raises HTTPError."""
+        if self._future is None:
             if len(self._body) < request.length:
                 missing = request.length - len(self._body)
                 self._body += self._buffer[:missing]
@@ -254,129 +254,71 @@ class Conversation(Protocol):
                 if len(self._body) < request.length:
                     return None
             request.body = bytes(self._body)
-            answer = self._service.respond(request)
-            self._called += request.steps
-            if isinstance(answer, Answer):
-                return self._finished(answer)
-            self._promise = answer
-            self.waiting = Deadline.NONE  # for nothing from the peer
-            answer.add_done_callback(lambda promise: self._peer.wake())
-        if not self._promise.done():
+            response = self._responder.respond(request)
+            self._handler_steps += request.steps
+            if isinstance(response, PreparedResponse):
+                return self._finish(response)
+            self._future = response
+            self.waiting = Deadline.NONE  # no input is read meanwhile
+            response.add_done_callback(lambda future: self._peer.wake())
+        if not self._future.done():
             return None
-        return self._finished(self._service.answer(request, self._promise))
+        return self._finish(self._responder.prepare(request, self._future))
 
-    def _finished(self, answer: Answer) -> Answer:
+    def _finish(self, response: PreparedResponse) -> PreparedResponse:
         self._counters.answers += 1
-        self._request = self._promise = None
+        self._request = self._future = None
         self._body = bytearray()
-        return answer
+        return response
 
-    def _cut_head(self) -> bytes | None:
-        """Take one whole head off the buffer: None while it is incomplete, Refused if it never will be a good one.
+    def _read_head(self) -> bytes | None:
+        """One complete head, removed from the buffer; None while it is incomplete. Raises HTTPError."""
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = HeadReader(self._buffer)
+        head = reader.read()
+        if reader.skipped:
+            self._clock.epoch += 1  # the request may have arrived after the empty lines were reported: stat again
+            reader.skipped = 0
+        return head
 
-        Whatever shows in a part of a head is judged in the order in which it arrives, so that the answer is the same however
-        the head was cut into packets; and only once, so that a head that trickles in costs no more than its bytes.
+    def _serialize(
+        self, response: PreparedResponse, started_at: float = 0.0
+    ) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
+        """The chunks of the response. Sets `closing` and `waiting` for what follows it.
+
+        started_at: when the request began to arrive, for the access log; 0.0: just now.
         """
-        buffer = self._buffer
-        line_end = self._line_end or self._find_line()
-        if not line_end:
-            return None
-        if not self._line_end and parse_simple(bytes(buffer[:line_end])):
-            return self._cut_simple(line_end)
-        end = HEAD_END.search(buffer, max(line_end - 1, self._scanned - 2))
-        size = end.end() if end else len(buffer)
-        if end is None or size > HEAD_LIMIT:
-            if not self._line_end:
-                check_line(bytes(buffer[:line_end]))
-            if size > HEAD_LIMIT:
-                raise Refused(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
-            self._line_end = line_end
-            self._scanned = len(buffer)
-            return None
-        return self._cut(end.end())
-
-    def _find_line(self) -> int:
-        """Where the request line ends, once the empty lines before it are dropped; 0 if it is incomplete."""
-        buffer = self._buffer
-        start = _skip_blank_lines(buffer)
-        line_end = buffer.find(b"\n", start) + 1
-        if (line_end or len(buffer)) - start > LINE_LIMIT:
-            raise Refused(414, f"The request line is longer than {LINE_LIMIT} bytes.")
-        if line_end:
-            del buffer[:start]
-            line_end -= start
-            if start:
-                self._clock.epoch += 1  # the kernel may have reported the empty lines alone: the request is younger
-        return line_end
-
-    def _cut_simple(self, line_end: int) -> bytes:
-        if bytes(self._buffer[line_end:]) not in {b"", b"\n", b"\r\n"}:
-            raise Refused(400, "The request line names no version.")
-        head = self._cut(line_end)
-        self._buffer.clear()
-        return head
-
-    def _cut(self, end: int) -> bytes:
-        head = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        self._line_end = self._scanned = 0
-        return head
-
-    def _say(self, answer: Answer, since: float = 0.0) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
-        """The chunks of `answer`; decides what becomes of the connection after it."""
         clock = self._clock
-        stamp = self._stamp
-        if stamp.epoch != clock.epoch:
-            stamp.renew(clock)
-        if self._left != 1 and (answer.keep or (answer.silent and self._is_reused())):
-            if self._left:
-                self._left -= 1
+        common = self._common_headers
+        if common.epoch != clock.epoch:
+            common.refresh(clock)
+        if self._requests_left != 1 and (response.keep_alive or (response.connection_unspecified and self._is_reused())):
+            if self._requests_left:
+                self._requests_left -= 1
             self.waiting = IDLE
-            self._at_rest = not self._left and not self._buffer
-            self._kept = clock.now
-            lines = stamp.keep
-            answered = answer.kept or answer.end(True, lines)
+            self._epoch_cacheable = not self._requests_left and not self._buffer
+            self._kept_alive_at = clock.now
+            lines = common.keep_alive_lines
+            end = response.end_keepalive or response.make_end(True, lines)
         else:
             if self.closing is KEEP:
                 self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
             self._buffer.clear()
-            lines = stamp.close if answer.before else b""
-            answered = answer.closed or answer.end(False, lines)
-        if since:
-            answered = ResponseEnd(answered.record, since)
-        body = answer.content.body
+            lines = common.close_lines if response.status_line else b""
+            end = response.end_close or response.make_end(False, lines)
+        if started_at:
+            end = ResponseEnd(end.record, started_at)
+        body = response.content.body
         if type(body) is bytes:
-            return b"".join((answer.before, lines, answer.behind, body)), answered
-        head = answer.before + lines + answer.behind
+            return b"".join((response.status_line, lines, response.header_tail, body)), end
+        head = response.status_line + lines + response.header_tail
         pieces = (head, *body) if isinstance(body, tuple) else (head, body)
-        return *pieces, answered
+        return *pieces, end
 
     def _is_reused(self) -> bool:
-        """Whether the present request began after an answer that kept the connection: its client knows what that means.
+        """Whether the request began after a response with "Connection: keep-alive", so that its client understands persistence.
 
-        curl is such a client. It falls back to HTTP/1.0 once it has seen HTTP/1.0, and then says nothing of persistence.
+        curl is such a client: after an HTTP/1.0 response it sends HTTP/1.0 requests without a Connection field.
         """
-        return 0.0 < self._kept < self._began
-
-
-def _skip_blank_lines(buffer: bytes | bytearray) -> int:
-    """Where the request line begins. Raises Refused as soon as it cannot be one."""
-    blank = BLANK_LINES.match(buffer)
-    start = blank.end() if blank else 0
-    if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
-        raise Refused(400, "There are too many empty lines before the request.")
-    if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
-        raise Refused(400, "This is not an HTTP request.")
-    return start
-
-
-def first_line(head: bytes) -> str:
-    """The request line of a head that may be no good one, as far as it goes."""
-    try:
-        start = _skip_blank_lines(head)
-    except Refused:
-        start = 0
-    return head[start:].partition(b"\n")[0].removesuffix(b"\r").decode("latin-1")
-
-
-TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in`: or nothing
+        return 0.0 < self._kept_alive_at < self._started_at

@@ -1,22 +1,23 @@
-"""The files below a folder. The only file that opens any.
+"""The files below a document root, and their cache. The only module that opens files to serve.
 
-Nothing outside the root is ever opened, and no name that begins with a dot but /.well-known/. A path is not trusted for that:
-links can lead anywhere, and can change between a look and an open. So what a path names is first opened as a mere place
-(O_PATH, which touches nothing, not even a FIFO), the kernel is asked where that place really is, and only a regular file
-inside the root is then opened through the same descriptor.
+Nothing outside the root is opened, and no name that begins with a dot, except /.well-known/. Checking a path is not enough for
+that: symbolic links can lead anywhere, and can change between a check and an open. So a path is first opened with O_PATH, which
+has no side effects, not even on a FIFO. The kernel then gives the real path of that descriptor (/proc/self/fd), and only a
+regular file whose real path is below the root is opened for reading, through the same descriptor.
 
-Files are remembered by path, the small ones' content and the large ones' open descriptor, and this memory is never stale. All
-this must be as it was before it is used, at most once per wake of the loop:
+Files are cached by path, small ones with their content, large ones with an open descriptor. A cached file is never stale.
+Before it is used, at most once per freshness epoch, these are checked:
 
-- the file, where it really is: its device, inode, size, and the times of its last change to the nanosecond. That is one lstat;
-- each folder from the root to there: still a folder, and no link. Otherwise one that was moved out of the root, and left a link
-  in its place, would go on being served. One lstat each, for all the files beyond it together: a file in the root itself needs
-  one system call, any other one more per level. In return nothing has to be remembered that could be wrong;
-- what a link that led there leads to, and the file's precompressed neighbours, there or not. One stat each.
+- the file at its real path, by one lstat: device, inode, size, mtime and ctime in nanoseconds;
+- each directory from the root to the file, by one lstat: still a directory, and no link. Otherwise a directory that was moved
+  out of the root, with a link left in its path_fd, would still be served. The check is shared by all files below it. So a file
+  in the root takes one system call, and any other one more per level;
+- the link by which the file was found, if there is one, and the file's precompressed variants, present or not, by one stat
+  each.
 
-A file that changed a moment ago is not remembered at all: the file system's clock is so coarse that a second change could leave
-the same times behind. What no stat can tell is content that arrives later than the time it is given: stored through a mapping
-(mmap), or by a write that was interrupted in its middle. Who replaces files by renaming new ones has neither to fear.
+A file that has just changed is not cached: the clock of the file system is coarse, and a second change could leave the same
+times. Not detected is content that arrives later than its mtime: through a shared mapping (mmap), or in the middle of an
+interrupted write. Files that are replaced by rename are safe.
 """
 
 from __future__ import annotations
@@ -32,45 +33,46 @@ from weakref import WeakValueDictionary
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.cache import Cache
-from rawservers.http.listing.html import Entry
+from rawservers.http.listing.entries import ListingEntry
 
-SMALL = 16384  # bytes up to which a file is kept in memory, and leaves in one piece with its head
-OVERHEAD, BESIDES = 900, 250  # bytes that Python takes for a remembered file, and for each place that it depends on
+SMALL_FILE = 16384  # bytes up to which the content is cached in memory, and sent in one chunk with the head
+FILE_OVERHEAD = 900  # bytes of Python objects for a cached file, besides its content
+DEPENDENCY_OVERHEAD = 250  # and for each of its dependencies
 
-NEVER = (-1, -1, -1, -1, -1)  # no file's signature
-SETTLED = 0.020  # seconds after a change until the times tell changes apart: two ticks of a 100 Hz kernel
-SETTLED_COARSE = 2.0  # the same where the file system keeps whole seconds only (FAT: two)
+NO_SIGNATURE = (-1, -1, -1, -1, -1)  # equals that of no file
+MTIME_GRACE = 0.020  # seconds in which a second change may leave the same mtime: two ticks of a 100 Hz kernel
+MTIME_GRACE_COARSE = 2.0  # the same on file systems with whole seconds (FAT: two)
 
 Signature: TypeAlias = "tuple[int, int, int, int, int]"
 
-# What tells a file, and each state of it, from any other.
+# The identity and version of a file: two files, or two states of one, differ in it.
 signature: Callable[[os.stat_result], Signature] = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 
 
-class Seen:
-    """What a path named when it was looked up: a file in a certain state, or nothing. A source of answers."""
+class PathSnapshot:
+    """The state of a path, by stat: the signature of the file, None if there was none. A Dependency."""
 
     __slots__ = ("epoch", "modified", "path", "signature")
 
     def __init__(self, path: bytes, epoch: int) -> None:
-        status = look(path)
+        status = stat_or_none(path)
         self.path = path
         self.signature: Signature | None = status and signature(status)
         self.modified = status.st_mtime if status else 0.0
         self.epoch = epoch
 
-    def confirm(self, epoch: int) -> bool:
-        """Whether the path still names that, looked up at most once per wake."""
+    def is_fresh(self, epoch: int) -> bool:
+        """Whether the path is in the same state; checked at most once per epoch."""
         if self.epoch != epoch:
-            status = look(self.path)
+            status = stat_or_none(self.path)
             if (status and signature(status)) != self.signature:
                 return False
             self.epoch = epoch
         return True
 
 
-class Folder:
-    """A folder on the way to a file, and no link to one. A source of answers."""
+class Directory:
+    """A directory above a cached file, and no link to one. A Dependency."""
 
     __slots__ = ("__weakref__", "_path", "epoch")
 
@@ -78,8 +80,8 @@ class Folder:
         self._path = path
         self.epoch = -1
 
-    def confirm(self, epoch: int) -> bool:
-        """Whether it still is, looked up at most once per wake."""
+    def is_fresh(self, epoch: int) -> bool:
+        """Whether the path is still a directory; checked at most once per epoch."""
         if self.epoch != epoch:
             try:
                 if not stat.S_ISDIR(os.lstat(self._path).st_mode):
@@ -91,26 +93,28 @@ class Folder:
 
 
 class File:
-    """A regular file as it stood when it was opened.
+    """A regular file as it was when it was opened. A Dependency, and an entry of the file cache.
 
-    body: its content, or a slice of its whole length; size: in bytes; modified, modified_ns: when it last changed, in seconds
-    and ns since 1970; steady: whether it is remembered, for which that must be long enough ago; neighbours: what its name with
-    each of the endings it was looked up with named then. A source of answers: it confirms itself, the way to it, and them.
+    body:       the content, or a slice of the whole file
+    size:       in bytes
+    modified, modified_ns:  mtime in seconds, and in nanoseconds, since 1970
+    cacheable:  whether it is in the cache; false for a file that has just changed
+    variants:   snapshots of its path + .br, .zst, .gz, in the order of `suffixes`
     """
 
     __slots__ = (
-        "_others",
+        "_dependencies",
         "_path",
         "_signature",
         "body",
+        "cacheable",
+        "clock_mark",
         "cost",
         "epoch",
         "modified",
         "modified_ns",
-        "neighbours",
-        "passed",
         "size",
-        "steady",
+        "variants",
     )
 
     def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: Clock) -> None:
@@ -120,42 +124,43 @@ class File:
         self.size = status.st_size if isinstance(body, FileSlice) else len(body)
         self.modified = status.st_mtime
         self.modified_ns = status.st_mtime_ns
-        self.neighbours: tuple[Seen, ...] = ()
-        self._others: tuple[Folder | Seen, ...] = ()
-        self.epoch = self.passed = clock.epoch
-        self.cost = OVERHEAD + len(path)
-        self.steady = clock.time - max(status.st_mtime, status.st_ctime) >= settling_time(status)
+        self.variants: tuple[PathSnapshot, ...] = ()
+        self._dependencies: tuple[Directory | PathSnapshot, ...] = ()
+        self.epoch = self.clock_mark = clock.epoch
+        self.cost = FILE_OVERHEAD + len(path)
+        self.cacheable = clock.time - max(status.st_mtime, status.st_ctime) >= mtime_grace(status)
 
-    def lie(self, way: Iterable[Folder | Seen], neighbours: Iterable[Seen]) -> None:
-        """It is found by this way, and beside these neighbours."""
-        self.neighbours = tuple(neighbours)
-        self._others = (*way, *self.neighbours)
-        self.cost += BESIDES * len(self._others)
+    def set_dependencies(self, parents: Iterable[Directory | PathSnapshot], variants: Iterable[PathSnapshot]) -> None:
+        """Set the dependencies besides the file itself: the directories above it and links to it, and its variants."""
+        self.variants = tuple(variants)
+        self._dependencies = (*parents, *self.variants)
+        self.cost += DEPENDENCY_OVERHEAD * len(self._dependencies)
 
-    def confirm(self, epoch: int) -> bool:
-        """Whether the path still names this file, unchanged, and its neighbours are what they were."""
+    def is_fresh(self, epoch: int) -> bool:
+        """Whether the file and all its dependencies are unchanged."""
         if self.epoch != epoch:
             try:
                 if signature(os.lstat(self._path)) != self._signature:
                     return False
             except OSError:
                 return False
-            for source in self._others:
-                if source.epoch != epoch and not source.confirm(epoch):
+            for dependency in self._dependencies:
+                if dependency.epoch != epoch and not dependency.is_fresh(epoch):
                     return False
             self.epoch = epoch
         return True
 
-    def leave(self) -> None:
-        """It is forgotten: let go of its content, whoever still means to lend it."""
-        self._signature = NEVER
+    def on_evict(self) -> None:
+        """Release the content, and invalidate the cached responses that share it."""
+        self._signature = NO_SIGNATURE
         self.epoch = -1
         del self.body
 
 
-class Memory:
-    """Files remembered, those of all sites: at most `entries`, of which at most `open_files` are large ones; `size` bytes of
-    the small ones.
+class FileCache:
+    """The cached files of all sites.
+
+    entries: number of files; size: bytes of the small ones; open_files: number of large ones, at most half of `entries`.
     """
 
     def __init__(self, entries: int, size: int, open_files: int) -> None:
@@ -167,181 +172,181 @@ class Memory:
         return self.small.get(key) or self.large.get(key)
 
     def put(self, key: Hashable, file: File) -> bool:
-        """Remember `file`, if it is worth that."""
+        """Insert `file`. Returns False if it is too large for the cache."""
         return (self.large if isinstance(file.body, FileSlice) else self.small).put(key, file)
 
-    def drop(self, key: Hashable) -> None:
-        """Forget the file of `key`, if there is one."""
-        self.small.drop(key)
-        self.large.drop(key)
+    def discard(self, key: Hashable) -> None:
+        """Remove the file of `key`, if there is one."""
+        self.small.discard(key)
+        self.large.discard(key)
 
 
-class Files:
-    """The files below `root`, a folder's path. endings: those of the neighbours that matter to a file of a given path."""
+class DocumentRoot:
+    """The files below the directory `root`. suffixes: those of the precompressed variants of a given path."""
 
-    def __init__(self, root: str, clock: Clock, endings: Callable[[bytes], tuple[bytes, ...]], memory: Memory) -> None:
+    def __init__(self, root: str, clock: Clock, suffixes: Callable[[bytes], tuple[bytes, ...]], cache: FileCache) -> None:
         self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
-        # Where the root really is, with a slash behind it; the device and inode of that folder. Always replaced as a whole,
-        # since threads look there too.
-        self._landing: tuple[bytes, tuple[int, int] | None] = b"", None
+        # The real path of the root, with a slash at its end, and its device and inode. Always replaced as a whole: the
+        # builder's thread reads it as well.
+        self._real_root: tuple[bytes, tuple[int, int] | None] = b"", None
         self._clock = clock
-        self._endings = endings
-        self._memory = memory
-        self._folders: WeakValueDictionary[bytes, Folder] = WeakValueDictionary()  # as long as there are files beyond them
+        self._suffixes = suffixes
+        self._cache = cache
+        self._directories: WeakValueDictionary[bytes, Directory] = WeakValueDictionary()  # those above cached files
 
     def find(self, path: bytes) -> File:
-        """The regular file at `path`, which begins with a slash: remembered, or looked up anew.
+        """The regular file at `path`, which begins with a slash: from the cache, or opened.
 
-        Its body is there until another one is found. IsADirectoryError for a folder, FileNotFoundError for what is hidden or
-        leads outside, PermissionError for what is neither file nor folder, or another OSError.
+        The body is valid until the next call. Raises IsADirectoryError for a directory, FileNotFoundError also for hidden files
+        and those outside the root, PermissionError for special files, and other OSErrors.
         """
-        key = (self, path)  # sites differ in the neighbours that matter to them
-        file = self._memory.get(key)
-        if file is None or not file.confirm(self._clock.epoch):
-            self._memory.drop(key)
+        key = (self, path)  # sites may differ in their variants
+        file = self._cache.get(key)
+        if file is None or not file.is_fresh(self._clock.epoch):
+            self._cache.discard(key)
             file = self._load(path)
-            file.steady = file.steady and self._memory.put(key, file)
+            file.cacheable = file.cacheable and self._cache.put(key, file)
         return file
 
-    def look(self, path: bytes) -> Seen:
-        """What `path` names now, if anything, as a source: for an answer that depends on its absence."""
-        return Seen(self._root + path, self._clock.epoch)
+    def snapshot(self, path: bytes) -> PathSnapshot:
+        """The present state of `path`, for a response that depends on its absence."""
+        return PathSnapshot(self._root + path, self._clock.epoch)
 
-    def is_folder(self, path: bytes) -> bool:
-        """Whether `path` names a folder that may be served."""
+    def is_directory(self, path: bytes) -> bool:
+        """Whether `path` is a directory below the root, and not hidden."""
         try:
             os.close(self._open(path)[0])
         except OSError as failure:
             return isinstance(failure, IsADirectoryError)
         return False
 
-    def check_folder(self, path: bytes) -> None:
-        """OSError unless the folder at `path` can be read."""
-        os.close(self._open_folder(path))
+    def check_readable(self, path: bytes) -> None:
+        """Raises OSError unless the directory at `path` can be read."""
+        os.close(self._open_directory(path))
 
-    def entries(self, path: bytes) -> Iterator[Entry]:
-        """What may be served of the folder at `path`. OSError if it cannot be read. From any thread: it touches no memory.
+    def list_directory(self, path: bytes) -> Iterator[ListingEntry]:
+        """The entries of the directory at `path` that may be served. Raises OSError. Thread-safe: it uses no cache.
 
-        An entry that is no link lies in the folder, and with it in the root, so that one look by name is enough.
+        An entry that is not a link is in the directory, and so below the root: one stat by name is enough.
         """
-        folder = self._open_folder(path)
+        directory = self._open_directory(path)
         try:
-            with os.scandir(folder) as found:
+            with os.scandir(directory) as found:
                 for item in found:
-                    entry = self._entry(path, item)
+                    entry = self._listing_entry(path, item)
                     if entry is not None:
                         yield entry
         finally:
-            os.close(folder)
+            os.close(directory)
 
-    def _open_folder(self, path: bytes) -> int:
-        """A descriptor of the folder at `path`, to read it."""
-        place, _ = self._place(path)
+    def _open_directory(self, path: bytes) -> int:
+        """A descriptor of the directory at `path`, for reading it. Raises OSError."""
+        path_fd, _ = self._open_path(path)
         try:
-            return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return os.open(b"/proc/self/fd/%d" % path_fd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         finally:
-            os.close(place)
+            os.close(path_fd)
 
-    def _entry(self, path: bytes, item: os.DirEntry[str]) -> Entry | None:
-        """What stands in the folder at `path`, if it may be served."""
+    def _listing_entry(self, path: bytes, item: os.DirEntry[str]) -> ListingEntry | None:
+        """The listing entry for `item` of the directory at `path`; None if it may not be served."""
         name = os.fsencode(item.name)
-        if hidden(path + name):
+        if is_hidden(path + name):
             return None
         try:
             status = item.stat(follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                status = self._status(path + name)
-        except OSError:  # gone meanwhile, or a link that leads outside
+                status = self._stat(path + name)
+        except OSError:  # removed meanwhile, or a link that leads out of the root
             return None
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             return None
-        return Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+        return ListingEntry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
 
-    def _status(self, path: bytes) -> os.stat_result:
-        """That of what `path` names, wherever links lead inside the root."""
-        place, _ = self._place(path)
+    def _stat(self, path: bytes) -> os.stat_result:
+        """The status of the file at `path`, followed through links that stay below the root. Raises OSError."""
+        path_fd, _ = self._open_path(path)
         try:
-            return os.fstat(place)
+            return os.fstat(path_fd)
         finally:
-            os.close(place)
+            os.close(path_fd)
 
     def _load(self, path: bytes) -> File:
-        fd, landed = self._open(path)
+        fd, real_path = self._open(path)
         opened = OpenFile(fd, os.close)
         before = os.fstat(fd)
-        if before.st_size > SMALL:
-            file = File(self._root + landed, before, FileSlice(opened, 0, before.st_size), self._clock)
+        if before.st_size > SMALL_FILE:
+            file = File(self._root + real_path, before, FileSlice(opened, 0, before.st_size), self._clock)
         else:
-            file = File(self._root + landed, before, read_all(fd, before.st_size), self._clock)
+            file = File(self._root + real_path, before, read_all(fd, before.st_size), self._clock)
             file.cost += file.size
             if signature(os.fstat(fd)) != signature(before) or file.size != before.st_size:
-                file.steady = False  # it was being written meanwhile
-        way: list[Folder | Seen] = list(self._way(landed))
-        if landed != path:
-            link = self.look(path)
-            file.steady &= link.signature == signature(before)
-            way.append(link)
-        file.lie(way, [self.look(path + ending) for ending in self._endings(path)])
+                file.cacheable = False  # it changed while it was read
+        parents: list[Directory | PathSnapshot] = list(self._parents(real_path))
+        if real_path != path:
+            link = self.snapshot(path)
+            file.cacheable &= link.signature == signature(before)
+            parents.append(link)
+        file.set_dependencies(parents, [self.snapshot(path + suffix) for suffix in self._suffixes(path)])
         return file
 
-    def _way(self, path: bytes) -> Iterator[Folder]:
-        """The folders from the root to `path`, the same ones for all files beyond them."""
+    def _parents(self, path: bytes) -> Iterator[Directory]:
+        """The directories between the root and `path`, shared by all files below them."""
         end = 0
         while (end := path.find(b"/", end + 1)) > 0:
-            place = self._root + path[:end]
-            folder = self._folders.get(place)
-            if folder is None:
-                folder = self._folders[place] = Folder(place)
-            yield folder
+            parent = self._root + path[:end]
+            directory = self._directories.get(parent)
+            if directory is None:
+                directory = self._directories[parent] = Directory(parent)
+            yield directory
 
     def _open(self, path: bytes) -> tuple[int, bytes]:
-        """A descriptor of the regular file at `path`, wherever links lead inside the root, and its real path there."""
-        place, landed = self._place(path)
+        """A descriptor of the regular file at `path`, and its real path below the root. Raises OSError."""
+        path_fd, real_path = self._open_path(path)
         try:
-            mode = os.fstat(place).st_mode
+            mode = os.fstat(path_fd).st_mode
             if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, "a folder")
+                raise IsADirectoryError(errno.EISDIR, "is a directory")
             if not stat.S_ISREG(mode):
                 raise PermissionError(errno.EACCES, "not a regular file")
-            return os.open(b"/proc/self/fd/%d" % place, os.O_RDONLY | os.O_CLOEXEC), landed
+            return os.open(b"/proc/self/fd/%d" % path_fd, os.O_RDONLY | os.O_CLOEXEC), real_path
         finally:
-            os.close(place)
+            os.close(path_fd)
 
-    def _place(self, path: bytes) -> tuple[int, bytes]:
-        """A descriptor that stands for what `path` names, without opening it, and where in the root that really is.
+    def _open_path(self, path: bytes) -> tuple[int, bytes]:
+        """An O_PATH descriptor of `path`, and its real path below the root.
 
-        FileNotFoundError if it may not be served.
+        Raises FileNotFoundError for hidden files and those outside the root, and other OSErrors.
         """
-        if hidden(path):
+        if is_hidden(path):
             raise FileNotFoundError(errno.ENOENT, "hidden")
-        place = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
+        path_fd = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
         try:
-            landed = self._inside(os.readlink(b"/proc/self/fd/%d" % place))
-            if landed is not None:
-                return place, landed
+            real_path = self._path_below_root(os.readlink(b"/proc/self/fd/%d" % path_fd))
+            if real_path is not None:
+                return path_fd, real_path
         except OSError:
-            os.close(place)
+            os.close(path_fd)
             raise
-        os.close(place)
-        raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden there")
+        os.close(path_fd)
+        raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden")
 
-    def _inside(self, place: bytes) -> bytes | None:
-        """Where in the root a place is that the kernel names, from a slash on; None if it may not be served."""
+    def _path_below_root(self, path: bytes) -> bytes | None:
+        """The part of a real path that is below the root, with a leading slash; None if outside the root, or hidden."""
         status = os.stat(self._root or b"/")
-        root = status.st_dev, status.st_ino
-        landing, landed = self._landing
-        if root != landed or not (place + b"/").startswith(landing):
-            # The root is, or its path has, a link that has been moved, as deployments do.
-            landing = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
-            self._landing = landing, root
-            if not (place + b"/").startswith(landing):
+        present_id = status.st_dev, status.st_ino
+        real_root, root_id = self._real_root
+        if present_id != root_id or not (path + b"/").startswith(real_root):
+            # The root was replaced: it is, or its path contains, a link that now leads elsewhere, as deployments do.
+            real_root = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
+            self._real_root = real_root, present_id
+            if not (path + b"/").startswith(real_root):
                 return None
-        path = b"/" + place[len(landing) :]
-        return None if hidden(path) else path
+        below = b"/" + path[len(real_root) :]
+        return None if is_hidden(below) else below
 
 
-def hidden(path: bytes) -> bool:
-    """Whether `path` has an empty segment, or one that begins with a dot; /.well-known/ (RFC 8615) is not hidden."""
+def is_hidden(path: bytes) -> bool:
+    """Whether a segment of `path` is empty or begins with a dot; a leading /.well-known/ (RFC 8615) is not hidden."""
     if b"/." not in path and b"//" not in path:
         return False
     segments = path.split(b"/")[1:]
@@ -350,20 +355,20 @@ def hidden(path: bytes) -> bool:
     return any(segment.startswith(b".") for segment in segments) or b"" in segments[:-1]
 
 
-def look(path: bytes) -> os.stat_result | None:
+def stat_or_none(path: bytes) -> os.stat_result | None:
     try:
         return os.stat(path)
     except OSError:
         return None
 
 
-def settling_time(status: os.stat_result) -> float:
+def mtime_grace(status: os.stat_result) -> float:
     coarse = status.st_mtime_ns % 1_000_000_000 == 0 and status.st_ctime_ns % 1_000_000_000 == 0
-    return SETTLED_COARSE if coarse else SETTLED
+    return MTIME_GRACE_COARSE if coarse else MTIME_GRACE
 
 
 def read_all(fd: int, size: int) -> bytes:
-    """Up to `size` bytes of a file from its beginning."""
+    """The first `size` bytes of a file; fewer if it is shorter."""
     parts = []
     while size > 0 and (part := os.read(fd, size)):
         parts.append(part)

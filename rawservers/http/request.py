@@ -1,17 +1,12 @@
-"""Bytes -> Request, by RFC 1945 and RFC 9112.
+"""The request parser: bytes -> Request, by RFC 1945 and RFC 9112.
 
-A request head is checked whole, by a few compiled patterns, before anything in it is believed. The checks come in this
-order, and the first that fails decides the answer: request line, header syntax, Host, framing, method, target. Where the
-end of the request is in doubt (a bad Content-Length, any Transfer-Encoding), the connection ends with the answer: what
-follows can never be taken for another request.
+A request head is validated as a whole, by a few compiled patterns, before any part of it is used. The first check that fails
+decides the response, in this order: request line, header syntax, Host, body length, method, target. Where the end of the
+request is in doubt (a malformed Content-Length, any Transfer-Encoding), the connection is closed after the response, so that
+what follows is never parsed as another request (request smuggling).
 
-Text is Latin-1 throughout, as HTTP's own octets are: nothing is lost, and no byte can be mistaken for white space or a
-digit that only Unicode knows. The patterns say what is allowed, never what is not.
-
-Most heads differ from earlier ones only in lines that decide nothing: a cookie, the name of the browser, the page before.
-`essence` takes those out, so that what is left can be looked up among requests that have passed all checks. Only whole lines
-go, each of them as well formed as `parse` demands, and none behind the end: so if what is left is what a good head leaves,
-the head is a good one, and asks for the same.
+Text is Latin-1 throughout: each octet is one character, nothing is lost, and no octet matches white space or digits that exist
+in Unicode only. The patterns list what is allowed, not what is forbidden.
 """
 
 from __future__ import annotations
@@ -19,9 +14,7 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
-LINE_LIMIT = 8192  # bytes of a request line; RFC 9112 §3 asks for 8000 at the least, nginx and Apache stop at 8 KiB
-HEAD_LIMIT = 32768  # bytes of a whole head; nginx takes 4 lines of 8 KiB
-FIELD_LIMIT = 100  # header lines; Apache's LimitRequestFields
+FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 VALUE = r"[\t -~\x80-\xff]*"
@@ -30,52 +23,52 @@ SIMPLE_REQUEST = re.compile(r"GET ([!-~]+)\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
 HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
-LENGTH = re.compile(r"[0-9]{1,18}")
-ABSOLUTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
-
-# The fields that an answer from a file may depend on: whoever looks at one more of them adds it here.
-DECISIVE = (
-    "accept-encoding", "authorization", "connection", "content-length", "host", "if-match", "if-modified-since",
-    "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
-)  # fmt: skip
-INDECISIVE = re.compile(rf"\n(?!(?i:{'|'.join(DECISIVE)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
-LOGGED = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
+CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
 
 KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
-WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
-class Refused(Exception):
-    """The request cannot be answered as it wishes: an HTTP status, and a sentence for whoever reads the answer."""
+class HTTPError(Exception):
+    """An HTTP error response to a request: its status, and a sentence for the error page. The connection is closed after it."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(status, why)
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
         self.status = status
-        self.why = why
+        self.message = message
 
 
 class Request:
-    """A request head that has passed every check but that of its target.
+    """A request whose head is valid, except for its target, which `decode_target` checks.
 
-    head: its exact bytes; line: the request line; method, target: as sent; version: (1, 0) or (1, 1), (0, 9) for a simple
-    request; fields: header values by lower-case name, repeated ones joined by ", " (RFC 9110 §5.3); host: without the port,
-    lower case, "" if the request names none; length: bytes of body that follow; keep: whether the connection is to persist;
-    silent: whether the request leaves that to what was usual in HTTP/1.0, by saying nothing; body: what followed the head;
-    query: with its "?", "" if there is none (once `locate` was called); steps: of work that its answer takes.
+    head:     the exact bytes of the head
+    line:     the request line, without its line end
+    method:   as sent
+    target:   as sent
+    version:  (1, 0) or (1, 1); (0, 9) for a simple request
+    fields:   header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
+    host:     the host name in lower case, without the port; "" if the request has none
+    query:    the query with its "?", "" if there is none; set by `decode_target`
+    length:   length of the body in bytes
+    body:     the body
+    steps:    steps of work that the response takes, see core/protocol.py
+    keep_alive:              whether the connection stays open after the response
+    connection_unspecified:  whether this is an HTTP/1.0 request without a Connection field
     """
 
     __slots__ = (
         "_path",
         "body",
+        "connection_unspecified",
         "fields",
         "head",
         "host",
-        "keep",
+        "keep_alive",
         "length",
         "line",
         "method",
         "query",
-        "silent",
         "steps",
         "target",
         "version",
@@ -90,8 +83,8 @@ class Request:
         self.fields: dict[str, str] = {}
         self.host = ""
         self.length = 0
-        self.keep = False
-        self.silent = False
+        self.keep_alive = False
+        self.connection_unspecified = False
         self.body = b""
         self.query = ""
         self.steps = 0
@@ -99,111 +92,90 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path as text; bytes in it that are not UTF-8 are surrogates (PEP 383)."""
-        return self.locate().decode("utf-8", "surrogateescape")
+        """The path as text; bytes that are not UTF-8 are surrogates (PEP 383). Raises HTTPError."""
+        return self.decode_target().decode("utf-8", "surrogateescape")
 
-    def locate(self) -> bytes:
-        """The path, percent-decoded once (RFC 1945 §5.1.2); sets `query`. Raises Refused.
+    def decode_target(self) -> bytes:
+        """The path in bytes, percent-decoded once (RFC 1945 §5.1.2); sets `query`. Raises HTTPError.
 
-        A target in absolute form also names the host, which counts more than the Host header (RFC 9112 §3.2.2).
+        The host of a target in absolute form replaces that of the Host field (RFC 9112 §3.2.2).
         """
         if self._path is None:
-            self._path = self._locate()
+            self._path = self._decode_target()
         return self._path
 
-    def _locate(self) -> bytes:
+    def _decode_target(self) -> bytes:
         target = self.target
         if not target.startswith("/"):
             self.host, target = _split_absolute(target)
         if "#" in target:
-            raise Refused(400, "A fragment is not part of what is asked of a server.")
+            raise HTTPError(400, "The request target contains a fragment (#).")
         path, mark, query = target.partition("?")
         self.query = mark + query
         if "%" not in path:
             return path.encode("latin-1")
         if re.search("%(?![0-9A-Fa-f]{2})", path):
-            raise Refused(400, "A percent sign in the path is not followed by two hexadecimal digits.")
+            raise HTTPError(400, "The path contains a percent sign that is not followed by two hexadecimal digits.")
         if "%00" in path:
-            raise Refused(400, "The path holds a NUL.")
+            raise HTTPError(400, "The path contains a NUL byte.")
         if re.search("%2f", path, re.IGNORECASE):
-            raise Refused(404, "No name here holds an encoded slash.")
+            raise HTTPError(404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
         return unquote_to_bytes(path)
 
 
-def located(request: Request) -> bytes | None:
-    """The path, or None if the target is malformed: for what comes before that is answered."""
+def path_or_none(request: Request) -> bytes | None:
+    """The path in bytes, or None if the target is malformed: for routing, which comes before the error response."""
     try:
-        return request.locate()
-    except Refused:
+        return request.decode_target()
+    except HTTPError:
         return None
-
-
-def essence(head: bytes) -> tuple[bytes] | None:
-    """What is left of `head` without the lines that decide nothing; None if it is not one whole head with the usual line ends.
-
-    In a tuple: so it is never mistaken for the bytes of a request, which nobody has checked.
-    """
-    size = len(head)
-    if size > HEAD_LIMIT or not head.endswith(b"\r\n\r\n") or (size > FIELD_LIMIT and head.count(b"\n") > FIELD_LIMIT):
-        return None
-    return (INDECISIVE.sub(b"", head),)
-
-
-def logged(head: bytes) -> list[bytes]:
-    """The lines of a good head that name what the access log tells of it besides the request line."""
-    return LOGGED.findall(head)
-
-
-def tell(lines: list[bytes]) -> dict[str, str]:
-    """The fields that `logged` lines hold, as `parse` would give them."""
-    fields: dict[str, str] = {}
-    _collect(FIELD.findall(b"".join(lines).decode("latin-1")), fields)
-    return fields
 
 
 def parse_simple(line: bytes) -> Request | None:
-    """The HTTP/0.9 request that `line` is (RFC 1945 §5), or None."""
+    """The HTTP/0.9 request (RFC 1945 §5) on `line`, line end included; None if it is not one."""
     match = SIMPLE_REQUEST.fullmatch(line.decode("latin-1"))
     if match is None:
         return None
     return Request(line, match[0].rstrip("\r\n"), "GET", match[1], (0, 9))
 
 
-def check_line(line: bytes) -> None:
-    """Refuse a complete request line, with its line end, that no HTTP/1 request begins with."""
+def check_request_line(line: bytes) -> None:
+    """Check a complete request line, line end included. Raises HTTPError unless it is one of HTTP/1."""
     _request_line(line.decode("latin-1"))
 
 
 def parse(head: bytes) -> Request:
-    """The request whose complete head, blank line included, is `head`. Raises Refused."""
+    """The request with the complete head `head`, blank line included. Raises HTTPError."""
     text = head.decode("latin-1")
     match = _request_line(text)
     request = Request(head, match[0].rstrip("\r\n"), match[1], match[2], (1, min(int(match[4]), 1)))
     if FIELDS.fullmatch(text, match.end()) is None:
-        raise Refused(400, "A header line is malformed.")
-    names = _collect(FIELD.findall(text, match.end()), request.fields)
+        raise HTTPError(400, "The request contains a malformed header line.")
+    names = collect_fields(FIELD.findall(text, match.end()), request.fields)
     request.host = _host(request, names)
-    request.length = _body_length(request, names)
-    request.keep = _persists(request)
-    request.silent = request.version == (1, 0) and "connection" not in names and request.method not in WITH_BODY
+    request.length = _content_length(request, names)
+    request.keep_alive = _is_keep_alive(request)
+    request.connection_unspecified = (
+        request.version == (1, 0) and "connection" not in names and request.method not in BODY_METHODS
+    )
     if request.method not in KNOWN_METHODS:
-        raise Refused(501, "This server knows no such method.")
+        raise HTTPError(501, "This server does not implement the request method.")
     return request
 
 
 def _request_line(text: str) -> re.Match[str]:
     match = REQUEST_LINE.match(text)
     if match is None:
-        raise Refused(400, "The request line is malformed.")
+        raise HTTPError(400, "The request line is malformed.")
     if match[3] != "1":
-        raise Refused(505, "This server speaks HTTP/1.0, and understands HTTP/1.1.")
+        raise HTTPError(505, "This server supports HTTP/1.0 and HTTP/1.1 requests only.")
     return match
 
 
-def _collect(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list[str]:
-    """Put header lines into `fields`; the names as they come, for whoever must know of repeated ones."""
+def collect_fields(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list[str]:
+    """Add header lines to `fields`; returns their names in order, so that repeated ones can be counted. Raises HTTPError."""
     if len(pairs) > FIELD_LIMIT:
-        raise Refused(431, f"There are more than {FIELD_LIMIT} header lines.")
+        raise HTTPError(431, f"The request has more than {FIELD_LIMIT} header lines.")
     names = [name.lower() for name, _ in pairs]
     for name, (_, value) in zip(names, pairs, strict=True):
         value = value.rstrip(" \t")
@@ -212,59 +184,60 @@ def _collect(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list[str]:
 
 
 def _host(request: Request, names: list[str]) -> str:
-    """RFC 9112 §3.2: at most one Host, well formed; in HTTP/1.1 exactly one."""
+    """The host name. RFC 9112 §3.2: at most one valid Host field, in HTTP/1.1 exactly one."""
     if names.count("host") > 1:
-        raise Refused(400, "There is more than one Host header.")
+        raise HTTPError(400, "The request has more than one Host header.")
     value = request.fields.get("host", "")
     if not value:
         if request.version == (1, 1):
-            raise Refused(400, "An HTTP/1.1 request must name its Host.")
+            raise HTTPError(400, "An HTTP/1.1 request must have a Host header.")
         return ""
-    return _host_name(value)
+    return parse_host(value)
 
 
-def _host_name(value: str) -> str:
+def parse_host(value: str) -> str:
+    """The host name of `host[:port]`, in lower case. Raises HTTPError."""
     match = HOST.fullmatch(value)
     if match is None or int(match[1] or 0) > 65535:
-        raise Refused(400, "The host is malformed.")
+        raise HTTPError(400, "The host name is malformed.")
     return value[: match.start(1) - 1 if match[1] is not None else None].lower()
 
 
-def _body_length(request: Request, names: list[str]) -> int:
-    """RFC 9112 §6: how long the body is, if that is beyond doubt."""
+def _content_length(request: Request, names: list[str]) -> int:
+    """The length of the body in bytes (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
     if "transfer-encoding" in names:
         coding = request.fields["transfer-encoding"].lower()
         if request.version == (1, 1) and coding == "chunked" and "content-length" not in names:
-            raise Refused(501, "This server does not decode transfer codings: send a Content-Length.")
-        raise Refused(400, "This Transfer-Encoding is not allowed here.")
+            raise HTTPError(501, "This server does not support chunked requests. Send a Content-Length.")
+        raise HTTPError(400, "The Transfer-Encoding is malformed, or not allowed in this request.")
     if "content-length" not in names:
         return 0
     value = request.fields["content-length"]
-    if LENGTH.fullmatch(value) is None:  # a repeated one has a comma in it
-        raise Refused(400, "The Content-Length is malformed.")
+    if CONTENT_LENGTH.fullmatch(value) is None:  # repeated fields are joined by a comma
+        raise HTTPError(400, "The Content-Length is malformed.")
     if value.strip("0") and request.method in {"GET", "HEAD"}:
-        raise Refused(400, "A body has no meaning with this method.")
+        raise HTTPError(400, "A GET or HEAD request must not have a body.")
     return int(value)
 
 
-def _persists(request: Request) -> bool:
-    """RFC 9112 §9.3: "close" wins, "keep-alive" is heeded, and without either HTTP/1.1 persists while HTTP/1.0 does not."""
+def _is_keep_alive(request: Request) -> bool:
+    """Whether the connection persists. RFC 9112 §9.3: "close" wins over "keep-alive"; by default only HTTP/1.1 persists."""
     value = request.fields.get("connection")
     if value is None:
-        persists = request.version == (1, 1)
+        keep_alive = request.version == (1, 1)
     else:
         options = {option.strip(" \t") for option in value.lower().split(",")}
-        persists = "close" not in options and (request.version == (1, 1) or "keep-alive" in options)
-    if request.method in WITH_BODY and "content-length" not in request.fields:
-        return persists and request.version == (1, 1)  # an HTTP/1.0 body without a length ends with the connection
-    return persists
+        keep_alive = "close" not in options and (request.version == (1, 1) or "keep-alive" in options)
+    if request.method in BODY_METHODS and "content-length" not in request.fields:
+        return keep_alive and request.version == (1, 1)  # an HTTP/1.0 body without a length ends with the connection
+    return keep_alive
 
 
 def _split_absolute(target: str) -> tuple[str, str]:
-    match = ABSOLUTE.fullmatch(target)
+    match = ABSOLUTE_FORM.fullmatch(target)
     if match is None:
-        raise Refused(400, "The request target is malformed.")
+        raise HTTPError(400, "The request target is malformed.")
     scheme, authority, rest = match.groups()
     if scheme.lower() != "http":
-        raise Refused(400, f"This server does not answer for {scheme} addresses.")
-    return _host_name(authority), rest if rest.startswith("/") else "/" + rest
+        raise HTTPError(400, f"This server does not serve {scheme} URLs.")
+    return parse_host(authority), rest if rest.startswith("/") else "/" + rest

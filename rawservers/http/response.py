@@ -1,23 +1,23 @@
-"""Response -> bytes.
+"""The response writer: Response -> bytes.
 
-An answer leaves as its status line, then Date, Connection and Server, then all the rest. Those three depend on when, to whom
-and by whom it is said, so the others can be kept ready and said again (see `cache`). Every answer says HTTP/1.0, and is either
-as long as its Content-Length or ended by the close; that to a HEAD has no body, and may leave the length unsaid.
+A response is sent as its status line, the common headers (Date, Connection, Server), its other headers, and its body. The
+common headers depend on the time and the connection; everything else can be serialized once and sent again (see cache.py). Each
+response has the version HTTP/1.0 and a Content-Length, except that to a HEAD request, which may lack it.
 """
 
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from html import escape
 from http import HTTPStatus
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from rawservers import __version__
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Chunk, FileSlice, ResponseEnd
+from rawservers.http.dates import http_date
 from rawservers.http.request import TOKEN, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -25,13 +25,10 @@ REASONS |= {
     413: "Content Too Large",
     414: "URI Too Long",
     416: "Range Not Satisfiable",
-}  # RFC 9110; Python 3.11 has older names
-BEFORE = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
-YEAR_1 = -62135596800  # the earliest that four digits can tell; a file system may hold an earlier one
-OURS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
-WITHOUT_BODY = frozenset({204, 304})  # and without the header fields that describe one (RFC 1945 §7.2)
-DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+}  # names of RFC 9110; Python 3.11 has older ones
+STATUS_LINES = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+RESERVED_HEADERS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
+BODILESS_STATUSES = frozenset({204, 304})  # without a body, and so without a Content-Length (RFC 1945 §7.2)
 
 ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -41,17 +38,17 @@ ERROR_PAGE = """<!DOCTYPE html>
 <title>{status} {reason}</title>
 <style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 15vh auto 0; max-width: 32rem; padding: 0 1rem }}</style>
 <h1>{status} {reason}</h1>
-<p>{why}</p>
+<p>{message}</p>
 </html>
 """
 
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
-Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small, a part of a file, or pieces of both kinds
+Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small content, part of a file, or pieces of both
 
 
 class Response:
-    """What to answer: a status, header fields, and a body. The sending adds Content-Length, Server, Date and Connection."""
+    """A response: status, header fields, body. Content-Length, Date, Connection and Server are added when it is serialized."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -61,96 +58,97 @@ class Response:
         self.body = body
 
 
-def extent(body: Body) -> int:
-    """How many bytes a body has."""
+def body_length(body: Body) -> int:
+    """The length of a body in bytes."""
     if isinstance(body, tuple):
         return sum([len(piece) if isinstance(piece, bytes) else piece.count for piece in body])
     return body.count if isinstance(body, FileSlice) else len(body)
 
 
-def error(status: int, why: str, headers: Headers = ()) -> Response:
-    """An answer that says what is wrong, to a person."""
-    page = ERROR_PAGE.format(status=status, reason=REASONS[status], why=escape(why))
+def error_response(status: int, message: str, headers: Headers = ()) -> Response:
+    """A response with an HTML error page. message: a sentence for people, as plain text."""
+    page = ERROR_PAGE.format(status=status, reason=REASONS[status], message=escape(message))
     return Response(status, [("Content-Type", "text/html; charset=utf-8"), *headers], page.encode())
 
 
 def check_headers(headers: Headers) -> None:
-    """ValueError or TypeError unless these header fields can be sent, and are not the server's own."""
+    """Check the syntax of header fields. Raises ValueError or TypeError, also for fields that the server sets itself."""
     for name, value in headers:
         if not re.fullmatch(TOKEN, name) or not re.fullmatch(r"[\t -~\x80-\xff]*", value):
-            raise ValueError(f"not a header field: {name!r}: {value!r}")
-        if name.lower() in OURS:
-            raise ValueError(f"the server itself says {name}")
+            raise ValueError(f"malformed header: {name!r}: {value!r}")
+        if name.lower() in RESERVED_HEADERS:
+            raise ValueError(f"header is set by the server: {name}")
 
 
-@lru_cache(1024)  # files that were made together are as old
-def http_date(seconds: float) -> str:
-    """Seconds since 1970 as RFC 9110 §5.6.7 writes a date: Sun, 06 Nov 1994 08:49:37 GMT."""
-    date = datetime.fromtimestamp(max(int(seconds), YEAR_1), UTC)
-    day = f"{DAYS[date.weekday()]}, {date.day:02} {MONTHS[date.month - 1]} {date.year:04}"
-    return f"{day} {date.hour:02}:{date.minute:02}:{date.second:02} GMT"  # strftime takes three times as long
+class CommonHeaders:
+    """The Date, Connection and Server lines, the same in all responses of one second, and the cache of the present epoch.
 
-
-class Stamp:
-    """The lines of an answer that depend on when and to whom it is said: made once a second, used by every answer.
-
-    server: whether they name the server. said: what was said in this wake to the requests that came more than once in it, by
-    their bytes, if the connection persists.
+    server: whether there is a Server line. keep_alive_lines, close_lines: the lines for a connection that stays open, and for
+    one that is closed. epoch_cache: the chunks of small responses that were sent more than once in the present epoch, on
+    connections that stay open, by the bytes of the request.
     """
 
-    __slots__ = ("_second", "_server", "close", "epoch", "keep", "said")
+    __slots__ = ("_second", "_server", "close_lines", "epoch", "epoch_cache", "keep_alive_lines")
 
     def __init__(self, server: bool = True) -> None:
         self.epoch = self._second = -1
-        self.said: dict[bytes, Sequence[Chunk]] = {}
-        self.keep = self.close = b""
-        self._server = SERVER if server else ""
+        self.epoch_cache: dict[bytes, Sequence[Chunk]] = {}
+        self.keep_alive_lines = self.close_lines = b""
+        self._server = SERVER_LINE if server else ""
 
-    def renew(self, clock: Clock) -> None:
-        """Bring the lines up to date; called by whoever finds that `epoch` is not the clock's."""
+    def refresh(self, clock: Clock) -> None:
+        """Update the lines and clear `epoch_cache`. To be called when `epoch` is not the clock's."""
         self.epoch = clock.epoch
-        self.said.clear()
+        self.epoch_cache.clear()
         second = int(clock.time)
         if second != self._second:
             self._second = second
             date = http_date(second)
-            self.keep = f"Date: {date}\r\nConnection: keep-alive\r\n{self._server}".encode()
-            self.close = f"Date: {date}\r\nConnection: close\r\n{self._server}".encode()
+            self.keep_alive_lines = f"Date: {date}\r\nConnection: keep-alive\r\n{self._server}".encode()
+            self.close_lines = f"Date: {date}\r\nConnection: close\r\n{self._server}".encode()
 
 
-class Record:
-    """What the access log is to know of an answer.
+class AccessRecord:
+    """A response, as the access log records it.
 
-    line: the request line, as sent; referer, agent: those header fields, or ""; status; size: bytes of the body as it was to
-    be sent; head: bytes in front of it; text: a place for the log to keep what it made of this record.
+    line:       the request line, as sent
+    referer:    the Referer field, or ""
+    agent:      the User-Agent field, or ""
+    status:     the status code
+    head_size:  bytes of the response head
+    body_size:  bytes of the body to send, without the head
+    text:       the formatted log line, kept here by the access log
     """
 
-    __slots__ = ("agent", "head", "line", "referer", "size", "status", "text")
+    __slots__ = ("agent", "body_size", "head_size", "line", "referer", "status", "text")
 
-    def __init__(self, line: str, request: Request | None, status: int, head: int, size: int) -> None:
+    def __init__(self, line: str, request: Request | None, status: int, head_size: int, body_size: int) -> None:
         self.line = line
         self.referer = request.fields.get("referer", "") if request else ""
         self.agent = request.fields.get("user-agent", "") if request else ""
         self.status = status
-        self.head = head
-        self.size = size
+        self.head_size = head_size
+        self.body_size = body_size
         self.text = ""
 
 
-class Content(Protocol):
-    """What holds a body."""
+class HasBody(typing.Protocol):
+    """An object with a body: a Response or a File."""
 
     @property
     def body(self) -> Body: ...
 
 
-class Answer:
-    """The bytes of one answer, but for the stamp's.
+class PreparedResponse:
+    """A serialized response, without the common headers.
 
-    before, behind: what stands on either side of the stamp (both empty in the answer to a simple request, which has no head
-    at all); content: what holds the body; keep, silent: the request's wish for the connection; line: the request line; kept,
-    closed: the chunk that ends the answer if the connection persists, or does not, made by `end` when it is first needed;
-    epoch: the loop's, when it was last said to these very bytes.
+    status_line:  what is sent before the common headers
+    header_tail:  what is sent after them, with the blank line; like `status_line` empty for HTTP/0.9, which has no head
+    content:      the object with the body; for a cached response the File, so that the content is kept once
+    line:         the request line
+    epoch:        freshness epoch in which it was last sent for the same bytes of a request
+    keep_alive, connection_unspecified:  as in the Request
+    end_keepalive, end_close:  the last chunk, if the connection stays open or is closed; made by `make_end` on first use
     """
 
     __slots__ = (
@@ -158,61 +156,64 @@ class Answer:
         "_referer",
         "_size",
         "_status",
-        "before",
-        "behind",
-        "closed",
+        "connection_unspecified",
         "content",
+        "end_close",
+        "end_keepalive",
         "epoch",
-        "keep",
-        "kept",
+        "header_tail",
+        "keep_alive",
         "line",
-        "silent",
+        "status_line",
     )
 
     def __init__(self, response: Response, request: Request | None, line: str = "", *, sized: bool = True) -> None:
-        """The answer to `request`, or to the request line `line` if no more of it was understood.
+        """Serialize the response to `request`, or to a malformed request, of which only the request line `line` is known.
 
-        sized: whether the body that is there, or would be, has a known length; only that to a HEAD may have none.
+        sized: whether the length of the body is known. False only for a HEAD request, whose response then has no
+        Content-Length.
         """
         status = response.status
-        size = extent(response.body)
+        size = body_length(response.body)
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-        if status not in WITHOUT_BODY and sized:
+        if status not in BODILESS_STATUSES and sized:
             head += f"Content-Length: {size}\r\n"
         method = request.method if request is not None else line.partition(" ")[0]
-        bodiless = status in WITHOUT_BODY or method == "HEAD"  # a refused HEAD too: who sent it expects no body
-        self.before = BEFORE.get(status) or f"HTTP/1.0 {status} \r\n".encode()
-        self.behind = f"{head}\r\n".encode("latin-1")
-        self.content: Content = NOTHING if bodiless else response
-        self.keep = request is not None and request.keep
-        self.silent = request is not None and request.silent
+        bodiless = status in BODILESS_STATUSES or method == "HEAD"  # also for a malformed HEAD: its client expects no body
+        self.status_line = STATUS_LINES.get(status) or f"HTTP/1.0 {status} \r\n".encode()
+        self.header_tail = f"{head}\r\n".encode("latin-1")
+        self.content: HasBody = EMPTY if bodiless else response
+        self.keep_alive = request is not None and request.keep_alive
+        self.connection_unspecified = request is not None and request.connection_unspecified
         if request is not None and request.version == (0, 9):
-            self.before = self.behind = b""
+            self.status_line = self.header_tail = b""
         self.line = request.line if request is not None else line
         self.epoch = -1
         self._status = status
         self._size = 0 if bodiless else size
-        self.ask(request.fields if request is not None else {})
+        self.set_log_fields(request.fields if request is not None else {})
 
-    def ask(self, fields: Mapping[str, str]) -> None:
-        """From now on it answers a request with these fields: the log is told of that one."""
+    def set_log_fields(self, fields: Mapping[str, str]) -> None:
+        """Use Referer and User-Agent of these header fields for the access log from now on."""
         self._referer = fields.get("referer", "")
         self._agent = fields.get("user-agent", "")
-        self.kept: ResponseEnd | None = None
-        self.closed: ResponseEnd | None = None
+        self.end_keepalive: ResponseEnd | None = None
+        self.end_close: ResponseEnd | None = None
 
-    def end(self, keep: bool, stamp: bytes) -> ResponseEnd:
-        """The chunk that ends the answer if the connection persists, or does not, as `keep` says; `stamp`: the lines it has."""
-        record = Record(self.line, None, self._status, len(self.before) + len(stamp) + len(self.behind), self._size)
+    def make_end(self, keep_alive: bool, lines: bytes) -> ResponseEnd:
+        """The chunk that ends the response. keep_alive: whether the connection stays open; lines: the common headers sent."""
+        record = AccessRecord(
+            self.line, None, self._status, len(self.status_line) + len(lines) + len(self.header_tail), self._size
+        )
         record.referer = self._referer
         record.agent = self._agent
-        answered = ResponseEnd(record)
-        if keep:
-            self.kept = answered
+        end = ResponseEnd(record)
+        if keep_alive:
+            self.end_keepalive = end
         else:
-            self.closed = answered
-        return answered
+            self.end_close = end
+        return end
 
 
-SERVER = f"Server: rawservers/{__version__}\r\n"
-NOTHING = Response(204)
+SERVER_LINE = f"Server: rawservers/{__version__}\r\n"
+EMPTY = Response(204)

@@ -1,16 +1,16 @@
-"""Who answers a request: a function, by the beginning of its path, or a site, by its host name.
+"""Request routing: to a handler by path prefix, or to a site by host name.
 
-**Answers in code.** A function takes a Request and gives a Response:
+**Handlers.** A handler is a function that takes a Request and returns a Response:
 
     def hello(request: Request) -> Response:
         return Response(200, [("Content-Type", "text/plain; charset=utf-8")], b"hello\\n")
 
-    serve(Config(functions=(("/hello", hello),)))
+    serve(Config(handlers=(("/hello", hello),)))
 
-It is called in the loop, so it must be quick. What takes time belongs in a thread: a function may return a Future of a
-Response (what the submit of a concurrent.futures.ThreadPoolExecutor gives), and the others are served meanwhile. A function
-that raises, or gives what is no response, costs its request a 500 and the log a traceback. It is handed every method, with the
-body of a request up to `body_limit` bytes; a longer one is answered by 413 for it.
+A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
+Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
+handler raises, or returns anything else, the response is 500 and the traceback is logged. A handler is called for every method.
+A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler.
 """
 
 from __future__ import annotations
@@ -21,95 +21,97 @@ from concurrent.futures import Future
 from os import fsencode
 
 from rawservers.core.protocol import FileSlice
-from rawservers.http.cache import Answers
-from rawservers.http.request import Refused, Request, located
-from rawservers.http.response import Answer, Response, Stamp, check_headers, error
+from rawservers.http.cache import ResponseCache
+from rawservers.http.request import HTTPError, Request, path_or_none
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, check_headers, error_response
 from rawservers.http.site import Site
-from rawservers.settings import Function
+from rawservers.settings import Handler
 
 log = logging.getLogger("rawservers")
 
-CALL_STEPS = 1000  # of work that a call of a function counts for, as nobody knows what it does: one for each turn
+HANDLER_STEPS = 1000  # of work that a call of a handler counts for: its cost is unknown, so one call per turn
 
 
 class Router:
-    """sites: host names and the site that has them, the default one first; functions: the beginnings of paths, and who
-    answers for them, the longest first; body_limit: bytes of body that a function takes; server_header: whether answers have
-    one. `conversation.Service` says more.
+    """The Responder of the HTTP service.
+
+    sites: host names and their site, the default site first; handlers: path prefixes and their handlers, of which the longest
+    match is called; body_limit: the longest request body for a handler, in bytes; server_header: whether to send a Server
+    field.
     """
 
     def __init__(
         self,
         sites: Sequence[tuple[Sequence[str], Site]],
-        functions: Sequence[tuple[str, Function]],
-        answers: Answers,
+        handlers: Sequence[tuple[str, Handler]],
+        cache: ResponseCache,
         body_limit: int,
         server_header: bool = True,
     ) -> None:
-        self.stamp = Stamp(server_header)
-        self.recall = answers.recall
+        self.common_headers = CommonHeaders(server_header)
+        self.lookup = cache.lookup
         self._default = sites[0][1]
         self._sites = {host.lower().rstrip("."): site for hosts, site in sites for host in hosts}
-        self._functions = sorted(((fsencode(prefix), function) for prefix, function in functions), key=lambda row: -len(row[0]))
+        self._handlers = sorted(((fsencode(prefix), handler) for prefix, handler in handlers), key=lambda row: -len(row[0]))
         self._body_limit = body_limit
 
-    def room(self, request: Request) -> int:
-        """How many bytes of body may come with `request`: none where a file answers."""
-        return self._body_limit if self._function(request) else 0
+    def max_body(self, request: Request) -> int:
+        """The longest body accepted with `request`, in bytes: 0 unless a handler responds."""
+        return self._body_limit if self._handler(request) else 0
 
-    def respond(self, request: Request) -> Answer | Future[Response]:
-        """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused."""
-        function = self._function(request)
-        if function is None:
+    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
+        """The response to `request`, or a future of one, for `prepare`. Raises HTTPError."""
+        handler = self._handler(request)
+        if handler is None:
             return self._site(request).respond(request)
-        request.steps = CALL_STEPS
+        request.steps = HANDLER_STEPS
         try:
-            response = function(request)
+            response = handler(request)
         except Exception:
-            log.exception("the function for %s has failed", request.target)
-            return self._failed(request)
-        return response if isinstance(response, Future) else self._checked(request, response)
+            log.exception("handler for %s failed", request.target)
+            return self._internal_error(request)
+        return response if isinstance(response, Future) else self._validate(request, response)
 
-    def answer(self, request: Request, promise: Future[Response]) -> Answer:
-        """The answer that a promise, now done, has become."""
-        if self._function(request) is None:
-            return self._site(request).answer(request, promise)
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
+        """The response of a future that is done."""
+        if self._handler(request) is None:
+            return self._site(request).prepare(request, future)
         try:
-            response = promise.result(timeout=0)
-        except BaseException:  # its thread's: CancelledError is not an Exception
-            log.exception("the function for %s has failed", request.target)
-            return self._failed(request)
-        return self._checked(request, response)
+            response = future.result(timeout=0)
+        except BaseException:  # of another thread; CancelledError is not an Exception
+            log.exception("handler for %s failed", request.target)
+            return self._internal_error(request)
+        return self._validate(request, response)
 
-    def refuse(self, refusal: Refused, request: Request | None, line: str) -> Answer:
-        """The answer to a request that is refused, from the site it is for: the default one, while nobody can tell."""
-        return (self._site(request) if request else self._default).refuse(refusal, line)
+    def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
+        """The response to a malformed request, by its site; by the default site if the host is unknown."""
+        return (self._site(request) if request else self._default).respond_to_error(failure, line)
 
     def _site(self, request: Request) -> Site:
-        located(request)  # an absolute target names the host anew
+        path_or_none(request)  # sets the host from a target in absolute form
         return self._sites.get(request.host.rstrip("."), self._default)
 
-    def _function(self, request: Request) -> Function | None:
-        if self._functions:
-            path = located(request) or b""
-            for prefix, function in self._functions:
+    def _handler(self, request: Request) -> Handler | None:
+        if self._handlers:
+            path = path_or_none(request) or b""
+            for prefix, handler in self._handlers:
                 if path.startswith(prefix):
-                    return function
+                    return handler
         return None
 
-    def _checked(self, request: Request, response: object) -> Answer:
+    def _validate(self, request: Request, response: object) -> PreparedResponse:
         try:
             if not isinstance(response, Response):
                 raise TypeError(f"not a Response: {response!r}")
             if not 200 <= response.status <= 599:
-                raise ValueError(f"not the status of an answer: {response.status}")
+                raise ValueError(f"not the status of a final response: {response.status}")
             check_headers(response.headers)
             if not isinstance(response.body, bytes | FileSlice):
                 raise TypeError(f"not a body: {response.body!r}")
-            return Answer(response, request)
+            return PreparedResponse(response, request)
         except (TypeError, ValueError, AttributeError):
-            log.exception("the function for %s gave what cannot be sent", request.target)
-            return self._failed(request)
+            log.exception("handler for %s returned an invalid response", request.target)
+            return self._internal_error(request)
 
-    def _failed(self, request: Request) -> Answer:
-        return Answer(error(500, "Something went wrong here."), request)
+    def _internal_error(self, request: Request) -> PreparedResponse:
+        return PreparedResponse(error_response(500, "An internal error occurred. Please try again later."), request)

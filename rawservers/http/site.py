@@ -1,11 +1,10 @@
-"""One tree of documents: which file a target names, and how it is served.
+"""One site: the mapping of request targets to files below a document root, and the responses from them.
 
-In this order: the method, the redirects, the file (or a folder's index, or its listing), the precompressed neighbour that the
-client would rather have, the preconditions, the range. What goes wrong with a file is answered by a page, of the site's own
-if it has one. The answers that time alone does not change are remembered with the files they came from.
+In this order: method, redirects, file (or a directory's index, or its listing), precompressed variant, preconditions, range. If
+a file cannot be served, the response is an error page, the site's own if there is one. Responses that change only with their
+files are stored in the response cache.
 
-A listing takes its time, so it is only promised here, and made beside the loop, by the builder's thread. It is never
-remembered.
+A directory listing is slow, so its response is a future, made by the builder's thread. It is never cached.
 """
 
 from __future__ import annotations
@@ -15,39 +14,33 @@ import logging
 import mimetypes
 import re
 from concurrent.futures import Future
+from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
 from urllib.parse import quote
 
 from rawservers.core.peer import Clock
-from rawservers.http.cache import Answers, Source
-from rawservers.http.conditional import (
-    etag,
-    not_modified,
-    parse_date,
-    partial,
-    precondition,
-    precondition_failed,
-    ranges,
-    unsatisfiable,
-)
-from rawservers.http.files import File, Files, Memory, Seen, hidden
-from rawservers.http.listing import builder
-from rawservers.http.listing import html as listing
-from rawservers.http.request import Refused, Request, located
-from rawservers.http.response import Answer, Headers, Response, check_headers, error, http_date
+from rawservers.http.cache import Dependency, ResponseCache
+from rawservers.http.conditional import etag, not_modified, precondition, precondition_failed
+from rawservers.http.dates import http_date, parse_date
+from rawservers.http.files import DocumentRoot, File, FileCache, PathSnapshot, is_hidden
+from rawservers.http.listing import builder, html, json
+from rawservers.http.negotiation import prefers_json, rank_codings
+from rawservers.http.ranges import partial_content, range_not_satisfiable, requested_ranges
+from rawservers.http.request import HTTPError, Request, path_or_none
+from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
 from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
 
-METHODS = "GET, HEAD, OPTIONS"
-CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # neighbours by ending, the smallest first
+ALLOWED_METHODS = "GET, HEAD, OPTIONS"
+CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
 COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
 TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".avif": "image/avif",
     ".br": "application/octet-stream",
     ".bz2": "application/x-bzip2",
-    ".gz": "application/gzip",  # the file itself, .tar.gz too: nobody is to unpack it on the way
+    ".gz": "application/gzip",  # a type, not a coding: clients must not decompress .tar.gz on the way
     ".js": "text/javascript",
     ".md": "text/markdown",
     ".mjs": "text/javascript",
@@ -57,53 +50,55 @@ TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".zst": "application/zstd",
 }  # fmt: skip
 
-STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
-STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR), 404)
-WHY = {
-    403: "You may not read this.",
-    404: "There is nothing here by that name.",
-    405: "Files can be read, not written.",
-    500: "The file cannot be read.",
-    503: "The server is busy, or short of descriptors or memory; try again in a moment.",
+ERRNO_STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
+ERRNO_STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR), 404)
+MESSAGES = {
+    403: "You do not have permission to read this page.",
+    404: "There is no page at this address.",
+    405: "This page can only be read.",
+    500: "The file could not be read.",
+    503: "The server is overloaded. Please try again in a moment.",
 }
 
 
 class Site:
-    """Answers requests from the files of one site. `clock` is the loop's; `answers` and `files` remember, and `builds` makes
-    the listings, for all sites.
+    """The responses from the files of one site.
 
-    ValueError for a header that cannot be sent.
+    clock: the loop's; cache, file_cache, listings: shared by all sites. Raises ValueError for a malformed header in `config`,
+    and OSError if the templates of listings cannot be read.
     """
 
     def __init__(
         self,
         config: SiteConfig,
         clock: Clock,
-        answers: Answers,
-        files: Memory,
-        builds: builder.Builder = builder.of_this_process,
+        cache: ResponseCache,
+        file_cache: FileCache,
+        listings: builder.Builder = builder.default_builder,
     ) -> None:
         self._config = config
         self._clock = clock
-        self._answers = answers
+        self._cache = cache
         self._types = TYPES | dict(config.types)
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._pages = dict(config.error_pages)
-        self._files = Files(config.root, clock, self._endings, files)
-        self._builder = builds
+        self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
+        self._builder = listings
         check_headers([(name, value) for _, name, value in config.headers])
         check_headers([("Location", target) for _, target in config.redirects])
+        if config.listing:
+            html.template()  # read it before the process drops its privileges
 
-    def respond(self, request: Request) -> Answer | Future[Response]:
-        """The answer to `request`, or a promise of what `answer` makes one of. Raises Refused if its target is malformed."""
+    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
+        """The response to `request`, or a future of one, for `prepare`. Raises HTTPError if the target is malformed."""
         if request.method == "OPTIONS" and request.target == "*":
-            return Answer(Response(204, [("Allow", METHODS)]), request)
+            return PreparedResponse(Response(204, [("Allow", ALLOWED_METHODS)]), request)
         if request.method not in {"GET", "HEAD", "OPTIONS"}:
-            return self._fail(405, request, [("Allow", METHODS)])
-        path = request.locate()
+            return self._error(405, request, [("Allow", ALLOWED_METHODS)])
+        path = request.decode_target()
         if request.method == "OPTIONS":
-            return Answer(Response(204, self._dressed(path, [("Allow", METHODS)])), request)
-        location = self._redirected(path, request.query)
+            return PreparedResponse(Response(204, self._with_site_headers(path, [("Allow", ALLOWED_METHODS)])), request)
+        location = self._redirect_target(path, request.query)
         if location is not None:
             return self._redirect(location, request)
         try:
@@ -111,37 +106,37 @@ class Site:
         except IsADirectoryError:
             return self._redirect(f"{quote(path)}/{request.query}", request)
         except OSError as failure:
-            return self._unreadable(failure, request)
+            return self._os_error(failure, request)
 
-    def answer(self, request: Request, promise: Future[Response]) -> Answer:
-        """The answer that a promise, now done, has become."""
-        failure = promise.exception(timeout=0)  # not raised: it is shared, and would grow with each one who does
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
+        """The response of a future that is done."""
+        failure = future.exception(timeout=0)  # not raised: it is shared, and each raise would lengthen its traceback
         if failure is None:
-            return Answer(promise.result(), request)
+            return PreparedResponse(future.result(), request)
         if isinstance(failure, OSError):
-            return self._unreadable(failure, request)
-        log.error("the listing for %s has failed", request.target, exc_info=failure)
-        return self._fail(500, request)
+            return self._os_error(failure, request)
+        log.error("listing of %s failed", request.target, exc_info=failure)
+        return self._error(500, request)
 
     # Files
 
-    def _serve(self, path: bytes, request: Request) -> Answer | Future[Response]:
-        """What the file or folder at `path` answers. OSError if it cannot be had; IsADirectoryError for want of a slash."""
-        absent: list[Source] = []
+    def _serve(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
+        """The response from the file or directory at `path`. Raises OSError; IsADirectoryError if the path lacks its slash."""
+        absent: list[Dependency] = []
         if path.endswith(b"/"):
             for name in self._config.index:
                 index = path + fsencode(name)
                 try:
-                    file = self._files.find(index)
+                    file = self._root.find(index)
                 except (FileNotFoundError, IsADirectoryError):
-                    absent.append(self._files.look(index))
+                    absent.append(self._root.snapshot(index))
                 else:
-                    return self._send(index, file, request, absent)
-            return self._list(path, request)
-        return self._send(path, self._files.find(path), request, absent)
+                    return self._file_response(index, file, request, absent)
+            return self._listing(path, request)
+        return self._file_response(path, self._root.find(path), request, absent)
 
-    def _send(self, path: bytes, file: File, request: Request, absent: list[Source]) -> Answer:
-        """The file itself, as the request's fields would have it; `absent`: what must not be there for it to be the one."""
+    def _file_response(self, path: bytes, file: File, request: Request, absent: list[Dependency]) -> PreparedResponse:
+        """The response from `file`, by the request's header fields. absent: names that must not exist for it to stay valid."""
         chosen, coding = self._negotiate(path, file, request)
         tag = etag(chosen.modified_ns, chosen.size)
         if coding:
@@ -149,7 +144,7 @@ class Site:
         headers = [("Content-Type", self._type(path))]
         if coding:
             headers.append(("Content-Encoding", coding))
-        if any(neighbour.signature for neighbour in file.neighbours):
+        if any(variant.signature for variant in file.variants):
             headers.append(("Vary", "Accept-Encoding"))
         now = self._clock.time
         headers += [
@@ -159,89 +154,89 @@ class Site:
         ]
         if self._config.max_age is not None:
             headers.append(("Cache-Control", f"max-age={self._config.max_age}"))
-        headers = self._dressed(request.locate(), headers)
-        response = conditional(request, chosen, tag, headers, now)
+        headers = self._with_site_headers(request.decode_target(), headers)
+        response = conditional_response(request, chosen, tag, headers, now)
         if response.status == 412 or response.status == 416:
-            return self._fail(response.status, request, response.headers, response)
-        answer = Answer(response, request)
-        if is_lasting(request, response, now) and file.steady and chosen.steady:
-            if answer.content is response:
-                answer.content = chosen
-            self._answers.remember(request, answer, {file, chosen, *absent})
-        return answer
+            return self._error(response.status, request, response.headers, response)
+        prepared = PreparedResponse(response, request)
+        if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
+            if prepared.content is response:
+                prepared.content = chosen
+            self._cache.store(request, prepared, {file, chosen, *absent})
+        return prepared
 
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
-        """The file, or its precompressed neighbour, and the neighbour's coding (RFC 9110 §12.5.3)."""
+        """The file and "", or its best accepted precompressed variant and its content coding (RFC 9110 §12.5.3)."""
         accepted = request.fields.get("accept-encoding")
-        if not accepted or not any(neighbour.signature for neighbour in file.neighbours):
+        if not accepted or not any(variant.signature for variant in file.variants):
             return file, ""
-        weights = listing.media_ranges(accepted)
-        best, chosen, coding = weights.get("identity", 0.0), file, ""
-        for neighbour, (ending, name) in zip(file.neighbours, CODINGS.items(), strict=True):
-            weight = weights.get(name, weights.get("*", 0.0))
-            if weight > best or (weight == best > 0 and not coding):
-                # An older neighbour was made from what the file once was.
-                if neighbour.signature is None or is_older(neighbour, file):
-                    continue
-                try:
-                    best, chosen, coding = weight, self._files.find(path + ending), name
-                except OSError:
-                    continue
-        return chosen, coding
+        suffixes = {
+            coding: suffix
+            for variant, (suffix, coding) in zip(file.variants, CODINGS.items(), strict=True)
+            if variant.signature and not is_older(variant, file)  # an older variant has outdated content
+        }
+        for coding in rank_codings(accepted, suffixes):
+            with suppress(OSError):
+                return self._root.find(path + suffixes[coding]), coding
+        return file, ""
 
-    def _endings(self, path: bytes) -> tuple[bytes, ...]:
-        """The endings of the neighbours that may be sent in place of the file at `path`."""
+    def _suffixes(self, path: bytes) -> tuple[bytes, ...]:
+        """The suffixes of the precompressed variants that may be sent in place of the file at `path`."""
         return tuple(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else ()
 
     def _type(self, path: bytes) -> str:
-        """The media type that a name's ending stands for, text with its charset."""
-        _, dot, ending = path.rpartition(b"/")[2].rpartition(b".")
-        kind = self._types.get("." + ending.decode("latin-1").lower()) if dot else None
+        """The media type by the file name's extension; text types with a charset."""
+        _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
+        kind = self._types.get("." + extension.decode("latin-1").lower()) if dot else None
         if kind is None:
             return "application/octet-stream"
         return f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
 
-    def _dressed(self, path: bytes, headers: Headers) -> list[tuple[str, str]]:
-        """`headers` with those that the site adds for `path`."""
-        dressed = list(headers)
+    def _with_site_headers(self, path: bytes, headers: Headers) -> list[tuple[str, str]]:
+        """`headers` with those that the site's configuration sets for `path`."""
+        fields = list(headers)
         text = fsdecode(path)
         for pattern, name, value in self._headers:
             if pattern.match(text):
-                dressed = [field for field in dressed if field[0].lower() != name.lower()]
-                dressed.append((name, value))
-        return dressed
+                fields = [field for field in fields if field[0].lower() != name.lower()]
+                fields.append((name, value))
+        return fields
 
-    # Folders, redirects, errors
+    # Listings, redirects, errors
 
-    def _list(self, path: bytes, request: Request) -> Answer | Future[Response]:
-        """The folder's listing; for a HEAD the header fields alone, which take no time."""
-        if not self._files.is_folder(path):
-            raise FileNotFoundError(errno.ENOENT, "no such folder")
+    def _listing(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
+        """The directory's listing; to a HEAD request, its header fields at once. Raises OSError."""
+        if not self._root.is_directory(path):
+            raise FileNotFoundError(errno.ENOENT, "no such directory")
         if not self._config.listing:
-            return self._fail(403, request)
+            return self._error(403, request)
         vary = ("Vary", "Accept")
-        if listing.prefers_json(request.fields.get("accept", "")):
-            form = listing.json_text
+        if prefers_json(request.fields.get("accept", "")):
+            form = json.render
             headers = [("Content-Type", "application/json"), vary]
         else:
-            form = listing.html
-            headers = [("Content-Type", "text/html; charset=utf-8"), vary, ("Content-Security-Policy", listing.policy())]
-        dressed = self._dressed(path, headers)
+            form = html.render
+            headers = [
+                ("Content-Type", "text/html; charset=utf-8"),
+                vary,
+                ("Content-Security-Policy", html.content_security_policy()),
+            ]
+        fields = self._with_site_headers(path, headers)
         if request.method == "HEAD":
-            self._files.check_folder(path)
-            return Answer(Response(200, dressed), request, sized=False)
+            self._root.check_readable(path)
+            return PreparedResponse(Response(200, fields), request, sized=False)
 
         def build() -> Response:
-            entries = builder.paced(self._files.entries(path))
-            return Response(200, dressed, builder.gathered(builder.paced(form(path, entries))))
+            entries = builder.throttled(self._root.list_directory(path))
+            return Response(200, fields, builder.joined(builder.throttled(form(path, entries))))
 
         try:
             return self._builder.submit((self, path, form), build)
         except builder.Busy:
-            return self._fail(503, request, [("Retry-After", "1")])
+            return self._error(503, request, [("Retry-After", "1")])
 
-    def _redirected(self, path: bytes, query: str) -> str | None:
-        """Where the table of redirects sends `path`, if it does."""
+    def _redirect_target(self, path: bytes, query: str) -> str | None:
+        """The redirect target for `path`, if there is one."""
         for source, target in self._config.redirects:
             rest = ""
             if source.endswith("*") and path.startswith(fsencode(source[:-1])):
@@ -254,47 +249,51 @@ class Site:
             return target + query if "?" not in target else target
         return None
 
-    def _redirect(self, location: str, request: Request) -> Answer:
-        why = "What you are looking for has another address."
-        headers = self._dressed(request.locate(), [("Location", location)])
-        return Answer(error(301, why, headers), request)
+    def _redirect(self, location: str, request: Request) -> PreparedResponse:
+        message = "This page has moved to another address."
+        headers = self._with_site_headers(request.decode_target(), [("Location", location)])
+        return PreparedResponse(error_response(301, message, headers), request)
 
-    def _unreadable(self, failure: OSError, request: Request) -> Answer:
-        """The answer when a file or folder cannot be had."""
-        status = STATUS.get(failure.errno or 0, 500)
+    def _os_error(self, failure: OSError, request: Request) -> PreparedResponse:
+        """The response when a file or directory cannot be opened or read."""
+        status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
-            log.error("cannot read %r: %s", fsdecode(request.locate()), failure.strerror)
-        return self._fall_back(request) if status == 404 else self._fail(status, request)
+            log.error("cannot read %r: %s", fsdecode(request.decode_target()), failure.strerror)
+        return self._fallback(request) if status == 404 else self._error(status, request)
 
-    def _fall_back(self, request: Request) -> Answer:
-        """The answer when there is no such file."""
-        path = request.locate()
+    def _fallback(self, request: Request) -> PreparedResponse:
+        """The response when there is no such file: the configured fallback, or 404."""
+        path = request.decode_target()
         fallback = self._config.fallback
-        if fallback is None or hidden(path) or b"." in path.rpartition(b"/")[2]:
-            return self._fail(404, request)
+        if fallback is None or is_hidden(path) or b"." in path.rpartition(b"/")[2]:
+            return self._error(404, request)
         try:
-            file = self._files.find(fsencode(fallback))
+            file = self._root.find(fsencode(fallback))
         except OSError as failure:
             log.error("cannot read the fallback %s: %s", fallback, failure.strerror)
-            return self._fail(404, request)
-        return self._send(fsencode(fallback), file, request, [self._files.look(path)])
+            return self._error(404, request)
+        return self._file_response(fsencode(fallback), file, request, [self._root.snapshot(path)])
 
-    def refuse(self, refusal: Refused, line: str) -> Answer:
-        """The answer to a request that nobody could understand, but for this request line."""
-        return Answer(self._page(refusal.status) or error(refusal.status, refusal.why), None, line)
+    def respond_to_error(self, failure: HTTPError, line: str) -> PreparedResponse:
+        """The response to a malformed request with the request line `line`."""
+        return PreparedResponse(self._error_page(failure.status) or error_response(failure.status, failure.message), None, line)
 
-    def _fail(self, status: int, request: Request, headers: Headers = (), response: Response | None = None) -> Answer:
-        """An error, told by the site's own page if it has one."""
-        dressed = self._dressed(located(request) or b"/", headers)
-        return Answer(self._page(status, dressed) or response or error(status, WHY[status], dressed), request)
+    def _error(
+        self, status: int, request: Request, headers: Headers = (), response: Response | None = None
+    ) -> PreparedResponse:
+        """An error response: the site's own page, else `response`, else the built-in page."""
+        fields = self._with_site_headers(path_or_none(request) or b"/", headers)
+        return PreparedResponse(
+            self._error_page(status, fields) or response or error_response(status, MESSAGES[status], fields), request
+        )
 
-    def _page(self, status: int, headers: Headers = ()) -> Response | None:
-        """The site's own page for `status`, if it has one."""
+    def _error_page(self, status: int, headers: Headers = ()) -> Response | None:
+        """The response with the site's own page for `status`, if there is one."""
         page = self._pages.get(status)
         if page is None:
             return None
         try:
-            file = self._files.find(fsencode(page))
+            file = self._root.find(fsencode(page))
         except OSError as failure:
             log.error("cannot read the error page %s: %s", page, failure.strerror)
             return None
@@ -302,27 +301,27 @@ class Site:
         return Response(status, [("Content-Type", self._type(fsencode(page))), *own], file.body)
 
 
-def conditional(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
-    """The 200 with `headers` and the content of `file`, or the 304, 412, 206 or 416 that the request prefers to it."""
+def conditional_response(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
+    """The 200 response with `headers` and the content of `file`, or the 304, 412, 206 or 416 that the request asks for."""
     status = precondition(request, tag, int(file.modified), now)
     if status == 304:
         return not_modified(headers)
     if status == 412:
         return precondition_failed()
-    spans = ranges(request, file.size, tag, int(file.modified), now)
+    spans = requested_ranges(request, file.size, tag, int(file.modified), now)
     if spans is None:
         return Response(200, headers, file.body)
-    return partial(headers, file.body, spans, file.size) if spans else unsatisfiable(file.size)
+    return partial_content(headers, file.body, spans, file.size) if spans else range_not_satisfiable(file.size)
 
 
-def is_older(neighbour: Seen, file: File) -> bool:
-    """Whether a neighbour was made before the file last changed; some compressors copy its time without the fraction."""
-    whole = neighbour.modified == int(neighbour.modified)
-    return neighbour.modified < (int(file.modified) if whole else file.modified)
+def is_older(variant: PathSnapshot, file: File) -> bool:
+    """Whether the variant is older than the file. Some compressors copy the file's time without the fraction of a second."""
+    whole = variant.modified == int(variant.modified)
+    return variant.modified < (int(file.modified) if whole else file.modified)
 
 
-def is_lasting(request: Request, response: Response, now: float) -> bool:
-    """Whether the answer depends on nothing but the request's bytes and the files, time left aside."""
+def is_cacheable(request: Request, response: Response, now: float) -> bool:
+    """Whether the response depends on nothing but the bytes of the request and the state of files."""
     fields = request.fields
     if response.status not in {200, 304} or request.length or request.version == (0, 9):
         return False

@@ -20,7 +20,7 @@ from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.http.response import Record
+from rawservers.http.response import AccessRecord
 from rawservers.logs.sink import Sink, reopen_nonblocking
 
 log = logging.getLogger("rawservers")
@@ -60,15 +60,15 @@ class AccessLog:
         """Add the line of a response. sent: bytes, with the head; seconds: taken until the last of them was sent."""
         if record is self._record and sent == self._sent and peer.address[0] == self._host and not seconds:
             return self._lines.append(self._line)  # the same as the last one
-        if self._off or type(record) is not Record:
+        if self._off or type(record) is not AccessRecord:
             return
         if not self._lines:
             self._set_time()
         host = peer.address[0]
         if host != self._host:  # else pipelined, usually
             self._set_host(host)
-        size = sent - record.head
-        if size == record.size and not seconds:  # usually: formatted only once per record
+        size = sent - record.head_size
+        if size == record.body_size and not seconds:  # usually: formatted only once per record
             text = record.text = record.text or self._format.text(record, size, 0.0)
         else:
             text = self._format.text(record, max(0, size), seconds)
@@ -146,14 +146,14 @@ def rotated(fd: int, target: str) -> bool:
         return False
 
 
-def format_combined(record: Record, size: int, seconds: float) -> str:
+def format_combined(record: AccessRecord, size: int, seconds: float) -> str:
     """The line from the request on, in the combined format."""
     line = escaped(record.line, MAX_REQUEST)
     referer, agent = escaped(record.referer, MAX_FIELD), escaped(record.agent, MAX_FIELD)
     return f'"{line}" {record.status} {size} "{referer}" "{agent}" {seconds:.3f}\n'
 
 
-def format_json(record: Record, size: int, seconds: float) -> str:
+def format_json(record: AccessRecord, size: int, seconds: float) -> str:
     """The line from the request on, as the rest of a JSON object."""
     line = quoted(record.line, MAX_REQUEST)
     referer, agent = quoted(record.referer, MAX_FIELD), quoted(record.agent, MAX_FIELD)
@@ -188,7 +188,7 @@ class LineFormat(NamedTuple):
     escape: Callable[[str], str]
     separator: str
     time: str
-    text: Callable[[Record, int, float], str]
+    text: Callable[[AccessRecord, int, float], str]
 
 
 FORMATS = {

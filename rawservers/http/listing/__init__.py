@@ -1,1 +1,1 @@
-"""Listings of folders that have no index: HTML for people, JSON for programs, made by one thread beside the loop."""
+"""Directory listings as HTML and JSON, generated in a thread."""

@@ -1,11 +1,11 @@
-"""What would take the loop too long, done beside it by one thread, once for all who ask at the same time.
+"""A background thread for slow responses, with request coalescing.
 
-Who asks for a thing names it by a key, and gets a promise. A build that waits for its turn is shared by everybody who asks
-for the same before it begins. One that has begun is not: what it has read by then may have changed before the question came.
-So there is at most one build under way for a key, and one waiting, however many ask; and nothing is kept afterwards.
+A request submits a build under a key, and gets a future. A queued build is shared by all requests with the same key that come
+before it begins. One that has begun is not shared: what it has read may have changed before the new request. So for each key
+there is at most one build running and one queued, however many requests there are. Results are not cached.
 
-Python runs one thread at a time. The thread here therefore works in slices, and rests after each of them; and while there is
-a build, whoever else wants the interpreter need not wait for as long as is usual before it is handed over.
+Python runs one thread at a time. So the thread works in slices with a pause after each, and during a build the switch interval
+of the interpreter is shortened, so that the event loop gets it back sooner.
 """
 
 from __future__ import annotations
@@ -19,78 +19,78 @@ from typing import TypeVar
 
 from rawservers.http.response import Body, Response
 
-# Builds that may wait. One takes milliseconds, or seconds for the largest of folders: who came last should still be there.
-BUILDS = 16
-# Requests that may wait, in all. Each holds a connection, and a reference to the answer, so it is not about memory: when an
-# answer is there, all who waited for it are served in the same wake of the loop.
-REQUESTS = 256
-IDLE = 5.0  # seconds without work after which the thread ends
+# Queued builds. One takes milliseconds, or seconds for the largest directories: the last client should not time out by then.
+MAX_BUILDS = 16
+# Requests that wait, in all. They share results, so the limit is not for memory: all requests that wait for a build are served
+# in one iteration of the event loop.
+MAX_REQUESTS = 256
+IDLE_TIME = 5.0  # seconds without work after which the thread ends
 
-SLICE = 128  # steps without a rest: less than a millisecond, with names of the usual length
-REST = 0.0005  # seconds: nearly as long as a slice, so that the loop has about half of the time
-# Seconds after which a thread that waits for the interpreter is handed it, should a slice take longer. The loop may have to
-# wait after each of its system calls, of which a request takes a handful; the usual 5 ms would add up.
-HANDOVER = 0.0005
+SLICE = 128  # items without a pause: less than a millisecond, with names of usual length
+PAUSE = 0.0005  # seconds: nearly as long as a slice, so that the event loop has about half of the time
+# Seconds after which the interpreter switches to a waiting thread (sys.setswitchinterval), in case a slice takes longer. The
+# event loop may have to wait after each system call, of which a request takes a handful. The default of 5 ms would add up.
+SWITCH_INTERVAL = 0.0005
 
-PIECE = 65536  # bytes, at the least, of a piece of an answer: so many are sent at once without being copied again
+PIECE_SIZE = 65536  # minimum size in bytes of a piece of the body: large enough to be sent without being joined again
 
 T = TypeVar("T")
 
 
 class Busy(Exception):
-    """There is so much to build already that nothing can be promised."""
+    """Too many builds or requests are waiting."""
 
 
 class Build:
-    """One that is waiting, or under way. requests: how many share it."""
+    """A queued or running build. requests: number of requests that share it."""
 
-    __slots__ = ("build", "promise", "requests")
+    __slots__ = ("build", "future", "requests")
 
     def __init__(self, build: Callable[[], Response]) -> None:
         self.build = build
-        self.promise: Future[Response] = Future()
+        self.future: Future[Response] = Future()
         self.requests = 0
 
 
 class Builder:
-    """The builds of one process, and the thread that does them, which is there only as long as it is needed.
+    """The queue of builds, and the thread that runs them.
 
-    idle: seconds without work after which it ends.
+    idle: seconds without a build after which the thread ends; it is started again when needed.
     """
 
-    def __init__(self, idle: float = IDLE) -> None:
+    def __init__(self, idle: float = IDLE_TIME) -> None:
         self._idle = idle
-        self._changed = Condition()  # of what follows
-        self._waiting: dict[Hashable, Build] = {}  # in the order in which they were asked for
+        self._condition = Condition()  # guards the attributes below
+        self._waiting: dict[Hashable, Build] = {}  # by key, oldest first
         self._requests = 0
         self._thread: Thread | None = None
 
     def submit(self, key: Hashable, build: Callable[[], Response]) -> Future[Response]:
-        """A promise of what `build` will return, called in the thread from now on, or what another of the same key will.
+        """The future of a call of `build` in the thread, or of a queued one with the same key. Raises Busy.
 
-        Whoever has the promise must not cancel it. Raises Busy.
+        The future is shared, and must not be cancelled. Its exception is what the build raised.
         """
-        with self._changed:
-            if self._requests >= REQUESTS:
+        with self._condition:
+            if self._requests >= MAX_REQUESTS:
                 raise Busy
             waiting = self._waiting.get(key)
             if waiting is None:
-                if len(self._waiting) >= BUILDS:
+                if len(self._waiting) >= MAX_BUILDS:
                     raise Busy
                 self._start()
                 waiting = self._waiting[key] = Build(build)
-                self._changed.notify()
+                self._condition.notify()
             waiting.requests += 1
             self._requests += 1
-            return waiting.promise
+            return waiting.future
 
     def _start(self) -> None:
-        """See that there is a thread."""
+        """Start the thread, if it is not running. Raises Busy."""
         if self._thread is None:
             thread = Thread(target=self._run, name="builder", daemon=True)
             try:
                 thread.start()
-            except RuntimeError as failure:  # the system has none left
+            except RuntimeError as failure:  # the limit of threads is reached
                 raise Busy from failure
             self._thread = thread
 
@@ -99,28 +99,31 @@ class Builder:
             pass
 
     def _do_next(self) -> bool:
-        """Do the build that has waited longest; False if there was none for a while. A call of its own, which keeps nothing."""
-        with self._changed:
+        """Run the oldest queued build. Returns False, and the thread ends, if there was none for `idle` seconds.
+
+        A method of its own, so that no local variable of the thread keeps a result alive.
+        """
+        with self._condition:
             if not self._waiting:
-                self._changed.wait(self._idle)
+                self._condition.wait(self._idle)
             if not self._waiting:
                 self._thread = None
                 return False
-            build = self._waiting.pop(next(iter(self._waiting)))  # from here on, who asks for the same needs another one
-        outcome = outcome_of(build.build)
-        with self._changed:
-            self._requests -= build.requests  # before anybody hears of it, and asks for more
-        if isinstance(outcome, Response):
-            build.promise.set_result(outcome)
+            build = self._waiting.pop(next(iter(self._waiting)))  # from here on, the same key is a new build
+        result = run(build.build)
+        with self._condition:
+            self._requests -= build.requests  # before the futures are done, and more requests follow
+        if isinstance(result, Response):
+            build.future.set_result(result)
         else:
-            build.promise.set_exception(outcome)
+            build.future.set_exception(result)
         return True
 
 
-def outcome_of(build: Callable[[], Response]) -> Response | BaseException:
-    """What a build returns, or raises: the thread has to go on."""
+def run(build: Callable[[], Response]) -> Response | BaseException:
+    """The result of a build, or the exception that it raised. Raises nothing, so that the thread continues."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, HANDOVER))
+    sys.setswitchinterval(min(before, SWITCH_INTERVAL))
     try:
         return build()
     except BaseException as failure:
@@ -129,27 +132,27 @@ def outcome_of(build: Callable[[], Response]) -> Response | BaseException:
         sys.setswitchinterval(before)
 
 
-def paced(steps: Iterable[T]) -> Iterator[T]:
-    """The same, with a rest after each SLICE of them."""
-    for count, step in enumerate(steps, 1):
-        yield step
+def throttled(items: Iterable[T]) -> Iterator[T]:
+    """The same items, with a pause after each SLICE of them."""
+    for count, item in enumerate(items, 1):
+        yield item
         if count % SLICE == 0:
-            rest()
+            pause()
 
 
-def rest() -> None:
-    time.sleep(REST)
+def pause() -> None:
+    time.sleep(PAUSE)
 
 
-def gathered(fragments: Iterable[bytes]) -> Body:
-    """A body of these fragments, joined to pieces that are large enough to be sent at once, and small enough to be quick."""
+def joined(fragments: Iterable[bytes]) -> Body:
+    """The body made of these fragments, joined to pieces of about PIECE_SIZE: each join is short, and few chunks are sent."""
     pieces = []
     parts = []
     size = 0
     for fragment in fragments:
         parts.append(fragment)
         size += len(fragment)
-        if size >= PIECE:
+        if size >= PIECE_SIZE:
             pieces.append(b"".join(parts))
             parts.clear()
             size = 0
@@ -158,4 +161,4 @@ def gathered(fragments: Iterable[bytes]) -> Body:
     return pieces[0] if len(pieces) == 1 else tuple(pieces)
 
 
-of_this_process = Builder()
+default_builder = Builder()
