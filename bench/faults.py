@@ -44,7 +44,7 @@ OLD = 1_000_000_000  # when the files were last changed: long ago
 LONG = 0.02  # seconds of processor time that no wake may take
 SLOW = 0.25  # seconds that the 99th percentile of an honest client may take
 MARGIN = 30.0  # seconds for a client's process to say something, beyond the time that it was given
-KNOWN = re.compile(r"running as root: |\w+ listening on |only \d+ connections at once|\s*$")  # what a server may say on stderr
+KNOWN = re.compile(r"workers run as root|\w+ listening on |limits\.connections |\s*$")  # what a server may say on stderr
 SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")  # of Prometheus' text form
 
 _fork = multiprocessing.get_context("fork")

@@ -288,7 +288,7 @@ def test_what_could_not_be_measured_reaches_no_bar() -> None:
 
 
 def test_lines_that_a_server_should_not_have_said() -> None:
-    usual = "running as root: with --user ...\nhttp listening on http://h/\nonly 5 connections at once, not 9\n\n"
+    usual = "workers run as root; set ...\nhttp listening on http://h/\nlimits.connections reduced from 9 to 5: ...\n\n"
     assert faults.strange(usual) == []
     assert faults.strange(usual + "unexpected error in x\n  Traceback\n") == ["unexpected error in x", "  Traceback"]
 
