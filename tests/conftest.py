@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import Server
+from tests.harness.server import Server
 
 
 @pytest.fixture

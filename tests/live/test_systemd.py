@@ -1,0 +1,435 @@
+"""The units of systemd/, under a real systemd that is booted for it: installed, used, reloaded, killed, upgraded and removed by
+the commands of README.md, as they stand there. The tests of this file belong together, and build on one another."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.harness.machine import Machine, enter_network
+from tests.harness.server import DEADLINE, ROOT, need, receive_all, receive_until, until
+
+pytestmark = pytest.mark.xdist_group("machine")  # one boot for all of them
+
+UNITS = sorted(ROOT.glob("systemd/rawservers*.*"))
+CHECKOUT = "/root/checkout"
+SMALL, LARGE = b"small\n" * 100, b"large..\n" * (1 << 20)
+PAUSE = 0.005  # seconds between an answer and a client's next request: the processors are for the server
+CONFIGURATION = """
+workers = 2
+stuck_time = STUCK
+[http]
+root = "/srv/www"
+headers."*" = { Generation = "GENERATION" }
+"""
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Machine]:
+    """With a copy of the checkout and a folder to serve, and nothing installed yet."""
+    with Machine() as running:
+        ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+        shutil.copytree(ROOT, running.path(CHECKOUT), ignore=ignored)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pristine(machine: Machine) -> set[str]:
+    """What is in /etc and /usr/local before the installation."""
+    return files_of(machine)
+
+
+@pytest.fixture(scope="module")
+def installed(machine: Machine, pristine: set[str]) -> Machine:
+    follow_readme(machine, "Install")
+    machine.path("/srv/www/small").write_bytes(SMALL)
+    machine.path("/srv/www/large").write_bytes(LARGE)
+    return machine
+
+
+@pytest.fixture
+def service(installed: Machine) -> Iterator[Machine]:
+    """Up, with the configuration that these tests use."""
+    configure(installed, "1")
+    installed.systemctl("restart", "rawservers")
+    yield installed
+    changes = installed.path("/run/systemd/system/rawservers.service.d")
+    if changes.exists():
+        shutil.rmtree(changes)
+        installed.systemctl("daemon-reload")
+
+
+def files_of(machine: Machine) -> set[str]:
+    return set(machine.run("find", "/etc", "/usr/local", "-xdev").stdout.splitlines())
+
+
+def follow_readme(machine: Machine, step: str) -> str:
+    """Run the commands that README.md has below the paragraph which says "`step` it", in the copy of the checkout."""
+    section = (ROOT / "README.md").read_text().partition("\n## As a service\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"((?:^[^ \n].*\n)+)\n((?:^    .*\n)+)", section, re.MULTILINE)
+    (commands,) = (block for paragraph, block in blocks if f"{step} it" in paragraph)
+    return machine.run("sh", "-ec", f"cd {CHECKOUT}\n{commands}").stdout
+
+
+def configure(machine: Machine, generation: str, stuck_time: float = 10, more: str = "") -> None:
+    """stuck_time: seconds after which a worker that hangs is replaced; more: further lines, for the end of the file."""
+    text = CONFIGURATION.replace("GENERATION", generation).replace("STUCK", str(stuck_time))
+    machine.write("/etc/rawservers.toml", text + more)
+
+
+def drop_in(machine: Machine, *lines: str) -> None:
+    """Change the unit, until this test ends."""
+    text = "\n".join(("[Service]", *lines, ""))
+    machine.write("/run/systemd/system/rawservers.service.d/test.conf", text)
+    machine.systemctl("daemon-reload")
+
+
+def request(path: str, keep: bool = False) -> bytes:
+    return f"GET {path} HTTP/1.0\r\n{'Connection: keep-alive' if keep else 'X: y'}\r\n\r\n".encode()
+
+
+def get(machine: Machine, path: str = "/small") -> bytes:
+    """The whole answer on a connection of its own."""
+    with machine.connect(80) as sock:
+        sock.sendall(request(path))
+        return receive_all(sock)
+
+
+def generation(machine: Machine) -> str:
+    """Which configuration answers."""
+    match = re.search(rb"\r\nGeneration: (\w+)\r\n", get(machine))
+    assert match
+    return match[1].decode()
+
+
+def main_process(machine: Machine) -> int:
+    return int(machine.show("rawservers", "MainPID"))
+
+
+def workers(machine: Machine) -> set[int]:
+    """Their pids, as seen from here."""
+    found = set()
+    for pid in machine.path("/sys/fs/cgroup/system.slice/rawservers.service/cgroup.procs").read_text().split():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+            found |= {int(pid)} if int(parent) != machine.pid else set()
+    return found
+
+
+class Load:
+    """Clients that ask for a file, one request after the other, while something happens to the server. Every request that they
+    send is counted once: as answered, whole and right, or as a failure."""
+
+    def __init__(self, machine: Machine, kept: int = 3, single: int = 3) -> None:
+        self._machine = machine
+        self._over = threading.Event()
+        self.answered = dict.fromkeys(range(kept + single), 0)
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._ask, args=(number, number < kept)) for number in self.answered]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        self.go_on()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def go_on(self) -> None:
+        """Wait until each client has got a few more answers."""
+        before = dict(self.answered)
+        until(lambda: bool(self.failures) or all(self.answered[n] >= before[n] + 5 for n in before), "answers for each client")
+        assert self.failures == []
+
+    def _ask(self, number: int, keep: bool) -> None:
+        enter_network(self._machine.pid)
+        sock = None
+        while not self._over.is_set():
+            try:
+                sock = sock or socket.create_connection(("127.0.0.1", 80), timeout=DEADLINE)
+                sock.sendall(request("/small", keep))
+                stays = self._take_answer(sock)
+                self.answered[number] += 1
+            except (OSError, ValueError) as error:
+                self.failures.append(f"{'kept' if keep else 'single'} connection: {error!r}")
+                stays = False
+            if sock and not stays:
+                sock.close()
+                sock = None
+            self._over.wait(PAUSE)
+        if sock:
+            sock.close()
+
+    def _take_answer(self, sock: socket.socket) -> bool:
+        """Whether the connection may be used again. ValueError unless the answer is whole and right."""
+        data = b""
+        while b"\r\n\r\n" not in data or len(data) < data.index(b"\r\n\r\n") + 4 + len(SMALL):
+            more = sock.recv(65536)
+            if not more:
+                raise ValueError(f"FIN after {data!r}")
+            data += more
+        head, _, body = data.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.0 200 ") or body != SMALL:
+            raise ValueError(f"not the answer: {data!r}")
+        return b"\r\nConnection: keep-alive" in head
+
+
+# The units as they stand
+
+
+def test_systemd_finds_nothing_wrong() -> None:
+    done = subprocess.run([need("systemd-analyze"), "verify", *UNITS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")  # for unknown directives it says so, and exits with 0
+
+
+def test_exposure_is_at_most_0_2() -> None:
+    command = [need("systemd-analyze"), "security", "--offline=true", "--threshold=2", str(ROOT / "systemd/rawservers.service")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Installed
+
+
+def test_the_first_client_starts_it(installed: Machine) -> None:
+    assert installed.show("rawservers", "ActiveState") == "inactive"
+    for unit in ("rawservers-http.socket", "rawservers-telnet.socket", "rawservers-status.socket"):
+        assert installed.systemctl("is-enabled", unit) == "enabled"
+    assert b"HTTP/1.0 200 OK\r\n" in get(installed, "/")
+    until(lambda: installed.show("rawservers", "ActiveState") == "active", "it says that it is ready")
+
+
+def test_both_ports_answer(service: Machine) -> None:
+    for host in ("127.0.0.1", "::1"):
+        with service.connect(80, host) as sock:
+            sock.sendall(request("/small"))
+            assert receive_all(sock).endswith(b"\r\n\r\n" + SMALL)
+        with service.connect(23, host) as sock:
+            sock.sendall(b"hello\r\n")
+            assert receive_until(sock, b"\n") == b"hello\r\n"
+
+
+def test_looking_at_it(service: Machine) -> None:
+    get(service, "/looked-for")
+    until(lambda: "GET /looked-for " in service.journal("--unit=rawservers"), "the access log's line in the journal")
+    said = follow_readme(service, "Look at")
+    assert "Active: active (running)" in said
+    assert re.search(r'Status: ".*http.*telnet.*2 workers"', said)
+    assert "GET /looked-for " in said
+    assert re.search(r"^rawservers .*workers: 2$", said, re.MULTILINE)  # its own status
+
+
+def test_the_sandbox(service: Machine) -> None:
+    """A probe run by systemd as a part of the service, and the same one outside, as a proof that it would notice."""
+    shutil.copy(ROOT / "tests/harness/sandbox_probe.py", service.path("/usr/local/lib/probe.py"))
+    drop_in(service, "ExecStartPre=/usr/bin/python3 /usr/local/lib/probe.py")
+    service.systemctl("restart", "rawservers")
+    journal = service.journal("--unit=rawservers", "--grep=^{")
+    inside, outside = (json.loads(text) for text in (journal, service.run("python3", "/usr/local/lib/probe.py").stdout))
+    service.path("/usr/local/lib/probe.py").unlink()
+
+    assert set(inside["sockets"].values()) == {"EAFNOSUPPORT"}
+    assert set(outside["sockets"].values()) == {"done"}
+    assert inside["network"] != outside["network"]
+    assert inside["others"] == []
+    assert 1 in outside["others"]
+    assert inside["writable"] == ["/var/tmp", "/tmp"]
+    assert {"/", "/etc", "/srv/www", "/dev/shm"} < set(outside["writable"])
+    assert not service.path("/tmp/probe").exists()
+    assert inside["user"] != 0
+    assert set(inside["capabilities"].values()) == {0}
+    assert outside["capabilities"]["CapEff"] != 0
+    assert set(inside["privileges"].values()) == {"EPERM"}
+    assert set(outside["privileges"].values()) == {"done"}
+
+
+# Reloaded and restarted
+
+
+def test_reload(service: Machine) -> None:
+    configure(service, "2")
+    before = main_process(service)
+    follow_readme(service, "Reload")
+    assert generation(service) == "2"
+    assert main_process(service) == before
+
+
+def test_a_bad_reload_keeps_what_is_served(service: Machine) -> None:
+    before = main_process(service)
+    configure(service, "2", more="lsitng = true\n")
+    line = service.path("/etc/rawservers.toml").read_text().splitlines().index("lsitng = true") + 1
+    done = service.run("systemctl", "reload", "rawservers", check=False)
+    assert done.returncode != 0
+    assert f"/etc/rawservers.toml:{line}: " in service.journal("--unit=rawservers")
+    assert generation(service) == "1"
+    assert (main_process(service), service.show("rawservers", "ActiveState")) == (before, "active")
+    configure(service, "3")
+    service.systemctl("reload", "rawservers")
+    assert generation(service) == "3"
+
+
+def test_nobody_is_refused_during_reloads_and_restarts(service: Machine) -> None:
+    with Load(service) as load:
+        for number in range(10):
+            configure(service, f"r{number}")
+            service.systemctl("reload", "rawservers")
+            assert generation(service) == f"r{number}"
+            load.go_on()
+        for _ in range(5):
+            service.systemctl("restart", "rawservers")
+            load.go_on()
+    assert load.failures == []
+
+
+def test_stop_lets_downloads_finish(service: Machine) -> None:
+    downloads = [begin_download(service) for _ in range(3)]
+    service.systemctl("stop", "--no-block", "rawservers")
+    until(lambda: service.show("rawservers", "ActiveState") == "deactivating", "the order to stop")
+    for sock, begun in downloads:
+        with sock:
+            assert (begun + receive_all(sock)).partition(b"\r\n\r\n")[2] == LARGE
+    until(lambda: service.show("rawservers", "ActiveState") == "inactive", "the end of the service")
+    assert service.show("rawservers", "Result") == "success"
+
+
+def begin_download(machine: Machine) -> tuple[socket.socket, bytes]:
+    """A connection with little room, on which a large answer has begun, and what has come of it."""
+
+    def connect() -> socket.socket:
+        sock = socket.socket()
+        sock.settimeout(DEADLINE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", 80))
+        return sock
+
+    sock = machine.visit(connect)
+    sock.sendall(request("/large"))
+    return sock, sock.recv(100)
+
+
+# When something goes wrong
+
+
+def comes_back(machine: Machine, hurt: Callable[[], object]) -> None:
+    """Another main process serves after `hurt`, without anybody's doing."""
+    before = main_process(machine)
+    hurt()
+    until(lambda: main_process(machine) not in {0, before}, "another main process")
+    assert generation(machine) == "1"
+
+
+def test_the_main_process_is_killed(service: Machine) -> None:
+    old = workers(service)
+    comes_back(service, lambda: service.run("kill", "-KILL", str(main_process(service))))
+    assert not old & workers(service)
+
+
+def test_the_main_process_hangs(service: Machine) -> None:
+    drop_in(service, "WatchdogSec=1")
+    service.systemctl("restart", "rawservers")
+    comes_back(service, lambda: service.run("kill", "-STOP", str(main_process(service))))
+    assert "Watchdog timeout" in service.journal("--unit=rawservers")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+def test_a_worker_is_killed_or_hangs(service: Machine, number: int) -> None:
+    configure(service, "1", stuck_time=2)
+    service.systemctl("restart", "rawservers")
+    main, before = main_process(service), workers(service)
+    victim = min(before)
+    os.kill(victim, number)
+    until(lambda: victim not in workers(service) and len(workers(service)) == 2, "another worker")
+    assert before - {victim} < workers(service)
+    assert (main_process(service), generation(service)) == (main, "1")
+
+
+def test_a_client_waits_while_the_configuration_is_mended(service: Machine) -> None:
+    """Meanwhile the service is started and fails time and again; that takes neither the port away nor the processor."""
+    service.systemctl("stop", "rawservers")
+    configure(service, "2", more="wrong\n")
+    with service.connect(80) as sock:
+        sock.sendall(request("/small"))
+        until(lambda: len(failed_starts(service)) >= 2, "two starts that failed")
+        configure(service, "2")
+        assert receive_all(sock).endswith(SMALL)
+    starts = failed_starts(service)
+    assert all(later - earlier >= 1 for earlier, later in pairwise(starts)), starts
+
+
+def failed_starts(machine: Machine) -> list[float]:
+    """When the service has ended with a wrong configuration: seconds on the monotonic clock."""
+    lines = machine.journal("--unit=rawservers", "--grep=Main process exited.* status=78", "--output=json").splitlines()
+    return [int(json.loads(line)["__MONOTONIC_TIMESTAMP"]) / 1e6 for line in lines]
+
+
+def test_access_log_in_a_file(service: Machine) -> None:
+    """As README.md says, with its rotation."""
+    text = (ROOT / "README.md").read_text()
+    assert "`LogsDirectory=rawservers`" in text
+    assert '`access = "/var/log/rawservers/access.log"`' in text
+    drop_in(service, "LogsDirectory=rawservers")
+    configure(service, "1", more='[log]\naccess = "/var/log/rawservers/access.log"\n')
+    service.systemctl("restart", "rawservers")
+    log = service.path("/var/log/private/rawservers/access.log")
+    for name in ("/one", "/two"):
+        await_log_line(service, log, name)
+        log.rename(log.with_name("old"))
+        until(log.exists, "a new log")
+
+
+def await_log_line(machine: Machine, log: Path, name: str) -> None:
+    get(machine, name)
+    until(lambda: log.exists() and f"GET {name} " in log.read_text(), "a line of log")
+
+
+def test_another_port(service: Machine) -> None:
+    """A socket that has changed is taken as README.md says; so is one that was stopped, or enabled since."""
+    service.systemctl("disable", "--now", "rawservers-telnet.socket")
+    service.systemctl("enable", "rawservers-telnet.socket")
+    service.write("/run/systemd/system/rawservers-http.socket.d/test.conf", "[Socket]\nListenStream=8080\n")
+    service.systemctl("daemon-reload")
+    service.systemctl("stop", "rawservers-http.socket")
+    service.systemctl("restart", "rawservers")
+    for port, greeting in ((80, b"HTTP/1.0 "), (8080, b"HTTP/1.0 "), (23, b"GET / HTTP/1.0\r\n")):
+        with service.connect(port) as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert sock.recv(100).startswith(greeting)
+    shutil.rmtree(service.path("/run/systemd/system/rawservers-http.socket.d"))
+
+
+# Upgraded and removed
+
+
+def test_upgrade(service: Machine) -> None:
+    version = service.path(f"{CHECKOUT}/rawservers/__init__.py")
+    version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "99.0"', version.read_text()))
+    with Load(service) as load:
+        follow_readme(service, "Upgrade")
+        load.go_on()
+    assert load.failures == []
+    assert service.run("rawservers", "--version").stdout == "rawservers 99.0\n"
+    assert b"\r\nServer: rawservers/99.0\r\n" in get(service)
+
+
+def test_remove(installed: Machine, pristine: set[str]) -> None:
+    follow_readme(installed, "Remove")
+    assert files_of(installed) == pristine
+    assert installed.systemctl("list-units", "--all", "--plain", "--no-legend", "rawservers*") == ""
+    assert not installed.path("/run/rawservers/status").exists()
+    with pytest.raises(ConnectionRefusedError), contextlib.closing(installed.connect(80)):
+        pass

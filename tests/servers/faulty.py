@@ -1,0 +1,40 @@
+"""A service with a bug: it raises when it is told to, and when it starts on a port of its own. For the test of the core.
+
+python3 -m tests.servers.faulty
+"""
+
+import logging
+from collections.abc import Sequence
+
+from rawservers.core.connection import ServiceSpec
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import Chunk, Protocol
+from rawservers.daemon.worker import serve
+from rawservers.services import SERVICES, Report
+from rawservers.settings import Config, ListenConfig
+
+
+class Faulty(Protocol):
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        if data == b"raise\n":
+            raise RuntimeError("as told")
+        return (data,)
+
+
+def stillborn(peer: Peer) -> Protocol:
+    raise RuntimeError("at the start")
+
+
+def faulty(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+    return ServiceSpec("faulty", lambda peer: Faulty(), {}, report)
+
+
+def unborn(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+    return ServiceSpec("unborn", stillborn, {}, report)
+
+
+SERVICES |= {"faulty": faulty, "unborn": unborn}
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    serve(Config(listen=(ListenConfig("faulty", "127.0.0.1:0"), ListenConfig("unborn", "127.0.0.1:0"))))

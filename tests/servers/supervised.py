@@ -1,0 +1,83 @@
+"""The command, with answers in code besides, and quicker in all that it does by the clock: for the tests of the supervisor.
+
+python3 -m tests.servers.supervised ARGUMENTS OF THE COMMAND
+"""
+
+import contextlib
+import itertools
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from rawservers import Config, Request, Response, cli
+from rawservers.daemon import children, startup, worker
+
+QUICK = {
+    "core.loop.TICK": 0.1,
+    "daemon.children.TICK": 0.1,
+    "daemon.children.KILL_DELAY": 0.3,
+    "daemon.supervisor.START_TIME": float(os.environ.get("START_TIME", 30)),
+    "daemon.worker.IDLE_GRACE": 0.2,
+}
+CONFIGURE = cli.configure
+
+
+def pid(request: Request) -> Response:
+    """Which process serves."""
+    return Response(200, [("Content-Type", "text/plain")], str(os.getpid()).encode())
+
+
+def environment(request: Request) -> Response:
+    """The names in its environment."""
+    return Response(200, [("Content-Type", "text/plain")], "\n".join(os.environ).encode())
+
+
+def endless(request: Request) -> Response:
+    for _ in itertools.repeat(None):
+        pass
+    raise AssertionError
+
+
+def slow(request: Request) -> Response:
+    """Holds the loop for a while: for longer, if it is asked for at /very-slow."""
+    time.sleep(1.1 if request.path == "/very-slow" else 0.3)
+    return Response(200)
+
+
+def begin(config: Config, *more: Any) -> worker.Worker:
+    """A worker; but none if the variable BROKEN names a file, as soon as that says "now".
+
+    With a folder behind that word, only those are meant that are to serve it.
+    """
+    flag = Path(os.environ.get("BROKEN", "none"))
+    with contextlib.suppress(FileNotFoundError):
+        while True:
+            when, _, folder = flag.read_text().partition(" ")
+            if folder not in ("", config.sites[0].root):
+                break
+            if when == "now":
+                raise startup.CannotStart("cannot start: it is broken")
+            time.sleep(0.01)
+    return worker.Worker(config, *more)
+
+
+def configure(*said: Any) -> Config:
+    """With the functions, and with the variable STUCK_TIME, which may be less than a file may say."""
+    config = replace(
+        CONFIGURE(*said),
+        handlers=(("/pid", pid), ("/environment", environment), ("/endless", endless), ("/slow", slow), ("/very-slow", slow)),
+    )
+    stuck_time = os.environ.get("STUCK_TIME")
+    return replace(config, stuck_time=float(stuck_time)) if stuck_time else config
+
+
+if __name__ == "__main__":
+    for name, seconds in QUICK.items():
+        mock.patch(f"rawservers.{name}", seconds).start()
+    mock.patch.object(children, "Worker", begin).start()
+    mock.patch.object(cli, "configure", configure).start()
+    sys.exit(cli.main())

@@ -1,0 +1,224 @@
+"""The thread beside the loop: what it builds is built once for all who ask in time, within bounds, and is not kept."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from threading import Event, Semaphore
+from typing import Any
+
+import pytest
+
+from rawservers.core.protocol import FileSlice, OpenFile
+from rawservers.http.listing import builder
+from rawservers.http.listing.builder import PIECE_SIZE, SLICE, Builder, Busy, joined, throttled
+from rawservers.http.response import Response
+from tests.harness.server import DEADLINE, until
+
+
+class Work:
+    """Builds that are held until they are let go; each answers with its number."""
+
+    def __init__(self) -> None:
+        self.builds = 0
+        self._begun = Semaphore(0)
+        self._go = Semaphore(0)
+
+    def __call__(self) -> Response:
+        self.builds += 1
+        number = self.builds
+        self._begun.release()
+        assert self._go.acquire(timeout=DEADLINE)
+        return Response(200, body=b"%d" % number)
+
+    def await_begin(self) -> None:
+        assert self._begun.acquire(timeout=DEADLINE)
+
+    def let_go(self, count: int = 1) -> None:
+        self._go.release(count)
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    work = Work()
+    yield work
+    work.let_go(1000)
+
+
+def nothing() -> Response:
+    return Response(204)
+
+
+def test_who_asks_before_a_build_begins_shares_it(work: Work) -> None:
+    builds = Builder()
+    first = builds.submit("key", work)
+    work.await_begin()
+    later = [builds.submit("key", work) for _ in range(10)]
+    other = builds.submit("other", nothing)
+    assert len({id(future) for future in [first, *later, other]}) == 3
+    work.let_go()
+    work.await_begin()
+    last = builds.submit("key", work)
+    work.let_go(2)
+    assert [future.result(DEADLINE).body for future in [first, *later, last]] == [b"1", *[b"2"] * 10, b"3"]
+    assert other.result(DEADLINE).status == 204
+    assert work.builds == 3
+
+
+def test_so_many_builds_wait(work: Work) -> None:
+    builds = Builder()
+    under_way = builds.submit(-1, work)
+    work.await_begin()
+    futures = [builds.submit(key, nothing) for key in range(builder.MAX_BUILDS)]
+    for key in ("one more", -1):
+        with pytest.raises(Busy):
+            builds.submit(key, nothing)
+    assert builds.submit(0, nothing) is futures[0]
+    work.let_go()
+    for future in (under_way, *futures):
+        future.result(DEADLINE)
+    assert builds.submit("one more", nothing).result(DEADLINE).status == 204
+
+
+def test_so_many_requests_wait(work: Work) -> None:
+    builds = Builder()
+    under_way = builds.submit("key", work)
+    work.await_begin()
+    shared = {builds.submit("key", work) for _ in range(builder.MAX_REQUESTS - 1)}
+    assert len(shared) == 1
+    for key in ("key", "other"):
+        with pytest.raises(Busy):
+            builds.submit(key, nothing)
+    work.let_go()
+    under_way.result(DEADLINE)
+    builds.submit("other", nothing)  # there is room for one
+    with pytest.raises(Busy):
+        builds.submit("other", nothing)
+    work.let_go()
+    shared.pop().result(DEADLINE)
+    for _ in range(3):
+        assert builds.submit("key", nothing).result(DEADLINE).status == 204
+
+
+@pytest.mark.parametrize("failure", [OSError(13, "as told"), ZeroDivisionError("as told"), MemoryError(), SystemExit(1)])
+def test_a_build_that_fails_is_the_concern_of_those_who_asked(failure: BaseException) -> None:
+    def fail() -> Response:
+        raise failure
+
+    builds = Builder()
+    assert builds.submit("key", fail).exception(DEADLINE) is failure
+    thread = builds._thread
+    assert builds.submit("key", nothing).result(DEADLINE).status == 204
+    assert builds._thread is thread
+
+
+def test_there_is_a_thread_only_while_there_is_work(work: Work) -> None:
+    before = threading.active_count()
+    builds = Builder(idle=0.001)
+    assert builds._thread is None
+    assert threading.active_count() == before
+    for _ in range(3):
+        future = builds.submit("key", work)
+        thread = builds._thread
+        assert thread
+        assert thread.daemon
+        work.let_go()
+        future.result(DEADLINE)
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+        assert builds._thread is None
+
+
+def test_a_system_without_a_thread_to_spare_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    builds = Builder()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for _ in range(builder.MAX_BUILDS + 1):
+            with pytest.raises(Busy):
+                builds.submit("key", nothing)
+    assert builds.submit("key", nothing).result(DEADLINE).status == 204
+
+
+def test_nothing_is_kept() -> None:
+    dropped = Event()
+
+    def build() -> Response:
+        return Response(200, body=FileSlice(OpenFile(-1, lambda fd: dropped.set()), 0, 0))
+
+    builds = Builder()
+    future = builds.submit("key", build)
+    assert future.result(DEADLINE).status == 200
+    assert not dropped.is_set()
+    del future
+    assert dropped.wait(DEADLINE)
+    assert builds._thread
+    assert builds._thread.is_alive()
+
+
+def test_the_interpreter_is_handed_over_sooner_during_a_build() -> None:
+    def fail() -> Response:
+        seen.append(sys.getswitchinterval())
+        raise ZeroDivisionError
+
+    seen: list[float] = []
+    usual = sys.getswitchinterval()
+    builds = Builder()
+    assert builds.submit("key", fail).exception(DEADLINE)
+    assert seen == [pytest.approx(builder.SWITCH_INTERVAL)]
+    assert sys.getswitchinterval() == usual
+
+
+def test_a_build_rests_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+    rested = [0]
+    monkeypatch.setattr(builder, "pause", lambda: rested.append(taken))
+    for step in throttled(iter(range(10 * SLICE + 5))):
+        assert step == taken
+        taken += 1
+    assert [later - earlier for earlier, later in pairwise(rested)] == [SLICE] * 10
+    assert list(throttled([])) == []
+
+
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [1] * 5, [PIECE_SIZE - 1], [PIECE_SIZE], [PIECE_SIZE - 1, 1, 1], [3000] * 200, [10 * PIECE_SIZE, 1]]
+)
+def test_pieces(sizes: list[int]) -> None:
+    fragments = [b"%c" % (number % 251) * size for number, size in enumerate(sizes)]
+    body: Any = joined(iter(fragments))
+    pieces = body if isinstance(body, tuple) else (body,)
+    assert b"".join(pieces) == b"".join(fragments)
+    assert isinstance(body, bytes) is (len(pieces) == 1)
+    for piece in pieces[:-1]:
+        assert PIECE_SIZE <= len(piece) < PIECE_SIZE + max(sizes)
+
+
+def test_many_threads_ask() -> None:
+    """Each gets an answer that was begun after it asked, whoever else asks, and whether there is a thread or not."""
+    builds = Builder(idle=0.0)
+    asked = [0] * 8
+    stale: list[int] = []
+
+    def build() -> Response:
+        return Response(200, body=bytes(asked))
+
+    def ask(number: int) -> None:
+        for count in range(1, 201):
+            asked[number] = count
+            body = builds.submit("key", build).result(DEADLINE).body
+            assert isinstance(body, bytes)
+            if body[number] != count:
+                stale.append(count)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+    assert (asked, stale) == ([200] * len(asked), [])
+    until(lambda: builds._thread is None, "the thread's end")
