@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.server import Server
+pytest.register_assert_rewrite("tests.harness")  # before any of it is imported
+
+from tests.harness.server import Server  # noqa: E402
 
 
 @pytest.fixture

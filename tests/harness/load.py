@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
 from typing import NamedTuple
 
-from tests.harness.server import DEADLINE, until
+from tests.harness.http_client import request, take_answer
+from tests.harness.waiting import DEADLINE, until
 
 PAUSE = 0.002  # seconds between an answer and a client's next request: the processors are for the server
 
@@ -87,25 +87,3 @@ class Load:
             self._over.wait(PAUSE)
         if sock:
             sock.close()
-
-
-def request(path: str, keep: bool = False) -> bytes:
-    return f"GET {path} HTTP/1.{int(keep)}\r\nHost: h\r\n\r\n".encode()
-
-
-def take_answer(sock: socket.socket) -> tuple[int, bool, bytes]:
-    """Status, whether the connection may be used again, and body of the next answer. ValueError unless it is whole."""
-    data = b""
-    while b"\r\n\r\n" not in data or len(data) < data.index(b"\r\n\r\n") + 4 + length(data):
-        more = sock.recv(65536)
-        if not more:
-            raise ValueError(f"FIN after {data!r}")
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
-    return int(head.split()[1]), b"\r\nConnection: keep-alive" in head, body
-
-
-def length(head: bytes) -> int:
-    """What it says of the body behind it."""
-    match = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
-    return int(match[1]) if match else 0

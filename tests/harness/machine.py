@@ -17,11 +17,12 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import pytest
 
-from tests.harness.server import DEADLINE, need, until
+from tests.harness.needs import need, unable
+from tests.harness.waiting import DEADLINE, until
 
 SYSTEMD = "/lib/systemd/systemd"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -99,13 +100,6 @@ exec env -i container=test PATH={PATH} {SYSTEMD} --system --unit=machine.target 
 """
 
 Result = TypeVar("Result")
-
-
-def unable(why: str) -> NoReturn:
-    """Skip, visibly; in CI, fail."""
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 def cgroup_mount() -> Path:

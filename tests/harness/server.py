@@ -1,4 +1,4 @@
-"""A real server process, and plain sockets to talk to it. Every wait has a deadline."""
+"""A real server process: it is started, talked to, looked at and ended. Every wait has a deadline."""
 
 from __future__ import annotations
 
@@ -6,44 +6,18 @@ import contextlib
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 20.0
-
-
-def need(command: str) -> str:
-    """The path of a real client; without it the test is skipped, in CI it fails."""
-    path = shutil.which(command)
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"{command} is missing")
-        pytest.skip(f"{command} is missing")
-    return path
-
-
-def children(pid: int) -> list[int]:
-    """The process ids of the children of this one, oldest first; of one that has ended, none."""
-    with contextlib.suppress(OSError):
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def until(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
-    """Poll until `condition` holds."""
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        select.select([], [], [], 0.01)
+from tests.harness.needs import ROOT
+from tests.harness.processes import children
+from tests.harness.sockets import receive_all
+from tests.harness.waiting import DEADLINE, until
 
 
 class Server:
@@ -159,7 +133,7 @@ class Server:
         for fd in self._read:
             while data := os.read(fd, 1 << 20):
                 self._read[fd] += data
-        return self.process.returncode
+        return int(self.process.returncode)
 
     def __enter__(self) -> Server:
         return self
@@ -176,23 +150,6 @@ class Server:
             self.process.wait()
             for stream in filter(None, (self.process.stdout, self.process.stderr)):
                 stream.close()
-
-
-def receive_all(sock: socket.socket) -> bytes:
-    """Everything until the peer's FIN. A RST is an error."""
-    parts = []
-    while data := sock.recv(65536):
-        parts.append(data)
-    return b"".join(parts)
-
-
-def receive_until(sock: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        more = sock.recv(65536)
-        assert more, f"FIN after {data!r}"
-        data += more
-    return data
 
 
 def exchange(server: Server, data: bytes, service: str = "http") -> bytes:

@@ -9,11 +9,12 @@ import termios
 import time
 from collections.abc import Sequence
 
-import pexpect
+import pexpect  # type: ignore[import-untyped]
 import pyte
 import pytest
 
-from tests.harness.server import DEADLINE, need, until
+from tests.harness.needs import need
+from tests.harness.waiting import DEADLINE, until
 
 COLUMNS, ROWS = 80, 50
 UNSEEN = bytes(code for code in range(0x20) if code not in b"\a\b\t\n\v\f\r\x0e\x0f\x1b")  # that no terminal acts on
@@ -105,7 +106,7 @@ class Terminal:
             assert time.monotonic() < end, f"it does not leave: {self.rows()}"
         until(lambda: not self._child.isalive(), "the client's end")
         killed = self._child.signalstatus
-        return self._child.exitstatus if killed is None else 128 + killed
+        return int(self._child.exitstatus if killed is None else 128 + killed)
 
     def __enter__(self) -> Terminal:
         return self

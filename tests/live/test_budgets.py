@@ -1,4 +1,4 @@
-"""How much work a request may be: Python calls and system calls, which can be counted, where times cannot be trusted."""
+"""Budgets of a request: Python calls and system calls, which can be counted where times cannot be trusted; memory; start-up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from rawservers.core.loop import Loop
 from rawservers.logs.access import AccessLog, open_target
 from rawservers.services import SERVICES
 from rawservers.settings import Config, SiteConfig
-from tests.harness.server import ROOT, Server, exchange, need, receive_until, until
+from tests.harness.needs import ROOT, need
+from tests.harness.server import Server, exchange
+from tests.harness.sockets import receive_until
+from tests.harness.waiting import until
 
 REQUEST = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
 

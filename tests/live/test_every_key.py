@@ -22,7 +22,10 @@ import pytest
 from rawservers.config.keys import DOTTED_KEYS, KEYS
 from rawservers.config.toml import load
 from rawservers.settings import ConfigError
-from tests.harness.server import DEADLINE, ROOT, Server, exchange, need, receive_all, receive_until, until
+from tests.harness.needs import ROOT, need
+from tests.harness.server import Server, exchange
+from tests.harness.sockets import receive_all, receive_until
+from tests.harness.waiting import DEADLINE, until
 
 ACTS: dict[str, str] = {}  # by key: the test that sees it act
 T = TypeVar("T", bound=Callable[..., object])

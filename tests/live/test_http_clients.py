@@ -20,7 +20,9 @@ import httpx
 import pytest
 import requests
 
-from tests.harness.server import DEADLINE, Server, need, until
+from tests.harness.needs import need
+from tests.harness.server import Server
+from tests.harness.waiting import DEADLINE, until
 
 BIG = random.Random(7).randbytes(1_000_003)
 SCRIPT = b"".join(b"export const name%d = %d;\n" % (i, i) for i in range(2000))

@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.machine import Machine, enter_network
-from tests.harness.server import DEADLINE, ROOT, need, receive_all, receive_until, until
+from tests.harness.needs import ROOT, need
+from tests.harness.sockets import receive_all, receive_until
+from tests.harness.waiting import DEADLINE, until
 
 pytestmark = pytest.mark.xdist_group("machine")  # one boot for all of them
 

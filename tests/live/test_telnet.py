@@ -1,15 +1,20 @@
-"""The Telnet echo of the real process, with real clients."""
+"""The Telnet echo of the real process, with real clients, and with clients that never read."""
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 import telnetlib3
 
-from tests.harness.server import DEADLINE, Server, exchange, need, receive_all, receive_until, until
+from tests.harness.needs import need
+from tests.harness.server import Server, exchange
+from tests.harness.sockets import receive_all, receive_until
+from tests.harness.waiting import DEADLINE, until
 
 
 def test_a_line_and_a_part_of_one_through_nc(server: Server) -> None:
@@ -187,3 +192,68 @@ serve(Config(listen=listen, telnet_service=service, telnet_greeting="Welcome\\n"
         assert answer.count(b"\r\n") == 3
         until(lambda: "ZeroDivisionError" in server.stderr(), "the failure is logged")
         assert "unexpected error in the telnet service" in server.stderr()
+
+
+FLOOD = 10_000_000  # bytes
+ORDINARY = (
+    b"".join(b"%0*d\r\n" % (size, size) for size in range(1, 1000)) + b"\xff\xfd\x18\xff\xf6\xff\xfa\x18\0X\xff\xf0end\r\n"
+)
+
+
+def growth(server: Server, *, since: int) -> int:
+    """By how much its memory has grown at the worst."""
+    return server.memory("VmHWM") - server.memory("RssFile") - since
+
+
+def warmed_up(server: Server) -> int:
+    """Its memory after ordinary conversations, from where its peak is counted anew. Without the program's own text, which
+    counts for a forked process only when that process first comes by.
+    """
+    for _ in range(3):
+        assert exchange(server, ORDINARY, "telnet").endswith(b"\r\nend\r\n")
+    Path(f"/proc/{server.pid}/clear_refs").write_text("5")
+    return server.memory() - server.memory("RssFile")
+
+
+def sent_to_the_limit(server: Server, sock: socket.socket, unit: bytes) -> int:
+    """How many bytes of FLOOD go out before the server takes no more, and rests."""
+    flood = memoryview(unit * (FLOOD // len(unit)))
+    sent, cpu = 0, -1.0
+    sock.setblocking(False)
+    while sent < len(flood):
+        if select.select([], [sock], [], 0.2)[1]:
+            sent += sock.send(flood[sent : sent + 65536])
+        elif server.cpu() == cpu:
+            break
+        cpu = server.cpu()
+    sock.settimeout(DEADLINE)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("opening", "unit", "answer"),
+    [
+        pytest.param(b"", b"\xff\xfd\x63", b"\xff\xfc\x63", id="negotiation"),
+        pytest.param(b"", b"\xff\xf6", b"\r\n[Yes]\r\n", id="AYT"),
+        pytest.param(b"\xff\xfa\x18", b"A", b"", id="subnegotiation"),
+    ],
+)
+def test_a_flood_takes_no_memory(server: Server, opening: bytes, unit: bytes, answer: bytes) -> None:
+    before = warmed_up(server)
+    with server.connect("telnet", rcvbuf=65536) as deaf:  # less, and to read it all in the end takes long
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        deaf.sendall(opening)
+        sent = sent_to_the_limit(server, deaf, unit)
+        grown = growth(server, since=before)
+        print(f"{unit!r}: {sent} bytes taken, memory has grown by {grown}")
+        assert grown < 1 << 20
+        if answer:
+            assert sent < FLOOD, "it goes on taking commands whose answers nobody reads"
+        else:
+            assert sent == FLOOD, "what is thrown away needs no limit"
+        assert exchange(server, b"x\r\n", "telnet") == b"x\r\n"
+        # It has lost nothing: once the answers are read, all of them come.
+        deaf.shutdown(socket.SHUT_WR)
+        answers = receive_all(deaf)
+    assert answers == answer * (sent // len(unit))
+    assert growth(server, since=before) < 1 << 20

@@ -1,4 +1,4 @@
-"""Hundreds of ways to ask a server for what is not its to give, and not one that works.
+"""Path traversal: hundreds of ways to ask a server for what lies outside its root, of which none may work.
 
 Canaries lie beside the root, above it, behind links that leave it, and in the root under names that begin with a dot. Each
 payload asks for one of them, over a connection of its own and, once more, over one that is kept as long as the server keeps it.
@@ -14,7 +14,8 @@ from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
-from tests.harness.server import Server, exchange, until
+from tests.harness.server import Server, exchange
+from tests.harness.waiting import until
 
 CANARY = b"canary-3f9d1c"
 MARKS = (CANARY, b"root:x:0:0", b"PATH=")  # also what /etc/passwd and a process's environment hold

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 from rawservers import cli
@@ -9,6 +10,8 @@ from rawservers import cli
 CONFIGURE = cli.configure
 
 if __name__ == "__main__":
-    times = dict.fromkeys(("head_time", "body_time", "idle_time", "telnet_idle_time", "send_time", "linger_time"), 1.0)
+    times: dict[str, Any] = dict.fromkeys(
+        ("head_time", "body_time", "idle_time", "telnet_idle_time", "send_time", "linger_time"), 1.0
+    )
     with mock.patch.object(cli, "configure", lambda *said: replace(CONFIGURE(*said), **times)):
         sys.exit(cli.main())

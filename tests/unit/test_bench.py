@@ -23,7 +23,8 @@ from bench.install import ROOT, compile_c
 from bench.report import Results
 from bench.servers import CACHED, NGINX, OURS, STANDARD, free_port
 from bench.works import WORKS, Bar
-from tests.harness.server import need, until
+from tests.harness.needs import need
+from tests.harness.waiting import until
 
 WRK = """Running 1s test @ http://127.0.0.1:8080/1k
   1 threads and 64 connections

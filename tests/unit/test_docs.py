@@ -1,4 +1,4 @@
-"""What the documents name is there: functions, tests, files, and the targets of links."""
+"""The documents: the functions, tests, files and link targets that they name exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.server import ROOT
+from tests.harness.needs import ROOT
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -110,7 +110,7 @@ def test_a_name_that_is_not_there_is_noticed(code: str) -> None:
         "rawservers/core/loop.py:TICK",
         "core/connection.py:Connection.failed",
         "services.py:http.start",
-        "tests/unit/core/test_connection.py:test_a_third_protocol",
+        "tests/live/test_protocols.py:test_a_third_protocol",
         "test_a_third_protocol",
         "core/loop.py",
         "loop.py",

@@ -1,4 +1,4 @@
-"""What holds for the source as a whole: its layers, its purity, its types and its lint."""
+"""The source as a whole: its layers, its purity, its types and its lint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.server import ROOT
+from tests.harness.needs import ROOT
 
 PACKAGE = ROOT / "rawservers"
 

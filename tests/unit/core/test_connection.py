@@ -1,4 +1,4 @@
-"""What the core gives every protocol alike, seen in the real process: other services on it, faults, wake-ups, the clock."""
+"""A connection, of whatever protocol: what is received and sent, deadlines, and the end."""
 
 from __future__ import annotations
 
@@ -10,110 +10,17 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import pytest
 
-from rawservers.core.bind import Endpoint, bind
-from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection, ServiceSpec
-from rawservers.core.limits import Connections
-from rawservers.core.listener import Listener
-from rawservers.core.loop import Loop
+from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, OpenFile, Protocol, ResponseEnd, Urgent
-from tests.harness.server import DEADLINE, Server, receive_all, receive_until, until
+from tests.harness.core import Recording, Running
+from tests.harness.sockets import receive_all, receive_until
+from tests.harness.waiting import DEADLINE, until
 
-
-def test_a_third_protocol() -> None:
-    with Server(module="tests.servers.daytime") as server:
-        for _ in range(3):
-            with server.connect("daytime") as sock:
-                sock.sendall(b"this is thrown away")
-                text = receive_all(sock).decode()
-            said = datetime.strptime(text, "%A, %B %d, %Y %H:%M:%S-%Z\r\n").replace(tzinfo=UTC)
-            assert abs((datetime.now(UTC) - said).total_seconds()) < 5
-        server.signal()
-        assert server.wait() == 0
-
-
-def test_an_exception_costs_one_connection_and_a_line() -> None:
-    with Server(module="tests.servers.faulty", may_fail=True) as server:
-        with server.connect("faulty") as other, server.connect("faulty") as sock:
-            sock.sendall(b"raise\n")
-            assert receive_all(sock) == b""
-            other.sendall(b"as before\n")
-            assert receive_until(other, b"\n") == b"as before\n"
-        for _ in range(3):
-            with server.connect("unborn") as sock:
-                assert receive_all(sock) == b""
-        assert server.stderr().count("RuntimeError: as told") == 1
-        assert server.stderr().count("RuntimeError: at the start") == 3
-        server.signal()
-        assert server.wait() == 0
-
-
-class Running:
-    """A loop in a thread, with one service on a free port."""
-
-    def __init__(self, protocol: type[Protocol], **deadlines: float) -> None:
-        self.loop = Loop()
-        self.reports: list[tuple[object, int]] = []
-        self.begun: list[Protocol] = []
-        service = ServiceSpec(
-            "test",
-            self.start,
-            {Deadline[name.upper()]: seconds for name, seconds in deadlines.items()},
-            lambda peer, record, sent, seconds: self.reports.append((record, sent)),
-        )
-        self.protocol = protocol
-        (self.server,) = bind(Endpoint("127.0.0.1", 0))
-        self.address = self.server.sock.getsockname()
-        self.connections: Connections[Connection] = Connections(self.loop.clock)
-        self.listener = Listener(self.server, service, self.loop, self.connections)
-        self.loop.at_tick += [self.listener.tick, self.tick]
-        self.thread = threading.Thread(target=self.run)
-
-    def start(self, peer: Peer) -> Protocol:
-        protocol = self.protocol(peer)  # type: ignore[call-arg]
-        self.begun.append(protocol)
-        return protocol
-
-    def report(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
-        self.reports.append((record, sent))
-
-    def run(self) -> None:
-        self.listener.open()
-        self.loop.run()
-
-    def tick(self) -> None:
-        for connection in self.connections:
-            self.loop.call_isolated(connection, connection.tick)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=DEADLINE)
-
-    def __enter__(self) -> Running:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.loop.call_soon_threadsafe(self.loop, self.loop.stop)
-        self.thread.join(DEADLINE)
-        assert not self.thread.is_alive()
-        for connection in self.connections:
-            connection.close()
-        self.listener.close()
-        self.loop.close()
-
-
-class Recording(Protocol):
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.heard: list[tuple[bytes, bool]] = []
-
-    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-        self.heard.append((data, urgent))
-        return (b".",)
+# Input and output
 
 
 class Busy(Recording):
@@ -172,50 +79,45 @@ def test_urgent_output() -> None:
         assert receive_until(sock, b"after") == b"before\xff\xf2after"
 
 
-def test_a_thread_may_wake_a_conversation() -> None:
-    class Late(Recording):
-        said: Sequence[Chunk] = ()
+@pytest.mark.parametrize(
+    "size", [1, SMALL_SIZE - 1, SMALL_SIZE, SMALL_SIZE + 1, 2 * SMALL_SIZE, RECEIVE_SIZE, RECEIVE_SIZE + 1]
+)
+def test_what_has_come_is_heard_in_one_piece(size: int) -> None:
+    """As far as one receive goes, however little the peer has said at once before."""
+    with Running(Busy) as running, running.connect() as sock:
+        protocol = keep_busy(running, sock)
+        sock.sendall(bytes(size))
+        protocol.go_on.set()
+        heard = protocol.heard
+        until(lambda: sum(len(data) for data, _ in heard) == 5 + size, "all is heard")
+        assert [len(data) for data, _ in heard] == [5, min(size, RECEIVE_SIZE)] + [1] * (size > RECEIVE_SIZE)
+        sock.sendall(b"last")
+        until(lambda: heard[-1] == (b"last", False), "the next words")
 
+
+def test_two_pieces_that_are_the_same_are_two() -> None:
+    class Twice(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            threading.Thread(target=self.answer, args=(data,)).start()
-            return ()
+            return (b"a", b"a")
 
-        def answer(self, data: bytes) -> None:
-            self.said = (data.upper(),)
-            self.peer.wake()
-
-        def resume(self) -> Sequence[Chunk]:
-            said, self.said = self.said, ()
-            return said
-
-    with Running(Late) as running, running.connect() as sock:
-        for _ in range(100):
-            sock.sendall(b"x\n")
-            assert receive_until(sock, b"\n") == b"X\n"
-        sock.close()
-        until(lambda: not running.connections, "it is closed")
-        running.begun[0].peer.wake()  # type: ignore[attr-defined]  # too late, and harmless
+    with Running(Twice) as running, running.connect() as sock:
+        for _ in range(3):
+            sock.sendall(b"x")
+            assert receive_until(sock, b"aa") == b"aa"
 
 
-def test_more_than_the_mark_is_resumed_until_all_is_said() -> None:
-    class Endless(Recording):
-        left = 50
-
+@pytest.mark.parametrize("size", [1, 100, HIGH_WATER, HIGH_WATER + 1, 3_000_000])
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+def test_every_size_arrives_whole_and_is_counted(size: int, pieces: int) -> None:
+    class Sized(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            return self.resume()
+            self.closing = Closing.CLOSE
+            return (*[b"x" * size] * pieces, ResponseEnd("all"))
 
-        def resume(self) -> Sequence[Chunk]:
-            self.left -= 1
-            self.waiting = Deadline.TURN if self.left else Deadline.IDLE
-            return (b"x" * (HIGH_WATER + 1), ResponseEnd("record"))
-
-    with Running(Endless) as running, running.connect() as sock:
+    with Running(Sized) as running, running.connect() as sock:
         sock.sendall(b"go")
-        received = 0
-        while received < 50 * (HIGH_WATER + 1):
-            received += len(sock.recv(1 << 20))
-        until(lambda: len(running.reports) == 50, "every answer is reported")
-        assert set(running.reports) == {("record", HIGH_WATER + 1)}
+        assert receive_all(sock) == b"x" * (size * pieces)
+        assert running.reports == [("all", size * pieces)]
 
 
 def test_what_is_lost_is_reported_as_far_as_it_got(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -245,45 +147,96 @@ def test_what_is_lost_is_reported_as_far_as_it_got(tmp_path) -> None:  # type: i
         until(lambda: len(closed) == 1, "the file is closed, once")
 
 
-@pytest.mark.parametrize("size", [1, 100, HIGH_WATER, HIGH_WATER + 1, 3_000_000])
-@pytest.mark.parametrize("pieces", [1, 2, 7])
-def test_every_size_arrives_whole_and_is_counted(size: int, pieces: int) -> None:
-    class Sized(Recording):
-        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            self.closing = Closing.CLOSE
-            return (*[b"x" * size] * pieces, ResponseEnd("all"))
+def test_more_than_the_mark_is_resumed_until_all_is_said() -> None:
+    class Endless(Recording):
+        left = 50
 
-    with Running(Sized) as running, running.connect() as sock:
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            return self.resume()
+
+        def resume(self) -> Sequence[Chunk]:
+            self.left -= 1
+            self.waiting = Deadline.TURN if self.left else Deadline.IDLE
+            return (b"x" * (HIGH_WATER + 1), ResponseEnd("record"))
+
+    with Running(Endless) as running, running.connect() as sock:
         sock.sendall(b"go")
-        assert receive_all(sock) == b"x" * (size * pieces)
-        assert running.reports == [("all", size * pieces)]
+        received = 0
+        while received < 50 * (HIGH_WATER + 1):
+            received += len(sock.recv(1 << 20))
+        until(lambda: len(running.reports) == 50, "every answer is reported")
+        assert set(running.reports) == {("record", HIGH_WATER + 1)}
 
 
-def test_two_pieces_that_are_the_same_are_two() -> None:
-    class Twice(Recording):
+def test_waking_does_not_get_round_the_mark() -> None:
+    class Deferred(Recording):
+        resumed = 0
+
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            return (b"a", b"a")
+            for _ in range(50):
+                threading.Thread(target=self.peer.wake).start()
+            return ()
 
-    with Running(Twice) as running, running.connect() as sock:
-        for _ in range(3):
-            sock.sendall(b"x")
-            assert receive_until(sock, b"aa") == b"aa"
+        def resume(self) -> Sequence[Chunk]:
+            self.resumed += 1
+            self.waiting = Deadline.TURN if self.resumed < 50 else Deadline.IDLE
+            return (b"x" * (4 << 20),) if self.resumed <= 50 else ()
+
+    with Running(Deferred) as running, running.connect() as sock:
+        sock.sendall(b"go")
+        until(lambda: bool(running.begun and running.begun[0].resumed), "it has begun")  # type: ignore[attr-defined]
+        assert not select.select([], [], [], 0.3)[0]
+        assert running.begun[0].resumed <= 3  # type: ignore[attr-defined]  # the peer has taken nothing yet
+        received = 0
+        while received < 8 << 20:
+            received += len(sock.recv(1 << 20))
+        until(lambda: running.begun[0].resumed > 3, "it goes on")  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    "size", [1, SMALL_SIZE - 1, SMALL_SIZE, SMALL_SIZE + 1, 2 * SMALL_SIZE, RECEIVE_SIZE, RECEIVE_SIZE + 1]
-)
-def test_what_has_come_is_heard_in_one_piece(size: int) -> None:
-    """As far as one receive goes, however little the peer has said at once before."""
-    with Running(Busy) as running, running.connect() as sock:
-        protocol = keep_busy(running, sock)
-        sock.sendall(bytes(size))
-        protocol.go_on.set()
-        heard = protocol.heard
-        until(lambda: sum(len(data) for data, _ in heard) == 5 + size, "all is heard")
-        assert [len(data) for data, _ in heard] == [5, min(size, RECEIVE_SIZE)] + [1] * (size > RECEIVE_SIZE)
-        sock.sendall(b"last")
-        until(lambda: heard[-1] == (b"last", False), "the next words")
+def test_a_connection_is_small() -> None:
+    import tracemalloc
+
+    with Running(Recording) as running:
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        socks = [running.connect() for _ in range(500)]
+        until(lambda: len(running.connections) == 500, "all are accepted")
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        ours = sum(sock.__sizeof__() for sock in socks)
+        assert (after - before - ours) / 500 < 3000  # the clients' sockets are in it, too
+        for sock in socks:
+            sock.close()
+    assert all(isinstance(connection, Connection) for connection in running.connections)
+
+
+# Deadlines
+
+
+def test_a_deadline_runs_for_what_is_waited_for() -> None:
+    class Impatient(Recording):
+        waiting = Deadline.BODY
+        expired = 0
+
+        def expire(self) -> Sequence[Chunk]:
+            self.expired += 1
+            self.closing = Closing.LINGER
+            return (b"too late",)
+
+    with Running(Impatient, body=1, idle=60) as running, running.connect() as sock:
+        began = time.monotonic()
+        assert receive_all(sock) == b"too late"
+        assert 0.9 < time.monotonic() - began < 4
+
+
+def test_no_deadline_without_a_limit() -> None:
+    with Running(Recording, head=1) as running, running.connect() as sock:
+        sock.settimeout(2.5)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+
+
+# The end
 
 
 def test_a_last_answer_is_not_lost_to_what_the_peer_says_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,125 +295,6 @@ def test_a_reset_is_not_taken_for_the_end_of_what_is_said() -> None:
         assert not protocol.ended
 
 
-def test_a_deadline_runs_for_what_is_waited_for() -> None:
-    class Impatient(Recording):
-        waiting = Deadline.BODY
-        expired = 0
-
-        def expire(self) -> Sequence[Chunk]:
-            self.expired += 1
-            self.closing = Closing.LINGER
-            return (b"too late",)
-
-    with Running(Impatient, body=1, idle=60) as running, running.connect() as sock:
-        began = time.monotonic()
-        assert receive_all(sock) == b"too late"
-        assert 0.9 < time.monotonic() - began < 4
-
-
-def test_no_deadline_without_a_limit() -> None:
-    with Running(Recording, head=1) as running, running.connect() as sock:
-        sock.settimeout(2.5)
-        with pytest.raises(TimeoutError):
-            sock.recv(1)
-
-
-def test_ten_thousand_wake_ups_from_four_threads_are_all_served() -> None:
-    class Counting(Recording):
-        resumed = seen = 0
-
-        def resume(self) -> Sequence[Chunk]:
-            self.resumed += 1
-            self.seen = woken
-            return ()
-
-    woken, lock = 0, threading.Lock()
-    with Running(Counting) as running, running.connect() as sock:
-        sock.sendall(b"x")
-        assert sock.recv(1) == b"."
-        (protocol,) = running.begun
-        assert isinstance(protocol, Counting)
-
-        def wake() -> None:
-            nonlocal woken
-            for _ in range(2500):
-                with lock:
-                    woken += 1
-                protocol.peer.wake()
-
-        threads = [threading.Thread(target=wake) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        until(lambda: protocol.seen == 10_000, "the last one was served")
-        assert protocol.resumed <= 10_000
-
-
-def test_a_connection_is_small() -> None:
-    import tracemalloc
-
-    with Running(Recording) as running:
-        tracemalloc.start()
-        before, _ = tracemalloc.get_traced_memory()
-        socks = [running.connect() for _ in range(500)]
-        until(lambda: len(running.connections) == 500, "all are accepted")
-        after, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        ours = sum(sock.__sizeof__() for sock in socks)
-        assert (after - before - ours) / 500 < 3000  # the clients' sockets are in it, too
-        for sock in socks:
-            sock.close()
-    assert all(isinstance(connection, Connection) for connection in running.connections)
-
-
-def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Short(Recording):
-        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            self.closing = Closing.CLOSE
-            return (data,)
-
-    watched: list[int] = []
-    watch = Loop.watch
-
-    def note(loop: Loop, fd: int, source: object, events: int) -> None:
-        watched.append(fd)
-        watch(loop, fd, source, events)  # type: ignore[arg-type]
-
-    running = Running(Short)
-    monkeypatch.setattr(Loop, "watch", note)
-    with running.connect() as sock:
-        sock.sendall(b"here before it is accepted")
-        with running:
-            assert receive_all(sock) == b"here before it is accepted"
-            assert watched == [running.server.sock.fileno()]
-
-
-def test_waking_does_not_get_round_the_mark() -> None:
-    class Deferred(Recording):
-        resumed = 0
-
-        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-            for _ in range(50):
-                threading.Thread(target=self.peer.wake).start()
-            return ()
-
-        def resume(self) -> Sequence[Chunk]:
-            self.resumed += 1
-            self.waiting = Deadline.TURN if self.resumed < 50 else Deadline.IDLE
-            return (b"x" * (4 << 20),) if self.resumed <= 50 else ()
-
-    with Running(Deferred) as running, running.connect() as sock:
-        sock.sendall(b"go")
-        until(lambda: bool(running.begun and running.begun[0].resumed), "it has begun")  # type: ignore[attr-defined]
-        assert not select.select([], [], [], 0.3)[0]
-        assert running.begun[0].resumed <= 3  # type: ignore[attr-defined]  # the peer has taken nothing yet
-        received = 0
-        while received < 8 << 20:
-            received += len(sock.recv(1 << 20))
-        until(lambda: running.begun[0].resumed > 3, "it goes on")  # type: ignore[attr-defined]
-
-
 def test_a_peer_that_breaks_off_while_its_answer_is_awaited_is_noticed() -> None:
     class Pondering(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
@@ -479,20 +313,58 @@ def test_a_peer_that_breaks_off_while_its_answer_is_awaited_is_noticed() -> None
         assert len(running.connections) == 1  # a FIN alone is no reason not to answer
 
 
-@pytest.mark.parametrize("when", ["after_poll", "at_tick"])
-def test_what_fails_beside_the_connections_ends_none_of_them(when: str, caplog: pytest.LogCaptureFixture) -> None:
-    failures = [RuntimeError("as told"), RuntimeError("as told")]
+@pytest.mark.parametrize("how", ["fin", "reset", "closing", "lingering", "hung up", "exception", "closed"])
+def test_a_protocol_learns_of_the_end_once(how: str) -> None:
+    class Ending(Protocol):
+        ends = 0
 
-    def fail() -> None:
-        if failures:
-            raise failures.pop()
+        def __init__(self, peer: Peer) -> None:
+            pass
 
-    with Running(Recording) as running:
-        getattr(running.loop, when).append(fail)
-        running.loop.tick_within(0)
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            if how == "exception":
+                raise RuntimeError("as told")
+            self.closing = Closing.LINGER if how == "lingering" else Closing.CLOSE
+            return (b"x" * 1000,)
+
+        def connection_lost(self) -> None:
+            self.ends += 1
+
+    with Running(Ending) as running:
+        sock = running.connect()
+        until(lambda: len(running.begun) == 1, "it has begun")
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        elif how in ("closing", "lingering", "exception"):
+            sock.sendall(b"x")
+        elif how == "closed":
+            for connection in running.connections:
+                running.loop.call_soon_threadsafe(connection, connection.close)
+        elif how == "hung up":
+            for connection in running.connections:
+                running.loop.call_soon_threadsafe(connection, connection.hang_up)
+        until(lambda: how in ("fin", "reset") or running.begun[0].ends == 1, "it has ended")  # type: ignore[attr-defined]
+        sock.close()
+        until(lambda: not running.connections, "it is closed")
+    assert [protocol.ends for protocol in running.begun] == [1]  # type: ignore[attr-defined]
+
+
+def test_an_exception_at_the_very_end_costs_nobody_else() -> None:
+    class Failing(Protocol):
+        def __init__(self, peer: Peer) -> None:
+            pass
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            if data == b"raise":
+                raise RuntimeError("as told")
+            return (data,)
+
+        def connection_lost(self) -> None:
+            raise RuntimeError("at the end, too")
+
+    with Running(Failing) as running, running.connect() as other:
         with running.connect() as sock:
-            for _ in range(3):
-                sock.sendall(b"x")
-                assert receive_until(sock, b".") == b"."
-            until(lambda: not failures, "both have failed")
-    assert caplog.text.count("RuntimeError: as told") == 2
+            sock.sendall(b"raise")
+            assert receive_all(sock) == b""
+        other.sendall(b"as before")
+        assert receive_until(other, b"before") == b"as before"

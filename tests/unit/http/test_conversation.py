@@ -1,174 +1,25 @@
-"""The HTTP conversation over a real folder, without a socket: every vector, at every cut."""
+"""The HTTP conversation over a real folder, without a socket: every vector, at every cut; persistence, deadlines, draining."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, ResponseEnd
-from rawservers.http.cache import ResponseCache
-from rawservers.http.conversation import Conversation
-from rawservers.http.files import FileCache
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Closing, Deadline, ResponseEnd
 from rawservers.http.response import AccessRecord
 from rawservers.http.router import Router
-from rawservers.http.site import Site
-from rawservers.settings import Handler, SiteConfig
+from rawservers.settings import SiteConfig
 from tests.harness import wire
-from tests.harness.server import DEADLINE
-
-CASES = wire.load("http") + wire.load("http_files")
-
-
-def router(
-    clock: Clock,
-    *sites: SiteConfig,
-    handlers: Sequence[tuple[str, Handler]] = (),
-    body_limit: int = 100,
-    server_header: bool = True,
-) -> Router:
-    cache = ResponseCache(clock, 100, 1 << 20)
-    files = FileCache(100, 1 << 20, 100)
-    return Router([(site.hosts, Site(site, clock, cache, files)) for site in sites], handlers, cache, body_limit, server_header)
-
-
-class Reply(NamedTuple):
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
-class Client:
-    """Drives one conversation as the core would, and keeps what it says."""
-
-    def __init__(self, site: Router, clock: Clock, requests: int = 0) -> None:
-        self.clock = clock
-        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests, site.respond_to_error)
-        self.said = b""
-        self.spans: list[tuple[int, int]] = []  # where in `said` each answer begins and ends
-        self.begun = 0
-        self.records: list[AccessRecord] = []
-        self.patient = True  # waits for what is only promised
-
-    def take(self, chunks: Iterable[object]) -> None:
-        for chunk in chunks:
-            if isinstance(chunk, ResponseEnd):
-                if chunk.record is not None:  # else it is interim: 100 Continue
-                    assert isinstance(chunk.record, AccessRecord)
-                    self.records.append(chunk.record)
-                    self.spans.append((self.begun, len(self.said)))
-                self.begun = len(self.said)
-            elif isinstance(chunk, FileSlice):
-                self.said += os.pread(chunk.file.fd, chunk.count, chunk.offset)
-            else:
-                assert isinstance(chunk, bytes)
-                self.said += chunk
-
-    def send(self, *packets: bytes) -> Client:
-        for packet in packets:
-            self.clock.epoch += 1
-            self.take(self.conversation.receive(packet))
-            while (chunks := self.resume()) or self.has_more():
-                self.clock.epoch += 1
-                self.take(chunks)
-        return self
-
-    def has_more(self) -> bool:
-        """Whether it rests, or waits for what was promised."""
-        promised = self.patient and self.conversation._future is not None
-        return self.closing is Closing.KEEP and (self.conversation.waiting is Deadline.TURN or promised)
-
-    def resume(self) -> Sequence[Chunk]:
-        """What there is to say besides, once what is promised is there."""
-        future = self.conversation._future
-        if future is not None and self.patient:
-            wait([future], DEADLINE)
-        return self.conversation.resume()
-
-    def end(self) -> Client:
-        self.take(self.conversation.end())
-        return self
-
-    @property
-    def closing(self) -> Closing:
-        return self.conversation.closing
-
-    def replies(self) -> list[Reply]:
-        return [self.parse(self.said[begin:end]) for begin, end in self.spans]
-
-    @staticmethod
-    def parse(answer: bytes) -> Reply:
-        if not answer.startswith(b"HTTP/1.0 "):
-            return Reply(0, [], answer)
-        head, _, body = answer.partition(b"\r\n\r\n")
-        line, *fields = head.decode("latin-1").split("\r\n")
-        headers = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
-        return Reply(int(line.split(" ")[1]), headers, body)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("site")
-    root = base / "www"
-    for name in ("dir", "empty", ".git", ".well-known", "dir/.well-known", "\\evil", "dir\r\nX:1"):
-        (root / name).mkdir(parents=True)
-    for name, content in {
-        "f": b"content of f\n",
-        "a+b": b"a plus b",
-        "dir/index.html": b"<p>index",
-        "what?.jpg": b"a picture",
-        ".git/config": b"secret",
-        ".well-known/x": b"known",
-        ".well-known/.x": b"secret",
-        "dir/.well-known/x": b"secret",
-        "big": bytes(range(250)) * 160,
-        "../outside": b"secret",
-        "nothing": b"",
-        "page.html": b"as identity",
-        "page.html.br": b"as br",
-        "page.html.gz": b"as gzip",
-        "old.html": b"new",
-        "old.html.gz": b"old",
-        "leak.html": b"inside",
-    }.items():
-        (root / name).write_bytes(content)
-    (base / "outdoors").mkdir()
-    (root / "out").symlink_to("../outside")
-    (root / "outside").symlink_to("../outdoors")
-    (root / "leak.html.gz").symlink_to("../outside")
-    (root / "to-git").symlink_to(".git/config")
-    (root / "link").symlink_to("f")
-    os.mkfifo(root / "fifo")
-    for path in (root, *root.rglob("*")):
-        if not path.is_symlink():
-            os.utime(path, (784111777, 784111777))
-    os.utime(root / "old.html.gz", (784111776, 784111776))
-    os.utime(base / "outside", (784111777, 784111777))
-    return root
+from tests.harness.http import CASES, Client, Reply, bytes_of, router
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(now=100.0, time=2_000_000_000.0)
-
-
-@pytest.fixture
-def site(root: Path, clock: Clock) -> Router:
-    return router(clock, SiteConfig(str(root)))
-
-
-def bytes_of(case: dict[str, Any]) -> bytes:
-    text = case["send"]
-    if "repeat" in case:
-        piece, count = case["repeat"]
-        text = text.replace("{}", piece * count)
-    return wire.unescape(text)
+def site(vector_files: Path, clock: Clock) -> Router:
+    return router(clock, SiteConfig(str(vector_files)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -1,13 +1,10 @@
-"""What two critics of HTTP say of the answers: httplint of every answer to a vector, redbot of the live server."""
+"""Every answer to a vector, and those of a site with every setting, as httplint sees them."""
 
 from __future__ import annotations
 
 import gzip
 import os
-import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,7 @@ from httplint.note import Note, levels
 from rawservers.core.peer import Clock
 from rawservers.http.response import REASONS
 from rawservers.settings import SiteConfig
-from tests.harness.server import DEADLINE, Server
-from tests.unit.http import test_conversation as test_http
-
-root = test_http.root  # the fixture: the same files as for the vectors
+from tests.harness.http import CASES, Client, bytes_of, router
 
 # httplint's warnings and errors that stand, by their names, with the answers that they may be about.
 ACCEPTED = {
@@ -39,24 +33,24 @@ ACCEPTED = {
 
 
 @pytest.fixture(scope="module")
-def genuine(root: Path) -> Path:
+def genuine(vector_files: Path) -> Path:
     """The vectors' files with content that is what it is called, since httplint looks into it."""
-    content = (root / "page.html").read_bytes()
+    content = (vector_files / "page.html").read_bytes()
     for name, body in {
         "page.html.br": brotli.compress(content),
         "page.html.gz": gzip.compress(content, mtime=0),
         "what?.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9",
     }.items():
-        kept = (root / name).stat().st_mtime_ns
-        (root / name).write_bytes(body)
-        os.utime(root / name, ns=(kept, kept))
-    return root
+        kept = (vector_files / name).stat().st_mtime_ns
+        (vector_files / name).write_bytes(body)
+        os.utime(vector_files / name, ns=(kept, kept))
+    return vector_files
 
 
 def criticized(data: bytes, site: SiteConfig) -> Iterator[tuple[HttpResponseLinter, Note]]:
     """The warnings and errors that the answers to `data` earn, each with the answer that earned it."""
     clock = Clock(now=100.0, time=2_000_000_000.0)
-    client = test_http.Client(test_http.router(clock, site), clock).send(data).end()
+    client = Client(router(clock, site), clock).send(data).end()
     behind = 0
     for record, reply in zip(client.records, client.replies(), strict=True):
         line = record.line.encode("latin-1")
@@ -95,9 +89,9 @@ def unacceptable(data: bytes, site: SiteConfig) -> list[tuple[int | None, str, s
     return found
 
 
-@pytest.mark.parametrize("case", test_http.CASES, ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_httplint_of_the_answers_to_a_vector(case: dict[str, Any], genuine: Path) -> None:
-    assert not unacceptable(test_http.bytes_of(case), SiteConfig(str(genuine)))
+    assert not unacceptable(bytes_of(case), SiteConfig(str(genuine)))
 
 
 def test_a_refused_head_has_no_body_either(genuine: Path) -> None:
@@ -108,7 +102,7 @@ def test_a_refused_head_has_no_body_either(genuine: Path) -> None:
 
 def test_nothing_is_accepted_in_vain(genuine: Path) -> None:
     site = SiteConfig(str(genuine))
-    seen = {type(note).__name__ for case in test_http.CASES for _, note in criticized(test_http.bytes_of(case), site)}
+    seen = {type(note).__name__ for case in CASES for _, note in criticized(bytes_of(case), site)}
     assert seen == set(ACCEPTED)
 
 
@@ -133,39 +127,3 @@ def test_httplint_of_a_site_with_every_setting(method: str, target: str, accept:
     for fields in ("", "Range: bytes=1-3\r\n", "If-None-Match: *\r\n", 'If-Match: "x"\r\n', "Accept-Encoding: br, gzip\r\n"):
         head = f"{method} {target} HTTP/1.1\r\nHost: h\r\nAccept: {accept}\r\n{fields}\r\n"
         assert not unacceptable(head.encode(), site)
-
-
-# All that redbot may say of a good file. The first two of the caching category follow from there being no max_age.
-PRAISE = r"""
-    The server's clock is correct\.
-    The resource last changed .* ago\.
-    The Content-Length header is correct\.
-    This response allows all caches to store it\.
-    This response allows caches to assign their own freshness lifetimes to it\.
-    In exceptional circumstances, caches can serve this response stale\.
-    If-None-Match conditional requests are supported\.
-    If-Modified-Since conditional requests are supported\.
-    A ranged request returned the correct partial content\.
-""".strip().split("\n    ")
-COMPRESSED = r"Content negotiation for gzip compression is supported, saving \d\d%\."
-
-
-def test_redbot_of_a_page_a_big_file_and_a_precompressed_script(folder: Path, server: Server) -> None:
-    script = b"".join(b"export const name%d = %d;\n" % (i, i) for i in range(3000))
-    (folder / "page.html").write_text('<!DOCTYPE html>\n<html lang="en">\n<title>A page</title>\n<p>' + "Some text. " * 500)
-    (folder / "big.bin").write_bytes(random.Random(1).randbytes(3_000_000))
-    (folder / "app.js").write_bytes(script)
-    (folder / "app.js.gz").write_bytes(gzip.compress(script))
-    for path in folder.iterdir():
-        os.utime(path, (784111777, 784111777))  # of a change in this very second, it does not say how long ago it was
-    for name, expected in {"page.html": PRAISE, "big.bin": PRAISE, "app.js": [*PRAISE, COMPRESSED]}.items():
-        command = [Path(sys.executable).with_name("redbot"), "-o", "text", f"{server.url}/{name}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith("HTTP/1.0 200 OK\n")
-        said = re.findall(r"^ *\* (.*\.)$", done.stdout, re.MULTILINE)
-        assert len(said) == len(expected), done.stdout
-        for pattern in expected:
-            assert [line for line in said if re.fullmatch(pattern, line)], (pattern, done.stdout)
-    assert [line for line in server.log() if "RED/" in line and '" 304 ' in line]
-    assert "Traceback" not in server.stderr()

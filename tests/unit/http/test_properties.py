@@ -1,4 +1,4 @@
-"""What holds for any bytes at any cut, tried with thousands of them."""
+"""The HTTP conversation, given any bytes at any cut: properties that hold for thousands of random inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rawservers.http.response import Response
 from rawservers.http.router import Router
 from rawservers.settings import SiteConfig
 from tests.harness import wire
-from tests.unit.http.test_conversation import Client, bytes_of, router
+from tests.harness.http import Client, bytes_of, router
 
 # Pieces that requests are made of, good and bad, so that random sequences of them get somewhere.
 PIECES = r"""

@@ -12,7 +12,7 @@ from rawservers.core.peer import Clock, Peer
 from rawservers.telnet.editor import HISTORY, Editor, character_start, render, width
 from rawservers.telnet.service import Dialogue, LineClient
 from rawservers.telnet.session import Session
-from tests.unit.telnet.test_session import start
+from tests.harness.telnet import start
 
 PROMPT = "日> "
 BLANK = " \t"

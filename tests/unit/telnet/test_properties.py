@@ -1,4 +1,4 @@
-"""What holds for any bytes: hypothesis looks for counterexamples, and a second opinion is asked 100,000 times."""
+"""The Telnet conversation, given any bytes: properties, and 100,000 random inputs compared with a second implementation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rawservers.telnet import session as telnet
 from rawservers.telnet.echo import echo
 from rawservers.telnet.service import LineService
 from rawservers.telnet.session import Session
+from tests.harness.telnet import CHARACTERS, neat, size_of, start
 from tests.servers.telnet_services import calculate, login
-from tests.unit.telnet.test_session import CHARACTERS, neat, size_of, start
 
 WORDS = [
     *(b"a b c \r \n \r\n \0 \x7f \b \x15 \x17 \x03 \x04 \x12 \x1b \x1b[A \x1b[B \x1b[1;2C".split(b" ")),

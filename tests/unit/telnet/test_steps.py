@@ -1,4 +1,4 @@
-"""How much work a call into a conversation may be: steps, which can be counted, where times cannot be trusted."""
+"""The work of a call into a Telnet conversation: steps, which can be counted where times cannot be trusted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rawservers.telnet.client import BYTES_PER_STEP, WIDE_BYTES_PER_STEP, LineCl
 from rawservers.telnet.echo import echo
 from rawservers.telnet.service import Dialogue, LineService
 from rawservers.telnet.session import STEPS
+from tests.harness.telnet import CHARACTERS, LONGEST_LINE, conversation, joined, neat, start
 from tests.servers.telnet_services import login
-from tests.unit.telnet.test_session import CHARACTERS, LONGEST_LINE, conversation, joined, neat, start
 
 MIB = 1 << 20
 DO_ALL = b"".join(bytes((255, 253, option)) for option in range(256) if option != 18)  # 18 is LOGOUT

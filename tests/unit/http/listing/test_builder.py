@@ -1,4 +1,4 @@
-"""The thread beside the loop: what it builds is built once for all who ask in time, within bounds, and is not kept."""
+"""The builder of listings, a thread beside the loop: built once for all who ask in time, within bounds, and not kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.listing import builder
 from rawservers.http.listing.builder import PIECE_SIZE, SLICE, Builder, Busy, joined, throttled
 from rawservers.http.response import Response
-from tests.harness.server import DEADLINE, until
+from tests.harness.waiting import DEADLINE, until
 
 
 class Work:

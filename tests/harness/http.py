@@ -1,0 +1,127 @@
+"""The HTTP conversation in this process, without a socket: a client that drives it, and sites to ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import wait
+from typing import Any, NamedTuple
+
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, ResponseEnd
+from rawservers.http.cache import ResponseCache
+from rawservers.http.conversation import Conversation
+from rawservers.http.files import FileCache
+from rawservers.http.response import AccessRecord
+from rawservers.http.router import Router
+from rawservers.http.site import Site
+from rawservers.settings import Handler, SiteConfig
+from tests.harness import wire
+from tests.harness.waiting import DEADLINE
+
+CASES = wire.load("http") + wire.load("http_files")
+
+
+def router(
+    clock: Clock,
+    *sites: SiteConfig,
+    handlers: Sequence[tuple[str, Handler]] = (),
+    body_limit: int = 100,
+    server_header: bool = True,
+) -> Router:
+    cache = ResponseCache(clock, 100, 1 << 20)
+    files = FileCache(100, 1 << 20, 100)
+    return Router([(site.hosts, Site(site, clock, cache, files)) for site in sites], handlers, cache, body_limit, server_header)
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Client:
+    """Drives one conversation as the core would, and keeps what it says."""
+
+    def __init__(self, site: Router, clock: Clock, requests: int = 0) -> None:
+        self.clock = clock
+        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests, site.respond_to_error)
+        self.said = b""
+        self.spans: list[tuple[int, int]] = []  # where in `said` each answer begins and ends
+        self.begun = 0
+        self.records: list[AccessRecord] = []
+        self.patient = True  # waits for what is only promised
+
+    def take(self, chunks: Iterable[object]) -> None:
+        for chunk in chunks:
+            if isinstance(chunk, ResponseEnd):
+                if chunk.record is not None:  # else it is interim: 100 Continue
+                    assert isinstance(chunk.record, AccessRecord)
+                    self.records.append(chunk.record)
+                    self.spans.append((self.begun, len(self.said)))
+                self.begun = len(self.said)
+            elif isinstance(chunk, FileSlice):
+                self.said += os.pread(chunk.file.fd, chunk.count, chunk.offset)
+            else:
+                assert isinstance(chunk, bytes)
+                self.said += chunk
+
+    def send(self, *packets: bytes) -> Client:
+        for packet in packets:
+            self.clock.epoch += 1
+            self.take(self.conversation.receive(packet))
+            while (chunks := self.resume()) or self.has_more():
+                self.clock.epoch += 1
+                self.take(chunks)
+        return self
+
+    def has_more(self) -> bool:
+        """Whether it rests, or waits for what was promised."""
+        promised = self.patient and self.conversation._future is not None
+        return self.closing is Closing.KEEP and (self.conversation.waiting is Deadline.TURN or promised)
+
+    def resume(self) -> Sequence[Chunk]:
+        """What there is to say besides, once what is promised is there."""
+        future = self.conversation._future
+        if future is not None and self.patient:
+            wait([future], DEADLINE)
+        return self.conversation.resume()
+
+    def end(self) -> Client:
+        self.take(self.conversation.end())
+        return self
+
+    @property
+    def closing(self) -> Closing:
+        return self.conversation.closing
+
+    def replies(self) -> list[Reply]:
+        return [self.parse(self.said[begin:end]) for begin, end in self.spans]
+
+    @staticmethod
+    def parse(answer: bytes) -> Reply:
+        if not answer.startswith(b"HTTP/1.0 "):
+            return Reply(0, [], answer)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        line, *fields = head.decode("latin-1").split("\r\n")
+        headers = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
+        return Reply(int(line.split(" ")[1]), headers, body)
+
+
+def bytes_of(case: dict[str, Any]) -> bytes:
+    text = case["send"]
+    if "repeat" in case:
+        piece, count = case["repeat"]
+        text = text.replace("{}", piece * count)
+    return wire.unescape(text)
+
+
+def get(clock: Clock, *sites: SiteConfig, path: str = "/", method: str = "GET", **fields: str) -> Reply:
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in ({"Host": "h"} | fields).items())
+    request = f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+    (reply,) = Client(router(clock, *sites), clock).send(request).replies()
+    return reply
+
+
+def headers(reply: Reply) -> dict[str, str]:
+    return dict(reply.headers)

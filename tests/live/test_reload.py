@@ -1,0 +1,288 @@
+"""Reloads: no request is lost, a mistake changes nothing, and nothing is left of the workers before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rawservers.daemon import control, startup
+from tests.harness.http_client import request, take_answer
+from tests.harness.load import Load
+from tests.harness.needs import ROOT
+from tests.harness.processes import kinds, memory, opened, stopped
+from tests.harness.server import Server
+from tests.harness.service_manager import handing_over
+from tests.harness.sockets import listening, receive_all, receive_until
+from tests.harness.supervisor import CONTENT, configure, get, kill, replaced, supervise
+from tests.harness.waiting import DEADLINE, until
+
+# Clients meanwhile
+
+
+def reload(server: Server, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rawservers", "--reload", str(server.process.pid), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+
+
+def test_reloads_under_load(conf: Path, tmp_path: Path) -> None:
+    """The new configuration serves as soon as the command returns, and nobody notices anything else."""
+    for number in range(4):
+        root = tmp_path / str(number)
+        root.mkdir()
+        (root / "same").write_bytes(CONTENT)
+        (root / "number").write_text(str(number))
+    configure(conf, tmp_path / "0")
+    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT, "/same") as load:
+        for number in range(1, 4):
+            configure(conf, tmp_path / str(number), workers=number + 1)
+            done = reload(server, "-c", conf)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+            assert get(server, "/number") == str(number).encode()
+            load.go_on()
+        assert load.failures == []
+        until(lambda: len(server.workers()) == 2, "the end of the old workers")  # --workers wins over the file
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_a_single_client_waits_for_nobody_during_reloads(conf: Path, inherited: bool) -> None:
+    """There is nobody else whose connection would wake up a worker that has missed this one's."""
+    with contextlib.ExitStack() as stack:
+        if inherited:
+            sock = stack.enter_context(listening())
+            options = handing_over(sock, names="http")
+            arguments: tuple[str | Path, ...] = ("--telnet", "off")
+        else:
+            options, arguments = {}, ()
+        server = stack.enter_context(supervise("-c", conf, *arguments, **options))
+        load = stack.enter_context(Load(server.address("http"), CONTENT, kept=0, single=1))
+        for _ in range(10):
+            control.reload(server.process.pid)
+            load.go_on()
+        assert load.failures == []
+
+
+def test_two_hundred_hangups(conf: Path, folder: Path) -> None:
+    configure(conf, folder, drain_time=600, limits={"linger_time": 0.2})
+    with (
+        supervise("-c", conf) as server,
+        Load(server.address("http"), CONTENT) as load,
+        server.connect("telnet") as session,
+        server.connect() as idle,
+    ):
+        for sock, said, end in ((session, b"x\r\n", b"x\r\n"), (idle, request("/f", keep=True), CONTENT)):
+            sock.sendall(said)
+            assert receive_until(sock, end)
+        most = 0
+        for _ in range(200):
+            server.signal(signal.SIGHUP)
+            most = max(most, len(server.workers()))
+            select.select([], [], [], 0.005)  # so that they last for a second
+        until(lambda: receive_all(session) == b"", "the end of the session")
+        control.reload(server.process.pid)
+        load.go_on()
+        until(lambda: len(server.workers()) == 2, "the end of the old workers")
+        assert load.failures == []
+        assert 2 < most <= 4
+        assert 2 <= server.stderr().count("reloading") < 50
+
+
+def test_a_session_outlives_a_reload_and_is_pressed_by_the_next(conf: Path, folder: Path) -> None:
+    configure(conf, folder, drain_time=600, limits={"linger_time": 0.2})
+    with supervise("-c", conf) as server, server.connect("telnet") as session, server.connect() as idle:
+        old = server.workers()
+        for sock, said, end in ((session, b"x\r\n", b"x\r\n"), (idle, request("/f", keep=True), CONTENT)):
+            sock.sendall(said)
+            assert receive_until(sock, end)
+        control.reload(server.process.pid)
+        session.sendall(b"y\r\n")
+        assert receive_until(session, b"\n") == b"y\r\n"
+        idle.sendall(request("/f", keep=True))
+        assert take_answer(idle) == (200, False, CONTENT)
+        control.reload(server.process.pid)
+        assert receive_all(session) == b""
+        assert not set(old) & set(server.workers())
+
+
+def test_what_a_reload_drops_is_no_longer_listened_on(conf: Path, folder: Path) -> None:
+    with supervise("-c", conf) as server:
+        http = server.address("http")
+        configure(conf, folder, listen=[("telnet", "127.0.0.1:0")])
+        control.reload(server.process.pid)
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(http, timeout=DEADLINE):
+            pass
+        with server.connect("telnet") as sock:
+            sock.sendall(b"x\r\n")
+            assert receive_until(sock, b"\n") == b"x\r\n"
+
+
+def test_an_address_may_be_written_in_another_way(conf: Path, folder: Path) -> None:
+    with listening() as sock:
+        port = sock.getsockname()[1]
+    configure(conf, folder, listen=[("http", str(port))])
+    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load:
+        configure(conf, folder, listen=[("http", f"127.0.0.1:{port}")])
+        control.reload(server.process.pid)
+        load.go_on()
+        assert load.failures == []
+
+
+# Reloads that fail
+
+
+def everything(server: Server) -> dict[int, Counter[str]]:
+    """What is open in the supervisor and its workers."""
+    return {pid: kinds(pid) for pid in (server.process.pid, *server.workers())}
+
+
+@pytest.mark.parametrize("mistake", ["file", "root", "port"])
+def test_a_mistake_changes_nothing(conf: Path, folder: Path, tmp_path: Path, mistake: str) -> None:
+    with listening() as taken, supervise("-c", conf) as server:
+        server.address("http")
+        if mistake == "file":
+            conf.write_text(conf.read_text() + "lsitng = true\n")
+            line = len(conf.read_text().splitlines())
+            why = rf"{conf}:{line}: .*lsitng"
+        elif mistake == "root":
+            configure(conf, tmp_path / "nowhere")
+            why = rf"{conf}:\d+: .*{tmp_path / 'nowhere'}.*no such file"
+        else:
+            port = taken.getsockname()[1]
+            configure(conf, folder, listen=(("http", "127.0.0.1:0"), ("telnet", f"127.0.0.1:{port}")))
+            why = rf"cannot listen on 127\.0\.0\.1:{port}: address already in use"
+        before = everything(server)
+        done = reload(server)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"rawservers: process {server.process.pid} has rejected the new configuration")
+        assert get(server) == CONTENT
+        assert re.search(why, server.stderr(), re.IGNORECASE), server.stderr()
+        assert "keeping the old configuration" in server.stderr()
+        until(lambda: everything(server) == before, "the same workers, with the same open")
+        if mistake != "port":
+            assert reload(server, "-c", conf).returncode == os.EX_CONFIG  # before the server is told
+            assert server.stderr().count("reloading") == 1
+
+
+def test_only_a_supervisor_can_be_told_to_reload(conf: Path) -> None:
+    with supervise("-c", conf) as server:
+        server.address("http")
+        for pid in (server.pid, os.getpid()):
+            with pytest.raises(startup.CannotStart, match=f"cannot reload process {pid}: not a rawservers supervisor"):
+                control.reload(pid)
+        with pytest.raises(startup.CannotStart, match=f"cannot reload process {1 << 22}: no such process"):
+            control.reload(1 << 22)
+        assert server.stderr().count("reloading") == 0
+
+
+def test_workers_that_do_not_come_up_at_a_reload(conf: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    with supervise("-c", conf, workers=4, env=os.environ | {"BROKEN": str(flag)}) as server:
+        server.address("http")
+        before = everything(server)
+        for _ in range(3):
+            flag.write_text("now")
+            with pytest.raises(startup.CannotStart, match="see its log"):
+                control.reload(server.process.pid)
+            assert get(server) == CONTENT
+            until(lambda: everything(server) == before, "nothing else is left")
+            flag.unlink()
+        assert "reload failed: a worker failed to start; keeping the old configuration" in server.stderr()
+        assert len(set(re.findall(r"worker (\d+) exited with status 1", server.stderr()))) <= 12
+        control.reload(server.process.pid)
+        assert get(server) == CONTENT
+
+
+# Old and new workers
+
+
+def test_nothing_is_left_of_ten_reloads_and_ten_mistakes(conf: Path, folder: Path, tmp_path: Path) -> None:
+    good = conf.read_text()
+    with supervise("-c", conf, "--access-log", tmp_path / "log") as server:
+        server.address("http")
+        control.reload(server.process.pid)
+        until(lambda: len(server.workers()) == 2, "the end of the old workers")
+        ours, size = kinds(server.process.pid), memory(server.process.pid)
+        theirs = kinds(server.pid)
+        for _ in range(10):
+            configure(conf, tmp_path / "nowhere")
+            with pytest.raises(startup.CannotStart, match="see its log"):
+                control.reload(server.process.pid)
+            conf.write_text(good)
+            control.reload(server.process.pid)
+        until(lambda: len(server.workers()) == 2, "the end of the old workers")
+        assert kinds(server.process.pid) == ours
+        assert [kinds(pid) for pid in server.workers()] == [theirs] * 2
+        assert memory(server.process.pid) - size < 1 << 20
+
+
+def test_workers_have_open_what_is_theirs_alone(conf: Path, folder: Path, tmp_path: Path) -> None:
+    theirs = {"/dev/null": 1, "pipe": 5, "anon_inode:[eventpoll]": 1, "/memfd:rawservers-scoreboard (deleted)": 1}
+    theirs |= {str(tmp_path / "log"): 1, "socket": 3}  # two that listen, and one that leads to the supervisor
+    with supervise("-c", conf, "--access-log", tmp_path / "log", workers=3) as server:
+        server.address("http")
+
+        def is_so() -> bool:
+            listed = [set(opened(pid).values()) for pid in server.workers()]
+            own = [what for each in listed for what in each - set(opened(server.process.pid).values()) if "socket" in what]
+            return [kinds(pid) for pid in server.workers()] == [theirs] * 3 and len(set(own)) == len(own) == 3
+
+        until(is_so, "at the start")
+        control.reload(server.process.pid)
+        until(is_so, "after a reload")
+        victim = server.pid
+        kill(server, victim)
+        replaced(server, victim, workers=3)
+        until(is_so, "after a death")
+
+
+def test_a_reload_waits_so_long_for_new_workers(conf: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    with supervise("-c", conf, env=os.environ | {"BROKEN": str(flag), "START_TIME": "1"}) as server:
+        server.address("http")
+        before = everything(server)
+        flag.write_text("later")
+        with pytest.raises(startup.CannotStart, match="see its log"):
+            control.reload(server.process.pid)
+        assert "reload failed: the new workers did not become ready in time; keeping the old" in server.stderr()
+        assert get(server) == CONTENT
+        flag.write_text("now")
+        until(lambda: everything(server) == before, "nothing else is left")
+
+
+def test_workers_are_replaced_during_a_reload(conf: Path, folder: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    with supervise("-c", conf, env=os.environ | {"BROKEN": str(flag)}) as server:
+        server.address("http")
+        old = server.workers()
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "f").write_bytes(b"other")
+        flag.write_text(f"later {tmp_path / 'other'}")
+        configure(conf, tmp_path / "other")
+        server.signal(signal.SIGHUP)
+        until(lambda: len(server.workers()) == 4, "new workers, who take their time")
+        for pid in old:
+            kill(server, pid)
+        assert get(server) == CONTENT
+        flag.unlink()
+        until(lambda: get(server) == b"other", "the new ones serve")
+        until(lambda: len(server.workers()) == 2, "and the others have gone")
+
+
+def test_a_reload_waits_so_long_for_old_workers(conf: Path) -> None:
+    with supervise("-c", conf, env=os.environ | {"START_TIME": "1", "STUCK_TIME": "0"}) as server:
+        server.address("http")
+        old = server.workers()
+        with stopped(old[0]):
+            control.reload(server.process.pid)
+            assert get(server) == CONTENT
+            assert set(old) & set(server.workers()) == {old[0]}
+        until(lambda: len(server.workers()) == 2, "its end, when it hears of it at last")

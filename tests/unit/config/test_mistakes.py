@@ -1,0 +1,200 @@
+"""Mistakes in a configuration file: every one is told, with its line and key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rawservers.settings import ADDRESSES, Config, ListenConfig, SiteConfig, settings_of
+from tests.harness.configuration import EXAMPLE, WRONG, keys_of, loaded, mistakes
+
+
+@pytest.mark.parametrize(("key", "line"), list(keys_of(EXAMPLE)))
+def test_a_wrong_type_is_refused_with_its_line(path: Path, key: str, line: int) -> None:
+    lines = EXAMPLE.splitlines()
+    for value in WRONG:
+        if value == "true" and lines[line - 1].endswith(("true", "false")):
+            continue
+        lines[line - 1] = f"{key.rpartition('.')[2]} = {value}"
+        found = mistakes(path, "\n".join(lines))
+        assert found
+        assert not [said for said in found if not said.startswith(f"conf.toml:{line}: {key}")]
+
+
+@pytest.mark.parametrize("name", list(settings_of(SiteConfig)))
+def test_a_wrong_type_in_a_further_site(path: Path, name: str) -> None:
+    for value in WRONG[1:]:
+        hosts = "" if name == "hosts" else 'hosts = ["b"]'
+        found = mistakes(path, f'[[http.sites]]\nhosts = ["a"]\n\n[[http.sites]]\n{hosts}\n{name} = {value}\n')
+        assert found
+        assert not [said for said in found if not said.startswith(f"conf.toml:6: http.sites.{name}")]
+
+
+@pytest.mark.parametrize("name", [name for name, each in settings_of(Config).items() if each.kind in {"seconds", "integer"}])
+def test_the_limits_of_a_number(path: Path, name: str) -> None:
+    setting = settings_of(Config)[name]
+    for value in (setting.min, setting.max):
+        assert getattr(loaded(path, f"{setting.key} = {value}"), name) == value
+    for beyond in (setting.min - 1, setting.max + 1, f"{setting.max}.5", "nan", "inf", "1" * 30):
+        (mistake,) = mistakes(path, f"{setting.key} = {beyond}")
+        assert mistake.startswith(f"conf.toml:1: {setting.key}: expected a")
+        assert re.search(rf" from {setting.min} to [0-9_]+, ", mistake)
+    if setting.kind == "seconds":
+        assert getattr(loaded(path, f"{setting.key} = 1.5"), name) == 1.5
+    else:
+        assert ": expected an integer from " in mistakes(path, f"{setting.key} = 1.5")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("wrokers = 2", ["1: wrokers: unknown key (did you mean workers?)"]),
+        ("zzz = 2", ["1: zzz: unknown key"]),
+        ("listing = true", ["1: listing: unknown key (did you mean http.listing?)"]),
+        ("[http]\n\nlsiting = true", ["3: http.lsiting: unknown key (did you mean http.listing?)"]),
+        ("[htpp]\nlisting = true", ["1: htpp: unknown key (did you mean http?)"]),
+        ("[htpp.headers]\nx = 1", ["1: htpp: unknown key (did you mean http?)"]),
+        ("[telnet]\ngreting = 'x'", ["2: telnet.greting: unknown key (did you mean telnet.greeting?)"]),
+        ("log.acess = 'x'", ["1: log.acess: unknown key (did you mean log.access?)"]),
+        ("[limits]\n'a b' = 1", ['2: limits."a b": unknown key']),
+        (
+            "[[listen]]\nservice = 'http'\n[[listen]]\nservice = 'telnet'\nadress = '1'",
+            ["5: listen.adress: unknown key (did you mean listen.address?)"],
+        ),
+        ("[[http.sites]]\nhosts = ['a']\nrot = '/'", ["3: http.sites.rot: unknown key (did you mean http.sites.root?)"]),
+        (
+            "[[http.sites]]\nhosts = ['a']\nidle_time = 5",
+            ["3: http.sites.idle_time: unknown key (did you mean http.idle_time?)"],
+        ),
+        # Types of whole tables
+        ("http = 5", ["1: http: expected a table, not 5"]),
+        ("\nhttp = [{}]", ["2: http: expected a table, not an array"]),
+        ("listen = {}", ["1: listen: expected an array of tables, each with a service and an address, not a table"]),
+        ("[http]\nsites = {}", ["2: http.sites: expected an array of tables, each with the keys of a site, not a table"]),
+        ("listen = [5]", ["1: listen: expected a table with a service and an address, not 5"]),
+        # Values
+        ('\n\nworkers = "two"', ['3: workers: expected an integer from 0 to 1024, or "auto", not "two"']),
+        ("workers = true", ['1: workers: expected an integer from 0 to 1024, or "auto", not true']),
+        ("workers = 1.0", ['1: workers: expected an integer from 0 to 1024, or "auto", not 1.0']),
+        ("log.format = 'xml'", ['1: log.format: expected "combined" or "json", not "xml"']),
+        ("log.access = ''", ['1: log.access: expected the path of a file, or "-", or "off", not ""']),
+        ("log.access = '/'", ["1: log.access: cannot write to /: is a directory"]),
+        ("log.access = '/nope/log'", ["1: log.access: cannot write to /nope/log: no such directory"]),
+        ("http.root = '/nope'", ["1: http.root: cannot serve /nope: no such file or directory"]),
+        ('http.root = "/no\\npe"', ["1: http.root: cannot serve /no\\npe: no such file or directory"]),
+        ("http.root = '/dev/null'", ["1: http.root: cannot serve /dev/null: not a directory"]),
+        ("http.max_age = 'on'", ['1: http.max_age: expected an integer from 0 to 31_536_000, or "off", not "on"']),
+        (
+            "http.fallback = 'index.html'",
+            ['1: http.fallback: expected the path of a file, beginning with a slash, or "off", not "index.html"'],
+        ),
+        (
+            "http.fallback = '/'",
+            ['1: http.fallback: expected the path of a file, beginning with a slash, or "off", not "/"'],
+        ),
+        (
+            "http.fallback = '/../x'",
+            ['1: http.fallback: "/../x" is never served: it has a segment that is empty or begins with a dot'],
+        ),
+        (
+            "http.index = ['a', '.b', 'c/d', '']",
+            [
+                f"1: http.index: expected a file name, without a slash or a leading dot, not {value}"
+                for value in ('".b"', '"c/d"', '""')
+            ],
+        ),
+        # Hosts
+        ("http.hosts = ['a:80']", ['1: http.hosts: expected a host name without a port, not "a:80"']),
+        ("http.hosts = ['*.a']", ['1: http.hosts: expected a host name without a port, not "*.a"']),
+        ("http.hosts = ['']", ['1: http.hosts: expected a host name without a port, not ""']),
+        ("http.hosts = ['a', 'A.']", ['1: http.hosts: duplicate host name "A."']),
+        (
+            "[http]\nhosts = ['a']\n[[http.sites]]\nhosts = [\n'b',\n'a']",
+            ['4: http.sites.hosts: duplicate host name "a"'],
+        ),
+        (
+            "[[http.sites]]\nhosts = []\n[[http.sites]]\nlisting = true",
+            [
+                "2: http.sites.hosts: missing: all sites but the first, [http], need a host name",
+                "3: http.sites.hosts: missing: all sites but the first, [http], need a host name",
+            ],
+        ),
+        ("[[http.sites]]\nhosts = 5", ["2: http.sites.hosts: expected an array of host names without ports, not 5"]),
+        # Headers
+        (
+            "[http.headers]\n'*' = { 'A B' = 'x', Date = 'y', C = '\\u000a', D = 5 }\n'x' = { }\n'/' = 3",
+            [
+                """2: http.headers."*"."A B": malformed header: 'A B': 'x'""",
+                '2: http.headers."*".Date: header is set by the server: Date',
+                '2: http.headers."*".D: expected a string, not 5',
+                "3: http.headers.x: the pattern matches no path: paths begin with a slash",
+                '4: http.headers."/": expected a table of header fields, not 3',
+            ],
+        ),
+        ('http.headers."*".C = "\\n"', ["""1: http.headers."*".C: malformed header: 'C': '\\n'"""]),
+        # Redirects, pages, types
+        (
+            "[http.redirects]\nold = '/new'\n'/a' = 'b'\n'/b' = '/b'\n'/c' = '/d/*'\n'/d' = '/e f'\n'/f/*' = '/g'",
+            [
+                "2: http.redirects.old: not a path: expected a leading slash",
+                '3: http.redirects."/a": expected a path or a URL, percent-encoded, not "b"',
+                '4: http.redirects."/b": the redirect leads to itself',
+                '5: http.redirects."/c": "/d/*" ends with *, but the path does not',
+                '6: http.redirects."/d": expected a path or a URL, percent-encoded, not "/e f"',
+            ],
+        ),
+        (
+            "[http.error_pages]\n399 = '/x'\n404 = 'x'\n600 = 5\n0404 = '/x'",
+            [
+                "2: http.error_pages.399: not an error status: expected 400 to 599",
+                '3: http.error_pages.404: expected the path of a file, beginning with a slash, not "x"',
+                "4: http.error_pages.600: not an error status: expected 400 to 599",
+                "4: http.error_pages.600: expected the path of a file, beginning with a slash, not 5",
+                "5: http.error_pages.0404: not an error status: expected 400 to 599",
+            ],
+        ),
+        (
+            "[http.types]\nwasm = 'a/b'\n'.tar.gz' = 'a/b'\n'.X' = 'a/b'\n'.y' = 'ab'\n'.z' = 5",
+            [
+                "2: http.types.wasm: not a file name extension: expected the last dot and what follows it, in lower case",
+                '3: http.types.".tar.gz": not a file name extension: expected the last dot and what follows it, in lower case',
+                '4: http.types.".X": not a file name extension: expected the last dot and what follows it, in lower case',
+                '5: http.types.".y": expected a media type, such as "text/html", not "ab"',
+                '6: http.types.".z": expected a media type, such as "text/html", not 5',
+            ],
+        ),
+        # Listeners
+        ("[[listen]]", ["1: listen.service: missing: expected one of {services}"]),
+        ("[[listen]]\nservice = 'htpt'", ['2: listen.service: expected one of {services}, not "htpt"']),
+        (
+            "[[listen]]\nservice = 'http'\naddress = 'x'",
+            ["3: listen.address: not an address: 'x' ({addresses})"],
+        ),
+        (
+            "[[listen]]\nservice = 'http'\naddress = ':65536'",
+            ["3: listen.address: not a port: 65536 (the highest is 65535)"],
+        ),
+        (
+            "[[listen]]\nservice = 'http'\naddress = '80'\n[[listen]]\nservice = 'telnet'\naddress = '127.0.0.1:80'",
+            ["6: listen.address: duplicate address 127.0.0.1:80"],
+        ),
+        ("[[listen]]\nservice = 'http'\n[[listen]]\nservice = 'http'", ["3: listen.address: duplicate address 127.0.0.1:8080"]),
+    ],
+)
+def test_a_mistake(path: Path, text: str, expected: list[str]) -> None:
+    services = ", ".join(f'"{name}"' for name in ADDRESSES)
+    addresses = mistakes(path, "[[listen]]\nservice = 'http'\naddress = ''")[0].partition("(")[2].removesuffix(")")
+    wanted = [said.replace("{services}", services).replace("{addresses}", addresses) for said in expected]
+    assert mistakes(path, text) == [f"conf.toml:{said}" for said in wanted]
+
+
+def test_two_free_ports_are_two_ports(path: Path) -> None:
+    text = "[[listen]]\nservice = 'http'\naddress = '0'\n" * 2
+    assert loaded(path, text).listen == (ListenConfig("http", "0"), ListenConfig("http", "0"))
+
+
+def test_all_mistakes_are_told_in_order(path: Path) -> None:
+    text = "x = 1\n[limits]\ny = 1\n[http]\nlisting = 5\nz = 1\n[[listen]]\n"
+    assert [said.split(":")[1] for said in mistakes(path, text)] == ["1", "3", "5", "6", "7"]

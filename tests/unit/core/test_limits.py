@@ -1,0 +1,110 @@
+"""Room for connections: the shares of services, and which connection is closed to make room for another (eviction)."""
+
+from __future__ import annotations
+
+from rawservers.core.limits import RECENT, SLOW_BODY, Connections, EvictionRank
+from rawservers.core.peer import Clock, Peer
+
+
+class Held:
+    """A connection that waits; for the books alone."""
+
+    def __init__(self, name: str, why: EvictionRank | None, since: float, service: str = "http", unread: bool = False) -> None:
+        self.name = name
+        self.service = service
+        self.timer_started = since
+        self.eviction_rank = why
+        self.unread = unread
+        self.peer = Peer(("h", 1), Clock())
+
+    def has_unread(self) -> bool:
+        return self.unread
+
+
+def evicted(books: Connections[Held], service: str = "http") -> str:
+    """The names of those that go for new ones, in order."""
+    names = ""
+    while (held := books.evict(service)) is not None:
+        names += held.name
+        books.discard(held)
+    return names
+
+
+def test_who_goes_when_there_is_no_room() -> None:
+    clock = Clock(now=1000.0)
+    books: Connections[Held] = Connections(clock)
+    long_ago, recently = clock.now - 60, clock.now - RECENT / 2
+    for held in (
+        Held("h", EvictionRank.HEAD, long_ago),
+        Held("i", EvictionRank.IDLE, long_ago + 1),
+        Held("j", EvictionRank.IDLE, long_ago + 2),
+        Held("g", EvictionRank.HEAD, long_ago - 1),
+        Held("l", EvictionRank.LINGERING, long_ago, unread=True),
+        Held("k", EvictionRank.IDLE, recently),
+        Held("m", EvictionRank.HEAD, recently),
+        Held("b", EvictionRank.BODY, clock.now - SLOW_BODY),
+        Held("c", EvictionRank.BODY, clock.now - SLOW_BODY + 1),  # not yet
+        Held("n", EvictionRank.HEAD, clock.now),  # came in this very wake
+        Held("u", EvictionRank.HEAD, long_ago, unread=True),  # is about to be heard
+        Held("t", None, long_ago),
+    ):
+        books.add(held)
+    assert evicted(books) == "ijlghkmb"
+
+
+def test_who_has_spoken_since_it_was_looked_at_stays() -> None:
+    clock = Clock(now=1000.0)
+    books: Connections[Held] = Connections(clock)
+    first, second, third = (Held(name, EvictionRank.IDLE, number) for number, name in enumerate("abc", 1))
+    for held in (first, second, third):
+        books.add(held)
+    found = books.evict()
+    assert found is first
+    books.discard(first)
+    second.timer_started = 500.0
+    assert books.evict() is third
+
+
+def test_all_are_looked_through_once_for_many_that_go() -> None:
+    class Counting(Held):
+        looked = 0
+
+        @property
+        def eviction_rank(self) -> EvictionRank:  # type: ignore[override]
+            Counting.looked += 1
+            return EvictionRank.IDLE
+
+        @eviction_rank.setter
+        def eviction_rank(self, value: object) -> None:
+            pass
+
+    clock = Clock(now=1000.0)
+    books: Connections[Held] = Connections(clock)
+    for number in range(1000):
+        books.add(Counting(str(number), EvictionRank.IDLE, 1 + number / 1000))
+    for _ in range(500):
+        held = books.evict()
+        assert held
+        books.discard(held)
+    assert Counting.looked <= 1000 + 500
+
+
+def test_a_service_has_its_share_and_no_more() -> None:
+    books: Connections[Held] = Connections(Clock(now=9.0), 10, 0, {"http": 6, "telnet": 6}, {"status": 2})
+    for number in range(6):
+        books.add(Held(f"t{number}", None, 1.0, "telnet"))
+    assert books.free("telnet") <= 0
+    assert books.free("http") == 4
+    assert books.evict("telnet") is None
+    kept = [Held(f"h{number}", EvictionRank.IDLE, 1.0 + number) for number in range(4)]
+    for held in kept:
+        books.add(held)
+    assert books.free("http") <= 0
+    assert books.free("daytime") <= 0  # it has no share, but there are no more in all
+    assert books.free("status") == 2
+    assert books.evict("http") is kept[0]
+    assert books.evict("telnet") is None  # nobody else's place would be of any use
+    status = Held("s", EvictionRank.IDLE, 1.0, "status")
+    books.add(status)
+    assert books.free("status") == 1
+    assert books.evict("daytime") is not status

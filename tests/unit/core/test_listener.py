@@ -1,0 +1,109 @@
+"""The listener: how much it accepts in a wake, and how a short connection is served."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Sequence
+
+import pytest
+
+from rawservers.core import listener
+from rawservers.core.bind import Endpoint, bind
+from rawservers.core.listener import ACCEPT_STEPS, Listener
+from rawservers.core.loop import STEPS_PER_CHECK, Loop
+from rawservers.core.protocol import Chunk, Closing
+from tests.harness.core import Greedy, Pair, Recording, Running
+from tests.harness.sockets import receive_all
+from tests.harness.waiting import DEADLINE
+
+
+def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its time is over, the others stay in the kernel's queue, which tells of them again."""
+    monkeypatch.setattr(listener, "ACCEPT_TIME", -1.0)
+    with Pair(Greedy) as pair:
+        (server,) = bind(Endpoint("127.0.0.1", 0))
+        listening = Listener(server, pair.connection._service, pair.loop, pair.connections)
+        socks = [socket.create_connection(server.sock.getsockname(), DEADLINE) for _ in range(30)]
+        listening.ready(select.EPOLLIN)
+        assert len(pair.connections) - 1 == STEPS_PER_CHECK // ACCEPT_STEPS + 1
+        listening.ready(select.EPOLLIN)  # it goes on at the end of each wake, the next one first
+        (go_on,) = pair.loop.after_poll
+        go_on()
+        assert len(pair.connections) - 1 == STEPS_PER_CHECK // ACCEPT_STEPS + 1
+        while pair.loop.after_poll:
+            pair.loop.clock.now += 1
+            pair.loop.clock.work = 0
+            before = len(pair.connections)
+            pair.loop.after_poll[0]()
+            assert len(pair.connections) - before <= STEPS_PER_CHECK // ACCEPT_STEPS + 1
+        assert len(pair.connections) - 1 == 30
+        for connection in pair.connections:
+            connection.close()
+        for sock in socks:
+            sock.close()
+        server.close()
+
+
+def test_two_listeners_share_the_time_of_a_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them takes the other has not got in the same wake; then it comes first in the next."""
+    now = [1000.0]
+
+    def monotonic() -> float:
+        now[0] += 0.002  # each look at the time
+        return now[0]
+
+    with Pair(Greedy) as pair:
+        service = pair.connection._service
+        servers = [bind(Endpoint("127.0.0.1", 0))[0] for _ in range(2)]
+        listening = [Listener(server, service, pair.loop, pair.connections) for server in servers]
+        socks = [socket.create_connection(server.sock.getsockname(), DEADLINE) for server in servers for _ in range(200)]
+        monkeypatch.setattr("rawservers.core.listener.time.monotonic", monotonic)
+        accepted: list[Listener] = []
+        accept = Listener._accept
+
+        def noted(self: Listener, most: int) -> None:
+            accepted.append(self)
+            accept(self, most)
+
+        monkeypatch.setattr(Listener, "_accept", noted)
+        for each in listening:
+            pair.loop.clock.now = now[0]
+            each.ready(select.EPOLLIN)
+        assert pair.loop.backlogged == 2
+        accepted.clear()
+        for _ in range(4):
+            pair.loop.clock.now = now[0]
+            for callback in pair.loop.after_poll:
+                callback()
+            assert now[0] - pair.loop.clock.now <= listener.WAKE_TIME + 0.003
+        assert set(accepted) == set(listening)  # neither is forgotten
+        monkeypatch.undo()
+        for connection in pair.connections:
+            connection.close()
+        for sock in socks:
+            sock.close()
+        for server in servers:
+            server.close()
+
+
+def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.closing = Closing.CLOSE
+            return (data,)
+
+    watched: list[int] = []
+    watch = Loop.watch
+
+    def note(loop: Loop, fd: int, source: object, events: int) -> None:
+        watched.append(fd)
+        watch(loop, fd, source, events)  # type: ignore[arg-type]
+
+    running = Running(Short)
+    monkeypatch.setattr(Loop, "watch", note)
+    with running.connect() as sock:
+        sock.sendall(b"here before it is accepted")
+        with running:
+            assert receive_all(sock) == b"here before it is accepted"
+            assert watched == [running.server.sock.fileno()]

@@ -1,0 +1,54 @@
+"""Start-up: how many connections a worker takes, the shares of its services, and what cannot be bound."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections.abc import Sequence
+
+import pytest
+
+from rawservers.daemon import startup
+from rawservers.daemon.startup import connection_shares
+from rawservers.settings import Config, ListenConfig
+
+
+def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1000, 1000))
+    assert startup.max_connections(Config(connections=0, open_files=256)) == 1000 - 256 - startup.RESERVED_DESCRIPTORS
+    assert startup.max_connections(Config(connections=100, open_files=256)) == 100
+    assert startup.max_connections(Config(connections=0, open_files=2000)) == 1
+
+
+@pytest.mark.parametrize(
+    ("listen", "connections", "http", "telnet", "expected"),
+    [
+        (("http", "telnet"), 1000, 0, 0, (500, 500)),
+        (("http",), 1000, 0, 0, (1000, 1000)),
+        (("http", "telnet"), 1000, 900, 0, (900, 500)),
+        (("http", "telnet"), 1000, 5000, 1, (1000, 1)),
+        (("http", "telnet", "status"), 1, 0, 0, (1, 1)),
+    ],
+)
+def test_shares(listen: Sequence[str], connections: int, http: int, telnet: int, expected: tuple[int, int]) -> None:
+    config = Config(
+        listen=tuple(ListenConfig(name, "0") for name in listen),
+        connections=connections,
+        http_connections=http,
+        telnet_connections=telnet,
+        open_files=0,
+    )
+    assert tuple(connection_shares(config).values()) == expected
+
+
+def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(startup, "bind", refuse)
+    with pytest.raises(
+        startup.CannotStart, match=r"^cannot listen on 80: permission denied \(.*root.*ip_unprivileged_port_start"
+    ):
+        startup.bind_all(Config(listen=(ListenConfig("http", "80"),)))
+    with pytest.raises(startup.CannotStart, match=r"^cannot listen on unix:/x: permission denied$"):
+        startup.bind_all(Config(listen=(ListenConfig("http", "unix:/x"),)))

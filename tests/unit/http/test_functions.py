@@ -1,0 +1,176 @@
+"""Functions, which are answers in code: prefixes, request bodies, failures, and answers that take their time."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Closing, Deadline
+from rawservers.http.request import Request
+from rawservers.http.response import Response
+from rawservers.settings import Handler, SiteConfig
+from tests.harness.http import Client, router
+
+
+def answering(clock: Clock, function: Handler, *packets: bytes, body_limit: int = 100, prefix: str = "/api/") -> Client:
+    service = router(clock, SiteConfig("/nonexistent"), handlers=((prefix, function),), body_limit=body_limit)
+    return Client(service, clock).send(*packets)
+
+
+def told(request: Request) -> Response:
+    body = f"{request.method} {request.path} {request.query} {request.body!r}"
+    return Response(200, [("Content-Type", "text/plain; charset=utf-8")], body.encode("utf-8", "surrogateescape"))
+
+
+def test_a_function_answers_below_its_prefix(clock: Clock) -> None:
+    head = b" HTTP/1.1\r\nHost: h\r\n\r\n"
+    client = answering(
+        clock, told, *[line + head for line in (b"GET /api/x?y=1", b"DELETE /api/%c3%a9", b"HEAD /api/", b"GET /other")]
+    )
+    assert [reply.status for reply in client.replies()] == [200, 200, 200, 404]
+    assert [reply.body for reply in client.replies()[:3]] == [b"GET /api/x ?y=1 b''", "DELETE /api/é  b''".encode(), b""]
+    assert client.closing is Closing.KEEP
+
+
+def test_the_longest_prefix_wins(clock: Clock) -> None:
+    def other(request: Request) -> Response:
+        return Response(204)
+
+    functions = (("/api/", told), ("/api/more/", other))
+    client = Client(router(clock, SiteConfig("/nonexistent"), handlers=functions), clock)
+    client.send(b"GET /api/more/x HTTP/1.1\r\nHost: h\r\n\r\n", b"GET /api/mor HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [reply.status for reply in client.replies()] == [204, 200]
+
+
+BODY = b"POST /api/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nabcdeGET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def test_a_body_at_every_cut(clock: Clock) -> None:
+    for at in range(len(BODY)):
+        client = answering(clock, told, *filter(None, (BODY[:at], BODY[at:])))
+        assert [reply.body for reply in client.replies()] == [b"POST /api/  b'abcde'", b"GET /api/  b''"]
+    client = answering(clock, told, *[BODY[i : i + 1] for i in range(len(BODY))])
+    assert len(client.replies()) == 2
+
+
+def test_a_body_that_is_too_long(clock: Clock) -> None:
+    client = answering(clock, told, BODY, body_limit=4)
+    assert [reply.status for reply in client.replies()] == [413]
+    assert client.closing is Closing.LINGER
+
+
+def test_a_body_has_a_deadline_of_its_own(clock: Clock) -> None:
+    client = answering(clock, told, BODY.partition(b"cde")[0])
+    assert client.conversation.waiting is Deadline.BODY
+    client.take(client.conversation.expire())
+    assert [reply.status for reply in client.replies()] == [408]
+    assert client.records[0].line == "POST /api/ HTTP/1.1"
+
+
+def test_expect_100_continue(clock: Clock) -> None:
+    ready = b"HTTP/1.1 100 Continue\r\n\r\n"
+    head = b"POST /api/ HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n"
+    client = answering(clock, told, head)
+    assert client.said == ready
+    client.send(b"abc")
+    assert client.said.startswith(ready + b"HTTP/1.0 200 OK\r\n")
+    assert len(client.said) == len(ready) + client.records[-1].head_size + client.records[-1].body_size
+    assert answering(clock, told, head + b"abc").said == client.said  # whatever the cut
+    old = answering(clock, told, head.replace(b"1.1", b"1.0", 1))
+    assert old.said == b""  # RFC 9110 §15.2: no 1xx to an HTTP/1.0 client
+    files = answering(clock, told, head.replace(b"/api/", b"/else"))
+    assert [reply.status for reply in files.replies()] == [405]
+    assert answering(clock, told, head, body_limit=2).replies()[0].status == 413
+
+
+def test_a_function_that_raises(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(request: Request) -> Response:
+        raise ZeroDivisionError("as told")
+
+    request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
+    client = answering(clock, fail, request, request)
+    assert [reply.status for reply in client.replies()] == [500, 500]
+    assert client.closing is Closing.KEEP
+    assert caplog.text.count("ZeroDivisionError: as told") == 2
+    assert b"ZeroDivisionError" not in client.said
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        None,
+        "text",
+        Response(99),
+        Response(700),
+        Response(101),
+        Response(200, [("X", "a\nb")]),
+        Response(200, [("Content-Length", "5")]),
+        Response(200, [("X", "\u20ac")]),
+        Response(200, body="text"),  # type: ignore[arg-type]
+        Response("200"),  # type: ignore[arg-type]
+        Response(200, [("X", 5)]),  # type: ignore[list-item]
+        Response(200, 5),  # type: ignore[arg-type]
+    ],
+)
+def test_a_response_that_cannot_be_sent(clock: Clock, caplog: pytest.LogCaptureFixture, response: Any) -> None:
+    caplog.set_level(logging.ERROR)
+    client = answering(clock, lambda request: response, b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [reply.status for reply in client.replies()] == [500]
+    assert "returned an invalid response" in caplog.text
+
+
+def test_an_answer_that_takes_its_time(clock: Clock) -> None:
+    promise: Future[Response] = Future()
+    woken: list[bool] = []
+    request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
+    client = Client(router(clock, SiteConfig("/nonexistent"), handlers=(("/api/", lambda request: promise),)), clock)
+    client.conversation._peer._wake = lambda: woken.append(True)
+    client.patient = False
+    client.send(request + request)
+    assert (client.said, client.conversation.waiting) == (b"", Deadline.NONE)
+    assert client.conversation.resume() == ()  # woken for nothing
+    promise.set_result(Response(200, body=b"at last"))
+    assert woken == [True]
+    client.take(client.conversation.resume())
+    assert [reply.body for reply in client.replies()] == [b"at last", b"at last"]
+    assert client.conversation.waiting is Deadline.IDLE
+
+
+def test_a_promise_that_is_broken(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    broken: Future[Response] = Future()
+    broken.set_exception(RuntimeError("as told"))
+    cancelled: Future[Response] = Future()
+    cancelled.cancel()
+    for promise in (broken, cancelled):
+        client = answering(clock, lambda request, promise=promise: promise, b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert [reply.status for reply in client.replies()] == [500]
+    assert "RuntimeError: as told" in caplog.text
+
+
+def test_a_thread_pool(clock: Clock) -> None:
+    with ThreadPoolExecutor() as pool:
+        service = router(clock, SiteConfig("/nonexistent"), handlers=(("/", lambda request: pool.submit(told, request)),))
+        client = Client(service, clock)
+        client.take(client.conversation.receive(b"GET /x HTTP/1.0\r\n\r\n"))
+    client.take(client.conversation.resume())
+    assert [reply.body for reply in client.replies()] == [b"GET /x  b''"]
+    assert client.closing is Closing.CLOSE
+
+
+def test_a_pipelined_request_sees_what_the_one_before_it_did(clock: Clock, root: Path) -> None:
+    path = root / "main.htm"
+
+    def change(request: Request) -> Response:
+        path.write_text("changed")
+        return Response(204)
+
+    client = Client(router(clock, SiteConfig(str(root)), handlers=(("/change", change),)), clock)
+    clock.time = path.stat().st_mtime + 10
+    read, write = b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n", b"POST /change HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+    client.send(read, read, read + write + read)
+    assert [reply.body for reply in client.replies()] == [b"main", b"main", b"main", b"", b"changed"]

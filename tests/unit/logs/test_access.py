@@ -1,0 +1,323 @@
+"""The access log: its lines, its targets, rotation, and what is told of lines that were lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rawservers.core.peer import Clock, Peer
+from rawservers.http.response import AccessRecord
+from rawservers.logs.access import AccessLog, open_target, rotated
+from rawservers.logs.sink import BLOCK
+from tests.harness.logs import connection, drain, fill, pipe, terminal
+from tests.harness.needs import ROOT
+from tests.harness.waiting import DEADLINE
+
+pytestmark = pytest.mark.timeout(30)  # who waits where nobody should is ended
+
+
+PEER = Peer(("192.0.2.1", 4711), Clock())
+
+
+# Lines
+
+
+def record(line: str = "GET /f HTTP/1.0", referer: str = "", agent: str = "") -> AccessRecord:
+    made = AccessRecord(line, None, 200, 100, 12)
+    made.referer, made.agent = referer, agent
+    return made
+
+
+texts = st.one_of(
+    st.binary(max_size=6000),
+    st.builds(lambda unit, count: unit * count, st.binary(min_size=1, max_size=5), st.integers(1, 5000)),
+).map(lambda data: data[:20_000].decode("latin-1"))
+
+
+@pytest.mark.parametrize("style", ["combined", "json"])
+@given(
+    line=texts,
+    referer=texts,
+    agent=texts,
+    host=st.binary(max_size=108).map(lambda data: "unix:" + os.fsdecode(data)),
+    sent=st.integers(0, 1 << 63),
+    seconds=st.floats(0, 1e9),
+)
+@example(line="\xff" * 9000, referer="\xff" * 9000, agent="\xff" * 9000, host="unix:" + "\xff" * 108, sent=1 << 63, seconds=1e9)
+@example(line='"' * 9000, referer="\\" * 9000, agent="a" + '"' * 9000, host="unix:" + '"' * 108, sent=1 << 63, seconds=1e9)
+@example(line="a" + "\n" * 9000, referer="aa" + "\0" * 9000, agent="", host="unix:\udcff", sent=0, seconds=0)
+@settings(max_examples=60, deadline=None)
+def test_an_answer_is_one_line(style: str, line: str, referer: str, agent: str, host: str, sent: int, seconds: float) -> None:
+    reader, writer = pipe()
+    log = AccessLog(writer, style, Clock(time=1e9))
+    log.add(Peer((host, 0), Clock()), record(line, referer, agent), sent, seconds)
+    log.close()
+    said = drain(reader)
+    os.close(reader)
+    assert re.fullmatch(rb"[ -~]+\n", said)
+    assert len(said) <= BLOCK
+    if style == "json":
+        told = json.loads(said)
+        assert (told["status"], told["bytes"], told["seconds"]) == (200, max(0, sent - 100), round(seconds, 3))
+        for name, field in (("request", line), ("referer", referer), ("agent", agent)):
+            assert told[name] == field if len(field) < 120 else field.startswith(told[name]) and len(told[name]) >= 120
+        host = os.fsencode(host).decode("latin-1")
+        assert host.startswith(told["peer"])
+    else:
+        whole = r'((?:[^"\\]|\\x[0-9a-f]{2})+)'
+        match = re.fullmatch(rf'{whole} - - \[.*?\] "{whole}" 200 (\d+) "{whole}" "{whole}" (\d+\.\d{{3}})\n', said.decode())
+        assert match
+        for written, field in ((match[2], line), (match[4], referer), (match[5], agent)):
+            plain = re.sub(r"\\x(..)", lambda each: chr(int(each[1], 16)), written)
+            assert plain == (field or "-") if len(field) < 190 else field.startswith(plain) and len(plain) >= 190
+
+
+RECORDS = (record(), record("GET /g HTTP/1.0"), record("GET /f HTTP/1.0"), None, "a record of another protocol")
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from("aab"), st.integers(0, 4), st.sampled_from([112, 112, 50]), st.sampled_from([0.0, 0.0, 1.5]))
+        | st.sampled_from([0.0, 0.4, 1.0]),
+        max_size=30,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_an_answer_is_told_as_if_it_were_the_first(steps: list[tuple[str, int, int, float] | float]) -> None:
+    """Whatever was told before it. A step is an answer, or the end of a wake and the seconds until the next."""
+    clock = Clock(time=1e9)
+    reader, writer = pipe()
+    log = AccessLog(writer, "combined", clock)
+    expected = b""
+    for step in steps:
+        if isinstance(step, float):
+            log.flush()
+            clock.time += step
+            continue
+        host, number, sent, seconds = step
+        log.add(Peer((host, 0), clock), RECORDS[number], sent, seconds)
+        own_reader, own_writer = pipe()
+        own = AccessLog(own_writer, "combined", clock)
+        own.add(Peer((host, 0), clock), RECORDS[number], sent, seconds)
+        own.close()
+        expected += drain(own_reader)
+        os.close(own_reader)
+    log.close()
+    assert drain(reader) == expected
+    os.close(reader)
+
+
+# Targets
+
+
+def test_a_log_that_is_off_is_told_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "log")
+    log = AccessLog(open_target("off"), "combined", Clock())
+    log.add(PEER, record(), 112, 0.0)
+    log.add(PEER, "a record of another protocol", 112, 0.0)
+    log.flush()
+    log.reopen(open_target(path))
+    log.add(PEER, record(), 112, 0.0)
+    log.reopen(-1)
+    log.add(PEER, record(), 112, 0.0)
+    log.flush()
+    log.close()
+    assert log.dropped == 0
+    assert Path(path).read_text().count("\n") == 1
+    assert Path(path).read_text().count("\n") == 1
+
+
+def test_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    fd = open_target(str(path))
+    assert not rotated(fd, str(path))
+    path.rename(tmp_path / "log.1")
+    assert rotated(fd, str(path))
+    path.write_bytes(b"")
+    assert rotated(fd, str(path))
+    path.unlink()
+    (tmp_path / "log.1").rename(path)
+    assert not rotated(fd, str(path))
+    assert rotated(fd, f"{path}/log")
+    assert not rotated(fd, "-")
+    assert not rotated(-1, str(path))
+    assert not rotated(-1, "off")
+    os.close(fd)
+
+
+def test_a_target_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_target(str(tmp_path / "nope" / "log"))
+    with pytest.raises(IsADirectoryError):
+        open_target(str(tmp_path))
+
+
+OPENS = """
+import json, os, sys
+from rawservers.logs import error as error_log
+from rawservers.logs import sink
+from rawservers.logs.access import open_target
+
+if len(sys.argv) > 1:
+    os.seteuid(65534)
+fd = open_target("-")
+print(json.dumps([os.get_blocking(1), os.get_blocking(fd), type(sink.open_writer(fd)).__name__]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "ours", "others"),
+    [
+        (os.pipe, [True, False, "SinkWriter"], [True, True, "PipeWriter"]),
+        (terminal, [True, False, "SinkWriter"], [True, True, "TerminalWriter"]),
+        (connection, [True, True, "SocketWriter"], [True, True, "SocketWriter"]),
+    ],
+    ids=["pipe", "terminal", "socket"],
+)
+@pytest.mark.parametrize("whose", ["ours", "somebody else's"])
+def test_the_shells_own_is_left_alone(
+    ends: Callable[[], tuple[int, int]], ours: list[Any], others: list[Any], whose: str
+) -> None:
+    if whose != "ours" and os.geteuid() != 0:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("only root can become somebody else")
+    reader, writer = ends()
+    command = [sys.executable, "-c", OPENS, *(["nobody"] if whose != "ours" else [])]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, timeout=DEADLINE)
+    assert json.loads(done.stderr) == (ours if whose == "ours" else others)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_lines_that_the_old_file_has_not_taken_go_to_the_new_one_whole(disk: Path, tmp_path: Path) -> None:
+    log = AccessLog(open_target(str(disk / "log")), "combined", Clock())
+    log.add(PEER, record(), 112, 0.0)
+    log.flush()
+    fill(disk / "filler")
+    for _ in range(99):
+        log.add(PEER, record(), 112, 0.0)
+    log.reopen(open_target(str(tmp_path / "new")))
+    log.add(PEER, record(), 112, 0.0)
+    log.close()
+    (line, *old), new = ((path / name).read_text().split("\n") for path, name in ((disk, "log"), (tmp_path, "new")))
+    assert old.pop() != ""  # what a full disk has taken of a line stays there
+    assert new.pop() == ""
+    assert set(old) == set(new) == {line}
+    assert 1 + len(old) + len(new) == 101
+    assert log.dropped == 0
+
+
+# A reader that does not read
+
+
+@pytest.mark.parametrize("mode", ["waits for its reader", "dropped"])
+def test_a_flush_is_no_more_work_for_a_reader_that_has_stopped_for_long(mode: str) -> None:
+    reader, writer = pipe()
+    log = AccessLog(writer, "combined", Clock(now=1.0))
+    counts = []
+    for wake in range(4000 if mode == "dropped" else 500):
+        for _ in range(5):
+            log.add(PEER, record(), 112, 0.0)
+        if wake % 100 == 99:
+            counts.append(len(calls_of(log.flush)))
+        log.flush()
+    assert bool(log.dropped) is (mode == "dropped")
+    assert max(counts[-3:]) == min(counts[-3:]) <= 25
+    log._sink.discard_pending()
+    log.close()
+    os.close(reader)
+
+
+def calls_of(step: Callable[[], Any]) -> list[str]:
+    """The functions that `step` calls, those written in C as well."""
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event in ("call", "c_call"):
+            called.append(f"{event} {frame.f_code.co_name} {argument}")
+
+    sys.setprofile(note)
+    try:
+        step()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[int]:
+    found = [int(re.search(r"(\d+) lines dropped", message)[1]) for message in caplog.messages]  # type: ignore[index]
+    assert {each.levelno for each in caplog.records} <= {logging.WARNING}
+    caplog.clear()
+    return found
+
+
+def test_a_loss_is_told_once_a_second_and_adds_up(caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = pipe()
+    os.close(reader)
+    clock = Clock(now=100.0)
+    log = AccessLog(writer, "combined", clock)
+
+    def answers(count: int) -> list[int]:
+        for _ in range(count):
+            log.add(PEER, record(), 112, 0.0)
+        log.flush()
+        return warnings(caplog)
+
+    assert answers(3) == [3]
+    assert answers(4) == []
+    clock.now += 0.9
+    assert answers(5) == []
+    clock.now += 0.1
+    assert answers(0) == [9]
+    clock.now += 10
+    assert answers(0) == []
+    assert answers(1) == [1]
+    assert answers(2) == []
+    log.close()
+    assert warnings(caplog) == [2]
+    assert log.dropped == 15
+
+
+def test_a_loss_is_told_once_a_minute_while_nothing_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = pipe()
+    clock = Clock(now=100.0)
+    log = AccessLog(writer, "combined", clock)
+    told: list[int] = []
+    noted = 0
+    while not log.dropped:
+        log.add(PEER, record(), 112, 0.0)
+        log.flush()
+        noted += 1
+    told += warnings(caplog)
+    assert told == [1]
+    for _ in range(610):  # a minute
+        clock.now += 0.1
+        for _ in range(100):
+            log.add(PEER, record(), 112, 0.0)
+        log.flush()
+        noted += 100
+    told += warnings(caplog)
+    assert len(told) == 2
+    taken = 0
+    while log._sink.pending:
+        taken += drain(reader).count(b"\n")
+        log.flush()
+    clock.now += 1
+    log.flush()
+    told += warnings(caplog)
+    log.close()
+    assert taken + drain(reader).count(b"\n") + sum(told) == noted
+    assert sum(told) == log.dropped
+    assert warnings(caplog) == []
+    os.close(reader)

@@ -1,0 +1,120 @@
+"""The command line: what it comes to, together with a configuration file and with sockets that are inherited."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rawservers.cli import configure, listeners, parse
+from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
+from tests.harness.command import asked
+
+
+def test_the_defaults() -> None:
+    assert asked() == Config()
+    assert asked().listen == (ListenConfig("http", "127.0.0.1:8080"), ListenConfig("telnet", "127.0.0.1:2323"))
+    assert asked().sites == (SiteConfig(str(WELCOME)),)
+
+
+HTTP, TELNET = ("http", "127.0.0.1:8080"), ("telnet", "127.0.0.1:2323")
+FILE = (("http", ":80"), ("telnet", ":23"), ("status", "unix:/s"), ("http", ":81"))
+
+
+@pytest.mark.parametrize(
+    ("http", "telnet", "configured", "inherited", "expected"),
+    [
+        # Nobody says anything but "off"
+        ([], [], (), {}, [HTTP, TELNET]),
+        ([], [], (), {"http": []}, [HTTP, TELNET]),
+        (["off"], [], (), {}, [TELNET]),
+        ([], ["off"], (), {}, [HTTP]),
+        (["off"], ["off"], (), {}, []),
+        # Somebody does
+        (["1"], [], (), {}, [("http", "1")]),
+        ([], ["1"], (), {}, [("telnet", "1")]),
+        (["1", "2"], ["3"], (), {}, [("http", "1"), ("http", "2"), ("telnet", "3")]),
+        (["1"], ["off"], (), {}, [("http", "1")]),
+        (["off", "1"], [], (), {}, [("http", "1")]),
+        # The file
+        ([], [], FILE[:1], {}, [("http", ":80")]),
+        ([], [], FILE, {}, [("http", ":80"), ("http", ":81"), ("telnet", ":23"), ("status", "unix:/s")]),
+        (["1"], [], FILE, {}, [("http", "1"), ("telnet", ":23"), ("status", "unix:/s")]),
+        (["off"], ["2", "3"], FILE, {}, [("telnet", "2"), ("telnet", "3"), ("status", "unix:/s")]),
+        (["off"], [], FILE[:1], {}, []),
+        # Sockets that are there already
+        ([], [], (), {"http": [3]}, [("http", "fd:3")]),
+        ([], [], (), {"status": [3], "telnet": [4, 5]}, [("telnet", "fd:4"), ("telnet", "fd:5"), ("status", "fd:3")]),
+        (["1"], [], FILE, {"http": [3, 4]}, [("http", "fd:3"), ("http", "fd:4"), ("telnet", ":23"), ("status", "unix:/s")]),
+        (["off"], ["1"], (), {"http": [3]}, [("http", "fd:3"), ("telnet", "1")]),
+        ([], ["off"], FILE, {"status": [3]}, [("http", ":80"), ("http", ":81"), ("status", "fd:3")]),
+    ],
+)
+def test_where_to_listen(
+    http: list[str],
+    telnet: list[str],
+    configured: tuple[tuple[str, str], ...],
+    inherited: dict[str, list[int]],
+    expected: list[tuple[str, str]],
+) -> None:
+    found = listeners({"http": http, "telnet": telnet}, [ListenConfig(*row) for row in configured], inherited)
+    assert found == tuple(ListenConfig(*row) for row in expected)
+
+
+def test_options_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text(
+        """
+        workers = 3
+        user = "root"
+        reload_drain = 5
+        [[listen]]
+        service = "http"
+        address = "1"
+        [http]
+        root = "/"
+        hosts = ["a"]
+        [[http.sites]]
+        hosts = ["b"]
+        root = "/"
+        [log]
+        access = "off"
+        """
+    )
+    file = asked("-c", path)
+    first, second = file.sites
+    assert (file.workers, file.user, file.reload_drain, file.access_log, first.root) == (3, "root", 5, "off", "/")
+    assert file.listen == (ListenConfig("http", "1"),)
+    options = ["--workers", "auto", "--user", "root:root", "--http", "2", "--access-log", "-", "--listing", tmp_path]
+    assert asked("--config", path, *options) == replace(
+        file,
+        workers=0,
+        user="root:root",
+        listen=(ListenConfig("http", "2"),),
+        access_log="-",
+        sites=(replace(first, root=str(tmp_path), listing=True), second),
+    )
+    assert asked("-c", path, "--telnet", "4").listen == (ListenConfig("http", "1"), ListenConfig("telnet", "4"))
+    assert asked("-c", path, telnet=[3]).listen == (ListenConfig("http", "1"), ListenConfig("telnet", "fd:3"))
+
+
+def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text("workers = 3\n[http]\nlisting = true")
+    said = parse(["-c", str(path), "--workers", "5"])
+    assert (configure(said).workers, configure(said).sites[0].listing) == (5, True)
+    path.write_text("workers = 4")
+    assert (configure(said).workers, configure(said).sites[0].listing) == (5, False)
+    path.write_text("workers = []")
+    with pytest.raises(ConfigError, match=r":1: workers: expected an integer from 0 to 1024, or \"auto\", not an array"):
+        configure(said)
+
+
+def test_what_options_replace_need_not_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text('user = "no such"\nhttp.root = "nope"\nlog.access = "/nope/nope"')
+    with pytest.raises(ConfigError) as error:
+        asked("-c", path)
+    assert len(error.value.errors) == 3
+    assert asked("-c", path, "--user", "root", "--access-log", "off", tmp_path).sites[0].root == str(tmp_path)
