@@ -1,10 +1,10 @@
-"""A server socket: socket, bind, listen. The only file that makes one.
+"""Server sockets: socket, bind, listen. The only file that makes them.
 
-A server socket binds a well-known port, listens, and is up day and night.
+A server socket binds a well-known port, and listens for as long as the server runs.
 
-What is set on the listening socket is inherited by every accepted one (on Linux), which saves calls per connection:
-TCP_NODELAY, because answers leave in one piece and must not wait for an acknowledgement of the one before; SO_OOBINLINE,
-so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so that a peer whose cable was cut is noticed.
+Options of the listening socket are inherited by every accepted one (on Linux), which saves calls per connection:
+TCP_NODELAY, because answers leave in one piece and must not wait for the acknowledgement of the previous one; SO_OOBINLINE,
+so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so that the loss of a peer is noticed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ log = logging.getLogger("rawservers")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to listen: a host (None: every interface, IPv4 and IPv6) and a port (0: any free one), a unix socket's path, or
-    the descriptor of a socket that somebody else has bound."""
+    """An address to listen on: host (None: all interfaces, IPv4 and IPv6) and port (0: a free one), the path of a unix socket,
+    or the descriptor of a socket that is listening already."""
 
     host: str | None = None
     port: int = 0
@@ -34,7 +34,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. ValueError says what is wrong."""
+        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message."""
         if match := re.fullmatch("fd:([0-9]{1,9})", text, re.ASCII):
             return cls(fd=int(match[1]))
         if text.startswith("unix:"):
@@ -63,8 +63,7 @@ class Endpoint:
 class ServerSocket:
     """A socket that is bound and listens.
 
-    owned: whether this program bound it, and nobody else will accept from it; address: the real one, to which a client is to
-    connect.
+    owned: whether this server has bound it, so that no other process accepts from it. address: the bound one, as text.
     """
 
     def __init__(self, sock: socket.socket, owned: bool = True) -> None:
@@ -76,7 +75,7 @@ class ServerSocket:
         self._inode = os.stat(self._path).st_ino if self._path else 0
 
     def tune(self, user_timeout: float) -> None:
-        """Set what every accepted socket inherits; user_timeout: seconds after which unacknowledged data ends a connection."""
+        """Set the options that accepted sockets inherit. user_timeout: TCP_USER_TIMEOUT, in seconds."""
         if self.sock.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -84,7 +83,7 @@ class ServerSocket:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
 
     def close(self) -> None:
-        """Stop listening, in this process, and remove the name of a unix socket, unless it is another server's by now."""
+        """Close the socket in this process, and remove a unix socket's file, unless another server has replaced it."""
         self.sock.close()
         path, self._path = self._path, None
         if path:
@@ -98,8 +97,8 @@ class ServerSocket:
 def bind(endpoint: Endpoint, user_timeout: float = 0) -> list[ServerSocket]:
     """Server sockets for `endpoint`: one, or one for each address of a host name that has several.
 
-    user_timeout: as `tune` takes it (0: the system's default). OSError when refused, ValueError for a descriptor that is not
-    a listening socket.
+    user_timeout: see `ServerSocket.tune` (0: the system's default). Raises OSError, and ValueError for a descriptor that is
+    not a listening stream socket.
     """
     servers = _bind(endpoint)
     for server in servers:
@@ -121,7 +120,7 @@ def _bind(endpoint: Endpoint) -> list[ServerSocket]:
         for family, _, _, _, address in socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            if servers and endpoint.port == 0:  # the same free port for each address of the name
+            if servers and endpoint.port == 0:  # the same port for all addresses of the name
                 address = (address[0], servers[0].sock.getsockname()[1], *address[2:])
             servers.append(ServerSocket(_bind_tcp(family, address)))
     except OSError:
@@ -146,8 +145,8 @@ def _inherit(fd: int) -> socket.socket:
 def _bind_tcp(family: int, address: tuple[object, ...], dual: bool = False) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # SO_REUSEADDR: a restart need not wait for the old connections' TIME_WAIT. Not SO_REUSEPORT: a second server on
-        # the same port must be an error, not a silent sharer.
+        # SO_REUSEADDR: a restart need not wait for the TIME_WAIT of old connections. Not SO_REUSEPORT: a second server on
+        # the same port must fail, instead of getting a share of the connections.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
@@ -170,14 +169,14 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more (its server was killed, say); a live one is left to its owner."""
+    """Remove the file of a unix socket that no process listens on any more, because its server was killed."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # bind will say that the address is in use
+            return  # bind will fail with EADDRINUSE
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a live one's queue may be full
+        probe.setblocking(False)  # the accept queue of a live server may be full
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -193,7 +192,7 @@ def _listen(sock: socket.socket) -> socket.socket:
 
 
 def _backlog() -> int:
-    """Connections the kernel may hold ready for accept: as many as it allows, so that a burst is queued, not refused."""
+    """The length of the accept queue: the maximum of the system, so that a burst of connections is queued, not refused."""
     try:
         return int(Path("/proc/sys/net/core/somaxconn").read_text())
     except (OSError, ValueError):

@@ -1,25 +1,25 @@
-"""One accepted socket: receive, send, send files, back-pressure, deadlines, close.
+"""An accepted socket: receive, send, send files, back-pressure, deadlines, close.
 
-A connection lives for one exchange or one session. It carries bytes between its socket and its protocol, and these are
-its rules:
+A connection lives for one exchange or one session. It carries bytes between its socket and its protocol:
 
-- Try now, wait only when refused. A new connection is read at once, an answer is sent at once; the epoll set hears of it
-  only when the kernel says "not now" (EAGAIN). A short connection may never enter the set.
-- Sockets stay in blocking mode and each call says MSG_DONTWAIT, which saves a system call per connection. Only sendfile
-  has no such flag: before its first use the socket is made non-blocking.
-- What is said waits in one queue, in order. Above HIGH_WATER bytes of it the connection is not read: a peer that does not
-  take its answers cannot make us hold more of them.
-- A protocol that rests (TURN) has its next turn from the loop's queue, once its output has left. From then on its connection is
-  read in turn as well, not as soon as the kernel reports it, until a receive asks for so little that it need not rest. And who
-  is sent much is sent it in turn, SEND_QUOTA bytes at a time.
-- The peer's FIN ends its input, not our output. Our own can travel with our last words, if they are short: they wait for it.
-- The deadline that runs is *send* while something is queued, else the one the protocol is `waiting` for. *send* restarts
-  whenever another 64 KiB, or all the rest, has left; "idle" with whatever is heard or said; the others only when the
-  protocol's waiting changes or it answers, so that trickling bytes gain nothing.
+- Try first, wait on EAGAIN. A new connection is read at once, a response is sent at once; the socket is registered with epoll
+  only after EAGAIN. A short connection may never be registered.
+- Sockets stay in blocking mode, and each call has MSG_DONTWAIT, which saves a system call per connection. sendfile(2) has no
+  such flag: the socket is made non-blocking before its first use.
+- Output waits in one queue, in order. With more than HIGH_WATER bytes in it the connection is not read, so a peer that does not
+  read its responses cannot make them pile up.
+- A protocol that waits for its TURN is called from the loop's queue of turns, once its output has left. From then on the
+  connection is also read in turn, until a call finishes without using up its steps. Large output is sent in turn as well,
+  SEND_QUOTA bytes at a time.
+- The peer's FIN ends its input, not our output. Our FIN travels with the last bytes of output, if they are few (MSG_MORE).
+- Deadlines: SEND while output is queued, else the one in `protocol.waiting`. SEND restarts whenever another 64 KiB, or all the
+  rest, has left; IDLE with all input and output; the others only when `waiting` changes or output is returned, so that input
+  that arrives byte by byte does not extend them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -43,7 +43,7 @@ READABLE = select.EPOLLIN
 READ = select.EPOLLIN | select.EPOLLPRI
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
-READ_ONCE = READ | select.EPOLLONESHOT  # of a connection that is read in turn: the kernel then says it once
+READ_ONCE = READ | select.EPOLLONESHOT  # for a connection that is read in turn: reported once
 BROKEN = select.EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
 
 # Plain ints: an operation on the enum's own members takes ten times as long.
@@ -53,28 +53,34 @@ DONTWAIT_OOB = int(socket.MSG_DONTWAIT | socket.MSG_OOB)
 FIONREAD = 0x541B  # <asm-generic/ioctls.h>
 SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
 
-RECEIVE_SIZE = 16384  # bytes asked of one recv: many requests or lines, and few enough that what they grow into is small
-SMALL_SIZE = 478  # the same from a peer that has never said more at once: Python is quickest with objects of up to 512 bytes
-COALESCE_LIMIT = 65536  # bytes of small answers joined for one send
-SEND_QUOTA = 1 << 18  # bytes one connection may send at once, so that a fast reader of large files does not starve the others
+RECEIVE_SIZE = 16384  # bytes of one recv: many requests or lines, and few enough that their output stays small
+SMALL_SIZE = 478  # bytes of one recv until a peer has sent more at once: Python allocates objects of up to 512 bytes faster
+COALESCE_LIMIT = 65536  # bytes of small responses joined for one send
+SEND_QUOTA = (
+    1 << 18
+)  # bytes that a connection sends in one turn, so that a fast reader of large files does not starve the others
+
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP = Closing.KEEP
 IDLE, TURN, NONE = Deadline.IDLE, Deadline.TURN, Deadline.NONE
 
 PROGRESS = 65536  # bytes that must leave within the send deadline
-BYTES_PER_STEP = 512  # bytes of a large receive, or of a large answer, for a step of work
-LARGE = 4096  # bytes of an answer up to which its sending is not counted
-SENT_PER_STEP = 16384  # bytes of a queue, or of a file, whose sending takes a step of work
-LINGER_BYTES = 16 << 20  # read and dropped after a refusal: a client that uploads 10 MB before it listens is still told
+BYTES_PER_STEP = 512  # bytes of a large receive, or of a large response, that count as a step of work
+UNCOUNTED_SIZE = 4096  # bytes of a response up to which its sending counts as no work
+SENT_PER_STEP = 16384  # bytes sent from the queue, or from a file, that count as a step of work
+LINGER_BYTES = 16 << 20  # discarded while lingering: a client that uploads 10 MB before it reads still gets the error response
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """What the connections of one listener have in common.
+    """A service: the settings that its connections share.
 
-    name: for messages; start: how a conversation begins; deadlines: seconds for "head", "body", "idle", "send" and
-    "linger" (0 or absent: no deadline); report: is handed each answer's record with the bytes sent and the seconds taken;
-    banner: from the address that was bound, what is said of it at start-up; counters: what has been done so far.
+    name:      for messages and metrics
+    start:     makes the protocol object of a new connection
+    deadlines: in seconds; 0 or absent: no deadline
+    report:    called at the end of each response with the peer, the record, the bytes sent and the seconds taken
+    banner:    makes the line logged at start-up from the bound address
+    counters:  of all its connections
     """
 
     name: str
@@ -86,7 +92,10 @@ class ServiceSpec:
 
 
 class Connection:
-    """An event handler of the loop. It is in `connections` from its beginning to its close."""
+    """An event handler of the loop: one accepted socket and its protocol object.
+
+    connections: the set that it belongs to until it is closed. timer_started: when the running deadline was started.
+    """
 
     __slots__ = (
         "_answer_sent",
@@ -128,20 +137,20 @@ class Connection:
         self._connections = connections
         self.peer = Peer(address, loop.clock, self._local, self._schedule_resume, counters=service.counters)
         self._protocol = NOT_BEGUN
-        self._recv_size = SMALL_SIZE  # bytes asked of the next recv
+        self._recv_size = SMALL_SIZE  # maximum of the next recv, in bytes
         self._queue = EMPTY
         self._unsent = 0  # bytes in the queue
         self._head_offset = 0  # bytes of the queue's first chunk that have left
-        self._answer_sent = 0  # bytes of the present answer's earlier chunks, all of which have left
+        self._answer_sent = 0  # bytes of this response that have left, without `_head_offset`
         self._bytes_since_progress = 0  # bytes that have left since the send deadline was restarted
-        self._events = 0  # what the epoll set watches for
+        self._events = 0  # registered with epoll
         self._nonblocking = False
-        self._eof_received = False  # the peer has said its last byte
-        self._resume_pending = False  # the protocol is to be asked for more, when the queue has left and its turn has come
-        self._turn_events = 0  # events of the kernel, or 1, while it stands in the loop's queue of turns
-        self._greedy = False  # the protocol had to rest: the connection is read in turn
+        self._eof_received = False
+        self._resume_pending = False  # protocol.resume is to be called when the queue is empty and the turn has come
+        self._turn_events = 0  # while in the queue of turns: the events that were reported, or 1
+        self._greedy = False  # the protocol has used up its steps: the connection is read in turn
         self._waiting = Deadline.NONE
-        self.timer_started = self._clock.now  # when the deadline that runs was started
+        self.timer_started = self._clock.now
         connections.add(self)
 
     def __repr__(self) -> str:
@@ -150,7 +159,7 @@ class Connection:
     # The life of a connection, in order
 
     def begin(self) -> None:
-        """Start the conversation, say its greeting, and see whether the peer has already spoken."""
+        """Start the protocol, send its greeting, and try to read."""
         self._protocol = protocol = self._service.start(self.peer)
         self._waiting = protocol.waiting
         if protocol.greeting or protocol.closing is not KEEP:
@@ -161,14 +170,11 @@ class Connection:
             self._update_interest()
 
     def ready(self, events: int) -> None:
-        """The loop's call: the kernel says that trying again is worth while."""
+        """Handle epoll events: receive, and send the output at once if it is small."""
         urgent = False
-        if events != READABLE or self._events > READ:  # else, as usual, the peer has spoken, and nothing is under way
-            if self._events == READ_ONCE:
-                self._events = 0  # as the kernel has it
-                return self._join_turn_queue(events)
-            if events & WRITE or not self._wants_read():
-                return self._write(events)
+        if events != READABLE or self._events > READ:  # else the usual case: input, and no output queued
+            if self._events == READ_ONCE or events & WRITE or not self._wants_read():
+                return self._handle_other(events)
             urgent = events & PRIORITY != 0 and not self._at_mark()
         try:
             data = self._sock.recv(self._recv_size, DONTWAIT)
@@ -176,38 +182,31 @@ class Connection:
                 if self._recv_size == SMALL_SIZE:
                     data = self._recv_rest(data, urgent)
                 self._clock.work += len(data) // BYTES_PER_STEP
-        except BlockingIOError:
-            return self._update_interest()
         except OSError as error:
-            return self._abort(error)
+            return self._recv_failed(error)
         if not data:
             self._eof_received = True
             return self._queue_and_flush(self._protocol.end())
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
-        answered: Any  # ResponseEnd, but mypy does not see that
+        end: Any  # a ResponseEnd, but mypy does not see that
         if chunks and not self._queue:
-            # Usually there is one piece of output, or one answer, so small that the kernel takes it whole. Try now.
-            said = chunks[0]
-            count = len(chunks)
-            if type(said) is bytes and (count == 1 or (count == 2 and type(answered := chunks[1]) is ResponseEnd)):
+            # Usually there is one piece of output, or one response, so small that the kernel takes it whole. Try it.
+            output, count = chunks[0], len(chunks)
+            if type(output) is bytes and (count == 1 or (count == 2 and type(end := chunks[1]) is ResponseEnd)):
                 flags = DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE  # with the FIN, which follows at once
                 try:
-                    sent = self._sock.send(said, flags)
+                    sent = self._sock.send(output, flags)
                 except OSError:
-                    sent = 0  # the queue will meet the same error, and knows what to do
+                    sent = 0  # the queue will meet the same error, and handle it
                 self._counters.sent += sent
-                if sent == len(said) <= HIGH_WATER:
+                if sent == len(output) <= HIGH_WATER:
                     if count == 1:
                         self._answer_sent += sent
+                    elif sent > UNCOUNTED_SIZE or self._answer_sent or end.started_at:
+                        self._report_sent(end, sent)
                     else:
-                        if self._answer_sent or answered.started_at:
-                            self._answer_sent += sent
-                            self._report(answered)
-                        else:
-                            self._service.report(self.peer, answered.record, sent, 0.0)
-                        if sent > LARGE:
-                            self._clock.work += sent // BYTES_PER_STEP
+                        self._service.report(self.peer, end.record, sent, 0.0)
                     self.timer_started = self._clock.now
                     self._waiting = waiting = protocol.waiting
                     if flags != DONTWAIT or self._events != READ or waiting is not IDLE:
@@ -216,24 +215,39 @@ class Connection:
                 self._head_offset = sent
         self._queue_and_flush(chunks)
 
-    def _recv_rest(self, data: bytes, urgent: bool) -> bytes:
-        """`data` and the rest of the burst, up to RECEIVE_SIZE bytes, which each recv asks for from now on."""
-        self._recv_size = RECEIVE_SIZE
-        if urgent:
-            return data  # the mark may come next
-        try:
-            return data + self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
-        except BlockingIOError:
-            return data
-
-    def _write(self, events: int) -> None:
-        if self._queue or self._resume_pending or not events & BROKEN:
-            self._flush_and_update()  # on a broken connection, too: sending is how to learn what has broken it
+    def _handle_other(self, events: int) -> None:
+        """Events other than input that can be read now."""
+        if self._events == READ_ONCE:
+            self._events = 0  # EPOLLONESHOT has disabled it
+            self._join_turn_queue(events)
+        elif self._queue or self._resume_pending or not events & BROKEN:
+            self._flush_and_update()  # on a broken connection, too: the error of send says what has happened
         else:
-            self._abort(ConnectionResetError(errno.ECONNRESET, "the peer has broken off"))
+            self._abort(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
+
+    def _recv_rest(self, data: bytes, urgent: bool) -> bytes:
+        """Read the rest of a burst that begins with `data`; use RECEIVE_SIZE from now on."""
+        self._recv_size = RECEIVE_SIZE
+        if not urgent:  # else the mark of the urgent data may come next
+            with contextlib.suppress(BlockingIOError):
+                data += self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
+        return data
+
+    def _recv_failed(self, error: OSError) -> None:
+        if isinstance(error, BlockingIOError):
+            self._update_interest()
+        else:
+            self._abort(error)
+
+    def _report_sent(self, end: ResponseEnd, sent: int) -> None:
+        """Report a response of which `sent` bytes have just left; large ones count as work."""
+        self._answer_sent += sent
+        self._report(end)
+        if sent > UNCOUNTED_SIZE:
+            self._clock.work += sent // BYTES_PER_STEP
 
     def _queue_and_flush(self, chunks: Sequence[Chunk]) -> None:
-        """Send `chunks`, which the protocol has just returned, and then do as it wishes."""
+        """Queue the output that the protocol has just returned, and send it; act on `waiting` and `closing`."""
         waiting = self._protocol.waiting
         if not self._queue and (chunks or waiting is IDLE or waiting != self._waiting):
             self.timer_started = self._clock.now
@@ -250,7 +264,7 @@ class Connection:
             or waiting is NONE
         ):
             self._update_interest()
-        # else all was said, and the set watches for the peer's next words already
+        # else nothing is to be sent, and epoll watches for input already
 
     def _enqueue(self, chunks: Sequence[Chunk]) -> None:
         if not self._queue:
@@ -262,7 +276,7 @@ class Connection:
             self._queue.append(ResponseEnd(chunk.record, now) if type(chunk) is ResponseEnd and not chunk.started_at else chunk)
 
     def _flush_and_update(self) -> None:
-        """Send what is queued, as far as the kernel takes it, but no more than SEND_QUOTA: the rest is sent in turn."""
+        """Send from the queue, SEND_QUOTA bytes at most; the rest is sent in turn."""
         sent = self._flush(SEND_QUOTA)
         self._clock.work += 1 + sent // SENT_PER_STEP
         if sent >= SEND_QUOTA and self._queue:
@@ -270,7 +284,7 @@ class Connection:
         self._update_interest()
 
     def _flush(self, quota: int) -> int:
-        """Send from the queue until it is empty, the kernel says "not now", or `quota` bytes have left; how many did."""
+        """Send from the queue until it is empty, EAGAIN, or `quota` bytes have left; gives the number of bytes sent."""
         total = 0
         try:
             self._account(0)
@@ -290,7 +304,7 @@ class Connection:
             return self._send_file(first, quota)
         parts: list[bytes | memoryview] = []
         size = 0
-        urgent = -1  # the last part that is
+        urgent = -1  # the index of the last urgent part
         flags = DONTWAIT
         for chunk in self._queue:
             if type(chunk) is ResponseEnd:
@@ -307,7 +321,7 @@ class Connection:
         if self._head_offset:
             parts[0] = memoryview(parts[0])[self._head_offset :]
         if urgent >= 0 and self._sock.family != socket.AF_UNIX:
-            # TCP has one urgent pointer, which names the last byte that was marked: earlier marks go without saying.
+            # TCP has one urgent pointer, to the last urgent byte: earlier ones lose their mark.
             if urgent == 0:
                 return self._sock.send(parts[0], DONTWAIT_OOB)
             del parts[urgent:]
@@ -320,13 +334,13 @@ class Connection:
             self._nonblocking = True
         left = piece.count - self._head_offset
         sent = os.sendfile(self._fd, piece.file.fd, piece.offset + self._head_offset, min(left, quota))
-        if sent == 0 and left:  # never pad: the short body tells the peer
-            log.warning("a file has shrunk while it was sent to %s", self.peer.address[0])
-            raise OSError(errno.EIO, "the file has shrunk")
+        if sent == 0 and left:  # no padding: the short body shows the client that it is incomplete
+            log.warning("file truncated while it was sent to %s", self.peer.address[0])
+            raise OSError(errno.EIO, "file truncated while it was sent")
         return sent
 
     def _account(self, sent: int) -> None:
-        """`sent` more bytes have left: take what is done off the queue, and report the answers that end there."""
+        """`sent` more bytes have left: remove finished chunks from the queue, and report the responses that end there."""
         self._counters.sent += sent
         self._unsent -= sent
         self._bytes_since_progress += sent
@@ -350,13 +364,13 @@ class Connection:
             self.timer_started = self._clock.now
             self._bytes_since_progress = 0
 
-    def _report(self, answered: ResponseEnd) -> None:
+    def _report(self, end: ResponseEnd) -> None:
         sent, self._answer_sent = self._answer_sent, 0
-        taken = self._clock.now - answered.started_at if answered.started_at else 0.0
-        self._service.report(self.peer, answered.record, sent, taken)
+        seconds = self._clock.now - end.started_at if end.started_at else 0.0
+        self._service.report(self.peer, end.record, sent, seconds)
 
     def _update_interest(self) -> None:
-        """Nothing more can be done in this wake: watch for what comes next, or come to the end."""
+        """Watch for the events that matter next, or begin to close. The last step of each call."""
         if self._fd < 0:
             return
         if self._protocol.waiting is TURN and self._protocol.closing is KEEP:
@@ -365,7 +379,7 @@ class Connection:
             self._join_turn_queue(1)
         if self._turn_events:
             if not self._events:
-                return  # it will be seen soon enough if it breaks
+                return  # an error will be seen in its turn
             events = BROKEN
         elif self._queue:
             events = WRITE | READ if self._wants_read() else WRITE
@@ -380,7 +394,7 @@ class Connection:
             self._loop.watch(self._fd, self, events)
 
     def _join_turn_queue(self, events: int) -> None:
-        """Stand in the loop's queue of turns, for what the kernel has reported, or for more of the protocol's output."""
+        """Join the loop's queue of turns. events: reported by the kernel; 1: more output of the protocol is due."""
         if not self._turn_events:
             self._loop.call_in_turn(self, self._take_turn)
         self._turn_events |= events
@@ -395,7 +409,7 @@ class Connection:
             self._resume_pending = False
             self._queue_and_flush(self._protocol.resume())
         else:
-            self._greedy = False  # unless it has to rest again
+            self._greedy = False  # until it uses up its steps again
             self.ready(events)
 
     def _wants_read(self) -> bool:
@@ -413,7 +427,7 @@ class Connection:
     # The end
 
     def close(self) -> None:
-        """Let go of everything. What was not sent is reported as lost."""
+        """Close the socket. Responses that were not sent, or not whole, are reported with the bytes that were."""
         if self._fd < 0:
             return
         self._loop.discard(self._fd)
@@ -426,20 +440,20 @@ class Connection:
             if type(chunk) is ResponseEnd:
                 self._report(chunk)
         self._replace_protocol(NOT_BEGUN)
-        self.peer.detach()  # or each of us would hold the other, until the garbage collector comes round
+        self.peer.detach()  # breaks the reference cycle, so that both are freed at once
 
-    failed = close  # after an exception there is nothing better to do
+    failed = close  # after an exception
 
     def _abort(self, error: OSError) -> None:
-        """The network, or the peer's end of it, has failed: that ends this connection and is no concern of the others."""
+        """Close after an error of the network or of the peer."""
         log.debug("%r lost: %s", self, error.strerror or error)
         self.close()
 
     def _shutdown_write(self) -> None:
-        """All is said: say FIN, and hear the peer out, for a while, if it has said more than was wanted or is about to.
+        """All output has left: send a FIN, then close; or linger first, if the peer has sent more than was read, or may.
 
-        To close with input unread, or still to come, makes the kernel send a RST, and a RST wipes out what has not left, or
-        was not read by the peer. So the FIN comes first, and with it all that is said.
+        Closing with input unread, or still to come, makes the kernel send a RST, which discards output that the peer has not
+        read yet.
         """
         if self._eof_received or type(self._protocol) is Lingering:
             return self.close()
@@ -455,7 +469,7 @@ class Connection:
         self._update_interest()
 
     def _replace_protocol(self, successor: Protocol) -> None:
-        """The conversation is over."""
+        """End the conversation: no method but `connection_lost` is called any more."""
         protocol, self._protocol = self._protocol, successor
         try:
             protocol.connection_lost()
@@ -463,13 +477,13 @@ class Connection:
             log.exception("unexpected error at the end of %r", self)
 
     def has_unread(self) -> bool:
-        """Whether the peer has said something that was not heard."""
+        """Whether the receive buffer holds input."""
         return ioctl(self._fd, FIONREAD, b"\0\0\0\0") != b"\0\0\0\0"
 
     # Time
 
     def tick(self) -> None:
-        """Look whether the deadline that runs has passed; if so, what follows from it happens in turn."""
+        """Check the running deadline. If it has passed, it is handled in turn."""
         if self._is_overdue():
             self._loop.call_in_turn(self, self._time_out)
 
@@ -478,34 +492,34 @@ class Connection:
         return bool(limit) and self._clock.now - self.timer_started >= limit
 
     def _time_out(self) -> None:
-        if self._fd < 0 or not self._is_overdue():  # any more
+        if self._fd < 0 or not self._is_overdue():  # it was restarted meanwhile
             return
         self.timer_started = self._clock.now
         if self._queue:
             self._reset()
-            self._abort(TimeoutError(errno.ETIMEDOUT, "the peer does not take what is sent"))
+            self._abort(TimeoutError(errno.ETIMEDOUT, "send timed out"))
         else:
             self._queue_and_flush(self._protocol.expire())
 
     def drain(self) -> None:
-        """The server is stopping: tell the protocol."""
+        """Tell the protocol that the server is stopping."""
         self._queue_and_flush(self._protocol.drain())
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether it waits for the next request, with nothing queued."""
         return self._protocol.waiting is IDLE and not (self._queue or self._resume_pending or self._turn_events)
 
     @property
     def state(self) -> str:
-        """What it is doing, in one word: one of STATES, "sending" or "busy"."""
+        """Its state, for the status service: "reading", "idle", "lingering", "sending" or "busy"."""
         if self._queue:
             return "sending"
         return "busy" if self._resume_pending else STATES.get(self._protocol.waiting, "busy")
 
     @property
     def eviction_rank(self) -> EvictionRank | None:
-        """In which order it may be closed to make room; None if it may not be."""
+        """Its rank among the connections that may be closed to make room; None: it may not be closed."""
         waiting = self._protocol.waiting
         if (
             self._queue
@@ -517,14 +531,14 @@ class Connection:
         return EVICTION_RANKS.get(waiting)
 
     def hang_up(self) -> None:
-        """Say FIN to a peer that waits for nothing."""
+        """Close an idle connection gracefully: FIN first."""
         self._shutdown_write()
 
     def _reset(self) -> None:
-        # A plain close would leave the unsent bytes to the kernel, for as long as it has patience.
+        # close(2) would leave the unsent bytes to the kernel, which retransmits them for many minutes.
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    # What the protocol may ask of its peer
+    # The peer's calls
 
     def _local(self) -> Address:
         return peer_address(self._sock.getsockname())
@@ -540,12 +554,12 @@ class Connection:
             self._join_turn_queue(1)
 
     def _at_mark(self) -> bool:
-        """Whether the next byte is the one that was sent as urgent (recv never reads across it)."""
+        """Whether the next byte is the last urgent one (recv never reads across it)."""
         return ioctl(self._fd, SIOCATMARK, b"\0\0\0\0") != b"\0\0\0\0"
 
 
 class Lingering(Protocol):
-    """The conversation after the last word: hear the peer out, within bounds, and say nothing."""
+    """The protocol of a lingering connection: discards input, LINGER_BYTES at most."""
 
     waiting = Deadline.LINGER
 
@@ -564,7 +578,7 @@ class Lingering(Protocol):
 
 
 def length(chunk: Chunk) -> int:
-    """How many bytes of the connection `chunk` takes."""
+    """The number of bytes that `chunk` is on the wire."""
     if type(chunk) is FileSlice:
         return chunk.count
     if type(chunk) is ResponseEnd:
@@ -572,7 +586,7 @@ def length(chunk: Chunk) -> int:
     return len(chunk)
 
 
-# What a connection does, for those who look on, by what its protocol waits for.
+# States for the status service, by what the protocol waits for.
 STATES = {Deadline.HEAD: "reading", Deadline.BODY: "reading", IDLE: "idle", Deadline.LINGER: "lingering"}
 EVICTION_RANKS = {
     Deadline.HEAD: EvictionRank.HEAD,
@@ -580,5 +594,5 @@ EVICTION_RANKS = {
     IDLE: EvictionRank.IDLE,
     Deadline.LINGER: EvictionRank.LINGERING,
 }
-EMPTY: deque[Chunk] = deque()  # the queue of all that have nothing queued; nobody adds to it
+EMPTY: deque[Chunk] = deque()  # the queue of connections without output; never changed
 NOT_BEGUN = Protocol()

@@ -1,31 +1,32 @@
-"""How many connections there may be, and which one goes when there is no room.
+"""The open connections of a process: their limits, and which one is closed when a new one finds no room.
 
-No service can take the places of another: each has a share of its own. A connection that waits may be closed for a new one. In
-this order, the oldest first of each kind:
+Each service has a share of the connections; no service can use the share of another. At the limit, an open connection may be
+closed in favour of a new one. Candidates, in this order, the oldest of each kind first:
 
-- one that is kept and idle, whose peer loses nothing and connects again;
-- one that lingers, whose peer has had its answer;
-- one whose request head is unfinished: so many that trickle theirs never keep one out that says it at once;
-- one whose request body is unfinished, for SLOW_BODY seconds already.
+- idle HTTP connections: their clients lose nothing, and connect again;
+- lingering ones: their clients have had their response;
+- those with an incomplete request head: many slow heads never keep out a client that sends its head at once;
+- those with an incomplete request body, SLOW_BODY seconds after its start.
 
-One that has something unread does not go: it is about to be served. What has begun to wait less than RECENT seconds ago comes
-behind the rest of the first three: a client that is at work with its kept connection does not lose it to a flood of unfinished
-heads. Sessions in which a person may be thinking (Telnet) never go.
+A connection with unread input is never closed: it is about to be served. Those whose timer was started less than RECENT
+seconds ago come after the rest of the first three kinds, so a client that is using its idle connection does not lose it to a
+flood of incomplete heads. Telnet sessions, in which a person may be thinking, are never closed.
 """
 
 from __future__ import annotations
 
+import typing
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from rawservers.core.peer import Clock, Peer
 
-UNLIMITED = 1 << 30  # places of a service that has no share
+UNLIMITED = 1 << 30  # the share of a service that has none
 RECENT = 0.1  # seconds
 SLOW_BODY = 5.0  # seconds
-SCAN_PER_STEP = 16  # connections that are looked at in the time of a step of work
+SCAN_PER_STEP = 16  # connections examined in a step of work
 
 
 class EvictionRank(IntEnum):
@@ -37,8 +38,8 @@ class EvictionRank(IntEnum):
     BODY = 3
 
 
-class Member(Protocol):
-    """A connection. service: its name; since: when it began to wait, on the loop's clock."""
+class Member(typing.Protocol):
+    """A connection. service: the name of its service; timer_started: when its deadline was started, on the loop's clock."""
 
     service: str
     timer_started: float
@@ -55,104 +56,104 @@ M = TypeVar("M", bound=Member)
 class Connections(Generic[M]):
     """The open connections of one process.
 
-    most: of all together (0: any number); most_per_address: from one host (0: any number); shares: of a service, by name;
-    apart: the same for services that do not count among all.
+    max_total: of all services (0: no limit); max_per_address: of one client address (0: no limit); shares: maximum by service;
+    uncounted: the same, for services whose connections do not count towards `max_total`.
     """
 
     def __init__(
         self,
         clock: Clock,
-        most: int = 0,
-        most_per_address: int = 0,
+        max_total: int = 0,
+        max_per_address: int = 0,
         shares: Mapping[str, int] = {},
-        apart: Mapping[str, int] = {},
+        uncounted: Mapping[str, int] = {},
     ) -> None:
         self._clock = clock
         self._open: set[M] = set()
-        self._most = most
-        self._most_per_address = most_per_address
-        self._apart = dict(apart)
-        self._free = defaultdict(lambda: UNLIMITED, {**shares, **apart})  # places left to each service
+        self._max_total = max_total
+        self._max_per_address = max_per_address
+        self._uncounted = dict(uncounted)
+        self._free = defaultdict(lambda: UNLIMITED, {**shares, **uncounted})  # connections that each service may add
         self.evictable_soon = False
         self._by_address: Counter[str] = Counter()
-        self._candidates: dict[str, list[tuple[int, float, int, M]]] = {}  # see `evict`, the first to go last
+        self._candidates: dict[str, list[tuple[int, float, int, M]]] = {}  # see `_scan`
 
     def __len__(self) -> int:
         return len(self._open)
 
     def __iter__(self) -> Iterator[M]:
-        """Those that are open now; they may close meanwhile."""
+        """A snapshot: connections may close during the iteration."""
         return iter(tuple(self._open))
 
     def free(self, service: str) -> int:
-        """How many more connections `service` may have now; 0 or less: none."""
+        """The number of connections that `service` may add now; none if 0 or less."""
         free = self._free[service]
-        if not self._most or service in self._apart:
+        if not self._max_total or service in self._uncounted:
             return free
-        in_all = self._most - len(self._open)
-        for name, share in self._apart.items():
-            in_all += share - self._free[name]  # those do not count
-        return free if free < in_all else in_all
+        in_total = self._max_total - len(self._open)
+        for name, share in self._uncounted.items():
+            in_total += share - self._free[name]  # the connections of uncounted services
+        return free if free < in_total else in_total
 
     def allows(self, host: str) -> bool:
-        """Whether this host may have one more. All that come by a unix socket are one host, to which that does not apply."""
-        return self._most_per_address == 0 or self._by_address[host] < self._most_per_address or host.startswith("unix:")
+        """Whether this address may have one more connection. The limit does not apply to unix sockets."""
+        return self._max_per_address == 0 or self._by_address[host] < self._max_per_address or host.startswith("unix:")
 
     def add(self, connection: M) -> None:
         self._open.add(connection)
         self._free[connection.service] -= 1
-        if self._most_per_address:
+        if self._max_per_address:
             self._by_address[connection.peer.address[0]] += 1
 
     def discard(self, connection: M) -> None:
         self._open.discard(connection)
         self._free[connection.service] += 1
-        if self._most_per_address:
+        if self._max_per_address:
             host = connection.peer.address[0]
             self._by_address[host] -= 1
             if not self._by_address[host]:
                 del self._by_address[host]
 
     def evict(self, service: str = "") -> M | None:
-        """The connection to close first to make room for one of `service`, or for anything; None if there is none: then
-        `evictable_soon` tells whether there will be in the next wake.
+        """The connection to close in favour of a new one of `service` ("": of any service); None if there is none.
 
-        All are looked through only when those that were found the last time are used up.
+        `evictable_soon` then says whether there may be one in the next wake. All connections are examined only when the
+        candidates found the last time are used up.
         """
         only = service if self._free[service] <= 0 else ""
         self.evictable_soon = False
         candidates = self._candidates.get(only)
         for scanned in (False, True):
             while candidates:
-                _, since, _, connection = candidates.pop()
-                why = connection.eviction_rank if connection.timer_started == since and connection in self._open else None
-                if why is EvictionRank.LINGERING or (why is not None and not connection.has_unread()):
+                _, started, _, connection = candidates.pop()
+                rank = connection.eviction_rank if connection.timer_started == started and connection in self._open else None
+                if rank is EvictionRank.LINGERING or (rank is not None and not connection.has_unread()):
                     return connection
-                self.evictable_soon |= why is not None
+                self.evictable_soon |= rank is not None
             if not scanned:
                 candidates = self._candidates[only] = self._scan(only)
         return None
 
     def forget_candidates(self) -> None:
-        """Once a second: drop what the last scans found, some of which may have been closed since."""
+        """Drop the candidates of the last scans, some of which may have been closed. Called once a second."""
         self._candidates.clear()
 
     def _scan(self, only: str) -> list[tuple[int, float, int, M]]:
-        """All that may go, of the service `only` if it has a name, the first to go last."""
+        """All candidates, of service `only` ("": of all), the first to be closed last."""
         now = self._clock.now
         self._clock.work += len(self._open) // SCAN_PER_STEP
         found = []
         for connection in self._open:
-            why = connection.eviction_rank
-            if why is None or (connection.service != only if only else connection.service in self._apart):
+            rank = connection.eviction_rank
+            if rank is None or (connection.service != only if only else connection.service in self._uncounted):
                 continue
             age = now - connection.timer_started
-            if why is EvictionRank.HEAD and age <= 0:  # it came in this very wake, and may have had no time to say anything
+            if rank is EvictionRank.HEAD and age <= 0:  # accepted in this wake, and perhaps not read yet
                 self.evictable_soon = True
                 continue
-            if why is EvictionRank.BODY and age < SLOW_BODY:
+            if rank is EvictionRank.BODY and age < SLOW_BODY:
                 continue
-            late = why is EvictionRank.BODY or age < RECENT
-            found.append((why + len(EvictionRank) * late, connection.timer_started, id(connection), connection))
+            late = rank is EvictionRank.BODY or age < RECENT
+            found.append((rank + len(EvictionRank) * late, connection.timer_started, id(connection), connection))
         found.sort(key=lambda candidate: candidate[:3], reverse=True)
         return found

@@ -20,20 +20,20 @@ from rawservers.core.peer import Address, peer_address
 
 log = logging.getLogger("rawservers")
 
-# Several processes may wait for the same server socket; the kernel then wakes one of them, not all.
+# Several processes may poll the same server socket; with EPOLLEXCLUSIVE the kernel wakes one of them, not all.
 LISTEN_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 ACCEPTS_PER_WAKE = 256
-ACCEPT_TIME = 0.008  # seconds of a wake for accepting: a burst of new connections must not keep the present ones waiting
-WAKE_TIME = EVENTS_TIME + TURNS_TIME + ACCEPT_TIME  # seconds of a wake after which nobody accepts any more
-ACCEPT_STEPS = 8  # of work that a connection takes which says nothing yet
-PAUSE = 0.1  # seconds without accepting, at the least, after the system has refused a descriptor or memory
-EVICT_BATCH = 32  # connections closed each time to make room
-RETRY = 0.05  # seconds between two looks for a connection to close, while somebody waits for room
-QUEUE = 65536  # more than any backlog holds
+ACCEPT_TIME = 0.008  # seconds of a wake for accepting, so that a burst of new connections does not delay the open ones
+WAKE_TIME = EVENTS_TIME + TURNS_TIME + ACCEPT_TIME  # seconds of a wake after which no listener accepts
+ACCEPT_STEPS = 8  # steps of work for an accept
+PAUSE_TIME = 0.1  # seconds without accepting, at least, after an accept that failed for lack of descriptors or memory
+EVICT_BATCH = 32  # connections closed after such a failure
+EVICT_INTERVAL = 0.05  # seconds between two searches for a connection to close, at capacity
+MAX_BACKLOG = 65536  # more than any accept queue holds
 
-# What accept reports of the one connection it took off the queue, see accept(2); the next may be well. All else (EMFILE,
-# ENFILE, ENOBUFS, ENOMEM) is about ourselves.
+# Errors of the one connection that accept took off the queue, see accept(2). All others (EMFILE, ENFILE, ENOBUFS, ENOMEM) are
+# lasting conditions of this process or system.
 TRANSIENT_ERRNOS = {
     errno.ECONNABORTED,
     errno.EHOSTDOWN,
@@ -60,17 +60,17 @@ class Listener:
         self._family = int(server.sock.family)
         self._loop = loop
         self._connections = connections
-        self._paused = 0.0  # when accepting was paused; 0.0: it is not
-        self._at_capacity = False  # there is no room, and somebody waits for it
-        self._has_backlog = False  # ACCEPT_TIME was not enough for the queue: it goes on at the end of each wake
+        self._paused_at = 0.0  # 0.0: not paused
+        self._at_capacity = False  # no connection can be added, and the accept queue is not empty
+        self._has_backlog = False  # ACCEPT_TIME was not enough for the queue: accepting goes on at the end of each wake
         self._backlog_at = 0.0  # clock.now of the last wake with an accept, or a tick: not again in the same one
-        self._tried = 0.0  # when room was last tried to be made
+        self._evicted_at = 0.0  # when a connection to close was last searched for
 
     def __repr__(self) -> str:
         return f"{self.service} listener on {self._server.address}"
 
     def open(self) -> None:
-        """Begin to accept."""
+        """Start to accept."""
         self._loop.watch(self._sock.fileno(), self, LISTEN_EVENTS)
 
     def ready(self, events: int) -> None:
@@ -78,14 +78,14 @@ class Listener:
             self._accept(ACCEPTS_PER_WAKE)
 
     def failed(self) -> None:
-        pass  # the listener stays, whatever happened
+        pass  # the listener stays
 
     def _accept(self, most: int, unlimited: bool = False) -> None:
         """Accept up to `most` of the connections in the queue, for ACCEPT_TIME unless `unlimited`.
 
-        If that was not enough it goes on at the end of each wake: in a flood the queue must not become ever longer, since
-        honest peers stand at its end. All listeners together end a wake WAKE_TIME after its beginning, and then go on with
-        the one that has waited longest.
+        If that was not enough, accepting goes on at the end of each wake: in a flood of connections the queue must not become
+        ever longer, with honest clients at its end. All listeners together stop WAKE_TIME after the beginning of a wake; the
+        next wake begins with the one that has waited longest.
         """
         if self._has_backlog:
             self._has_backlog = False
@@ -97,16 +97,16 @@ class Listener:
         free = self._connections.free(self.service)
         for _ in range(most):
             if free <= 0 and (free := self._connections.free(self.service)) <= 0:
-                if not self._is_awaited():
+                if not self._has_queued():
                     return
                 if not self._make_room(self.service):
                     if self._connections.evictable_soon:
-                        return  # the kernel tells of it again
+                        return  # level-triggered: reported again in the next wake
                     return self._wait_for_capacity()
             free -= 1
             clock.work += ACCEPT_STEPS
             try:
-                # What the socket's own accept() does, but for its enums, which take as long as all the rest of it.
+                # socket.accept() without its Enum conversions, which take as long as all the rest of it.
                 fd, address = self._sock._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
@@ -126,7 +126,7 @@ class Listener:
     def _accept_backlog(self) -> None:
         clock = self._loop.clock
         if self._sock.fileno() < 0 or clock.now <= self._backlog_at or time.monotonic() > clock.now + WAKE_TIME:
-            return  # closed; it has accepted in this very wake; or another listener has taken the time
+            return  # closed; it has accepted in this wake already; or the time is used up by other listeners
         self._accept(ACCEPTS_PER_WAKE)
 
     def _begin(self, sock: socket.SocketType, peer: Address) -> None:
@@ -134,21 +134,24 @@ class Listener:
             self._service.counters.rejected += 1
             return sock.close()
         self._service.counters.accepted += 1
-        self._loop.clock.epoch += 1  # this peer may have spoken later than the wake's poll
+        self._loop.clock.epoch += 1  # this peer's request may be younger than the wake's poll
         connection = Connection(sock, peer, self._service, self._loop, self._connections)
         self._loop.call_isolated(connection, connection.begin)
 
     def _pause(self, error: OSError) -> None:
-        """Stop accepting for a moment: the queue would report itself ready for ever, and nothing could be done about it."""
-        shed = sum(self._make_room("") for _ in range(EVICT_BATCH))
+        """Stop accepting for PAUSE_TIME: level-triggered, the socket would be reported in every wake, in vain."""
+        evicted = sum(self._make_room("") for _ in range(EVICT_BATCH))
         log.warning(
-            "cannot accept for %s: %s; pausing; connections closed to make room: %d", self.service, error.strerror, shed
+            "cannot accept %s connections: %s; pausing; connections closed to make room: %d",
+            self.service,
+            error.strerror,
+            evicted,
         )
-        self._paused = self._loop.clock.now
+        self._paused_at = self._loop.clock.now
         self._loop.watch(self._sock.fileno(), self, 0)
 
     def _make_room(self, service: str) -> bool:
-        """Close a connection that waits, for a new one of `service`, or of any; whether there was one."""
+        """Close one connection in favour of a new one of `service` ("": of any service); whether there was one to close."""
         connection = self._connections.evict(service)
         if connection is None:
             return False
@@ -156,25 +159,25 @@ class Listener:
         return True
 
     def _wait_for_capacity(self) -> None:
-        """Stop accepting until there is room for one more; the queue, or another process, has the others meanwhile."""
+        """Stop accepting until a connection can be added; clients stay in the accept queue, or go to other workers."""
         if not self._at_capacity:
             self._at_capacity = True
-            self._tried = self._loop.clock.now
+            self._evicted_at = self._loop.clock.now
             self._loop.after_poll.append(self._check_capacity)
         self._loop.watch(self._sock.fileno(), self, 0)
 
     def _check_capacity(self) -> None:
         now = self._loop.clock.now
         if self._sock.fileno() >= 0 and self._connections.free(self.service) <= 0:
-            if now - self._tried >= RETRY:
-                self._tried = now
+            if now - self._evicted_at >= EVICT_INTERVAL:
+                self._evicted_at = now
                 self._make_room(self.service)
             else:
-                self._loop.tick_within(RETRY)  # somebody may have become idle in this wake
+                self._loop.tick_within(EVICT_INTERVAL)  # a connection may have become idle in this wake
         if self._sock.fileno() < 0 or self._connections.free(self.service) > 0:
             self._at_capacity = False
             self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._check_capacity]
-            if self._sock.fileno() >= 0 and not self._paused:
+            if self._sock.fileno() >= 0 and not self._paused_at:
                 self.open()
 
     def tick(self) -> None:
@@ -182,23 +185,23 @@ class Listener:
         if self._sock.fileno() < 0:
             return
         self._backlog_at = self._loop.clock.now  # a tick takes long enough by itself
-        if self._paused and self._loop.clock.now - self._paused >= PAUSE:
-            self._paused = 0.0
+        if self._paused_at and self._loop.clock.now - self._paused_at >= PAUSE_TIME:
+            self._paused_at = 0.0
             self.open()
-        if not (self._paused or self._at_capacity or self._has_backlog) and self._is_awaited():
+        if not (self._paused_at or self._at_capacity or self._has_backlog) and self._has_queued():
             self._accept(ACCEPTS_PER_WAKE)
 
-    def _is_awaited(self) -> bool:
-        """Whether there is somebody in the queue."""
+    def _has_queued(self) -> bool:
+        """Whether the accept queue holds a connection."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Stop accepting, in this process, once what is queued was taken (if nobody else is there to take it)."""
+        """Stop accepting in this process. A queue that no other process can empty is emptied first."""
         if self._sock.fileno() < 0:
             return
         if self._server.owned:
-            self._accept(QUEUE, unlimited=True)
+            self._accept(MAX_BACKLOG, unlimited=True)
         self._loop.watch(self._sock.fileno(), self, 0)
         self._sock.close()

@@ -168,8 +168,8 @@ def traced(folder: Path, tmp_path: Path, service: str, said: bytes, end: bytes, 
 
 
 def names(calls: list[str]) -> collections.Counter[str]:
-    """How often each was called."""
-    return collections.Counter(call.split("(")[0] for call in calls)
+    """How often each was called; but for the processor time, which is read around slow wakes, and so depends on the machine."""
+    return collections.Counter(call.split("(")[0] for call in calls if not call.startswith("clock_gettime("))
 
 
 @pytest.mark.parametrize("service", ["http", "telnet"])

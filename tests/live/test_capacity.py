@@ -192,7 +192,9 @@ def test_no_descriptor_for_a_connection(conf: Path) -> None:
         idle(server)
         with without_descriptors(server.pid), server.connect() as waiting:
             waiting.sendall(request("/f"))
-            until(lambda: "cannot accept for http: too many open files" in server.stderr().lower(), "a line that says so")
+            until(
+                lambda: "cannot accept http connections: too many open files" in server.stderr().lower(), "a line that says so"
+            )
             lines, used = len(server.stderr().splitlines()), server.cpu()
             select.select([], [], [], 1.0)  # the time is what this is about
             assert server.cpu() - used < 0.2

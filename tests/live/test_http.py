@@ -167,7 +167,7 @@ def test_a_file_that_shrinks_ends_the_answer_early(folder: Path, server: Server)
                 break
             received += len(data)
     assert received < 1 << 28
-    until(lambda: "has shrunk" in server.stderr(), "a line in the error log")
+    until(lambda: "file truncated" in server.stderr(), "a line in the error log")
     assert exchange(server, b"GET /f\r\n") == b"content of f\n"
 
 

@@ -1,11 +1,13 @@
-"""The source as a whole: its layers, its purity, its types and its lint."""
+"""The source as a whole: import order and circles, purity, sizes of files and functions, names of classes, types and lint."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,19 @@ PURE = {
 }
 IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 
+# Inside a room: a file, or a directory of files, may import those that come after it.
+ORDERS = {
+    "http": (
+        "router", "site", "files", "listing", "cache", "conversation", "framing", "conditional", "ranges", "response",
+        "negotiation", "dates", "request",
+    ),
+    "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
+}  # fmt: skip
+
+MAX_LINES = 400  # of a file
+LONG_FILES = {"core.connection"}  # its output queue is to become a file of its own
+MAX_FUNCTION_LINES = 45
+
 
 def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -62,15 +77,25 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imports(source: str) -> set[str]:
-    """Every module that `source` imports, at any depth of it."""
+    """Every module that `source` imports, at any depth of it; of our own ones `rawservers.a` in `from rawservers import a`."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are written in full"
-            found.add(node.module or "")
+            module = node.module or ""
+            parts = {f"{module}.{alias.name}" for alias in node.names}
+            modules = {part for part in parts if part.startswith("rawservers.") and is_module(part)}
+            found |= modules
+            if len(modules) < len(parts):
+                found.add(module)
     return found
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def room(module: str) -> str:
@@ -93,6 +118,10 @@ def violations(module: str, source: str) -> list[str]:
             continue
         other = imported.removeprefix("rawservers.")
         if room(other) == room(module):
+            order = ORDERS.get(room(module), ())
+            importer, part = module.split(".")[1:2], other.split(".")[1:2]
+            if order and importer != part and order.index(importer[0]) > order.index(part[0]):
+                wrong.append(f"{module} imports {other}, which comes before it")
             continue
         if room(module) in {"http", "telnet"}:
             if other not in PROTOCOLS_SEE:
@@ -119,12 +148,90 @@ def test_imports_point_down() -> None:
         ("http.site", "from rawservers.core.loop import Loop"),
         ("services", "from rawservers.daemon.worker import Worker"),
         ("daemon.worker", "from rawservers.cli import main"),
+        ("http.request", "from rawservers.http import dates"),
+        ("http.negotiation", "from rawservers.http.response import Response"),
+        ("telnet.nvt", "from rawservers.telnet.options import ECHO"),
     ],
 )
 def test_the_import_rule_notices(module: str, line: str) -> None:
     source = (PACKAGE / (module.replace(".", "/") + ".py")).read_text()
     assert violations(module, source) == []
     assert len(violations(module, f"{source}\n{line}\n")) == 1
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """The modules of an import circle, those inside functions and for the type checker included; none if there is none."""
+    graph = {f"rawservers.{module}": imports(source) - {"rawservers"} for module, source in sources.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def sources() -> dict[str, str]:
+    return {module: path.read_text() for module, path in modules() if module not in {"__init__", "__main__"}}
+
+
+def test_no_import_circle() -> None:
+    assert circle(sources()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("core.limits", "def f():\n    from rawservers.core.connection import Connection"),
+        ("daemon.startup", "from rawservers.daemon import worker"),
+        ("settings", "if TYPE_CHECKING:\n    from rawservers.http.request import Request; from rawservers import settings"),
+    ],
+)
+def test_an_import_circle_is_noticed(module: str, line: str) -> None:
+    found = sources()
+    found[module] += f"\n{line}\n"
+    assert circle(found)
+
+
+def too_long(module: str, source: str) -> list[str]:
+    """The file, if it has too many lines, and its functions that have."""
+    found = [module] if source.count("\n") > MAX_LINES else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            if node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES:
+                found.append(f"{module}.{node.name}")
+    return found
+
+
+def test_files_and_functions_are_short() -> None:
+    assert {name for module, source in sources().items() for name in too_long(module, source)} == LONG_FILES
+
+
+def test_what_is_too_long_is_noticed() -> None:
+    line = "    pass\n"
+    assert too_long("m", "def f():\n" + line * (MAX_FUNCTION_LINES - 1)) == []
+    assert too_long("m", "class C:\n  async def f():\n" + line * MAX_FUNCTION_LINES) == ["m.f"]
+    assert too_long("m", "\n" * (MAX_LINES + 1)) == ["m"]
+
+
+def class_names(source: str) -> Iterator[str]:
+    """The names of classes, at any depth, and of type aliases."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+            yield ast.unparse(node.target)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    counts = Counter(name for source in sources().values() for name in class_names(source))
+    assert len(counts) > 50
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_two_classes_of_one_name_are_noticed() -> None:
+    planted = "class Clock:\n    class Peer: ...\nAddress: TypeAlias = str\n"
+    counts = Counter(name for source in [*sources().values(), planted] for name in class_names(source))
+    assert {name for name, count in counts.items() if count > 1} == {"Clock", "Peer", "Address"}
 
 
 def test_no_run_time_dependency() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rawservers.core.connection import BYTES_PER_STEP, LARGE, RECEIVE_SIZE, SMALL_SIZE, Connection
+from rawservers.core.connection import BYTES_PER_STEP, RECEIVE_SIZE, SMALL_SIZE, UNCOUNTED_SIZE, Connection
 from rawservers.core.protocol import Chunk, Closing, Deadline, ResponseEnd, Urgent
 from tests.harness.core import Greedy, Pair, Running
 from tests.harness.sockets import receive_all, receive_until
@@ -86,7 +86,7 @@ def test_much_input_and_output_is_counted_whatever_the_protocol_makes_of_it(size
         before = pair.loop.clock.work
         pair.sock.sendall(b"out")
         pair.connection.ready(select.EPOLLIN)
-        assert pair.loop.clock.work - before == (size // BYTES_PER_STEP if size > LARGE else 0)
+        assert pair.loop.clock.work - before == (size // BYTES_PER_STEP if size > UNCOUNTED_SIZE else 0)
 
 
 def test_who_had_to_rest_is_read_in_turn_until_it_is_modest() -> None:
