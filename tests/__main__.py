@@ -1,7 +1,11 @@
-"""Pass all the tests, on a fresh machine too: python3 -m tests [PYTEST ARGUMENTS]
+"""The test command: sets up what the tests need, then runs pytest.
 
-Makes a virtual environment in .venv with what the tests need, installs the real clients that they drive (with apt, where
-it runs as root), then hands over to pytest. Elsewhere a missing client is a visible skip; where CI is set it is a failure.
+python3 -m tests [PYTEST ARGUMENTS]     the quick suite
+python3 -m tests -m slow                the slow one
+python3 -m tests --renew                newer versions of the test dependencies, into tests/constraints.txt
+
+The set-up is a virtual environment in .venv, and the real clients that the tests drive, with apt as root. Without root a
+missing client is a visible skip; where the variable CI is set it is a failure.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv" / "bin" / "python"
+CONSTRAINTS = ROOT / "tests" / "constraints.txt"  # the versions of the test dependencies
 
 # The command and the Debian package that it comes in.
 CLIENTS = {
@@ -51,17 +56,32 @@ def install_clients() -> None:
 
 
 def make_environment() -> None:
-    wanted = (ROOT / "pyproject.toml").read_text()
+    wanted = (ROOT / "pyproject.toml").read_text() + CONSTRAINTS.read_text()
     made_for = ROOT / ".venv" / "made-for.toml"
     if PYTHON.exists() and made_for.exists() and made_for.read_text() == wanted:
         return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", ROOT / ".venv"], check=True)
-    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", "--editable", f"{ROOT}[test]"], check=True)
+    install("--constraint", str(CONSTRAINTS))
     made_for.write_text(wanted)
+
+
+def install(*options: str) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--clear", ROOT / ".venv"], check=True)
+    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *options, "--editable", f"{ROOT}[test]"], check=True)
+
+
+def renew_constraints() -> None:
+    """Install the newest versions, and write them to tests/constraints.txt."""
+    install()
+    frozen = subprocess.run(
+        [PYTHON, "-m", "pip", "freeze", "--exclude-editable"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    CONSTRAINTS.write_text("# Made by `python3 -m tests --renew`.\n" + frozen.stdout)
 
 
 if __name__ == "__main__":
     install_clients()
+    if sys.argv[1:] == ["--renew"]:
+        sys.exit(renew_constraints())
     make_environment()
     os.chdir(ROOT)
     os.execv(PYTHON, [PYTHON, "-m", "pytest", *sys.argv[1:]])

@@ -114,7 +114,7 @@ def _bind(endpoint: Endpoint) -> list[ServerSocket]:
     if endpoint.host is None:
         if socket.has_dualstack_ipv6():
             return [ServerSocket(_bind_tcp(socket.AF_INET6, ("::", endpoint.port), dual=True))]
-        return [ServerSocket(_bind_tcp(socket.AF_INET, ("0.0.0.0", endpoint.port)))]
+        return [ServerSocket(_bind_tcp(socket.AF_INET, ("0.0.0.0", endpoint.port)))]  # noqa: S104  # as asked for, by ":PORT"
     servers: list[ServerSocket] = []
     try:
         for family, _, _, _, address in socket.getaddrinfo(

@@ -156,7 +156,7 @@ class Site:
             headers.append(("Cache-Control", f"max-age={self._config.max_age}"))
         headers = self._with_site_headers(request.decode_target(), headers)
         response = conditional_response(request, chosen, tag, headers, now)
-        if response.status == 412 or response.status == 416:
+        if response.status in {412, 416}:
             return self._error(response.status, request, response.headers, response)
         prepared = PreparedResponse(response, request)
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:

@@ -194,7 +194,7 @@ class FileWriter(SinkWriter):
 
     def write(self, block: bytes) -> int:
         size = self._partial_line_end() if self._check_tail else 0
-        if size != 0 and size != self._size:
+        if size not in (0, self._size):
             self._pause(errno.EAGAIN, size)  # another process may be in the middle of a write
         end = b"\n" if size else b""
         try:

@@ -148,7 +148,7 @@ def test_no_error_of_the_error_log_is_anybodys_problem(
 def test_a_message_that_cannot_be_made_is_said_as_it_is() -> None:
     reader, writer = pipe()
     log = logger(writer)
-    log.error("%d of %s\n", "x")
+    log.error("%d of %s\n", "x")  # noqa: PLE1206  # this is what is tested
     assert drain(reader) == b"%d of %s\\n\n"
     end(log)
     os.close(reader)
