@@ -8,7 +8,8 @@ A connection lives for one exchange or one session. It carries bytes between its
   such flag: the socket is made non-blocking before its first use.
 - Output waits in one queue, in order. With more than HIGH_WATER bytes in it the connection is not read, so a peer that does not
   read its responses cannot make them pile up.
-- A protocol that waits for its TURN is called from the loop's queue of turns, once its output has left. From then on the
+- A protocol with more to do than one call may (see protocol.py; a step is a few microseconds of work) waits for its TURN. It is
+  called from the loop's queue of turns, once its output has left. From then on the
   connection is also read in turn, until a call finishes without using up its steps. Large output is sent in turn as well,
   SEND_QUOTA bytes at a time.
 - The peer's FIN ends its input, not our output. Our FIN travels with the last bytes of output, if they are few (MSG_MORE).
@@ -39,12 +40,13 @@ from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileS
 
 log = logging.getLogger("rawservers")
 
-READABLE = select.EPOLLIN
-READ = select.EPOLLIN | select.EPOLLPRI
+INPUT_EVENT = select.EPOLLIN
+INPUT_INTEREST = select.EPOLLIN | select.EPOLLPRI
 WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
-READ_ONCE = READ | select.EPOLLONESHOT  # for a connection that is read in turn: reported once
-BROKEN = select.EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
+READ_ONCE = INPUT_INTEREST | select.EPOLLONESHOT  # for a connection that is read in turn: reported once
+HANGUP_ONLY = select.EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
+OUTPUT_DUE = 1  # in `_turn_events`, beside what epoll has reported (1 is EPOLLIN as well, which only means: try to read)
 
 # Plain ints: an operation on the enum's own members takes ten times as long.
 DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -98,7 +100,6 @@ class Connection:
     """
 
     __slots__ = (
-        "_answer_sent",
         "_bytes_since_progress",
         "_clock",
         "_connections",
@@ -113,6 +114,7 @@ class Connection:
         "_protocol",
         "_queue",
         "_recv_size",
+        "_response_sent",
         "_resume_pending",
         "_service",
         "_sock",
@@ -136,18 +138,18 @@ class Connection:
         self._clock = loop.clock
         self._connections = connections
         self.peer = Peer(address, loop.clock, self._local, self._schedule_resume, counters=service.counters)
-        self._protocol = NOT_BEGUN
+        self._protocol = NO_PROTOCOL
         self._recv_size = SMALL_SIZE  # maximum of the next recv, in bytes
         self._queue = EMPTY
         self._unsent = 0  # bytes in the queue
         self._head_offset = 0  # bytes of the queue's first chunk that have left
-        self._answer_sent = 0  # bytes of this response that have left, without `_head_offset`
+        self._response_sent = 0  # bytes of this response that have left, without `_head_offset`
         self._bytes_since_progress = 0  # bytes that have left since the send deadline was restarted
         self._events = 0  # registered with epoll
         self._nonblocking = False
         self._eof_received = False
         self._resume_pending = False  # protocol.resume is to be called when the queue is empty and the turn has come
-        self._turn_events = 0  # while in the queue of turns: the events that were reported, or 1
+        self._turn_events = 0  # while in the queue of turns: the events that were reported, or OUTPUT_DUE
         self._greedy = False  # the protocol has used up its steps: the connection is read in turn
         self._waiting = Deadline.NONE
         self.timer_started = self._clock.now
@@ -165,14 +167,14 @@ class Connection:
         if protocol.greeting or protocol.closing is not KEEP:
             self._queue_and_flush((protocol.greeting,))
         if self._wants_read():
-            self.ready(READABLE)
+            self.ready(INPUT_EVENT)
         else:
             self._update_interest()
 
     def ready(self, events: int) -> None:
         """Handle epoll events: receive, and send the output at once if it is small."""
         urgent = False
-        if events != READABLE or self._events > READ:  # else the usual case: input, and no output queued
+        if events != INPUT_EVENT or self._events > INPUT_INTEREST:  # else the usual case: input, and no output queued
             if self._events == READ_ONCE or events & WRITE or not self._wants_read():
                 return self._handle_other(events)
             urgent = events & PRIORITY != 0 and not self._at_mark()
@@ -202,14 +204,14 @@ class Connection:
                 self._counters.sent += sent
                 if sent == len(output) <= HIGH_WATER:
                     if count == 1:
-                        self._answer_sent += sent
-                    elif sent > UNCOUNTED_SIZE or self._answer_sent or end.started_at:
+                        self._response_sent += sent
+                    elif sent > UNCOUNTED_SIZE or self._response_sent or end.started_at:
                         self._report_sent(end, sent)
                     else:
                         self._service.report(self.peer, end.record, sent, 0.0)
                     self.timer_started = self._clock.now
                     self._waiting = waiting = protocol.waiting
-                    if flags != DONTWAIT or self._events != READ or waiting is not IDLE:
+                    if flags != DONTWAIT or self._events != INPUT_INTEREST or waiting is not IDLE:
                         self._update_interest()
                     return
                 self._head_offset = sent
@@ -220,7 +222,7 @@ class Connection:
         if self._events == READ_ONCE:
             self._events = 0  # EPOLLONESHOT has disabled it
             self._join_turn_queue(events)
-        elif self._queue or self._resume_pending or not events & BROKEN:
+        elif self._queue or self._resume_pending or not events & HANGUP_ONLY:
             self._flush_and_update()  # on a broken connection, too: the error of send says what has happened
         else:
             self._abort(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
@@ -241,7 +243,7 @@ class Connection:
 
     def _report_sent(self, end: ResponseEnd, sent: int) -> None:
         """Report a response of which `sent` bytes have just left; large ones count as work."""
-        self._answer_sent += sent
+        self._response_sent += sent
         self._report(end)
         if sent > UNCOUNTED_SIZE:
             self._clock.work += sent // BYTES_PER_STEP
@@ -256,7 +258,7 @@ class Connection:
             self._enqueue(chunks)
             self._flush_and_update()
         elif (
-            self._events != READ
+            self._events != INPUT_INTEREST
             or self._protocol.closing is not KEEP
             or self._queue
             or self._eof_received
@@ -280,7 +282,7 @@ class Connection:
         sent = self._flush(SEND_QUOTA)
         self._clock.work += 1 + sent // SENT_PER_STEP
         if sent >= SEND_QUOTA and self._queue:
-            self._join_turn_queue(1)
+            self._join_turn_queue(OUTPUT_DUE)
         self._update_interest()
 
     def _flush(self, quota: int) -> int:
@@ -355,7 +357,7 @@ class Connection:
                 if left < size:
                     break
                 left -= size
-                self._answer_sent += size
+                self._response_sent += size
             queue.popleft()
         else:
             self._queue = EMPTY
@@ -365,7 +367,7 @@ class Connection:
             self._bytes_since_progress = 0
 
     def _report(self, end: ResponseEnd) -> None:
-        sent, self._answer_sent = self._answer_sent, 0
+        sent, self._response_sent = self._response_sent, 0
         seconds = self._clock.now - end.started_at if end.started_at else 0.0
         self._service.report(self.peer, end.record, sent, seconds)
 
@@ -376,25 +378,25 @@ class Connection:
         if self._protocol.waiting is TURN and self._protocol.closing is KEEP:
             self._resume_pending = self._greedy = True
         if self._resume_pending and not self._queue:
-            self._join_turn_queue(1)
+            self._join_turn_queue(OUTPUT_DUE)
         if self._turn_events:
             if not self._events:
                 return  # an error will be seen in its turn
-            events = BROKEN
+            events = HANGUP_ONLY
         elif self._queue:
-            events = WRITE | READ if self._wants_read() else WRITE
+            events = WRITE | INPUT_INTEREST if self._wants_read() else WRITE
         elif self._protocol.closing is not KEEP:
             return self._shutdown_write()
         elif self._wants_read():
-            events = READ_ONCE if self._greedy else READ
+            events = READ_ONCE if self._greedy else INPUT_INTEREST
         else:
-            events = BROKEN
+            events = HANGUP_ONLY
         if events != self._events:
             self._events = events
             self._loop.watch(self._fd, self, events)
 
     def _join_turn_queue(self, events: int) -> None:
-        """Join the loop's queue of turns. events: reported by the kernel; 1: more output of the protocol is due."""
+        """Join the loop's queue of turns. events: reported by the kernel, or OUTPUT_DUE."""
         if not self._turn_events:
             self._loop.call_in_turn(self, self._take_turn)
         self._turn_events |= events
@@ -434,12 +436,12 @@ class Connection:
         self._fd = -1
         self._connections.discard(self)
         self._sock.close()
-        self._answer_sent += self._head_offset
+        self._response_sent += self._head_offset
         queue, self._queue = self._queue, EMPTY
         for chunk in queue:
             if type(chunk) is ResponseEnd:
                 self._report(chunk)
-        self._replace_protocol(NOT_BEGUN)
+        self._replace_protocol(NO_PROTOCOL)
         self.peer.detach()  # breaks the reference cycle, so that both are freed at once
 
     failed = close  # after an exception
@@ -551,7 +553,7 @@ class Connection:
             return
         self._resume_pending = True
         if not self._queue:
-            self._join_turn_queue(1)
+            self._join_turn_queue(OUTPUT_DUE)
 
     def _at_mark(self) -> bool:
         """Whether the next byte is the last urgent one (recv never reads across it)."""
@@ -595,4 +597,4 @@ EVICTION_RANKS = {
     Deadline.LINGER: EvictionRank.LINGERING,
 }
 EMPTY: deque[Chunk] = deque()  # the queue of connections without output; never changed
-NOT_BEGUN = Protocol()
+NO_PROTOCOL = Protocol()

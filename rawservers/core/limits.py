@@ -57,7 +57,7 @@ class Connections(Generic[M]):
     """The open connections of one process.
 
     max_total: of all services (0: no limit); max_per_address: of one client address (0: no limit); shares: maximum by service;
-    uncounted: the same, for services whose connections do not count towards `max_total`.
+    uncounted: maximum by service, for services outside `max_total`. evictable_soon: see `evict`.
     """
 
     def __init__(
@@ -117,7 +117,8 @@ class Connections(Generic[M]):
     def evict(self, service: str = "") -> M | None:
         """The connection to close in favour of a new one of `service` ("": of any service); None if there is none.
 
-        `evictable_soon` then says whether there may be one in the next wake. All connections are examined only when the
+        `evictable_soon` then says whether a connection was only passed over because it has unread input or was accepted in this
+        wake, so that there may be one in the next wake. All connections are examined only when the
         candidates found the last time are used up.
         """
         only = service if self._free[service] <= 0 else ""

@@ -62,8 +62,8 @@ class Listener:
         self._connections = connections
         self._paused_at = 0.0  # 0.0: not paused
         self._at_capacity = False  # no connection can be added, and the accept queue is not empty
-        self._has_backlog = False  # ACCEPT_TIME was not enough for the queue: accepting goes on at the end of each wake
-        self._backlog_at = 0.0  # clock.now of the last wake with an accept, or a tick: not again in the same one
+        self._accept_unfinished = False  # ACCEPT_TIME was not enough for the queue: accepting goes on at the end of each wake
+        self._last_accept_wake = 0.0  # clock.now of the last wake with an accept, or a tick: not again in the same one
         self._evicted_at = 0.0  # when a connection to close was last searched for
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class Listener:
         self._loop.watch(self._sock.fileno(), self, LISTEN_EVENTS)
 
     def ready(self, events: int) -> None:
-        if not self._has_backlog:
+        if not self._accept_unfinished:
             self._accept(ACCEPTS_PER_WAKE)
 
     def failed(self) -> None:
@@ -87,13 +87,13 @@ class Listener:
         ever longer, with honest clients at its end. All listeners together stop WAKE_TIME after the beginning of a wake; the
         next wake begins with the one that has waited longest.
         """
-        if self._has_backlog:
-            self._has_backlog = False
-            self._loop.backlogged -= 1
-            self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._accept_backlog]
+        if self._accept_unfinished:
+            self._accept_unfinished = False
+            self._loop.unfinished_accepts -= 1
+            self._loop.at_wake_end = [callback for callback in self._loop.at_wake_end if callback != self._accept_backlog]
         clock = self._loop.clock
         end = min(time.monotonic() + ACCEPT_TIME, clock.now + WAKE_TIME)
-        looked = clock.work
+        work_at_check = clock.work
         free = self._connections.free(self.service)
         for _ in range(most):
             if free <= 0 and (free := self._connections.free(self.service)) <= 0:
@@ -115,17 +115,17 @@ class Listener:
                     continue
                 return self._pause(error)
             self._begin(socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd), peer_address(address))
-            if clock.work - looked > STEPS_PER_CHECK and not unlimited:
+            if clock.work - work_at_check > STEPS_PER_CHECK and not unlimited:
                 if time.monotonic() > end:
-                    self._has_backlog = True
-                    self._loop.backlogged += 1
-                    self._backlog_at = clock.now
-                    return self._loop.after_poll.append(self._accept_backlog)
-                looked = clock.work
+                    self._accept_unfinished = True
+                    self._loop.unfinished_accepts += 1
+                    self._last_accept_wake = clock.now
+                    return self._loop.at_wake_end.append(self._accept_backlog)
+                work_at_check = clock.work
 
     def _accept_backlog(self) -> None:
         clock = self._loop.clock
-        if self._sock.fileno() < 0 or clock.now <= self._backlog_at or time.monotonic() > clock.now + WAKE_TIME:
+        if self._sock.fileno() < 0 or clock.now <= self._last_accept_wake or time.monotonic() > clock.now + WAKE_TIME:
             return  # closed; it has accepted in this wake already; or the time is used up by other listeners
         self._accept(ACCEPTS_PER_WAKE)
 
@@ -163,7 +163,7 @@ class Listener:
         if not self._at_capacity:
             self._at_capacity = True
             self._evicted_at = self._loop.clock.now
-            self._loop.after_poll.append(self._check_capacity)
+            self._loop.at_wake_end.append(self._check_capacity)
         self._loop.watch(self._sock.fileno(), self, 0)
 
     def _check_capacity(self) -> None:
@@ -176,7 +176,7 @@ class Listener:
                 self._loop.tick_within(EVICT_INTERVAL)  # a connection may have become idle in this wake
         if self._sock.fileno() < 0 or self._connections.free(self.service) > 0:
             self._at_capacity = False
-            self._loop.after_poll = [callback for callback in self._loop.after_poll if callback != self._check_capacity]
+            self._loop.at_wake_end = [callback for callback in self._loop.at_wake_end if callback != self._check_capacity]
             if self._sock.fileno() >= 0 and not self._paused_at:
                 self.open()
 
@@ -184,11 +184,11 @@ class Listener:
         """Once a second: end a pause, and accept connections whose EPOLLEXCLUSIVE wake-up went to a full worker."""
         if self._sock.fileno() < 0:
             return
-        self._backlog_at = self._loop.clock.now  # a tick takes long enough by itself
+        self._last_accept_wake = self._loop.clock.now  # a tick takes long enough by itself
         if self._paused_at and self._loop.clock.now - self._paused_at >= PAUSE_TIME:
             self._paused_at = 0.0
             self.open()
-        if not (self._paused_at or self._at_capacity or self._has_backlog) and self._has_queued():
+        if not (self._paused_at or self._at_capacity or self._accept_unfinished) and self._has_queued():
             self._accept(ACCEPTS_PER_WAKE)
 
     def _has_queued(self) -> bool:

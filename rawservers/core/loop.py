@@ -7,7 +7,7 @@ The loop maps a file descriptor to its handler and knows nothing else. One itera
 3. once a second, the `at_tick` callbacks run (deadlines, counters);
 4. the queue of turns is served, in order, for the rest of EVENTS_TIME and at least TURNS_TIME. A turn is a call that was put
    off because its connection had used up its share of work (`call_in_turn`). With turns queued, the poll does not wait;
-5. the `after_poll` callbacks run (the access log is written).
+5. the `at_wake_end` callbacks run (the access log is written).
 
 A handler must never block: it tries a non-blocking call, and on EAGAIN it returns, and is called when the descriptor is ready.
 
@@ -61,9 +61,9 @@ class EventHandler(typing.Protocol):
 class Loop:
     """The event loop of one process.
 
-    at_tick, after_poll: callbacks, called once a second and at the end of each wake. Do not remove from `after_poll` during a
-    wake: replace the list. times: durations of all wakes. backlogged: the number of listeners that go on accepting in
-    `after_poll`, which makes long wakes.
+    at_tick, at_wake_end: callbacks, called once a second and at the end of each wake. Do not remove from `at_wake_end` during a
+    wake: replace the list. times: durations of all wakes. unfinished_accepts: the number of listeners that go on accepting in
+    `at_wake_end`, which makes long wakes.
     """
 
     service = ""
@@ -72,8 +72,8 @@ class Loop:
         self.clock = Clock()
         self.times = WakeTimes()
         self.at_tick: list[Callable[[], None]] = []
-        self.after_poll: list[Callable[[], None]] = []
-        self.backlogged = 0
+        self.at_wake_end: list[Callable[[], None]] = []
+        self.unfinished_accepts = 0
         self._handlers: dict[int, EventHandler] = {}
         self._new_handlers: dict[int, EventHandler] = {}  # registered since the last poll, see `watch`
         self._watched: dict[int, int] = {}
@@ -85,8 +85,10 @@ class Loop:
         self._wakeup_sent = False
         self._threadsafe_calls: deque[tuple[EventHandler, Callable[[], None]]] = deque()
         self._turns: deque[tuple[EventHandler, Callable[[], None]]] = deque()
-        self._charged: dict[str, float] = {}  # seconds of this wake by service, if several services have worked in it
-        self._charged_until = 0.0  # when `_charged` was last updated; before clock.now: not yet in this wake
+        self._charged: dict[
+            str, float
+        ] = {}  # seconds of this wake by service; filled only when several services work in it, or it is LONG
+        self._charged_until = 0.0  # when `_charged` was last updated; before clock.now: in an earlier wake
         self._pipe_read, self._pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._pipe_read, self, select.EPOLLIN)
         self._set_clock()
@@ -161,7 +163,7 @@ class Loop:
             began = clock.now = monotonic()
             clock.time = began + self._wall_offset
             clock.epoch += 1
-            if turns or self.backlogged or len(ready) > FEW_EVENTS:
+            if turns or self.unfinished_accepts or len(ready) > FEW_EVENTS:
                 self.times.read_cpu()
             service = None  # the service that has worked since the last charge
             for fd, events in ready:
@@ -183,7 +185,7 @@ class Loop:
             if began >= self._next_tick or turns:
                 self._tick_and_run_turns(service, began)
                 service = None
-            for callback in self.after_poll:
+            for callback in self.at_wake_end:
                 try:
                     callback()
                 except Exception:
@@ -261,7 +263,7 @@ class Loop:
             self._failed(handler)
 
     def _failed(self, handler: EventHandler) -> None:
-        log.exception("unexpected error in %r, which is dropped", handler)
+        log.exception("unexpected error in %r", handler)
         try:
             handler.failed()
         except Exception:

@@ -13,8 +13,8 @@ class Clock:
 
     now:   monotonic time in seconds, for deadlines and durations
     time:  wall clock time in seconds since 1970, for dates
-    epoch: freshness epoch, an integer. It changes whenever input may have arrived from outside, so a stat made in the current
-           epoch was made after the bytes now being handled had arrived, and need not be repeated for them
+    epoch: freshness epoch, for caches of file metadata: a result of stat(2) may be used again while the number is the same.
+           It changes whenever younger input is about to be handled, so each request sees a stat made after it had arrived
     work:  steps of work done since the loop last read the time. Slow work adds to it (a step is a few microseconds); the loop
            reads the time again only when enough was added
     """

@@ -39,7 +39,7 @@ class Closing(Enum):
     """What the core does with the connection once all output has left."""
 
     KEEP = "keep"  # keep it open
-    CLOSE = "close"  # close it at once: the peer is not expected to send more
+    CLOSE = "close"  # send a FIN and close: the peer is not expected to send more (if it has, linger all the same)
     LINGER = "linger"  # send a FIN, read and discard input for a while, then close. Closing with input unread makes the kernel
     # send a RST, and a RST discards what the peer has not yet read
 
@@ -130,7 +130,7 @@ class Protocol:
     closable_when_idle: bool = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
-        """The output for `data`, at least one byte of input. urgent: `data` precedes the mark of TCP urgent data."""
+        """The output for `data`, at least one byte of input. urgent: the mark of TCP urgent data comes after `data`."""
         return ()
 
     def resume(self) -> Sequence[Chunk]:

@@ -1,7 +1,7 @@
 """Durations of the event loop's wakes: histograms of wall time and processor time, and the services that made long ones long.
 
-Reading a thread's processor time is a system call, so it is read only around wakes that may become long. A wake of less than
-MEASURED wall time cannot have taken more processor time than that, and is counted as if it had taken all of it.
+Reading a thread's processor time is a system call, so it is read only around wakes that may become long. Below MEASURED, the
+wall time is recorded as processor time, of which it is the upper bound.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Worker:
         self._write_metrics()
         on_ready()
         self.loop.at_tick.append(self._tick)
-        self.loop.after_poll.append(self._log.flush)
+        self.loop.at_wake_end.append(self._log.flush)
         self.loop.run()
         self._close()
 
@@ -143,7 +143,7 @@ class Worker:
 
     def _drain(self) -> None:
         if not self._draining:
-            self.loop.after_poll.append(self._stop_when_done)
+            self.loop.at_wake_end.append(self._stop_when_done)
         self._draining = True
         self._drain_began = self.loop.clock.now
         for listener in self._listeners:

@@ -174,6 +174,6 @@ def run_wakes(loop: Loop, number: int) -> list[int]:
         if len(seen) == number:
             loop.stop()
 
-    loop.after_poll.append(count)
+    loop.at_wake_end.append(count)
     loop.run()
     return seen

@@ -28,14 +28,14 @@ def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         listening.ready(select.EPOLLIN)
         assert len(pair.connections) - 1 == STEPS_PER_CHECK // ACCEPT_STEPS + 1
         listening.ready(select.EPOLLIN)  # it goes on at the end of each wake, the next one first
-        (go_on,) = pair.loop.after_poll
+        (go_on,) = pair.loop.at_wake_end
         go_on()
         assert len(pair.connections) - 1 == STEPS_PER_CHECK // ACCEPT_STEPS + 1
-        while pair.loop.after_poll:
+        while pair.loop.at_wake_end:
             pair.loop.clock.now += 1
             pair.loop.clock.work = 0
             before = len(pair.connections)
-            pair.loop.after_poll[0]()
+            pair.loop.at_wake_end[0]()
             assert len(pair.connections) - before <= STEPS_PER_CHECK // ACCEPT_STEPS + 1
         assert len(pair.connections) - 1 == 30
         for connection in pair.connections:
@@ -70,11 +70,11 @@ def test_two_listeners_share_the_time_of_a_wake(monkeypatch: pytest.MonkeyPatch)
         for each in listening:
             pair.loop.clock.now = now[0]
             each.ready(select.EPOLLIN)
-        assert pair.loop.backlogged == 2
+        assert pair.loop.unfinished_accepts == 2
         accepted.clear()
         for _ in range(4):
             pair.loop.clock.now = now[0]
-            for callback in pair.loop.after_poll:
+            for callback in pair.loop.at_wake_end:
                 callback()
             assert now[0] - pair.loop.clock.now <= listener.WAKE_TIME + 0.003
         assert set(accepted) == set(listening)  # neither is forgotten

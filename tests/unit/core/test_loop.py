@@ -191,7 +191,7 @@ def test_ten_thousand_wake_ups_from_four_threads_are_all_served() -> None:
 # Failures
 
 
-@pytest.mark.parametrize("when", ["after_poll", "at_tick"])
+@pytest.mark.parametrize("when", ["at_wake_end", "at_tick"])
 def test_what_fails_beside_the_connections_ends_none_of_them(when: str, caplog: pytest.LogCaptureFixture) -> None:
     failures = [RuntimeError("as told"), RuntimeError("as told")]
 
