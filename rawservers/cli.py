@@ -82,18 +82,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     default = Config()
     parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
-    add("root", nargs="?", metavar="DIR", help="directory to serve (default: a bundled welcome page)")
+    add("root", nargs="?", metavar="DIR", help="document root of the first site (default: a bundled welcome page)")
     for listener in default.listen:
         help = f"address to listen on (default: {listener.address})"
         add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=help)
     add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
-    add("--listing", action="store_const", const=True, help="list directories that have no index file")
+    add("--listing", action="store_const", const=True, help="list directories of the first site that have no index file")
     add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {default.workers})")
     add("--user", type=user, metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
-    add("-c", "--config", metavar="FILE", help="configuration file (TOML); options take precedence over it")
+    add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
-    add("--reload", type=int, metavar="PID", help="test the configuration, let the server with this PID reload it, and exit")
-    help = f"print the status of a running server and exit (default: {ADDRESSES['status']})"
+    help = "let the running server with this supervisor reload its own configuration, wait until it serves with it, and exit"
+    add("--reload", type=int, metavar="PID", help=help)
+    help = f"print the status of the server whose status service listens there, and exit (default: {ADDRESSES['status']})"
     add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help=help)
     add("--format", choices=status.FORMATS, default="text", help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")

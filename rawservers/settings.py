@@ -103,13 +103,15 @@ class SiteConfig:
     file is not older than NAME. nginx: gzip_static, off."""
 
     max_age: int | None = setting(None, "integer", "http.max_age", max=YEAR, aliases={"off": None})
-    """Cache lifetime of files in seconds, sent as Cache-Control: max-age. "off": no Cache-Control; browsers then derive a
-    lifetime from the age of the file. At most a year (RFC 2616 §14.21)."""
+    """Cache lifetime of files in seconds, sent as Cache-Control: max-age. 0: caches revalidate each time. "off": no
+    Cache-Control; browsers then derive a lifetime from the age of the file. At most a year (RFC 2616 §14.21)."""
 
     headers: tuple[tuple[str, str, str], ...] = setting(
         (), "headers", "http.headers", example='headers."*.csv" = { Access-Control-Allow-Origin = "*" }'
     )
-    """Response header fields to add, by path pattern (* and ?). They replace fields of the same name."""
+    """Response header fields to add, by pattern. A pattern is compared with the whole decoded path of the URL, without the
+    query; * stands for any text, slashes included, and ? for any character. All patterns that match apply; of fields of the
+    same name the last one is sent."""
 
     redirects: tuple[tuple[str, str], ...] = setting((), "redirects", "http.redirects", example='redirects."/old/*" = "/new/*"')
     """Permanent redirects (301): a path, and the path or URL to redirect to. A * at the end of both stands for the rest of
@@ -128,7 +130,7 @@ class SiteConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The configuration of the whole server. Times are in seconds; 0 means no limit."""
+    """The configuration of the whole server. Times are in seconds, and 0 is no limit."""
 
     sites: tuple[SiteConfig, ...] = setting(
         (SiteConfig(),),
@@ -143,16 +145,17 @@ class Config:
     use. nginx: worker_processes, 1. One worker serves tens of thousands of requests a second."""
 
     user: str = setting("", "user", "user", aliases={"": ""}, example='user = "www-data"')
-    """User of the workers, when started as root: NAME (with all groups of that user) or NAME:GROUP. Empty: unchanged, and a
-    warning is logged for root. nginx: user, nobody. Here there is no default, since this user must be able to read the files.
-    """
+    """User of the workers, when started as root: NAME (with all groups of that user) or NAME:GROUP. The user must be able to
+    read the files. Empty, as it must be with the supplied systemd unit: the user who starts the server; a warning is logged
+    if that is root. nginx: user, nobody."""
 
     handlers: tuple[tuple[str, Handler], ...] = ()
     """Functions that answer in place of files: a path prefix, and a function Request -> Response (see http/router.py)."""
 
     body_limit: int = setting(1 << 20, "integer", "http.body_limit", max=1 << 30)
-    """Maximum size of a request body in bytes, for paths that a handler answers; a longer one is answered by 413. Files accept
-    no body. nginx: client_max_body_size, 1 MiB. A body is held in memory."""
+    """Maximum size of a request body in bytes; a longer one is answered by 413. It matters only to programs that embed the
+    server and register handlers (see README): files accept no body. nginx: client_max_body_size, 1 MiB. A body is held in
+    memory."""
 
     listen: tuple[ListenConfig, ...] = setting(
         (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"])),
@@ -163,15 +166,17 @@ class Config:
     """Listeners: the services, and the addresses that they listen on."""
 
     access_log: str = setting("-", "file", "log.access", aliases={"-": "-", "off": "off"})
-    """Access log: a file, to which lines are appended, "-" for standard output, or "off"."""
+    """Access log: a file, to which lines are appended, "-" for standard output, or "off". A file that was renamed or removed
+    is opened anew within a second, or at once on SIGUSR1. Errors and warnings go to standard error."""
 
     log_format: str = setting("combined", "choice", "log.format", aliases={"combined": "combined", "json": "json"})
     """Format of the access log: "combined", as in nginx and Apache, followed by the duration of the request in seconds; or
     "json", one object per line."""
 
     head_time: float = setting(10, "seconds", "http.head_time", max=DAY)
-    """Time limit for a request head, from the accept, or from the first byte of a later request. nginx:
-    client_header_timeout, 60; Apache: 20 to 40. A head is one or two packets."""
+    """Time limit for a request head: for the first one of a connection from the accept, for later ones from their first byte.
+    Then the answer is 408, and the connection is closed. nginx: client_header_timeout, 60; Apache: 20 to 40. A head is one or
+    two packets."""
 
     body_time: float = setting(60, "seconds", "http.body_time", max=DAY)
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
@@ -185,21 +190,23 @@ class Config:
     browsers; 600 is often set for OpenSSH servers."""
 
     send_time: float = setting(30, "seconds", "limits.send_time", max=DAY)
-    """Time limit for the client to accept the next 64 KiB of output, or the rest of it. Also the TCP_USER_TIMEOUT of
-    connections. nginx: send_timeout, 60, between two writes."""
+    """Send timeout: a client must receive at least 64 KiB of a response, or all that is left of it, in each period of this
+    length; otherwise the connection is reset. It is also the TCP_USER_TIMEOUT of all connections. nginx: send_timeout, 60,
+    between two writes."""
 
     linger_time: float = setting(2, "seconds", "limits.linger_time", max=DAY)
     """Lingering close: after an error response, the time for which further input is read and discarded, so that the client
-    can receive the response. nginx: lingering_timeout, 5, and lingering_time, 30. One round trip is enough."""
+    can receive the response. 0: until the client closes. nginx: lingering_timeout, 5, and lingering_time, 30. One round trip
+    is enough."""
 
     drain_time: float = setting(10, "seconds", "drain_time", max=DAY)
-    """Graceful shutdown: the time for which responses in progress may continue after SIGTERM or SIGINT. gunicorn:
-    graceful_timeout, 30. Keep it below TimeoutStopSec of the systemd unit, 30."""
+    """Graceful shutdown: the time for which responses in progress may continue after SIGTERM or SIGINT. 0: until they end.
+    gunicorn: graceful_timeout, 30. Keep it below TimeoutStopSec of the systemd unit, 30."""
 
     reload_drain: float = setting(600, "seconds", "reload_drain", max=WEEK)
-    """Graceful reload: the time for which connections of the old workers may continue after a reload. Telnet sessions may
-    last long, and an old worker costs little memory. nginx: worker_shutdown_timeout, and HAProxy: hard-stop-after, both
-    without a limit."""
+    """Graceful reload: the time for which connections of the old workers may continue after a reload; then they are closed.
+    0: until they end. Telnet sessions may last long, and an old worker costs little memory. nginx: worker_shutdown_timeout,
+    and HAProxy: hard-stop-after, both without a limit."""
 
     stuck_time: float = setting(10, "seconds", "stuck_time", max=DAY)
     """Seconds without a heartbeat after which a worker is killed and replaced. Workers send one every second; a traceback
@@ -212,13 +219,13 @@ class Config:
     worker_connections, 512. An idle connection costs a few KiB of memory and a file descriptor."""
 
     http_connections: int = setting(0, "integer", "http.connections", max=1_000_000)
-    """Maximum number of HTTP connections in each worker, as a part of limits.connections. 0: half of them if Telnet is
-    served as well, otherwise all. HTTP and Telnet cannot displace each other as long as the two numbers add up to no more
-    than limits.connections."""
+    """Maximum number of HTTP connections in each worker; they also count towards limits.connections. 0: half of
+    limits.connections if Telnet is served as well, otherwise all. If the numbers of HTTP and Telnet add up to more than
+    limits.connections, one of them can use up what is left to the other."""
 
     telnet_connections: int = setting(0, "integer", "telnet.connections", max=1_000_000)
-    """Maximum number of Telnet sessions in each worker, as a part of limits.connections. 0: half of them if HTTP is served
-    as well, otherwise all. A session is never closed to make room for a new one."""
+    """Maximum number of Telnet sessions in each worker; they also count towards limits.connections. 0: half of
+    limits.connections if HTTP is served as well, otherwise all. A session is never closed to make room for a new one."""
 
     connections_per_address: int = setting(0, "integer", "limits.connections_per_address", max=1_000_000)
     """Maximum number of connections from one client address, in each worker; further ones are closed at once. 0: no limit,
@@ -240,12 +247,12 @@ class Config:
     nginx: open_file_cache, off; when on, it may be stale until open_file_cache_valid has passed."""
 
     file_bytes: int = setting(64 << 20, "integer", "http.file_bytes", max=1 << 40)
-    """File cache: the maximum size in bytes of the contents it holds in memory, in each worker; files of up to 16 KiB each.
-    0: none."""
+    """File cache: the maximum size in bytes of the contents that it holds in memory, in each worker. 0: none. Only files of up
+    to 16 KiB are held in memory; larger ones are kept open (open_files)."""
 
     open_files: int = setting(256, "integer", "http.open_files", max=1_000_000)
-    """File cache: the maximum number of larger files that each worker keeps open. 0: none. They and the connections share
-    the limit of open files."""
+    """File cache: the maximum number of files over 16 KiB that each worker keeps open. 0: none. They and the connections
+    share the limit of open files."""
 
     requests: int = setting(0, "integer", "http.requests", max=1_000_000_000)
     """Maximum number of requests on one HTTP connection. 0: no limit. nginx: keepalive_requests, 1000, to free memory of

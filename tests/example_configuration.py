@@ -29,17 +29,26 @@ Start the server with: rawservers -c FILE. Test the file with: rawservers -c FIL
 line numbers. Options on the command line take precedence over this file. Relative paths of directories, log files and unix
 sockets are relative to the directory of this file.
 
-Times are in seconds, and may have a fraction; 0 means no limit. Where nginx or another server has a similar setting, its name
-and its default are given.
+A reload (SIGHUP to the supervisor, rawservers --reload PID, or systemctl reload) applies all settings. An address cannot move
+from one service to another in a reload.
+
+Times are in seconds, and may have a fraction; 0 is no limit. Where nginx or another server has a similar setting, its name and
+its default are given.
 """
 LISTEN = """
-Listeners, each in a [[listen]] table. The service is {services}. The default address of a service is {addresses}. An address is
-{forms}.
+Listeners, each in a [[listen]] table. The service is {services}. Without an address a listener has the default one of its
+service: {addresses}. An address is {forms}.
 
-The two listeners below are the default. They are used if there is no [[listen]] table, and no --http or --telnet option.
-Sockets passed by systemd replace all other listeners of their service.
+The two listeners below are the default. They are used if there is no [[listen]] table, no --http or --telnet option, and no
+socket passed by systemd. There is no listener of the status service by default.
+
+If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored. With the supplied
+unit, TCP addresses are set in the .socket files: the unit allows the server itself to open unix sockets only.
 """
-SITES = "Further sites, selected by host name. They have the same keys as the first site, which is [http]: root to types."
+SITES = (
+    f"Further sites, selected by host name. Their keys are {', '.join(settings_of(SiteConfig))}, as above. A missing key has "
+    "its default, not the value of the first site."
+)
 SECTIONS = {
     "http": "HTTP: the first site, and settings for all sites.",
     "telnet": "Telnet.",
