@@ -73,7 +73,7 @@ class Connections(Generic[M]):
         self._max_total = max_total
         self._max_per_address = max_per_address
         self._uncounted = dict(uncounted)
-        self._free = defaultdict(lambda: UNLIMITED, {**shares, **uncounted})  # connections that each service may add
+        self._remaining = defaultdict(lambda: UNLIMITED, {**shares, **uncounted})  # by service: how many it may add
         self.evictable_soon = False
         self._by_address: Counter[str] = Counter()
         self._candidates: dict[str, list[tuple[int, float, int, M]]] = {}  # see `_scan`
@@ -87,12 +87,12 @@ class Connections(Generic[M]):
 
     def free(self, service: str) -> int:
         """The number of connections that `service` may add now; none if 0 or less."""
-        free = self._free[service]
+        free = self._remaining[service]
         if not self._max_total or service in self._uncounted:
             return free
         in_total = self._max_total - len(self._open)
         for name, share in self._uncounted.items():
-            in_total += share - self._free[name]  # the connections of uncounted services
+            in_total += share - self._remaining[name]  # the connections of uncounted services
         return free if free < in_total else in_total
 
     def allows(self, host: str) -> bool:
@@ -101,13 +101,13 @@ class Connections(Generic[M]):
 
     def add(self, connection: M) -> None:
         self._open.add(connection)
-        self._free[connection.service] -= 1
+        self._remaining[connection.service] -= 1
         if self._max_per_address:
             self._by_address[connection.peer.address[0]] += 1
 
     def discard(self, connection: M) -> None:
         self._open.discard(connection)
-        self._free[connection.service] += 1
+        self._remaining[connection.service] += 1
         if self._max_per_address:
             host = connection.peer.address[0]
             self._by_address[host] -= 1
@@ -121,7 +121,7 @@ class Connections(Generic[M]):
         wake, so that there may be one in the next wake. All connections are examined only when the
         candidates found the last time are used up.
         """
-        only = service if self._free[service] <= 0 else ""
+        only = service if self._remaining[service] <= 0 else ""
         self.evictable_soon = False
         candidates = self._candidates.get(only)
         for scanned in (False, True):
@@ -154,7 +154,7 @@ class Connections(Generic[M]):
                 continue
             if rank is EvictionRank.BODY and age < SLOW_BODY:
                 continue
-            late = rank is EvictionRank.BODY or age < RECENT
-            found.append((rank + len(EvictionRank) * late, connection.timer_started, id(connection), connection))
+            deferred = rank is EvictionRank.BODY or age < RECENT
+            found.append((rank + len(EvictionRank) * deferred, connection.timer_started, id(connection), connection))
         found.sort(key=lambda candidate: candidate[:3], reverse=True)
         return found

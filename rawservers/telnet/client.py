@@ -98,7 +98,7 @@ class LineClient:
         """Move the cursor to a row of its own."""
         self.write(self._newline_if_needed())
 
-    def print_above(self, text: bytes) -> None:
+    def print_and_redraw(self, text: bytes) -> None:
         """Write `text`, whole rows, then the prompt and the line being typed again."""
         self.write(text + self.prompt + (render(bytes(self.editor.line)) if self.editor.visible else b""))
 
@@ -110,7 +110,7 @@ class LineClient:
             del self.pushed[:count]
             self.push_batch.reverse()
         while self.push_batch and self.steps < step_limit:
-            self.print_above(self._newline_if_needed() + self.push_batch.pop())
+            self.print_and_redraw(self._newline_if_needed() + self.push_batch.pop())
 
     def flush(self) -> tuple[Chunk, ...]:
         """Take the output, coalesced, and add `steps` to the clock's work.
@@ -154,10 +154,10 @@ class LineClient:
         self._apply_options(options)
 
     def _apply_options(self, options: Options) -> None:
-        measured = self.editor.measured
+        measured = self.editor.measured_bytes
         self.echoing = options.us[ECHO] is YES
         self.editor.set_visible(self.echoing and not self.hidden)
-        self.steps += (self.editor.measured - measured) // WIDE_BYTES_PER_STEP
+        self.steps += (self.editor.measured_bytes - measured) // WIDE_BYTES_PER_STEP
 
     @property
     def _sends_binary(self) -> bool:

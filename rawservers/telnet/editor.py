@@ -135,18 +135,18 @@ class Editor:
 
     line:     the line so far
     visible:  whether it is shown on the screen by the editor
-    measured: number of its bytes whose columns are counted. While `visible`, all but those of an incomplete character
+    measured_bytes: number of its bytes whose columns are counted. While `visible`, all but those of an incomplete character
     """
 
-    __slots__ = ("_columns", "_draft", "_escape_state", "_history", "_history_index", "line", "measured", "visible")
+    __slots__ = ("_columns", "_draft", "_escape_state", "_history", "_history_index", "line", "measured_bytes", "visible")
 
     def __init__(self) -> None:
         self.line = bytearray()
-        self.measured = 0
+        self.measured_bytes = 0
         self._columns = 0
         self.visible = False
         self._escape_state = b""  # ESC, CSI or SS3, which an unfinished escape sequence begins with
-        self._history: list[tuple[bytes, int, int]] | None = None  # lines, each with its `measured` and `_columns`
+        self._history: list[tuple[bytes, int, int]] | None = None  # lines, each with its `measured_bytes` and `_columns`
         self._history_index = 0  # of the line being edited; len(_history) for the new line
         self._draft: tuple[bytes, int, int] | None = None  # the new line, while another is recalled
 
@@ -176,14 +176,14 @@ class Editor:
         """Count the columns of the bytes appended, up to an incomplete character."""
         if not self.visible:
             return
-        new = self.line[self.measured :]
+        new = self.line[self.measured_bytes :]
         if new.isascii():
             self._columns += width(new)
-            self.measured += len(new)
+            self.measured_bytes += len(new)
         else:
             text, whole = utf_8_decode(new, "replace")
             self._columns += sum(map(_width_of, text))
-            self.measured += whole
+            self.measured_bytes += whole
 
     def erase_character(self) -> bytes:
         return self._truncate(_cluster_start(self.line, len(self.line)))
@@ -200,15 +200,15 @@ class Editor:
 
     def _truncate(self, start: int) -> bytes:
         """Erase line[start:]. A character begins at `start`."""
-        columns = width(self.line[max(start, self.measured) :]) if self.visible else 0
-        if start < self.measured:
-            if start < self.measured - start:  # count the shorter part
-                measured = self._columns - width(self.line[:start])
+        columns = width(self.line[max(start, self.measured_bytes) :]) if self.visible else 0
+        if start < self.measured_bytes:
+            if start < self.measured_bytes - start:  # count the shorter part
+                erased = self._columns - width(self.line[:start])
             else:
-                measured = width(self.line[start : self.measured])
-            self.measured = start
-            self._columns -= measured
-            columns += measured
+                erased = width(self.line[start : self.measured_bytes])
+            self.measured_bytes = start
+            self._columns -= erased
+            columns += erased
         del self.line[start:]
         return b"\b" * columns + b" " * columns + b"\b" * columns if self.visible else b""
 
@@ -236,11 +236,11 @@ class Editor:
         if not self.visible or not step or self._history is None or not 0 <= index <= len(self._history):
             return b""
         if self._history_index == len(self._history):
-            self._draft = (bytes(self.line), self.measured, self._columns)
+            self._draft = (bytes(self.line), self.measured_bytes, self._columns)
         self._history_index = index
         line, measured, columns = self._history[index] if index < len(self._history) else self._draft or (b"", 0, 0)
         change = self.erase_line() + render(line)
-        self.line, self.measured, self._columns = bytearray(line), measured, columns
+        self.line, self.measured_bytes, self._columns = bytearray(line), measured, columns
         return change
 
     def take_line(self) -> bytes:
@@ -255,14 +255,14 @@ class Editor:
         if self._history is None:
             self._history = []
         if not self._history or self._history[-1][0] != line:
-            self._history.append((line, self.measured, self._columns))
+            self._history.append((line, self.measured_bytes, self._columns))
         del self._history[:-HISTORY]
 
     def clear(self) -> None:
         """Discard the line; a new one begins."""
         if self.line:
             self.line = bytearray()
-        self.measured = self._columns = 0
+        self.measured_bytes = self._columns = 0
         self._escape_state = b""
         self._draft = None
         self._history_index = len(self._history or ())

@@ -67,15 +67,15 @@ class Session(Protocol):
     """
 
     __slots__ = (
-        "_at_boundary",
         "_counters",
         "_dialogue",
         "_discarding",
         "_eof_received",
-        "_input_steps",
+        "_fast_path_allowed",
         "_longest_line",
         "_nvt",
         "_on_failure",
+        "_paused_input",
         "_pending",
         "_step_limit",
         "client",
@@ -109,9 +109,9 @@ class Session(Protocol):
         self._nvt = Nvt()
         self._discarding = False  # the rest of a line that was too long
         self._eof_received = False
-        self._at_boundary = True  # nothing is pending or agreed that changes what a packet of plain lines means
+        self._fast_path_allowed = True  # parser, editor and options are in their initial state
         self._pending: list[tuple[bytes, bool]] = []  # packets received and not handled, each with `urgent`
-        self._input_steps: Iterator[None] | None = None  # _handle_input, if it has stopped with input left
+        self._paused_input: Iterator[None] | None = None  # _handle_input, if it has stopped with input left
         self._step_limit = STEPS
         self._dialogue: Dialogue | None = None
         self.greeting = encode(greeting)
@@ -155,7 +155,7 @@ class Session(Protocol):
         if self.closing is Closing.KEEP:
             self.closing = Closing.CLOSE
         self.client.closed = True
-        self._input_steps = None
+        self._paused_input = None
         self._close_dialogue()
         self.failure = None  # its traceback refers to this session
 
@@ -165,17 +165,19 @@ class Session(Protocol):
         """Handle pending input until there is none or the steps are used up; returns the output."""
         client = self.client
         self._step_limit = STEPS
-        steps = self._input_steps or self._handle_input()
-        self._input_steps = None
-        if client.steps >= self._step_limit or next(steps, steps) is None:  # None: it has stopped with input left
-            self._input_steps = steps
+        handling = self._paused_input or self._handle_input()
+        self._paused_input = None
+        if (
+            client.steps >= self._step_limit or next(handling, handling) is None
+        ):  # it yields None where it stops with input left
+            self._paused_input = handling
         if self.closing is not Closing.KEEP:
-            self._input_steps, self._pending = None, []
+            self._paused_input, self._pending = None, []
             if self._eof_received:
                 self.closing = Closing.CLOSE
-        unfinished = self._input_steps or client.push_batch or client.pushed
+        unfinished = self._paused_input or client.push_batch or client.pushed
         self.waiting = Deadline.TURN if unfinished and self.closing is Closing.KEEP else Deadline.IDLE
-        self._at_boundary = (
+        self._fast_path_allowed = (
             self.waiting is Deadline.IDLE
             and self.closing is Closing.KEEP
             and self._nvt.at_boundary
@@ -247,7 +249,7 @@ class Session(Protocol):
         elif client.echoing and key == b"\x03":
             self._interrupt()
         elif client.echoing and key == b"\x12":
-            client.print_above(b"^R\r\n")
+            client.print_and_redraw(b"^R\r\n")
         elif key == b"\x04" and not client.editor.line:
             self._hang_up()
         elif key in _ERASE_KEYS:
@@ -353,8 +355,8 @@ class Session(Protocol):
         self.closing = Closing.LINGER
         self.client.closed = True
         self.waiting = Deadline.IDLE
-        self._step_limit = 0
-        self._at_boundary = False
+        self._step_limit = 0  # `_handle_input` stops at its next check
+        self._fast_path_allowed = False
         self._close_dialogue()
 
     def _close_dialogue(self) -> None:
@@ -375,7 +377,7 @@ class Session(Protocol):
                 if code == nvt.DO and option[0] == LOGOUT:
                     self._hang_up()
             case nvt.AYT:
-                self.client.print_above(AYT_REPLY)
+                self.client.print_and_redraw(AYT_REPLY)
             case nvt.AO:
                 self.client.write_synch()
             case nvt.IP | nvt.BRK | nvt.ABORT:

@@ -31,14 +31,8 @@ def length(head: bytes) -> int:
 KEPT = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
-def receive_until_head(sock: socket.socket) -> bytes:
-    """The body of the next answer on a kept connection."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += sock.recv(65536)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = re.search(rb"Content-Length: (\d+)", head)
-    assert length
-    while len(body) < int(length[1]):
-        body += sock.recv(65536)
+def take_body(sock: socket.socket) -> bytes:
+    """The body of the next answer on a kept connection; it has one."""
+    _, _, body = take_answer(sock)
+    assert body
     return body

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rawservers import status
-from tests.harness.http_client import KEPT, receive_until_head, request, take_answer
+from tests.harness.http_client import KEPT, request, take_answer, take_body
 from tests.harness.needs import need
 from tests.harness.processes import opened, state
 from tests.harness.server import Server, exchange
@@ -227,7 +227,7 @@ def test_out_of_descriptors(folder: Path) -> None:
         assert exchange(server, b"GET /f\r\n") == b"content of f\n"
         with server.connect() as kept:
             kept.sendall(KEPT)
-            receive_until_head(kept)
+            take_body(kept)
             count = len(server.descriptors())
             _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (count + 3, hard))
@@ -263,7 +263,7 @@ def test_idle_kept_connections_are_given_up_for_new_ones(folder: Path) -> None:
         kept = [server.connect() for _ in range(7)]
         for sock in kept:
             sock.sendall(KEPT)
-            receive_until_head(sock)
+            take_body(sock)
         for _ in range(20):
             assert exchange(server, KEPT).endswith(b"content of f\n")
         for sock in kept:
@@ -278,5 +278,5 @@ def test_hot_large_files_do_not_use_up_the_descriptors(folder: Path) -> None:
         for _ in range(3):
             for number in range(400):
                 sock.sendall(f"GET /large{number} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
-                assert len(receive_until_head(sock)) == 20_000
+                assert len(take_body(sock)) == 20_000
         assert 200 < len(server.descriptors()) < 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.harness.http_client import KEPT, receive_until_head
+from tests.harness.http_client import KEPT, take_body
 from tests.harness.server import Server
 from tests.harness.sockets import receive_all
 
@@ -34,7 +34,7 @@ def test_the_head_deadline(folder: Path) -> None:
 def test_the_idle_deadline(folder: Path) -> None:
     with Server(folder, "--http", "0", "--telnet", "off", module="tests.servers.hasty") as server, server.connect() as sock:
         sock.sendall(KEPT)
-        assert receive_until_head(sock) == b"content of f\n"
+        assert take_body(sock) == b"content of f\n"
         assert receive_all(sock) == b""
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from tests.harness.http_client import KEPT, receive_until_head
+from tests.harness.http_client import KEPT, take_body
 from tests.harness.server import Server
 
 
@@ -17,7 +17,7 @@ def test_never_stale(folder: Path, server: Server) -> None:
             (folder / "f").write_bytes(text)
             for _ in range(3):
                 sock.sendall(KEPT)
-                assert receive_until_head(sock) == text
+                assert take_body(sock) == text
 
 
 def test_never_stale_when_size_and_mtime_are_kept(folder: Path, server: Server) -> None:
@@ -32,7 +32,7 @@ def test_never_stale_when_size_and_mtime_are_kept(folder: Path, server: Server) 
                 time.sleep(0.03)  # so that it is old enough to be remembered: the age is what this is about
             for _ in range(3):
                 sock.sendall(KEPT)
-                assert receive_until_head(sock) == text
+                assert take_body(sock) == text
 
 
 def test_a_moved_root_is_followed(tmp_path: Path) -> None:
@@ -46,4 +46,4 @@ def test_a_moved_root_is_followed(tmp_path: Path) -> None:
             (tmp_path / "new").rename(tmp_path / "current")
             for _ in range(3):
                 sock.sendall(KEPT)
-                assert receive_until_head(sock) == release.encode()
+                assert take_body(sock) == release.encode()

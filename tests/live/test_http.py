@@ -13,7 +13,7 @@ import requests
 
 from rawservers.http.listing import html
 from rawservers.http.listing.entries import ListingEntry
-from tests.harness.http_client import KEPT, receive_until_head
+from tests.harness.http_client import KEPT, take_body
 from tests.harness.needs import need
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
@@ -192,7 +192,7 @@ def test_answers_in_code() -> None:
             for _ in range(20):  # the others are not held up
                 assert requests.get(f"{server.url}/echo", timeout=DEADLINE).content == b""
             assert requests.get(f"{server.url}/release", timeout=DEADLINE).status_code == 204
-            assert receive_until_head(slow).startswith(b"at last\n")
+            assert take_body(slow).startswith(b"at last\n")
         lines = [json.loads(line) for line in server.await_log(25)]
         assert lines[0] | {"seconds": 0, "time": ""} == {
             "peer": "127.0.0.1",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.http_client import KEPT, receive_until_head
+from tests.harness.http_client import KEPT, take_body
 from tests.harness.load import Load
 from tests.harness.processes import stopped
 from tests.harness.server import Server, exchange
@@ -38,7 +38,7 @@ def test_sigterm_lets_a_slow_download_finish(folder: Path) -> None:
         address = server.address("http")
         with server.connect(rcvbuf=65536) as sock, server.connect() as idle:
             idle.sendall(KEPT)
-            receive_until_head(idle)
+            take_body(idle)
             sock.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
             received = len(sock.recv(65536))
             server.signal()
