@@ -24,11 +24,11 @@ from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
 from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, check_user, settings_of
 
-DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on raw sockets."
+DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain TCP and unix sockets."
 EPILOG = (
-    f"ADDRESS is {ADDRESS_FORMS}, or off. For port 0 the system chooses a free port. --http and --telnet may be repeated, and "
-    "replace the listeners of that service in the configuration file. If no listener is given at all, both services listen on "
-    "their default addresses."
+    f"ADDRESS is {ADDRESS_FORMS}. For port 0 the system chooses a free port. --http and --telnet may be repeated, and replace "
+    "the listeners of that service in the configuration file; off is no listener. If no address is given anywhere, each "
+    "service that is not off listens on its default address."
 )
 
 
@@ -84,7 +84,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("root", nargs="?", metavar="DIR", help="document root of the first site (default: a bundled welcome page)")
     for listener in default.listen:
-        help = f"address to listen on (default: {listener.address})"
+        help = f"address to listen on, or off (default: {listener.address})"
         add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=help)
     add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
     add("--listing", action="store_const", const=True, help="list directories of the first site that have no index file")
@@ -92,7 +92,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--user", type=user, metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
-    help = "let the running server with this supervisor reload its own configuration, wait until it serves with it, and exit"
+    help = (
+        "make the server whose supervisor has this process ID reload the configuration it was started with, and wait until the "
+        "new workers serve; exit status 2 if it fails"
+    )
     add("--reload", type=int, metavar="PID", help=help)
     help = f"print the status of the server whose status service listens there, and exit (default: {ADDRESSES['status']})"
     add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help=help)

@@ -86,7 +86,8 @@ class SiteConfig:
     """
 
     root: str = setting(str(WELCOME), "directory", "http.root", aliases={"": str(WELCOME)})
-    """Document root: the directory to serve. Empty: a bundled welcome page."""
+    """Document root: the directory to serve. Names that begin with a dot are not served, except /.well-known/. Empty: a bundled
+    welcome page."""
 
     hosts: tuple[str, ...] = setting((), "hosts", "http.hosts", example='hosts = ["www.example.org", "example.org"]')
     """Host names of this site, without ports. The first site also answers requests for all other names."""
@@ -109,13 +110,14 @@ class SiteConfig:
     headers: tuple[tuple[str, str, str], ...] = setting(
         (), "headers", "http.headers", example='headers."*.csv" = { Access-Control-Allow-Origin = "*" }'
     )
-    """Response header fields to add, by pattern. A pattern is compared with the whole decoded path of the URL, without the
-    query; * stands for any text, slashes included, and ? for any character. All patterns that match apply; of fields of the
-    same name the last one is sent."""
+    """Header fields to add to all responses, errors and redirects included, by pattern. A pattern is compared with the whole
+    decoded path of the URL, without the query; * stands for any text, slashes included, and ? for any character. All patterns
+    that match apply; a field replaces an earlier one of the same name, also one of the server, such as Cache-Control."""
 
     redirects: tuple[tuple[str, str], ...] = setting((), "redirects", "http.redirects", example='redirects."/old/*" = "/new/*"')
-    """Permanent redirects (301): a path, and the path or URL to redirect to. A * at the end of both stands for the rest of
-    the path."""
+    """Permanent redirects (301): a path, and the path or URL to redirect to. The first that matches applies, before files are
+    looked up. A * at the end of the path stands for any rest; a * at the end of the target is replaced by it. The query is
+    kept, unless the target has one."""
 
     error_pages: tuple[tuple[int, str], ...] = setting((), "pages", "http.error_pages", example='error_pages.404 = "/404.html"')
     """Custom error pages: a status code, and the path of a file below the root."""
@@ -166,8 +168,9 @@ class Config:
     """Listeners: the services, and the addresses that they listen on."""
 
     access_log: str = setting("-", "file", "log.access", aliases={"-": "-", "off": "off"})
-    """Access log: a file, to which lines are appended, "-" for standard output, or "off". A file that was renamed or removed
-    is opened anew within a second, or at once on SIGUSR1. Errors and warnings go to standard error."""
+    """Access log of HTTP: a file, to which lines are appended, "-" for standard output, or "off". The supervisor opens the
+    file, and opens it anew within a second after it was renamed or removed, or at once on SIGUSR1. Errors and warnings go to
+    standard error."""
 
     log_format: str = setting("combined", "choice", "log.format", aliases={"combined": "combined", "json": "json"})
     """Format of the access log: "combined", as in nginx and Apache, followed by the duration of the request in seconds; or
@@ -182,7 +185,8 @@ class Config:
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
 
     idle_time: float = setting(75, "seconds", "http.idle_time", max=DAY)
-    """Keep-alive timeout: the time for which an idle HTTP connection stays open. nginx: keepalive_timeout, 75. Browsers
+    """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1
+    clients, and on request (Connection: keep-alive) for those of HTTP/1.0. nginx: keepalive_timeout, 75. Browsers
     close idle connections after one to five minutes."""
 
     telnet_idle_time: float = setting(600, "seconds", "telnet.idle_time", max=WEEK)
@@ -220,12 +224,14 @@ class Config:
 
     http_connections: int = setting(0, "integer", "http.connections", max=1_000_000)
     """Maximum number of HTTP connections in each worker; they also count towards limits.connections. 0: half of
-    limits.connections if Telnet is served as well, otherwise all. If the numbers of HTTP and Telnet add up to more than
-    limits.connections, one of them can use up what is left to the other."""
+    limits.connections if Telnet is served as well, otherwise all. At this limit, waiting connections are closed for new
+    ones, see limits.connections. If the limits of HTTP and Telnet together exceed limits.connections, one service may leave the
+    other fewer connections than its limit."""
 
     telnet_connections: int = setting(0, "integer", "telnet.connections", max=1_000_000)
     """Maximum number of Telnet sessions in each worker; they also count towards limits.connections. 0: half of
-    limits.connections if HTTP is served as well, otherwise all. A session is never closed to make room for a new one."""
+    limits.connections if HTTP is served as well, otherwise all. A session is never closed to make room for a new one, which
+    waits in the accept queue."""
 
     connections_per_address: int = setting(0, "integer", "limits.connections_per_address", max=1_000_000)
     """Maximum number of connections from one client address, in each worker; further ones are closed at once. 0: no limit,

@@ -39,8 +39,9 @@ LISTEN = """
 Listeners, each in a [[listen]] table. The service is {services}. Without an address a listener has the default one of its
 service: {addresses}. An address is {forms}.
 
-The two listeners below are the default. They are used if there is no [[listen]] table, no --http or --telnet option, and no
-socket passed by systemd. There is no listener of the status service by default.
+The two listeners below are the default. They are used if there is no [[listen]] table, no address given with --http or
+--telnet, and no socket passed by systemd. There is no listener of the status service by default. It speaks HTTP, without
+authentication: text at /, JSON at /json, Prometheus at /metrics; rawservers --status reads it.
 
 If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored. With the supplied
 unit, TCP addresses are set in the .socket files: the unit allows the server itself to open unix sockets only.

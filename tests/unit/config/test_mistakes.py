@@ -88,11 +88,14 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("http.max_age = 'on'", ['1: http.max_age: expected an integer from 0 to 31_536_000, or "off", not "on"']),
         (
             "http.fallback = 'index.html'",
-            ['1: http.fallback: expected the path of a file, beginning with a slash, or "off", not "index.html"'],
+            [
+                "1: http.fallback: expected the path of a file below the root, beginning with a slash, "
+                'or "off", not "index.html"',
+            ],
         ),
         (
             "http.fallback = '/'",
-            ['1: http.fallback: expected the path of a file, beginning with a slash, or "off", not "/"'],
+            ['1: http.fallback: expected the path of a file below the root, beginning with a slash, or "off", not "/"'],
         ),
         (
             "http.fallback = '/../x'",
@@ -149,9 +152,9 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
             "[http.error_pages]\n399 = '/x'\n404 = 'x'\n600 = 5\n0404 = '/x'",
             [
                 "2: http.error_pages.399: not an error status: expected 400 to 599",
-                '3: http.error_pages.404: expected the path of a file, beginning with a slash, not "x"',
+                '3: http.error_pages.404: expected the path of a file below the root, beginning with a slash, not "x"',
                 "4: http.error_pages.600: not an error status: expected 400 to 599",
-                "4: http.error_pages.600: expected the path of a file, beginning with a slash, not 5",
+                "4: http.error_pages.600: expected the path of a file below the root, beginning with a slash, not 5",
                 "5: http.error_pages.0404: not an error status: expected 400 to 599",
             ],
         ),
