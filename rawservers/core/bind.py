@@ -63,7 +63,7 @@ class Endpoint:
 class ServerSocket:
     """A socket that is bound and listens.
 
-    owned: whether this server has bound it, so that no other process accepts from it. address: the bound one, as text.
+    owned: whether this server has bound it, so that only its own workers accept from it. address: the bound one, as text.
     """
 
     def __init__(self, sock: socket.socket, owned: bool = True) -> None:

@@ -46,7 +46,7 @@ WRITE = select.EPOLLOUT
 PRIORITY = select.EPOLLPRI
 READ_ONCE = INPUT_INTEREST | select.EPOLLONESHOT  # for a connection that is read in turn: reported once
 HANGUP_ONLY = select.EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
-OUTPUT_DUE = 1  # in `_turn_events`, beside what epoll has reported (1 is EPOLLIN as well, which only means: try to read)
+CALL_DUE = 1  # in `_turn_events`: output, or a call of `resume`, is due (the value of EPOLLIN: at worst, a read is tried)
 
 # Plain ints: an operation on the enum's own members takes ten times as long.
 DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -145,11 +145,11 @@ class Connection:
         self._head_offset = 0  # bytes of the queue's first chunk that have left
         self._response_sent = 0  # bytes of this response that have left, without `_head_offset`
         self._bytes_since_progress = 0  # bytes that have left since the send deadline was restarted
-        self._events = 0  # registered with epoll
+        self._events = 0  # events that epoll reports; 0: not registered, or disabled by EPOLLONESHOT
         self._nonblocking = False
         self._eof_received = False
         self._resume_pending = False  # protocol.resume is to be called when the queue is empty and the turn has come
-        self._turn_events = 0  # while in the queue of turns: the events that were reported, or OUTPUT_DUE
+        self._turn_events = 0  # while in the queue of turns: the events that were reported, or CALL_DUE
         self._greedy = False  # the protocol has used up its steps: the connection is read in turn
         self._waiting = Deadline.NONE
         self.timer_started = self._clock.now
@@ -174,7 +174,7 @@ class Connection:
     def ready(self, events: int) -> None:
         """Handle epoll events: receive, and send the output at once if it is small."""
         urgent = False
-        if events != INPUT_EVENT or self._events > INPUT_INTEREST:  # else the usual case: input, and no output queued
+        if events != INPUT_EVENT or self._events > INPUT_INTEREST:  # greater: WRITE, HANGUP_ONLY or READ_ONCE
             if self._events == READ_ONCE or events & WRITE or not self._wants_read():
                 return self._handle_other(events)
             urgent = events & PRIORITY != 0 and not self._at_mark()
@@ -223,7 +223,7 @@ class Connection:
             self._events = 0  # EPOLLONESHOT has disabled it
             self._join_turn_queue(events)
         elif self._queue or self._resume_pending or not events & HANGUP_ONLY:
-            self._flush_and_update()  # on a broken connection, too: the error of send says what has happened
+            self._flush_and_update()  # on a broken connection, too: the next send says what has happened
         else:
             self._abort(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
 
@@ -282,14 +282,14 @@ class Connection:
         sent = self._flush(SEND_QUOTA)
         self._clock.work += 1 + sent // SENT_PER_STEP
         if sent >= SEND_QUOTA and self._queue:
-            self._join_turn_queue(OUTPUT_DUE)
+            self._join_turn_queue(CALL_DUE)
         self._update_interest()
 
     def _flush(self, quota: int) -> int:
         """Send from the queue until it is empty, EAGAIN, or `quota` bytes have left; gives the number of bytes sent."""
         total = 0
         try:
-            self._account(0)
+            self._account(0)  # remove what needs no sending: empty chunks, and one that `ready` has sent whole
             while self._queue and total < quota:
                 sent = self._send_some(quota)
                 total += sent
@@ -378,10 +378,10 @@ class Connection:
         if self._protocol.waiting is TURN and self._protocol.closing is KEEP:
             self._resume_pending = self._greedy = True
         if self._resume_pending and not self._queue:
-            self._join_turn_queue(OUTPUT_DUE)
+            self._join_turn_queue(CALL_DUE)
         if self._turn_events:
             if not self._events:
-                return  # an error will be seen in its turn
+                return  # epoll reports nothing for it; its turn will find an error
             events = HANGUP_ONLY
         elif self._queue:
             events = WRITE | INPUT_INTEREST if self._wants_read() else WRITE
@@ -396,7 +396,7 @@ class Connection:
             self._loop.watch(self._fd, self, events)
 
     def _join_turn_queue(self, events: int) -> None:
-        """Join the loop's queue of turns. events: reported by the kernel, or OUTPUT_DUE."""
+        """Join the loop's queue of turns. events: reported by the kernel, or CALL_DUE."""
         if not self._turn_events:
             self._loop.call_in_turn(self, self._take_turn)
         self._turn_events |= events
@@ -553,7 +553,7 @@ class Connection:
             return
         self._resume_pending = True
         if not self._queue:
-            self._join_turn_queue(OUTPUT_DUE)
+            self._join_turn_queue(CALL_DUE)
 
     def _at_mark(self) -> bool:
         """Whether the next byte is the last urgent one (recv never reads across it)."""

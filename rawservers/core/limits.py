@@ -8,9 +8,9 @@ closed in favour of a new one. Candidates, in this order, the oldest of each kin
 - those with an incomplete request head: many slow heads never keep out a client that sends its head at once;
 - those with an incomplete request body, SLOW_BODY seconds after its start.
 
-A connection with unread input is never closed: it is about to be served. Those whose timer was started less than RECENT
-seconds ago come after the rest of the first three kinds, so a client that is using its idle connection does not lose it to a
-flood of incomplete heads. Telnet sessions, in which a person may be thinking, are never closed.
+A connection with unread input is never closed, unless it lingers: it is about to be served. Those whose timer was started less
+than RECENT seconds ago come after the rest of the first three kinds, so a client that is using its idle connection does not
+lose it to a flood of incomplete heads. Telnet sessions, in which a person may be thinking, are never closed.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Connections(Generic[M]):
         return None
 
     def forget_candidates(self) -> None:
-        """Drop the candidates of the last scans, some of which may have been closed. Called once a second."""
+        """Drop the candidates of the last scans, some of which may have been closed. Called at each tick."""
         self._candidates.clear()
 
     def _scan(self, only: str) -> list[tuple[int, float, int, M]]:

@@ -63,7 +63,9 @@ class Listener:
         self._paused_at = 0.0  # 0.0: not paused
         self._at_capacity = False  # no connection can be added, and the accept queue is not empty
         self._accept_unfinished = False  # ACCEPT_TIME was not enough for the queue: accepting goes on at the end of each wake
-        self._last_accept_wake = 0.0  # clock.now of the last wake with an accept, or a tick: not again in the same one
+        self._accept_barred = (
+            0.0  # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up
+        )
         self._evicted_at = 0.0  # when a connection to close was last searched for
 
     def __repr__(self) -> str:
@@ -84,8 +86,9 @@ class Listener:
         """Accept up to `most` of the connections in the queue, for ACCEPT_TIME unless `unlimited`.
 
         If that was not enough, accepting goes on at the end of each wake: in a flood of connections the queue must not become
-        ever longer, with honest clients at its end. All listeners together stop WAKE_TIME after the beginning of a wake; the
-        next wake begins with the one that has waited longest.
+        ever longer, with honest clients at its end. All listeners together stop WAKE_TIME after the beginning of a wake.
+        At the end of the next one, the listener that has waited longest comes first, since each that accepts moves to the end
+        of `at_wake_end`.
         """
         if self._accept_unfinished:
             self._accept_unfinished = False
@@ -119,13 +122,13 @@ class Listener:
                 if time.monotonic() > end:
                     self._accept_unfinished = True
                     self._loop.unfinished_accepts += 1
-                    self._last_accept_wake = clock.now
+                    self._accept_barred = clock.now
                     return self._loop.at_wake_end.append(self._accept_backlog)
                 work_at_check = clock.work
 
     def _accept_backlog(self) -> None:
         clock = self._loop.clock
-        if self._sock.fileno() < 0 or clock.now <= self._last_accept_wake or time.monotonic() > clock.now + WAKE_TIME:
+        if self._sock.fileno() < 0 or clock.now <= self._accept_barred or time.monotonic() > clock.now + WAKE_TIME:
             return  # closed; it has accepted in this wake already; or the time is used up by other listeners
         self._accept(ACCEPTS_PER_WAKE)
 
@@ -173,7 +176,7 @@ class Listener:
                 self._evicted_at = now
                 self._make_room(self.service)
             else:
-                self._loop.tick_within(EVICT_INTERVAL)  # a connection may have become idle in this wake
+                self._loop.tick_within(EVICT_INTERVAL)  # a wake by then, to search again: a connection may become idle
         if self._sock.fileno() < 0 or self._connections.free(self.service) > 0:
             self._at_capacity = False
             self._loop.at_wake_end = [callback for callback in self._loop.at_wake_end if callback != self._check_capacity]
@@ -181,10 +184,10 @@ class Listener:
                 self.open()
 
     def tick(self) -> None:
-        """Once a second: end a pause, and accept connections whose EPOLLEXCLUSIVE wake-up went to a full worker."""
+        """At each tick: end a pause, and accept connections whose EPOLLEXCLUSIVE wake-up went to a full worker."""
         if self._sock.fileno() < 0:
             return
-        self._last_accept_wake = self._loop.clock.now  # a tick takes long enough by itself
+        self._accept_barred = self._loop.clock.now  # a tick takes long enough by itself
         if self._paused_at and self._loop.clock.now - self._paused_at >= PAUSE_TIME:
             self._paused_at = 0.0
             self.open()
@@ -198,7 +201,7 @@ class Listener:
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Stop accepting in this process. A queue that no other process can empty is emptied first."""
+        """Stop accepting in this process. The queue of a socket that this server has bound is emptied first."""
         if self._sock.fileno() < 0:
             return
         if self._server.owned:

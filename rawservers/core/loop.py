@@ -4,7 +4,7 @@ The loop maps a file descriptor to its handler and knows nothing else. One itera
 
 1. epoll_wait(2) reports which descriptors are ready; the clock is read once;
 2. the handler of each ready descriptor runs, for EVENTS_TIME at most; events that are left over are handled in the next wake;
-3. once a second, the `at_tick` callbacks run (deadlines, counters);
+3. once a second, or sooner (`tick_within`), the `at_tick` callbacks run (deadlines, counters);
 4. the queue of turns is served, in order, for the rest of EVENTS_TIME and at least TURNS_TIME. A turn is a call that was put
    off because its connection had used up its share of work (`call_in_turn`). With turns queued, the poll does not wait;
 5. the `at_wake_end` callbacks run (the access log is written).
@@ -61,7 +61,7 @@ class EventHandler(typing.Protocol):
 class Loop:
     """The event loop of one process.
 
-    at_tick, at_wake_end: callbacks, called once a second and at the end of each wake. Do not remove from `at_wake_end` during a
+    at_tick, at_wake_end: callbacks, called at each tick and at the end of each wake. Do not remove from `at_wake_end` during a
     wake: replace the list. times: durations of all wakes. unfinished_accepts: the number of listeners that go on accepting in
     `at_wake_end`, which makes long wakes.
     """
@@ -87,7 +87,7 @@ class Loop:
         self._turns: deque[tuple[EventHandler, Callable[[], None]]] = deque()
         self._charged: dict[
             str, float
-        ] = {}  # seconds of this wake by service; filled only when several services work in it, or it is LONG
+        ] = {}  # seconds of this wake by service; filled when several services work in it, and for ticks, turns and LONG wakes
         self._charged_until = 0.0  # when `_charged` was last updated; before clock.now: in an earlier wake
         self._pipe_read, self._pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._pipe_read, self, select.EPOLLIN)

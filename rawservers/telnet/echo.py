@@ -11,12 +11,12 @@ from rawservers.core.peer import Peer
 from rawservers.core.protocol import Chunk
 from rawservers.telnet.nvt import encode, escape_iac
 from rawservers.telnet.service import LineService
-from rawservers.telnet.session import EDITING_KEYS, PLAIN_BYTES, Session
+from rawservers.telnet.session import PLAIN_BYTES, SPECIAL_BYTES, Session
 
 SHORT_PACKET = 128  # bytes. A single line of up to this size is recognised by a quicker test
 
 # A translation table that changes each byte with a meaning of its own: translate returns an unchanged line as the same object.
-_CHANGE_SPECIAL = bytes(code ^ 1 if code in EDITING_KEYS + b"\r\n\xff" else code for code in range(256))
+_CHANGE_SPECIAL = bytes(code ^ 1 if code in SPECIAL_BYTES + b"\r\n\xff" else code for code in range(256))
 
 
 def echo(line: bytes) -> bytes | None:
@@ -25,7 +25,7 @@ def echo(line: bytes) -> bytes | None:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether `data` holds neither IAC nor an editing key. (Seven searches for a byte are quicker than one for seven bytes.)"""
+    """Whether `data` holds neither IAC nor SPECIAL_BYTES. (Seven searches for a byte are quicker than one for seven bytes.)"""
     return not (255 in data or 0 in data or 4 in data or 8 in data or 21 in data or 23 in data or 127 in data)
 
 

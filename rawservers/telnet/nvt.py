@@ -4,13 +4,15 @@ A Telnet stream is text with commands mixed in. A command may stand between any 
 the LF of one line end, and a packet may end anywhere. So the parser keeps two pieces of state between bytes: its position in a
 command (`_state`), and whether the last byte of text was a CR (`_after_cr`).
 
-            +-- any other command -------------------------------+
-            v                                                    |
-          TEXT ---- IAC ----> COMMAND ---- DO DONT WILL WONT --> OPTION
-            ^                  |  ^
-            |                 SB  | IAC and neither SE nor IAC: ends the subnegotiation; the command is handled
-            |                  v  |
-            +---- IAC SE ---- SUBNEGOTIATION
+            +-- the option --------------------------------------+
+            |                                                    |
+            | +-- IAC, or any other command --+                  |
+            v v                               |                  |
+          TEXT ------- IAC -----------------> COMMAND -- DO DONT WILL WONT --> OPTION
+            ^                                 |  ^
+            |                                SB  | IAC and neither SE nor IAC: ends the subnegotiation; the command is handled
+            |                                 v  |
+            +------- IAC SE ----------------- SUBNEGOTIATION
 
 **Subnegotiations** are counted and dropped: no option that this server agrees to has any. What is not stored uses no memory and
 cannot get into the line.
@@ -21,7 +23,7 @@ is ignored (RFC 854 p. 11), but is data in binary transmission (RFC 856).
 
 **Synch.** A peer that wants a command handled before the text it has sent marks a place in the stream with TCP urgent data (RFC
 854 p. 8). Up to the mark text is dropped and commands are handled; the Data Mark ends that. If the marked byte is no Data Mark,
-text counts again after it all the same.
+text counts again from it on.
 """
 
 from __future__ import annotations
@@ -32,15 +34,15 @@ EOF, SUSP, ABORT = 236, 237, 238  # RFC 1184 §2.5
 SE, NOP, DM, BRK, IP, AO, AYT, EC, EL, GA, SB = range(240, 251)  # RFC 854 p. 14
 WILL, WONT, DO, DONT, IAC = range(251, 256)
 TEXT = -1  # an event that is no command
-NO_EVENT = -2  # a command that is handled by the parser itself
+NO_EVENT = -2  # handled by the parser itself: SB, a doubled IAC that is dropped, the Data Mark of a Synch
 
 MAX_TEXT = 4096  # bytes of one TEXT event, at most, since an event is handled without a stop
 
 # States.
 _TEXT, _COMMAND, _OPTION, _SUBNEGOTIATION, _SUBNEGOTIATION_IAC = range(5)
 
-# Progress of a Synch: urgent data, then its Data Mark.
-_NO_SYNCH, _SYNCH, _MARKED = range(3)
+# Progress of a Synch: the mark of urgent data is ahead; the Data Mark has come before it, so text counts again.
+_NO_SYNCH, _SYNCH, _DM_SEEN = range(3)
 
 _IAC = b"\xff"
 
@@ -88,8 +90,8 @@ class Nvt:
         """The events in `data`, in order, as pairs of a code and an argument.
 
         (TEXT, text) with LF for each line end; (DO, option), (DONT, option), (WILL, option) and (WONT, option); any other
-        command with b"". A command that is no event for the caller (in a subnegotiation, or in a Synch) is (NO_EVENT, b""), so
-        that the work between two events is bounded. urgent: `data` precedes the mark of TCP urgent data.
+        command with b"". What is no event for the caller (see NO_EVENT) is (NO_EVENT, b""), so that the work between two
+        events is bounded. urgent: `data` precedes the mark of TCP urgent data.
 
         Events are parsed one by one, as the iterator is advanced. It must be exhausted before the next call.
         """
@@ -133,7 +135,7 @@ class Nvt:
         if byte == SB:
             self._state = _SUBNEGOTIATION
         elif byte == DM and self._synch == _SYNCH:
-            self._synch = _MARKED
+            self._synch = _DM_SEEN
         else:
             return byte, b""
         return NO_EVENT, b""

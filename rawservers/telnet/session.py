@@ -48,8 +48,8 @@ IDLE_MESSAGE = b"?Nothing was typed for too long: goodbye"
 FAILURE_MESSAGE = b"?Something went wrong here: goodbye"
 TOO_LONG_MESSAGE = b"?Line too long: the limit is %d bytes"
 
-EDITING_KEYS = b"\x00\x04\b\x15\x17\x7f"  # NUL ^D BS ^U ^W DEL
-PLAIN_BYTES = bytes(code for code in range(0xFF) if code not in EDITING_KEYS)
+SPECIAL_BYTES = b"\x00\x04\b\x15\x17\x7f"  # not plain text: NUL, which the parser handles, and the keys ^D BS ^U ^W DEL
+PLAIN_BYTES = bytes(code for code in range(0xFF) if code not in SPECIAL_BYTES)
 _PLAIN_IN_CHARACTER_MODE = PLAIN_BYTES.translate(None, b"\x03\x12\x1b")  # without ^C ^R ESC
 _ERASE_KEYS = {
     b"\b": Editor.erase_character,
