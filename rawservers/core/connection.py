@@ -191,6 +191,8 @@ class Connection:
             return self._queue_and_flush(self._protocol.end())
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
+        if protocol.steps:
+            self._count_steps(protocol)
         end: Any  # a ResponseEnd, but mypy does not see that
         if chunks and not self._queue:
             # Usually there is one piece of output, or one response, so small that the kernel takes it whole. Try it.
@@ -248,9 +250,16 @@ class Connection:
         if sent > UNCOUNTED_SIZE:
             self._clock.work += sent // BYTES_PER_STEP
 
+    def _count_steps(self, protocol: Protocol) -> None:
+        self._clock.work += protocol.steps
+        protocol.steps = 0
+
     def _queue_and_flush(self, chunks: Sequence[Chunk]) -> None:
         """Queue the output that the protocol has just returned, and send it; act on `waiting` and `closing`."""
-        waiting = self._protocol.waiting
+        protocol = self._protocol
+        if protocol.steps:
+            self._count_steps(protocol)
+        waiting = protocol.waiting
         if not self._queue and (chunks or waiting is IDLE or waiting != self._waiting):
             self.timer_started = self._clock.now
         self._waiting = waiting
@@ -259,7 +268,7 @@ class Connection:
             self._flush_and_update()
         elif (
             self._events != INPUT_INTEREST
-            or self._protocol.closing is not KEEP
+            or protocol.closing is not KEEP
             or self._queue
             or self._eof_received
             or waiting is TURN

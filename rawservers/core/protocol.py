@@ -19,9 +19,10 @@ Calls, in the order in which the core makes them:
 After each call the core sends the output, then looks at `closing` and `waiting`. No call may raise: bad input becomes an
 answer and a `closing`. However the same input is cut into pieces, the output is the same.
 
-Each call does a bounded amount of work, counted in steps: a request answered, a command executed. A protocol with more to do
-returns what it has so far and sets `waiting` to Deadline.TURN. Its connection is then not read; it joins a queue, and `resume`
-is called when its turn has come and its output has left. So a peer with little to do never waits behind one with much.
+Each call does a bounded amount of work, which the protocol adds to `steps`: a request answered, a command executed. A protocol
+with more to do returns what it has so far and sets `waiting` to Deadline.TURN. Its connection is then not read; it joins a
+queue, and `resume` is called when its turn has come and its output has left. So a peer with little to do never waits behind one
+with much.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class Protocol:
     greeting:            bytes sent after the accept
     closing:             whether the connection is to be closed, see Closing
     waiting:             which deadline runs, see Deadline. TURN is ignored once `closing` is not KEEP
+    steps:               of work done since the core last looked; the core sets it to 0, and reads the time after many steps
     closable_when_idle:  whether the core may close the connection while it waits for IDLE, to make room for a new one. True
                          where clients reconnect by themselves, as those of HTTP do
     """
@@ -127,6 +129,7 @@ class Protocol:
     greeting: bytes = b""
     closing: Closing = Closing.KEEP
     waiting: Deadline = Deadline.IDLE
+    steps: int = 0
     closable_when_idle: bool = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:

@@ -88,6 +88,7 @@ class Conversation(Protocol):
         "_started_at",
         "_steps",
         "closing",
+        "steps",
         "waiting",
     )
 
@@ -98,6 +99,7 @@ class Conversation(Protocol):
     ) -> None:
         self.closing = KEEP
         self.waiting = HEAD
+        self.steps = 0
         self._peer = peer
         self._clock = peer.clock
         self._counters = peer.counters
@@ -192,7 +194,7 @@ class Conversation(Protocol):
         rests = self._steps >= STEPS or (self._buffer and (queued > HIGH_WATER or self._handler_steps))
         if rests and self.waiting is not Deadline.NONE and self.closing is KEEP:
             self.waiting = TURN
-        clock.work += self._steps + self._handler_steps
+        self.steps += self._steps + self._handler_steps
         return tuple(chunks)
 
     def _next_response(self, chunks: list[Chunk]) -> PreparedResponse | None:

@@ -113,12 +113,10 @@ class LineClient:
             self.print_and_redraw(self._newline_if_needed() + self.push_batch.pop())
 
     def flush(self) -> tuple[Chunk, ...]:
-        """Take the output, coalesced, and add `steps` to the clock's work.
+        """Take the output, coalesced.
 
         Of several Data Marks only the last is urgent: TCP has one urgent pointer.
         """
-        self.peer.clock.work += self.steps
-        self.steps = 0
         if not self._output:
             return ()
         output, self._output = self._output, []

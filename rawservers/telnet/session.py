@@ -82,6 +82,7 @@ class Session(Protocol):
         "closing",
         "failure",
         "greeting",
+        "steps",
         "waiting",
     )
 
@@ -102,6 +103,7 @@ class Session(Protocol):
         self.client = LineClient(peer)
         self.waiting = Deadline.IDLE
         self.closing = Closing.KEEP
+        self.steps = 0
         self.failure: Exception | None = None
         self._counters = peer.counters
         self._on_failure = on_failure
@@ -184,6 +186,8 @@ class Session(Protocol):
             and client.editor.at_new_line
             and not (client.echoing or self._discarding)
         )
+        self.steps += client.steps
+        client.steps = 0
         return client.flush()
 
     def _handle_input(self) -> Iterator[None]:
