@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Deadline, Protocol
+from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache

@@ -18,35 +18,35 @@ from __future__ import annotations
 import typing
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from enum import IntEnum
 from typing import Generic, TypeVar
 
-from rawservers.core.peer import Clock, Peer
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Deadline
 
 UNLIMITED = 1 << 30  # the share of a service that has none
 RECENT = 0.1  # seconds
 SLOW_BODY = 5.0  # seconds
 SCAN_PER_STEP = 16  # connections examined in a step of work
-
-
-class EvictionRank(IntEnum):
-    """Which connections are closed first to make room."""
-
-    IDLE = 0
-    LINGERING = 1
-    HEAD = 2
-    BODY = 3
+RANKS = {
+    Deadline.IDLE: 0,
+    Deadline.LINGER: 1,
+    Deadline.HEAD: 2,
+    Deadline.BODY: 3,
+}  # of candidates, the first to be closed first
 
 
 class Member(typing.Protocol):
-    """A connection. service: the name of its service; timer_started: when its deadline was started, on the loop's clock."""
+    """A connection. service: the name of its service; host: its address in the limit per address; timer_started: when its
+    deadline was started, on the loop's clock."""
 
     service: str
+    host: str
     timer_started: float
-    peer: Peer
 
     @property
-    def eviction_rank(self) -> EvictionRank | None: ...
+    def waits_for(self) -> Deadline: ...
+    @property
+    def closable_when_idle(self) -> bool: ...
     def has_unread(self) -> bool: ...
 
 
@@ -103,13 +103,13 @@ class Connections(Generic[M]):
         self._open.add(connection)
         self._remaining[connection.service] -= 1
         if self._max_per_address:
-            self._by_address[connection.peer.address[0]] += 1
+            self._by_address[connection.host] += 1
 
     def discard(self, connection: M) -> None:
         self._open.discard(connection)
         self._remaining[connection.service] += 1
         if self._max_per_address:
-            host = connection.peer.address[0]
+            host = connection.host
             self._by_address[host] -= 1
             if not self._by_address[host]:
                 del self._by_address[host]
@@ -127,8 +127,8 @@ class Connections(Generic[M]):
         for scanned in (False, True):
             while candidates:
                 _, started, _, connection = candidates.pop()
-                rank = connection.eviction_rank if connection.timer_started == started and connection in self._open else None
-                if rank is EvictionRank.LINGERING or (rank is not None and not connection.has_unread()):
+                rank = rank_of(connection) if connection.timer_started == started and connection in self._open else None
+                if rank == RANKS[Deadline.LINGER] or (rank is not None and not connection.has_unread()):
                     return connection
                 self.evictable_soon |= rank is not None
             if not scanned:
@@ -145,16 +145,22 @@ class Connections(Generic[M]):
         self._clock.work += len(self._open) // SCAN_PER_STEP
         found = []
         for connection in self._open:
-            rank = connection.eviction_rank
+            rank = rank_of(connection)
             if rank is None or (connection.service != only if only else connection.service in self._uncounted):
                 continue
             age = now - connection.timer_started
-            if rank is EvictionRank.HEAD and age <= 0:  # accepted in this wake, and perhaps not read yet
+            if rank == RANKS[Deadline.HEAD] and age <= 0:  # accepted in this wake, and perhaps not read yet
                 self.evictable_soon = True
                 continue
-            if rank is EvictionRank.BODY and age < SLOW_BODY:
+            if rank == RANKS[Deadline.BODY] and age < SLOW_BODY:
                 continue
-            deferred = rank is EvictionRank.BODY or age < RECENT
-            found.append((rank + len(EvictionRank) * deferred, connection.timer_started, id(connection), connection))
+            deferred = rank == RANKS[Deadline.BODY] or age < RECENT
+            found.append((rank + len(RANKS) * deferred, connection.timer_started, id(connection), connection))
         found.sort(key=lambda candidate: candidate[:3], reverse=True)
         return found
+
+
+def rank_of(connection: Member) -> int | None:
+    """The rank among the connections that may be closed to make room; None: it may not be closed."""
+    waits_for = connection.waits_for
+    return RANKS.get(waits_for) if waits_for is not Deadline.IDLE or connection.closable_when_idle else None

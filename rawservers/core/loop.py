@@ -1,10 +1,10 @@
-"""The event loop: one epoll set, one clock, one tick a second.
+"""The event loop: one epoll set, one clock, one heap of timers, one tick a second.
 
 The loop maps a file descriptor to its handler and knows nothing else. One iteration is called a *wake*:
 
 1. epoll_wait(2) reports which descriptors are ready; the clock is read once;
 2. the handler of each ready descriptor runs, for EVENTS_TIME at most; events that are left over are handled in the next wake;
-3. once a second, or sooner (`tick_within`), the `at_tick` callbacks run (deadlines, counters);
+3. once a second, the `at_tick` callbacks run (counters); timers that are due join the queue of turns;
 4. the queue of turns is served, in order, for the rest of EVENTS_TIME and at least TURNS_TIME. A turn is a call that was put
    off because its connection had used up its share of work (`call_in_turn`). With turns queued, the poll does not wait;
 5. the `at_wake_end` callbacks run (the access log is written).
@@ -29,6 +29,7 @@ import time
 import typing
 from collections import deque
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
 from rawservers.core.peer import Clock
@@ -36,7 +37,8 @@ from rawservers.core.wakes import LONG, SHORT, WakeTimes
 
 log = logging.getLogger("rawservers")
 
-TICK = 1.0  # seconds; the resolution of every deadline
+TICK = 1.0  # seconds
+TIMERS_PER_WAKE = 1024  # that join the queue of turns in one wake
 EVENTS_PER_WAKE = 256  # so that a wake stays short (a few ms) however many connections are ready
 EVENTS_TIME = 0.004  # seconds of a wake for the events that the kernel reported
 TURNS_TIME = 0.001  # seconds of a wake for turns, at the least
@@ -44,6 +46,7 @@ STEPS_PER_CHECK = 64  # steps of work after which the time is read again: half a
 FEW_EVENTS = 8  # so few events make no long wake, unless one of them is slow by itself
 
 Events: TypeAlias = "list[tuple[int, int]]"  # (file descriptor, select.EPOLL* flags), as epoll.poll gives them
+Call: TypeAlias = "tuple[EventHandler, Callable[[], None]]"  # a call to make on behalf of a handler
 
 
 class EventHandler(typing.Protocol):
@@ -79,15 +82,18 @@ class Loop:
         self._watched: dict[int, int] = {}
         self._epoll = select.epoll()
         self._running = True
+        self._timers: dict[int, Call] = {}  # by number
+        self._schedule: list[tuple[float, int]] = []  # a heap: when a timer is due, and its number; cancelled ones included
+        self._last_timer = 0
         self._next_tick = 0.0
+        self._next_due = 0.0  # when the tick or the first timer is due
         self._wall_offset = 0.0  # wall clock minus monotonic clock, in seconds
         self._signals: dict[int, Callable[[], None]] = {}
         self._wakeup_sent = False
-        self._threadsafe_calls: deque[tuple[EventHandler, Callable[[], None]]] = deque()
-        self._turns: deque[tuple[EventHandler, Callable[[], None]]] = deque()
-        self._charged: dict[
-            str, float
-        ] = {}  # seconds of this wake by service; filled when several services work in it, and for ticks, turns and LONG wakes
+        self._threadsafe_calls: deque[Call] = deque()
+        self._turns: deque[Call] = deque()
+        # Seconds of this wake by service; filled when several services work in it, and for ticks, turns and LONG wakes.
+        self._charged: dict[str, float] = {}
         self._charged_until = 0.0  # when `_charged` was last updated; before clock.now: in an earlier wake
         self._pipe_read, self._pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._pipe_read, self, select.EPOLLIN)
@@ -137,9 +143,25 @@ class Loop:
         self.clock.work = 0
         return time.monotonic() > self.clock.now + EVENTS_TIME
 
+    def call_at(self, when: float, handler: EventHandler, call: Callable[[], None]) -> int:
+        """A timer: make `call` on behalf of `handler` in turn, once clock.now is `when`. Returns a number for `cancel`."""
+        number = self._last_timer = self._last_timer + 1
+        self._timers[number] = handler, call
+        if len(self._schedule) > 2 * len(self._timers) + 64:  # most are cancelled
+            self._schedule = [entry for entry in self._schedule if entry[1] in self._timers]
+            heapify(self._schedule)
+        heappush(self._schedule, (when, number))
+        self._next_due = min(self._next_due, when)
+        return number
+
+    def cancel(self, timer: int) -> None:
+        """Cancel a timer, if its call was not made yet."""
+        self._timers.pop(timer, None)
+
     def tick_within(self, seconds: float) -> None:
         """Make the next tick at most `seconds` from now."""
         self._next_tick = min(self._next_tick, self.clock.now + seconds)
+        self._next_due = min(self._next_due, self._next_tick)
 
     def on_signal(self, number: int, callback: Callable[[], None]) -> None:
         """Call `callback` from the loop after signal `number`. In the main thread only."""
@@ -158,7 +180,7 @@ class Loop:
         while self._running:
             if new_handlers and not left:
                 self._add_handlers()
-            timeout = self._next_tick - clock.now
+            timeout = self._next_due - clock.now
             ready, left = left or poll(timeout if timeout > 0.0 and not turns else 0.0, EVENTS_PER_WAKE), None
             began = clock.now = monotonic()
             clock.time = began + self._wall_offset
@@ -182,8 +204,8 @@ class Loop:
                 if clock.work > STEPS_PER_CHECK and self.is_late():
                     left = ready[ready.index((fd, events)) + 1 :] or None
                     break
-            if began >= self._next_tick or turns:
-                self._tick_and_run_turns(service, began)
+            if began >= self._next_due or turns:
+                self._run_due(service, began)
                 service = None
             for callback in self.at_wake_end:
                 try:
@@ -200,7 +222,7 @@ class Loop:
         self._handlers.update(self._new_handlers)
         self._new_handlers.clear()
 
-    def _tick_and_run_turns(self, service: str | None, began: float) -> None:
+    def _run_due(self, service: str | None, began: float) -> None:
         """Run what is due after the events of the wake that began then. service: as for `_charge`."""
         self._charge(service)
         if began >= self._next_tick:
@@ -209,7 +231,14 @@ class Loop:
             self._charged_until = self.clock.now  # the clock has moved on, but the wake is the same
             for callback in self.at_tick:
                 self.call_isolated(self, callback)
-            self._charge(None)
+        schedule = self._schedule
+        for _ in range(TIMERS_PER_WAKE):
+            if not schedule or schedule[0][0] > began:
+                break
+            if (call := self._timers.pop(heappop(schedule)[1], None)) is not None:
+                self._turns.append(call)
+        self._next_due = min(self._next_tick, schedule[0][0]) if schedule else self._next_tick
+        self._charge(None)
         if self._turns:
             self._run_turns(began + EVENTS_TIME)
 
@@ -275,6 +304,7 @@ class Loop:
         self.clock.time = time.time()
         self._wall_offset = self.clock.time - self.clock.now
         self._next_tick = self.clock.now + TICK
+        self._next_due = min(self._next_due, self._next_tick)
 
     # The loop's own handler: the pipe
 

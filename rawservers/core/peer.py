@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 Address: TypeAlias = "tuple[str, int]"  # host and port; ("unix:PATH", 0) for a unix socket
@@ -45,51 +44,58 @@ class Counters:
         self.accepted = self.rejected = self.sent = self.answers = self.bad_requests = self.cache_hits = 0
 
 
-def no_address() -> Address:
-    return "", 0
+class PeerConnection:
+    """What a Peer needs of its connection. This one stands in where there is none: in tests, and after the end."""
+
+    __slots__ = ()
+
+    def local_address(self) -> Address:
+        return "", 0
+
+    def resume_soon(self) -> None:
+        pass
+
+    def resume_later(self, seconds: float) -> None:
+        pass
 
 
-def do_nothing() -> None:
-    pass
+NO_CONNECTION = PeerConnection()
 
 
 class Peer:
     """The other end of a connection, as a protocol sees it.
 
-    address: the remote address; local: the address it connected to; secure: whether the connection uses TLS; counters: those of
-    the service, which the protocol increments.
+    address: the remote address; clock: the loop's; counters: those of the service, which the protocol increments; secure:
+    whether the connection uses TLS.
     """
 
-    __slots__ = ("_local", "_wake", "address", "clock", "counters", "secure")
+    __slots__ = ("_connection", "address", "clock", "counters", "secure")
 
     def __init__(
-        self,
-        address: Address,
-        clock: Clock,
-        local: Callable[[], Address] = no_address,
-        wake: Callable[[], None] = do_nothing,
-        secure: bool = False,
-        counters: Counters | None = None,
+        self, address: Address, clock: Clock, counters: Counters | None = None, connection: PeerConnection = NO_CONNECTION
     ) -> None:
         self.address = address
         self.clock = clock
-        self.secure = secure
         self.counters = counters or Counters()
-        self._local = local
-        self._wake = wake
+        self.secure = False
+        self._connection = connection
 
     @property
     def local(self) -> Address:
         """The local address of the connection. One getsockname call for each use."""
-        return self._local()
+        return self._connection.local_address()
 
     def wake(self) -> None:
         """Schedule a call of the protocol's `resume`. Thread-safe; does nothing once the connection is closed."""
-        self._wake()
+        self._connection.resume_soon()
+
+    def call_later(self, seconds: float) -> None:
+        """Schedule a call of the protocol's `resume` in `seconds`, in place of an earlier request. Not thread-safe."""
+        self._connection.resume_later(seconds)
 
     def detach(self) -> None:
-        """Drop the references to the connection, which is closed: without the cycle it is freed at once."""
-        self._local, self._wake = no_address, do_nothing
+        """Drop the reference to the connection, which is closed: without the cycle it is freed at once."""
+        self._connection = NO_CONNECTION
 
 
 def peer_address(address: tuple[Any, ...] | str) -> Address:

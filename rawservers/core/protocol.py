@@ -27,9 +27,12 @@ with much.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeAlias, final
+
+from rawservers.core.peer import Counters, Peer
 
 # Unsent output, in bytes, above which a connection is not read. Two or three small responses with their heads, so that
 # pipelining pays, and small enough that 10,000 stalled peers cost 640 MB at the very worst.
@@ -161,3 +164,23 @@ class Protocol:
 
     def connection_lost(self) -> None:
         """The connection is closed, for whatever reason; release references to this object. No other call follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A service: the settings that its connections share.
+
+    name:      for messages and metrics
+    start:     makes the protocol object of a new connection
+    deadlines: in seconds; 0 or absent: no deadline
+    report:    called at the end of each response with the peer, the record, the bytes sent and the seconds taken
+    banner:    makes the line logged at start-up from the bound address
+    counters:  of all its connections
+    """
+
+    name: str
+    start: Callable[[Peer], Protocol]
+    deadlines: Mapping[Deadline, float]
+    report: Callable[[Peer, object, int, float], None]
+    banner: Callable[[str], str] = str
+    counters: Counters = field(default_factory=Counters)

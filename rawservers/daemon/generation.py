@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from rawservers.core.connection import ServiceSpec
+from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_user
 from rawservers.daemon.startup import (
     CannotStart,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from rawservers.core.bind import Endpoint, ServerSocket, bind
-from rawservers.core.connection import ServiceSpec
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
+from rawservers.core.protocol import ServiceSpec
 from rawservers.logs.access import open_target
 from rawservers.services import SERVICES, Report, http_deadlines
 from rawservers.settings import Config, ListenConfig

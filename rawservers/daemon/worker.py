@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from rawservers.core.connection import Connection
@@ -22,6 +23,7 @@ from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
 from rawservers.core.peer import Clock
+from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
 from rawservers.daemon.startup import (
@@ -46,8 +48,12 @@ log = logging.getLogger("rawservers")
 
 SLOW_WAKE = 1.0  # seconds of a wake from which on a warning is logged
 WARN_INTERVAL = 60.0  # seconds between two such warnings
-SWEEP_BATCH = 500  # connections whose deadlines are checked in one turn
+COUNT_BATCH = 500  # connections whose states are counted in one turn
 IDLE_GRACE = 1.0  # seconds before idle connections are closed in a graceful stop
+STATES = {  # of a connection, by what it waits for
+    Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
+    Deadline.SEND: "sending",
+}  # fmt: skip
 STATUS_CONNECTIONS = 16  # beside all others, so that the status is available while the server is full
 
 
@@ -86,6 +92,8 @@ class Worker:
         self._draining = False  # to stop, or to retire
         self._stopping = False
         self._drain_began = 0.0
+        self._counting: list[Connection] = []  # connections whose states are still to be counted
+        self._states: Counter[str] = Counter()  # number of connections by service and state, a second ago
         self._log = AccessLog(access_log, config.log_format, loop.clock)
         self._connections: Connections[Connection] = Connections(
             loop.clock,
@@ -103,6 +111,7 @@ class Worker:
         ]
 
     def _get_status(self) -> Status:
+        self._states = Counter(map(state_of, self._connections))
         self._write_metrics()
         workers = sum(1 for _ in self._scoreboard.slots())
         return make_status(self._scoreboard.total(), self._scoreboard.server_info, workers, self.loop.clock.time)
@@ -170,19 +179,22 @@ class Worker:
         for listener in self._listeners:
             listener.tick()
         self._connections.forget_candidates()
-        self._sweep(list(self._connections))
         if self._draining:
             self._enforce_drain_time()
         self._write_metrics()
         self._warn_if_slow()
+        if not self._counting:
+            self._counting = list(self._connections)
+            self._count_states(Counter())
 
-    def _sweep(self, connections: list[Connection]) -> None:
-        """Check the deadlines of SWEEP_BATCH connections now, and queue a turn for the rest."""
-        for connection in connections[-SWEEP_BATCH:]:
-            self.loop.call_isolated(connection, connection.tick)
-        del connections[-SWEEP_BATCH:]
-        if connections:
-            self.loop.call_in_turn(self.loop, lambda: self._sweep(connections))
+    def _count_states(self, states: Counter[str]) -> None:
+        """Add the states of COUNT_BATCH more connections to `states`; queue a turn for the rest."""
+        batch, self._counting = self._counting[:COUNT_BATCH], self._counting[COUNT_BATCH:]
+        states.update(map(state_of, batch))
+        if self._counting:
+            self.loop.call_in_turn(self.loop, lambda: self._count_states(states))
+        else:
+            self._states = states
 
     def _warn_if_slow(self) -> None:
         seconds, service = self.loop.times.slowest()
@@ -202,7 +214,7 @@ class Worker:
             self.loop.stop()
         elif self._stopping and elapsed >= IDLE_GRACE:
             for connection in self._connections:
-                if connection.idle and not connection.has_unread():
+                if connection.waits_for is Deadline.IDLE and not connection.has_unread():
                     self.loop.call_isolated(connection, connection.hang_up)
 
     def _write_metrics(self) -> None:
@@ -220,9 +232,14 @@ class Worker:
             metrics.counters.update({f"wakes.{clock} {bound}": number for bound, number in buckets})
             metrics.counters[f"wakes.{clock} us"] = round(histogram.sum * 1e6)
             metrics.maxima[f"{clock} us"] = round(histogram.max * 1e6)
-        metrics.gauges.update(f"{connection.service}.{connection.state}" for connection in self._connections)
+        metrics.gauges.update(self._states)
         self._slot.write(metrics)
         self._slot.write_heartbeat(os.getpid(), self.loop.clock.now)
+
+
+def state_of(connection: Connection) -> str:
+    """The service and the state of a connection, as a key of `Metrics.gauges`."""
+    return f"{connection.service}.{STATES.get(connection.waits_for, 'busy')}"
 
 
 class GarbageCollector:

@@ -8,19 +8,27 @@ import threading
 from collections.abc import Callable, Sequence
 
 from rawservers.core.bind import Endpoint, bind
-from rawservers.core.connection import Connection, ServiceSpec
+from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
-from rawservers.core.peer import Peer
-from rawservers.core.protocol import Chunk, Deadline, Protocol
+from rawservers.core.peer import Peer, PeerConnection
+from rawservers.core.phases import Preamble
+from rawservers.core.protocol import Chunk, Deadline, Protocol, ServiceSpec
+from rawservers.core.transport import Transport
 from tests.harness.waiting import DEADLINE
 
 
 class Running:
     """A loop in a thread, with one service on a free port."""
 
-    def __init__(self, protocol: type[Protocol], **deadlines: float) -> None:
+    def __init__(
+        self,
+        protocol: type[Protocol],
+        transport: type[Transport] = Transport,
+        preambles: Sequence[Callable[[], Preamble]] = (),
+        **deadlines: float,
+    ) -> None:
         self.loop = Loop()
         self.reports: list[tuple[object, int]] = []
         self.begun: list[Protocol] = []
@@ -34,8 +42,8 @@ class Running:
         (self.server,) = bind(Endpoint("127.0.0.1", 0))
         self.address = self.server.sock.getsockname()
         self.connections: Connections[Connection] = Connections(self.loop.clock)
-        self.listener = Listener(self.server, service, self.loop, self.connections)
-        self.loop.at_tick += [self.listener.tick, self.tick]
+        self.listener = Listener(self.server, service, self.loop, self.connections, transport, preambles)
+        self.loop.at_tick.append(self.listener.tick)
         self.thread = threading.Thread(target=self.run)
 
     def start(self, peer: Peer) -> Protocol:
@@ -49,10 +57,6 @@ class Running:
     def run(self) -> None:
         self.listener.open()
         self.loop.run()
-
-    def tick(self) -> None:
-        for connection in self.connections:
-            self.loop.call_isolated(connection, connection.tick)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=DEADLINE)
@@ -69,6 +73,16 @@ class Running:
             connection.close()
         self.listener.close()
         self.loop.close()
+
+
+class Waking(PeerConnection):
+    """A connection that calls `wake` whenever a protocol asks to be resumed."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def resume_soon(self) -> None:
+        self._wake()
 
 
 class Recording(Protocol):
@@ -107,7 +121,7 @@ class Pair:
     """A connection of a protocol, and its peer's socket, with a loop that nobody runs."""
 
     def __init__(self, protocol: Callable[[Peer], Protocol]) -> None:
-        from rawservers.core.connection import ServiceSpec
+        from rawservers.core.protocol import ServiceSpec
 
         self.loop = Loop()
         self.connections: Connections[Connection] = Connections(self.loop.clock)
@@ -120,7 +134,11 @@ class Pair:
             return self.begun[-1]
 
         self.connection = Connection(
-            ours, ("h", 1), ServiceSpec("test", start, {}, lambda *_: None), self.loop, self.connections
+            Transport(fileno=ours.detach()),
+            ("h", 1),
+            ServiceSpec("test", start, {}, lambda *_: None),
+            self.loop,
+            self.connections,
         )
         self.connection.begin()
 

@@ -14,6 +14,7 @@ from rawservers.settings import Config
 from rawservers.telnet.echo import EchoSession, echo
 from rawservers.telnet.service import LineService
 from rawservers.telnet.session import Session
+from tests.harness.core import Waking
 
 LONGEST_LINE = Config().longest_line
 CHARACTERS = b"\xff\xfd\x01\xff\xfd\x03"  # the peer asks for character mode ...
@@ -21,7 +22,7 @@ GRANTED = b"\xff\xfb\x01\xff\xfb\x03"  # ... and gets it
 
 
 def peer(wake: Callable[[], None] = lambda: None) -> Peer:
-    return Peer(("192.0.2.1", 40000), Clock(), wake=wake)
+    return Peer(("192.0.2.1", 40000), Clock(), connection=Waking(wake))
 
 
 def start(peer: Peer, service: LineService = echo, longest_line: int = LONGEST_LINE, **settings: Any) -> Session:

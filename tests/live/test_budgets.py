@@ -18,6 +18,7 @@ import pytest
 
 from rawservers.core.connection import SMALL_SIZE, Connection
 from rawservers.core.loop import Loop
+from rawservers.core.transport import Transport
 from rawservers.logs.access import AccessLog, open_target
 from rawservers.services import SERVICES
 from rawservers.settings import Config, SiteConfig
@@ -51,7 +52,9 @@ def steps(folder: Path, service: str, *said: bytes, wakes: int = 9) -> list[str]
     log = AccessLog(open_target(os.devnull), "combined", loop.clock)
     config = Config(sites=(SiteConfig(str(folder)),))
     ours, theirs = socket.socketpair()
-    connection = Connection(ours, ("h", 1), SERVICES[service](config, loop.clock, log.add), loop, set())
+    connection = Connection(
+        Transport(fileno=ours.detach()), ("h", 1), SERVICES[service](config, loop.clock, log.add), loop, set()
+    )
     connection.begin()
     for path in folder.iterdir():
         os.utime(path, (1_000_000_000, 1_000_000_000))

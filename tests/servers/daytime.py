@@ -6,9 +6,8 @@ python3 -m tests.servers.daytime
 import logging
 import time
 
-from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Closing, Protocol
+from rawservers.core.protocol import Closing, Protocol, ServiceSpec
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, core_deadlines
 from rawservers.settings import Config, ListenConfig

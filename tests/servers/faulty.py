@@ -6,9 +6,8 @@ python3 -m tests.servers.faulty
 import logging
 from collections.abc import Sequence
 
-from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Chunk, Protocol
+from rawservers.core.protocol import Chunk, Protocol, ServiceSpec
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report
 from rawservers.settings import Config, ListenConfig

@@ -5,9 +5,8 @@ python3 -m tests.servers.telnet_services_server
 
 import logging
 
-from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Deadline, Protocol
+from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
 from rawservers.daemon.worker import serve
 from rawservers.services import SERVICES, Report, core_deadlines
 from rawservers.settings import Config, ListenConfig

@@ -16,6 +16,7 @@ import pytest
 from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, OpenFile, Protocol, ResponseEnd, Urgent
+from rawservers.core.transport import Transport
 from tests.harness.core import Recording, Running
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import DEADLINE, until
@@ -247,14 +248,14 @@ def test_a_last_answer_is_not_lost_to_what_the_peer_says_meanwhile(monkeypatch: 
             self.closing = Closing.CLOSE
             return (b"the last word", ResponseEnd("record"))
 
-    unread = Connection.has_unread
+    unread = Transport.has_unread
 
-    def and_then(connection: Connection) -> bool:
-        found = unread(connection)
+    def and_then(transport: Transport) -> bool:
+        found = unread(transport)
         sock.sendall(b"\r\n")
         return found
 
-    monkeypatch.setattr(Connection, "has_unread", and_then)
+    monkeypatch.setattr(Transport, "has_unread", and_then)
     with Running(Short) as running, running.connect() as sock:
         sock.sendall(b"x")
         assert receive_until(sock, b"word") == b"the last word"
@@ -262,7 +263,7 @@ def test_a_last_answer_is_not_lost_to_what_the_peer_says_meanwhile(monkeypatch: 
 
 @pytest.mark.parametrize("closing", [Closing.CLOSE, Closing.LINGER])
 def test_a_peer_that_never_stops_is_not_heard_out_for_ever(closing: Closing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Connection, "has_unread", lambda connection: True)
+    monkeypatch.setattr(Transport, "has_unread", lambda transport: True)
 
     class Refusing(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from rawservers.core.limits import RECENT, SLOW_BODY, Connections, EvictionRank
-from rawservers.core.peer import Clock, Peer
+from rawservers.core.limits import RECENT, SLOW_BODY, Connections
+from rawservers.core.peer import Clock
+from rawservers.core.protocol import Deadline
 
 
 class Held:
     """A connection that waits; for the books alone."""
 
-    def __init__(self, name: str, why: EvictionRank | None, since: float, service: str = "http", unread: bool = False) -> None:
+    def __init__(self, name: str, why: Deadline | None, since: float, service: str = "http", unread: bool = False) -> None:
         self.name = name
         self.service = service
         self.timer_started = since
-        self.eviction_rank = why
+        self.waits_for = why or Deadline.IDLE
+        self.closable_when_idle = why is not None
         self.unread = unread
-        self.peer = Peer(("h", 1), Clock())
+        self.host = "h"
 
     def has_unread(self) -> bool:
         return self.unread
@@ -35,17 +37,17 @@ def test_who_goes_when_there_is_no_room() -> None:
     books: Connections[Held] = Connections(clock)
     long_ago, recently = clock.now - 60, clock.now - RECENT / 2
     for held in (
-        Held("h", EvictionRank.HEAD, long_ago),
-        Held("i", EvictionRank.IDLE, long_ago + 1),
-        Held("j", EvictionRank.IDLE, long_ago + 2),
-        Held("g", EvictionRank.HEAD, long_ago - 1),
-        Held("l", EvictionRank.LINGERING, long_ago, unread=True),
-        Held("k", EvictionRank.IDLE, recently),
-        Held("m", EvictionRank.HEAD, recently),
-        Held("b", EvictionRank.BODY, clock.now - SLOW_BODY),
-        Held("c", EvictionRank.BODY, clock.now - SLOW_BODY + 1),  # not yet
-        Held("n", EvictionRank.HEAD, clock.now),  # came in this very wake
-        Held("u", EvictionRank.HEAD, long_ago, unread=True),  # is about to be heard
+        Held("h", Deadline.HEAD, long_ago),
+        Held("i", Deadline.IDLE, long_ago + 1),
+        Held("j", Deadline.IDLE, long_ago + 2),
+        Held("g", Deadline.HEAD, long_ago - 1),
+        Held("l", Deadline.LINGER, long_ago, unread=True),
+        Held("k", Deadline.IDLE, recently),
+        Held("m", Deadline.HEAD, recently),
+        Held("b", Deadline.BODY, clock.now - SLOW_BODY),
+        Held("c", Deadline.BODY, clock.now - SLOW_BODY + 1),  # not yet
+        Held("n", Deadline.HEAD, clock.now),  # came in this very wake
+        Held("u", Deadline.HEAD, long_ago, unread=True),  # is about to be heard
         Held("t", None, long_ago),
     ):
         books.add(held)
@@ -55,7 +57,7 @@ def test_who_goes_when_there_is_no_room() -> None:
 def test_who_has_spoken_since_it_was_looked_at_stays() -> None:
     clock = Clock(now=1000.0)
     books: Connections[Held] = Connections(clock)
-    first, second, third = (Held(name, EvictionRank.IDLE, number) for number, name in enumerate("abc", 1))
+    first, second, third = (Held(name, Deadline.IDLE, number) for number, name in enumerate("abc", 1))
     for held in (first, second, third):
         books.add(held)
     found = books.evict()
@@ -70,18 +72,18 @@ def test_all_are_looked_through_once_for_many_that_go() -> None:
         looked = 0
 
         @property
-        def eviction_rank(self) -> EvictionRank:  # type: ignore[override]
+        def waits_for(self) -> Deadline:  # type: ignore[override]
             Counting.looked += 1
-            return EvictionRank.IDLE
+            return Deadline.IDLE
 
-        @eviction_rank.setter
-        def eviction_rank(self, value: object) -> None:
+        @waits_for.setter
+        def waits_for(self, value: object) -> None:
             pass
 
     clock = Clock(now=1000.0)
     books: Connections[Held] = Connections(clock)
     for number in range(1000):
-        books.add(Counting(str(number), EvictionRank.IDLE, 1 + number / 1000))
+        books.add(Counting(str(number), Deadline.IDLE, 1 + number / 1000))
     for _ in range(500):
         held = books.evict()
         assert held
@@ -96,7 +98,7 @@ def test_a_service_has_its_share_and_no_more() -> None:
     assert books.free("telnet") <= 0
     assert books.free("http") == 4
     assert books.evict("telnet") is None
-    kept = [Held(f"h{number}", EvictionRank.IDLE, 1.0 + number) for number in range(4)]
+    kept = [Held(f"h{number}", Deadline.IDLE, 1.0 + number) for number in range(4)]
     for held in kept:
         books.add(held)
     assert books.free("http") <= 0
@@ -104,7 +106,7 @@ def test_a_service_has_its_share_and_no_more() -> None:
     assert books.free("status") == 2
     assert books.evict("http") is kept[0]
     assert books.evict("telnet") is None  # nobody else's place would be of any use
-    status = Held("s", EvictionRank.IDLE, 1.0, "status")
+    status = Held("s", Deadline.IDLE, 1.0, "status")
     books.add(status)
     assert books.free("status") == 1
     assert books.evict("daytime") is not status

@@ -24,6 +24,7 @@ def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     with Pair(Greedy) as pair:
         (server,) = bind(Endpoint("127.0.0.1", 0))
         listening = Listener(server, pair.connection._service, pair.loop, pair.connections)
+        listening.open()
         socks = [socket.create_connection(server.sock.getsockname(), DEADLINE) for _ in range(30)]
         listening.ready(select.EPOLLIN)
         assert len(pair.connections) - 1 == STEPS_PER_CHECK // ACCEPT_STEPS + 1
@@ -68,6 +69,7 @@ def test_two_listeners_share_the_time_of_a_wake(monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(Listener, "_accept", noted)
         for each in listening:
+            each.open()
             pair.loop.clock.now = now[0]
             each.ready(select.EPOLLIN)
         assert pair.loop.unfinished_accepts == 2

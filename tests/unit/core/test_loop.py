@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from rawservers.core.loop import STEPS_PER_CHECK, Loop
+from rawservers.core.loop import STEPS_PER_CHECK, TIMERS_PER_WAKE, Loop
 from rawservers.core.protocol import Chunk
 from tests.harness.core import Recording, Running, Slow, run_wakes
 from tests.harness.sockets import receive_until
@@ -126,6 +126,82 @@ def test_an_event_for_a_closed_descriptor_is_not_taken_for_its_successor() -> No
         for end in pair:
             end.close()
     loop.close()
+
+
+# Timers
+
+
+def test_timers_are_called_in_order_and_not_before_their_time() -> None:
+    loop = Loop()
+    called: list[str] = []
+
+    def note(name: str) -> Callable[[], None]:
+        return lambda: called.append(f"{name} {loop.clock.now >= due[name]}")
+
+    start = loop.clock.now
+    due = {name: start + seconds for name, seconds in {"c": 0.03, "a": -1.0, "b": 0.01, "d": 0.03}.items()}
+    for name, when in due.items():
+        loop.call_at(when, loop, note(name))
+    loop.call_at(start + 0.05, loop, loop.stop)
+    loop.run()
+    assert called == ["a True", "b True", "c True", "d True"]
+    loop.close()
+
+
+def test_a_cancelled_timer_is_not_called_and_takes_no_room() -> None:
+    loop = Loop()
+    called: list[int] = []
+    for number in range(10_000):
+        timer = loop.call_at(loop.clock.now + 60, loop, lambda number=number: called.append(number))  # type: ignore[misc]
+        loop.cancel(timer)
+        loop.cancel(timer)
+        assert len(loop._schedule) <= 200
+    loop.cancel(loop.call_at(loop.clock.now, loop, lambda: called.append(-1)))
+    loop.call_at(loop.clock.now + 0.01, loop, loop.stop)
+    loop.run()
+    assert called == []
+    assert loop._timers == {}
+    loop.close()
+
+
+def test_many_timers_that_are_due_at_once_are_called_over_several_wakes() -> None:
+    loop = Loop()
+    called: list[int] = []
+    for number in range(3 * TIMERS_PER_WAKE):
+        loop.call_at(loop.clock.now, loop, lambda number=number: called.append(number))  # type: ignore[misc]
+    run_wakes(loop, 1)
+    assert len(called) <= TIMERS_PER_WAKE
+    loop._running = True
+    loop.call_at(loop.clock.now, loop, loop.stop)
+    loop.run()
+    assert called == list(range(3 * TIMERS_PER_WAKE))
+    loop.close()
+
+
+def test_a_protocol_is_resumed_when_it_has_asked_for_it() -> None:
+    class Countdown(Recording):
+        left = 3
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.peer.call_later(60)  # replaced by the next
+            return self.resume()
+
+        def resume(self) -> Sequence[Chunk]:
+            self.left -= 1
+            if self.left:
+                self.peer.call_later(0.02)
+            return (b"%d\n" % self.left,)
+
+    with Running(Countdown) as running, running.connect() as sock:
+        sock.sendall(b"go")
+        received = b""
+        while not received.endswith(b"0\n"):
+            received += receive_until(sock, b"\n")
+        assert received == b"2\n1\n0\n"
+        running.begun[0].peer.call_later(60)  # type: ignore[attr-defined]
+        sock.close()
+        until(lambda: not running.connections, "it is closed")
+        assert running.loop._timers == {}
 
 
 # Other threads

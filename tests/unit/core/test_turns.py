@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from rawservers.core.connection import BYTES_PER_STEP, RECEIVE_SIZE, SMALL_SIZE, UNCOUNTED_SIZE, Connection
+from rawservers.core.connection import BYTES_PER_STEP, RECEIVE_SIZE, SMALL_SIZE, UNCOUNTED_SIZE
+from rawservers.core.output import Output
 from rawservers.core.protocol import Chunk, Closing, Deadline, ResponseEnd, Urgent
 from tests.harness.core import Greedy, Pair, Running
 from tests.harness.sockets import receive_all, receive_until
@@ -128,14 +129,14 @@ def test_of_many_urgent_bytes_the_last_is_marked_and_all_leave_together() -> Non
     with Running(Synching) as running, running.connect() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         sent: list[int] = []
-        send_some = Connection._send_some
+        send_some = Output._send_some
 
-        def counting(connection: Connection, share: int) -> int:
-            sent.append(send_some(connection, share))
+        def counting(output: Output, share: int) -> int:
+            sent.append(send_some(output, share))
             return sent[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Connection, "_send_some", counting)
+            patch.setattr(Output, "_send_some", counting)
             sock.sendall(b"x")
             received = b""
             while len(received) < 16384:

@@ -14,6 +14,7 @@ from rawservers.core.protocol import Closing, Deadline
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.settings import Handler, SiteConfig
+from tests.harness.core import Waking
 from tests.harness.http import Client, router
 
 
@@ -129,7 +130,7 @@ def test_an_answer_that_takes_its_time(clock: Clock) -> None:
     woken: list[bool] = []
     request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
     client = Client(router(clock, SiteConfig("/nonexistent"), handlers=(("/api/", lambda request: promise),)), clock)
-    client.conversation._peer._wake = lambda: woken.append(True)
+    client.conversation._peer._connection = Waking(lambda: woken.append(True))
     client.patient = False
     client.send(request + request)
     assert (client.said, client.conversation.waiting) == (b"", Deadline.NONE)

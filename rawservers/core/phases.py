@@ -1,0 +1,101 @@
+"""The phases of a connection, and the protocols of those before and after the conversation.
+
+    accepted -> preamble -> open -> lingering -> closed
+
+A preamble is what comes before the conversation, such as a PROXY header. A listener may have several. They are pure, as
+protocols are: bytes in, and in the end a Done, whose left-over bytes go to the next preamble or to the conversation. All of
+them together run under the head deadline. Without preambles a connection is open at once. A lingering one has sent its FIN and
+waits for the peer's. Any phase may be skipped on the way to the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
+from typing import NamedTuple
+from typing import Protocol as Interface
+
+from rawservers.core.peer import Address, Peer
+from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol
+
+log = logging.getLogger("rawservers")
+
+LINGER_BYTES = 16 << 20  # discarded while lingering: a client that uploads 10 MB before it reads still gets the error response
+
+
+class Phase(Enum):
+    """Where a connection is in its life."""
+
+    ACCEPTED = auto()
+    PREAMBLE = auto()
+    OPEN = auto()
+    LINGERING = auto()
+    CLOSED = auto()
+
+
+class Done(NamedTuple):
+    """A preamble is complete. rest: the input after it; address: the client's, if the peer connects on its behalf."""
+
+    rest: bytes
+    address: Address | None = None
+
+
+class PreambleError(Exception):
+    """The input is not the preamble that was expected: the connection is closed."""
+
+
+class Preamble(Interface):
+    """One preamble of one connection."""
+
+    def feed(self, data: bytes) -> Done | None:
+        """Take input, at least one byte. None: more is needed. Raises PreambleError, also when it becomes too long."""
+
+
+class Introduction(Protocol):
+    """The protocol of a connection until its preambles are complete.
+
+    on_done: called with the input after the last one.
+    """
+
+    waiting = Deadline.HEAD
+
+    def __init__(self, peer: Peer, preambles: Iterable[Preamble], on_done: Callable[[bytes], None]) -> None:
+        self._peer = peer
+        self._preambles = list(preambles)
+        self._on_done = on_done
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        try:
+            while self._preambles:
+                done = self._preambles[0].feed(data) if data else None
+                if done is None:
+                    return ()
+                data = done.rest
+                self._peer.address = done.address or self._peer.address
+                del self._preambles[0]
+        except PreambleError as error:
+            self.closing = Closing.LINGER
+            log.info("connection from %s port %d closed: %s", *self._peer.address, error)
+        else:
+            self._on_done(data)
+        return ()
+
+
+class Lingering(Protocol):
+    """The protocol of a lingering connection: discards input, LINGER_BYTES at most."""
+
+    waiting = Deadline.LINGER
+
+    def __init__(self) -> None:
+        self._left = LINGER_BYTES
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        self._left -= len(data)
+        if self._left < 0:
+            self.closing = Closing.CLOSE
+        return ()
+
+    def expire(self) -> Sequence[Chunk]:
+        self.closing = Closing.CLOSE
+        return ()

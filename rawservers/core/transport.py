@@ -1,0 +1,41 @@
+"""What a connection needs of its socket.
+
+The plain transport is the C socket itself, with the calls that it lacks. A listener chooses the class for its connections:
+another one (TLS, a trace, faults for a test) is a subclass that overrides what differs, `recv` and `send` first of all. Both
+are called with MSG_DONTWAIT among their flags, and raise BlockingIOError where they would wait.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from fcntl import ioctl
+
+FIONREAD = 0x541B  # <asm-generic/ioctls.h>
+SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
+ZERO = b"\0\0\0\0"  # an int, for ioctl
+
+
+class Transport(socket.SocketType):
+    """A connected stream socket, in blocking mode until it sends a file. Every call raises OSError."""
+
+    __slots__ = ()
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """Send up to `count` bytes of a file by sendfile(2), which has no MSG_DONTWAIT; returns the number of bytes sent."""
+        if self.gettimeout() is None:
+            self.setblocking(False)
+        return os.sendfile(self.fileno(), fd, offset, count)
+
+    def has_unread(self) -> bool:
+        """Whether there is input that `recv` would return."""
+        return ioctl(self.fileno(), FIONREAD, ZERO) != ZERO
+
+    def at_mark(self) -> bool:
+        """Whether the next byte is the last urgent one (recv never reads across it)."""
+        return ioctl(self.fileno(), SIOCATMARK, ZERO) != ZERO
+
+    def reset(self) -> None:
+        """Make `close` discard unsent bytes and send a RST: otherwise the kernel retransmits them for many minutes."""
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
