@@ -24,7 +24,6 @@ import logging
 import select
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from rawservers.core.limits import Connections
 from rawservers.core.loop import Loop
@@ -54,7 +53,7 @@ LINGER, TURN, NONE = Deadline.LINGER, Deadline.TURN, Deadline.NONE
 ACCEPTED, PREAMBLE, OPEN, LINGERING, CLOSED = Phase
 
 BYTES_PER_STEP = 512  # bytes of a large receive, or of a large response, that count as a step of work
-UNCOUNTED_SIZE = 4096  # bytes of a response up to which its sending counts as no work
+UNCOUNTED_SIZE = 4096  # bytes of output up to which its sending counts as no work
 SENT_PER_STEP = 16384  # bytes sent from the queue, or from a file, that count as a step of work
 NEVER = float("inf")
 
@@ -140,7 +139,7 @@ class Connection(PeerConnection):
                 log.exception("unexpected error at the end of %r", self)
 
     def ready(self, events: int) -> None:
-        """Handle epoll events: receive, and send the output at once if it is small."""
+        """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
         urgent = False
         if events != INPUT_EVENT or self._events > INPUT_INTEREST:  # greater: WRITE, HANGUP_ONLY or READ_ONCE
             if self._events == READ_ONCE or events & WRITE or not self._wants_read():
@@ -152,10 +151,8 @@ class Connection(PeerConnection):
                 if self._recv_size == SMALL_SIZE:
                     data = self._recv_rest(data, urgent)
                 self._clock.work += len(data) // BYTES_PER_STEP
-        except BlockingIOError:
-            return self._update_interest()
         except OSError as error:
-            return self._abort(error)
+            return self._recv_failed(error)
         if not data:
             self._eof_received = True
             return self._queue_and_flush(self._protocol.end())
@@ -164,29 +161,25 @@ class Connection(PeerConnection):
         if protocol.steps:
             self._clock.work += protocol.steps
             protocol.steps = 0
-        end: Any  # a ResponseEnd, but mypy does not see that
         sent = 0
         if chunks and self._output is None:
-            # Usually there is one piece of output, or one response, so small that the kernel takes it whole. Try it.
-            output, count = chunks[0], len(chunks)
-            if type(output) is bytes and (count == 1 or (count == 2 and type(end := chunks[1]) is ResponseEnd)):
-                flags = DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE  # with the FIN, which follows at once
-                try:
-                    sent = self._sock.send(output, flags)
+            output, end, count = chunks[0], chunks[-1], len(chunks)
+            if type(output) is bytes and (count == 1 or (count == 2 and type(end) is ResponseEnd)):
+                try:  # MSG_MORE: the FIN follows at once
+                    sent = self._sock.send(output, DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE)
                 except OSError:
                     sent = 0  # the queue will meet the same error, and handle it
                 self._counters.sent += sent
-                if sent == len(output) <= HIGH_WATER:
-                    if sent > UNCOUNTED_SIZE:
-                        self._clock.work += sent // BYTES_PER_STEP
-                    self._response_sent += sent
-                    if count == 2:
+                if sent == len(output) <= UNCOUNTED_SIZE:
+                    if type(end) is not ResponseEnd:
+                        self._response_sent += sent
+                    else:
                         seconds = self._clock.now - end.started_at if end.started_at else 0.0
-                        self._service.report(self.peer, end.record, self._response_sent, seconds)
+                        self._service.report(self.peer, end.record, self._response_sent + sent, seconds)
                         self._response_sent = 0
                     self.timer_started = self._clock.now
                     self._waiting = waiting = protocol.waiting
-                    if flags != DONTWAIT or self._events != INPUT_INTEREST or waiting is not IDLE:
+                    if protocol.closing is not KEEP or self._events != INPUT_INTEREST or waiting is not IDLE:
                         self._update_interest()
                     return
         self._queue_and_flush(chunks, sent)
@@ -209,6 +202,9 @@ class Connection(PeerConnection):
                 data += self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
         return data
 
+    def _recv_failed(self, error: OSError) -> None:
+        return self._update_interest() if isinstance(error, BlockingIOError) else self._abort(error)
+
     def _report(self, end: ResponseEnd, sent: int) -> None:
         """Report the end of a response of which `sent` bytes have left."""
         self._service.report(self.peer, end.record, sent, self._clock.now - end.started_at if end.started_at else 0.0)
@@ -216,7 +212,7 @@ class Connection(PeerConnection):
     def _queue_and_flush(self, chunks: Sequence[Chunk], sent: int = 0) -> None:
         """Queue and send what the protocol has returned, of which `sent` bytes have left; act on `waiting` and `closing`."""
         protocol = self._protocol
-        self._clock.work += protocol.steps
+        self._clock.work += protocol.steps + sent // BYTES_PER_STEP
         protocol.steps = 0
         waiting = protocol.waiting
         changed = waiting is not self._waiting
@@ -238,7 +234,7 @@ class Connection(PeerConnection):
                 sent = output.flush(SEND_QUOTA)
             except OSError as error:
                 return self._abort(error)
-            self._clock.work += 1 + sent // SENT_PER_STEP
+            self._clock.work += -(-sent // SENT_PER_STEP)
             if output.has_progressed():
                 self.timer_started = self._clock.now
             if output.is_empty():
@@ -303,7 +299,8 @@ class Connection(PeerConnection):
         """Whether to poll for input."""
         if self._eof_received or self._resume_pending or (self._output is not None and self._output.unsent >= HIGH_WATER):
             return False
-        return self._protocol.closing is KEEP and self._protocol.waiting not in (TURN, NONE)
+        protocol = self._protocol
+        return protocol.closing is KEEP and protocol.waiting is not TURN and protocol.waiting is not NONE
 
     def close(self) -> None:
         """Close the socket. Responses that were not sent, or not whole, are reported with the bytes that were."""
