@@ -16,6 +16,7 @@ from rawservers.core.bind import Endpoint
         ("8080", Endpoint("127.0.0.1", 8080)),
         (":8080", Endpoint(None, 8080)),
         ("unix:/run/x", Endpoint(path="/run/x")),
+        ("fd:3", Endpoint(fd=3)),
     ],
 )
 def test_an_address(text: str, endpoint: Endpoint) -> None:
