@@ -32,7 +32,7 @@ def test_a_wrong_type_in_a_further_site(path: Path, name: str) -> None:
         assert not [said for said in found if not said.startswith(f"conf.toml:6: http.sites.{name}")]
 
 
-@pytest.mark.parametrize("name", [name for name, each in settings_of(Config).items() if each.kind in {"seconds", "integer"}])
+@pytest.mark.parametrize("name", [name for name, each in settings_of(Config).items() if each.kind in {"seconds", "int"}])
 def test_the_limits_of_a_number(path: Path, name: str) -> None:
     setting = settings_of(Config)[name]
     for value in (setting.min, setting.max):
