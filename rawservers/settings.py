@@ -6,13 +6,10 @@ The docstrings of the fields are the text of `conf/rawservers.toml`, which `pyth
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
-
-from rawservers.core.errors import os_error_text
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
@@ -274,23 +271,3 @@ class Config:
     longest_line: int = setting(4096, "telnet.longest_line", min=1, max=1 << 20)
     """Maximum length of a Telnet line in bytes. Longer lines are discarded, and an error is sent. Linux terminals in line
     mode allow 4095 (N_TTY)."""
-
-
-def check_user(text: str) -> None:
-    """Check that the user, and the group, of NAME or NAME:GROUP exist. Raises ValueError."""
-    import grp  # here, since most starts do not need them
-    import pwd
-
-    for kind, name, find in zip(("user", "group"), text.split(":", 1), (pwd.getpwnam, grp.getgrnam), strict=False):
-        try:
-            find(name)
-        except KeyError:
-            raise ValueError(f"unknown {kind} {name!r}") from None
-
-
-def check_directory(path: str) -> None:
-    """Check that a directory exists and is readable: else every request would fail. Raises ValueError."""
-    try:
-        os.scandir(path).close()
-    except OSError as error:
-        raise ValueError(f"cannot serve {path}: {os_error_text(error)}") from error

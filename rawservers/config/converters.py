@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeAlias
 
+from rawservers.config.checks import check_directory, check_log_file, check_user
 from rawservers.config.keys import KEYS, TABLES, dotted_key, suggestion, toml_string
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
@@ -16,7 +17,7 @@ from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
 from rawservers.services import SERVICES
-from rawservers.settings import ADDRESSES, ListenConfig, Setting, SiteConfig, check_directory, check_user
+from rawservers.settings import ADDRESSES, ListenConfig, Setting, SiteConfig
 
 TABLE = Setting("", "table")
 
@@ -113,7 +114,7 @@ class Kind(NamedTuple):
     convert: Converter = keep
     items: str = ""
     pattern: str = r"[^\0]*"
-    check: Callable[[str], None] | None = None
+    check: Callable[[str], object] | None = None
 
 
 def allowed_values(setting: Setting) -> str:
@@ -167,14 +168,6 @@ def convert_number(value: float, context: Context) -> float:
 def convert_file_path(path: str, context: Context) -> str:
     """A path relative to the directory of the file."""
     return os.path.join(context.source.directory, path)
-
-
-def check_log_file(path: str) -> None:
-    """Check that a file, which need not exist, is in an existing directory. Raises ValueError."""
-    if os.path.isdir(path):
-        raise ValueError(f"cannot write to {path}: is a directory")
-    if not os.path.isdir(os.path.dirname(path) or "."):
-        raise ValueError(f"cannot write to {path}: no such directory")
 
 
 def convert_url_path(path: str, context: Context) -> str:
