@@ -154,7 +154,7 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
 
 def options(args: argparse.Namespace, config: type[SiteConfig] | type[Config]) -> dict[str, Any]:
     """The values of the options that set fields of `config`, by the names of the fields."""
-    return {name: getattr(args, name) for name in settings_of(config) if getattr(args, name, None) is not None}
+    return {name: value for name, value in vars(args).items() if name in settings_of(config) and value is not None}
 
 
 def listeners(
@@ -164,15 +164,14 @@ def listeners(
 
     flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere.
     """
-    addresses = {name: [address for address in values if address != "off"] for name, values in flags.items()}
-    if not configured and not any(inherited.values()) and not any(addresses.values()):
-        return tuple(listener for listener in Config().listen if not flags.get(listener.service))
     found: list[ListenConfig] = []
     for name in dict.fromkeys([*flags, *inherited, *(listener.service for listener in configured)]):
         if inherited.get(name):
             found += [ListenConfig(name, f"fd:{fd}") for fd in inherited[name]]
         elif flags.get(name):
-            found += [ListenConfig(name, address) for address in addresses[name]]
+            found += [ListenConfig(name, address) for address in flags[name] if address != "off"]
         else:
             found += [listener for listener in configured if listener.service == name]
+    if not found and not configured:
+        found = [listener for listener in Config().listen if not flags.get(listener.service)]
     return tuple(found)
