@@ -17,10 +17,8 @@ LineNumbers: TypeAlias = "dict[KeyPath, int]"
 
 POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
 # What decides where a statement ends: line ends and brackets, but not those in strings (of four kinds) and comments.
-TOKEN = re.compile(
-    r"[][{}\n]|#[^\n]*" + r'|"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)' + r"|'{3}.*?(?:'{3,5}|\Z)" + r'|"(?:\\.|[^"\\])*"' + r"|'[^']*'",
-    re.DOTALL,
-)
+MULTILINE_STRING = r'"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)' + r"|'{3}.*?(?:'{3,5}|\Z)"
+TOKEN = re.compile(r"(?s)[][{}\n]|#[^\n]*|" + MULTILINE_STRING + r'|"(?:\\.|[^"\\])*"' + r"|'[^']*'")
 
 
 def not_toml(path: str, text: str, error: Exception) -> str:
