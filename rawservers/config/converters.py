@@ -67,7 +67,7 @@ class Context(NamedTuple):
             return self.setting.aliases[value]
         kind, errors = KINDS[self.setting.kind], len(self.source.errors)
         try:
-            if not isinstance(value, kind.type) or (isinstance(value, str) and not re.fullmatch(kind.pattern, value)):
+            if not isinstance(value, kind.type) or (kind.type is str and not re.fullmatch(kind.pattern, value)):
                 raise InvalidValue
             if kind.items:
                 value = self.convert_items(value, kind.items)
@@ -237,8 +237,8 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
     return ListenConfig(service, address)
 
 
-def convert_service(name: str, context: Context) -> str:
-    if name not in ADDRESSES.keys() | SERVICES.keys():
+def convert_service(name: object, context: Context) -> object:
+    if name not in [*ADDRESSES, *SERVICES]:
         raise InvalidValue(service_names())
     return name
 
@@ -274,7 +274,7 @@ KINDS = {
     "redirect": Kind("a path or a URL, percent-encoded", str, convert_redirect, pattern=r"(/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*"),
     "redirects": Kind("a table of paths, each with a path or a URL", dict, items="redirect"),
     "seconds": Kind("a number of seconds from {min} to {max}", int | float, convert_number),
-    "service": Kind("the name of a service", convert=convert_service),
+    "service": Kind("the name of a service", object, convert_service),
     "site": Kind("a table with the keys of a site", dict, convert_site),
     "sites": Kind("an array of tables, each with the keys of a site", list, items="site"),
     "str": Kind("a string"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from os.path import commonprefix
 
 from rawservers.config.positions import KeyPath
 from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
@@ -12,11 +13,11 @@ from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that needs no quotes
 
 # Dotted key -> the name of the field that it sets, and its setting. The keys of array elements have no index.
-KEYS = {f"http.sites.{name}": (name, setting) for name, setting in settings_of(SiteConfig).items()} | {
+KEYS = {
     setting.key: (name, setting)
-    for config in (SiteConfig, ListenConfig, Config)
+    for config in (SiteConfig, Config, ListenConfig)
     for name, setting in settings_of(config).items()
-}
+} | {f"http.sites.{name}": (name, setting) for name, setting in settings_of(SiteConfig).items()}
 TABLES = {key.partition(".")[0] for key in KEYS} - KEYS.keys()
 
 
@@ -34,10 +35,10 @@ def dotted_key(path: KeyPath) -> str:
 def suggestion(path: KeyPath) -> str:
     """The known key that resembles the unknown one at `path` most, as " (did you mean KEY?)"; "" if none does.
 
-    The last parts are compared. Of several keys with the same one, that which is most alike as a whole is taken.
+    The last parts are compared. Of several keys with the same one, that is taken which begins most like the unknown one.
     """
-    dotted = dotted_key(path)
-    candidates = sorted([*KEYS, *TABLES], key=lambda name: difflib.SequenceMatcher(None, name, dotted).ratio())
-    names = {name.rpartition(".")[2]: name for name in candidates}
-    close = difflib.get_close_matches(str(path[-1]), names, 1, 0.7)
-    return f" (did you mean {names[close[0]]}?)" if close else ""
+    names = [*KEYS, *TABLES]
+    close = difflib.get_close_matches(str(path[-1]), [name.rpartition(".")[2] for name in names], 1, 0.7)
+    candidates = [name for name in names if name.rpartition(".")[2] in close]
+    best = max(candidates, key=lambda name: len(commonprefix([name, dotted_key(path)])), default="")  # noqa: RUF071
+    return f" (did you mean {best}?)" if best else ""

@@ -52,6 +52,8 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
     [
         ("wrokers = 2", ["1: wrokers: unknown key (did you mean workers?)"]),
         ("zzz = 2", ["1: zzz: unknown key"]),
+        ("[telnet]\nconnection = 2", ["2: telnet.connection: unknown key (did you mean telnet.connections?)"]),
+        ("connections = 2", ["1: connections: unknown key (did you mean limits.connections?)"]),
         ("listing = true", ["1: listing: unknown key (did you mean http.listing?)"]),
         ("[http]\n\nlsiting = true", ["3: http.lsiting: unknown key (did you mean http.listing?)"]),
         ("[htpp]\nlisting = true", ["1: htpp: unknown key (did you mean http?)"]),
@@ -170,6 +172,7 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ),
         # Listeners
         ("[[listen]]", ["1: listen.service: missing: expected one of {services}"]),
+        ("[[listen]]\nservice = ['http']", ["2: listen.service: expected one of {services}, not an array"]),
         ("[[listen]]\nservice = 'htpt'", ['2: listen.service: expected one of {services}, not "htpt"']),
         (
             "[[listen]]\nservice = 'http'\naddress = 'x'",
