@@ -7,14 +7,16 @@ configuration file is invalid (EX_CONFIG in <sysexits.h>).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rawservers import __version__, status
+from rawservers.config.checks import check_directory, check_user
 from rawservers.core.bind import Endpoint
 from rawservers.core.errors import os_error_text
 from rawservers.daemon import systemd
@@ -22,7 +24,7 @@ from rawservers.daemon.control import reload
 from rawservers.daemon.startup import CannotStart, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
-from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, check_user, settings_of
+from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, settings_of
 
 DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain TCP and unix sockets."
 EPILOG = (
@@ -37,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
         if args.status is not None:
-            sys.stdout.write(fetch_status(args.status, args.format))
+            with errors_as(CannotStart, f"cannot get the status from {args.status}: "):
+                text = status.fetch(args.status, args.format)
+            sys.stdout.write(text)
         elif args.check or args.reload is not None:
             configure(args)
             if args.reload is not None:
@@ -58,20 +62,40 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; the exit status."""
     sanitize_process_state()
     inherited_fds = open_descriptors()
-    try:
+    with errors_as(CannotStart):
         inherited = systemd.listen_fds(ADDRESSES)
-    except ValueError as error:
-        raise CannotStart(str(error)) from error
     error_log.install()
     return Supervisor(lambda: configure(args, inherited), inherited_fds).run()
 
 
-def fetch_status(address: str, form: str) -> str:
-    """The status of the server whose status service listens on `address`, in one of `status.FORMATS`. Raises CannotStart."""
+@contextlib.contextmanager
+def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
+    """A context, also a decorator, that turns an OSError or ValueError into a `kind`, with its text behind `prefix`."""
     try:
-        return status.fetch(address, form)
+        yield
     except (OSError, ValueError) as error:
-        raise CannotStart(f"cannot get the status from {address}: {os_error_text(error)}") from error
+        raise kind(f"{prefix}{os_error_text(error)}") from error
+
+
+argument_type = errors_as(argparse.ArgumentTypeError)  # of other errors, argparse does not show the text
+
+
+@argument_type
+def address(text: str) -> str:
+    """An address, or "off"."""
+    if text != "off":
+        Endpoint.parse(text)
+    return text
+
+
+@argument_type
+def workers(text: str) -> int:
+    """A number of workers, or one of the setting's aliases."""
+    setting = settings_of(Config)["workers"]
+    value = str(setting.aliases.get(text, text))
+    if not re.fullmatch("[0-9]{1,9}", value) or not setting.min <= int(value) <= setting.max:
+        raise ValueError(f'expected an integer from {setting.min} to {setting.max}, or "auto", not {text!r}')
+    return int(value)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,7 +113,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
     add("--listing", action="store_const", const=True, help="list directories of the first site that have no index file")
     add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {default.workers})")
-    add("--user", type=user, metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
+    add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
     help = (
@@ -110,33 +134,27 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
     args: from `parse`; inherited: descriptors of inherited listening sockets, by service. Raises ConfigError for the file, and
     CannotStart for the command line.
     """
-    config = read_config(args)
+    config = Config(listen=())
+    server_options, site_options = options(args, Config), options(args, SiteConfig)
+    if args.config is not None:
+        from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
+
+        names = settings_of(SiteConfig) | settings_of(Config)
+        config = load(args.config, [names[name].key for name in server_options | site_options])
     if args.root is not None:
-        check_directory(args.root)
+        with errors_as(CannotStart):
+            check_directory(args.root)
     flags = {listener.service: getattr(args, listener.service) for listener in Config().listen}
     listen = listeners(flags, config.listen, inherited or {})
     if not listen:
         raise CannotStart("nothing to serve")
-    first = replace(config.sites[0], **options(args, SiteConfig))
-    return replace(config, sites=(first, *config.sites[1:]), listen=listen, **options(args, Config))
+    first = replace(config.sites[0], **site_options)
+    return replace(config, sites=(first, *config.sites[1:]), listen=listen, **server_options)
 
 
 def options(args: argparse.Namespace, config: type[SiteConfig] | type[Config]) -> dict[str, Any]:
     """The values of the options that set fields of `config`, by the names of the fields."""
-    return {name: getattr(args, name) for name in settings_of(config) if getattr(args, name, None) is not None}
-
-
-def read_config(args: argparse.Namespace) -> Config:
-    """The Config of the configuration file, or the default one; `listen` is empty unless the file sets it.
-
-    Raises ConfigError.
-    """
-    if args.config is None:
-        return Config(listen=())
-    from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
-
-    overridden = [settings_of(config)[name].key for config in (SiteConfig, Config) for name in options(args, config)]
-    return load(args.config, overridden)
+    return {name: value for name, value in vars(args).items() if name in settings_of(config) and value is not None}
 
 
 def listeners(
@@ -146,56 +164,14 @@ def listeners(
 
     flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere.
     """
-    addresses = {name: [address for address in values if address != "off"] for name, values in flags.items()}
-    if not configured and not any(inherited.values()) and not any(addresses.values()):
-        return tuple(listener for listener in Config().listen if not flags.get(listener.service))
     found: list[ListenConfig] = []
     for name in dict.fromkeys([*flags, *inherited, *(listener.service for listener in configured)]):
         if inherited.get(name):
             found += [ListenConfig(name, f"fd:{fd}") for fd in inherited[name]]
         elif flags.get(name):
-            found += [ListenConfig(name, address) for address in addresses[name]]
+            found += [ListenConfig(name, address) for address in flags[name] if address != "off"]
         else:
             found += [listener for listener in configured if listener.service == name]
+    if not found and not configured:
+        found = [listener for listener in Config().listen if not flags.get(listener.service)]
     return tuple(found)
-
-
-# Types of arguments, for argparse
-
-
-def address(text: str) -> str:
-    """An address, or "off"."""
-    try:
-        if text != "off":
-            Endpoint.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def workers(text: str) -> int:
-    """A number of workers, or one of the setting's aliases."""
-    setting = settings_of(Config)["workers"]
-    value = str(setting.aliases.get(text, text))
-    if not re.fullmatch("[0-9]{1,9}", value) or not setting.min <= int(value) <= setting.max:
-        from rawservers.config.converters import allowed_values  # here, for the same reason as above
-
-        raise argparse.ArgumentTypeError(f"expected {allowed_values(setting)}, not {text!r}")
-    return int(value)
-
-
-def user(text: str) -> str:
-    """The name of a user, or of a user and a group."""
-    try:
-        check_user(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def check_directory(path: str) -> None:
-    """Raise CannotStart unless the directory exists and is readable: else every request would fail."""
-    try:
-        os.scandir(path).close()
-    except OSError as error:
-        raise CannotStart(f"cannot serve {path}: {os_error_text(error)}") from error

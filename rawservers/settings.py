@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
+T = TypeVar("T")
+
 WELCOME = Path(__file__).parent / "welcome"
 
 # The default address of each service.
@@ -48,21 +50,17 @@ class Setting(NamedTuple):
     example: str = ""
 
 
-T = TypeVar("T")
-
-
 def setting(
-    default: T,
-    kind: str,
-    key: str,
-    *,
-    min: int = 0,
-    max: int = 0,
-    aliases: Mapping[str, Any] = {},
-    example: str = "",
+    default: T, key: str, kind: str = "", min: int = 0, max: int = 0, aliases: Mapping[str, Any] = {}, example: str = ""
 ) -> T:
-    """A dataclass field with this default that has a key in the configuration file: see `Setting`."""
-    return field(default=default, metadata={"setting": Setting(key, kind, min, max, aliases, example)})
+    """A dataclass field with this default and a key in the configuration file: see `Setting`. kind: by default, the type."""
+    schema = Setting(key, kind or type(default).__name__, min, max, aliases, example)
+    return field(default=default, metadata={"setting": schema})
+
+
+def seconds(default: float, key: str, max: int = DAY) -> float:
+    """The same for a time in seconds."""
+    return setting(default, key, "seconds", max=max)
 
 
 def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
@@ -85,48 +83,48 @@ class SiteConfig:
     Paths begin with a slash, and are relative to the root. Patterns may contain * and ?.
     """
 
-    root: str = setting(str(WELCOME), "directory", "http.root", aliases={"": str(WELCOME)})
+    root: str = setting(str(WELCOME), "http.root", "directory", aliases={"": str(WELCOME)})
     """Document root: the directory to serve. Names that begin with a dot are not served, except /.well-known/. Empty: a bundled
     welcome page."""
 
-    hosts: tuple[str, ...] = setting((), "hosts", "http.hosts", example='hosts = ["www.example.org", "example.org"]')
+    hosts: tuple[str, ...] = setting((), "http.hosts", "hosts", example='hosts = ["www.example.org", "example.org"]')
     """Host names of this site, without ports. The first site also answers requests for all other names."""
 
-    index: tuple[str, ...] = setting(("index.html",), "names", "http.index")
+    index: tuple[str, ...] = setting(("index.html",), "http.index", "names")
     """Index files of a directory, in the order of preference."""
 
-    listing: bool = setting(False, "boolean", "http.listing")
+    listing: bool = setting(False, "http.listing")
     """Listing of directories that have no index file. Off, as in nginx (autoindex) and Apache: file names may be
     confidential."""
 
-    precompressed: bool = setting(True, "boolean", "http.precompressed")
+    precompressed: bool = setting(True, "http.precompressed")
     """Precompressed files: NAME.br, NAME.zst or NAME.gz is sent in place of NAME if the client accepts the coding and the
     file is not older than NAME. nginx: gzip_static, off."""
 
-    max_age: int | None = setting(None, "integer", "http.max_age", max=YEAR, aliases={"off": None})
+    max_age: int | None = setting(None, "http.max_age", "int", max=YEAR, aliases={"off": None})
     """Cache lifetime of files in seconds, sent as Cache-Control: max-age. 0: caches revalidate each time. "off": no
     Cache-Control; browsers then derive a lifetime from the age of the file. At most a year (RFC 2616 §14.21)."""
 
     headers: tuple[tuple[str, str, str], ...] = setting(
-        (), "headers", "http.headers", example='headers."*.csv" = { Access-Control-Allow-Origin = "*" }'
+        (), "http.headers", "headers", example='headers."*.csv" = { Access-Control-Allow-Origin = "*" }'
     )
     """Header fields to add to all responses, errors and redirects included, by pattern. A pattern is compared with the whole
     decoded path of the URL, without the query; * stands for any text, slashes included, and ? for any character. All patterns
     that match apply; a field replaces an earlier one of the same name, also one of the server, such as Cache-Control."""
 
-    redirects: tuple[tuple[str, str], ...] = setting((), "redirects", "http.redirects", example='redirects."/old/*" = "/new/*"')
+    redirects: tuple[tuple[str, str], ...] = setting((), "http.redirects", "redirects", example='redirects."/old/*" = "/new/*"')
     """Permanent redirects (301): a path, and the path or URL to redirect to. The first that matches applies, before files are
     looked up. A * at the end of the path stands for any rest; a * at the end of the target is replaced by it. The query is
     kept, unless the target has one."""
 
-    error_pages: tuple[tuple[int, str], ...] = setting((), "pages", "http.error_pages", example='error_pages.404 = "/404.html"')
+    error_pages: tuple[tuple[int, str], ...] = setting((), "http.error_pages", "pages", example='error_pages.404 = "/404.html"')
     """Custom error pages: a status code, and the path of a file below the root."""
 
-    fallback: str | None = setting(None, "path", "http.fallback", aliases={"off": None}, example='fallback = "/index.html"')
+    fallback: str | None = setting(None, "http.fallback", "path", aliases={"off": None}, example='fallback = "/index.html"')
     """File to send for paths that do not exist and have no dot in their last segment, as single-page applications need.
     nginx: try_files. "off": such paths are 404."""
 
-    types: tuple[tuple[str, str], ...] = setting((), "types", "http.types", example='types.".wasm" = "application/wasm"')
+    types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".wasm" = "application/wasm"')
     """Media types by file name extension, taking precedence over those of Python's mimetypes module."""
 
 
@@ -136,13 +134,13 @@ class Config:
 
     sites: tuple[SiteConfig, ...] = setting(
         (SiteConfig(),),
-        "sites",
         "http.sites",
+        "sites",
         example='[[http.sites]]\nhosts = ["docs.example"]\nroot = "docs"\nlisting = true',
     )
     """Sites, by host name. Default: one site, the bundled welcome page."""
 
-    workers: int = setting(1, "integer", "workers", max=1024, aliases={"auto": 0})
+    workers: int = setting(1, "workers", max=1024, aliases={"auto": 0})
     """Number of worker processes, which share the listening sockets. "auto" or 0: one for each CPU that the process may
     use. nginx: worker_processes, 1. One worker serves tens of thousands of requests a second."""
 
@@ -154,140 +152,122 @@ class Config:
     handlers: tuple[tuple[str, Handler], ...] = ()
     """Functions that answer in place of files: a path prefix, and a function Request -> Response (see http/router.py)."""
 
-    body_limit: int = setting(1 << 20, "integer", "http.body_limit", max=1 << 30)
+    body_limit: int = setting(1 << 20, "http.body_limit", max=1 << 30)
     """Maximum size of a request body in bytes; a longer one is answered by 413. It matters only to programs that embed the
     server and register handlers (see README): files accept no body. nginx: client_max_body_size, 1 MiB. A body is held in
     memory."""
 
     listen: tuple[ListenConfig, ...] = setting(
         (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"])),
-        "listeners",
         "listen",
+        "listeners",
         example='[[listen]]\nservice = "http"\naddress = ":80"',
     )
     """Listeners: the services, and the addresses that they listen on."""
 
-    access_log: str = setting("-", "file", "log.access", aliases={"-": "-", "off": "off"})
+    access_log: str = setting("-", "log.access", "file", aliases={"-": "-", "off": "off"})
     """Access log of HTTP: a file, to which lines are appended, "-" for standard output, or "off". The supervisor opens the
     file, and opens it anew within a second after it was renamed or removed, or at once on SIGUSR1. Errors and warnings go to
     standard error."""
 
-    log_format: str = setting("combined", "choice", "log.format", aliases={"combined": "combined", "json": "json"})
+    log_format: str = setting("combined", "log.format", "choice", aliases={"combined": "combined", "json": "json"})
     """Format of the access log: "combined", as in nginx and Apache, followed by the duration of the request in seconds; or
     "json", one object per line."""
 
-    head_time: float = setting(10, "seconds", "http.head_time", max=DAY)
+    head_time: float = seconds(10, "http.head_time")
     """Time limit for a request head: for the first one of a connection from the accept, for later ones from their first byte.
     Then the answer is 408, and the connection is closed. nginx: client_header_timeout, 60; Apache: 20 to 40. A head is one or
     two packets."""
 
-    body_time: float = setting(60, "seconds", "http.body_time", max=DAY)
+    body_time: float = seconds(60, "http.body_time")
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
 
-    idle_time: float = setting(75, "seconds", "http.idle_time", max=DAY)
+    idle_time: float = seconds(75, "http.idle_time")
     """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1
     clients, and on request (Connection: keep-alive) for those of HTTP/1.0. nginx: keepalive_timeout, 75. Browsers
     close idle connections after one to five minutes."""
 
-    telnet_idle_time: float = setting(600, "seconds", "telnet.idle_time", max=WEEK)
+    telnet_idle_time: float = seconds(600, "telnet.idle_time", max=WEEK)
     """Idle timeout of a Telnet session, without input or output. Longer than for HTTP, since people type more slowly than
     browsers; 600 is often set for OpenSSH servers."""
 
-    send_time: float = setting(30, "seconds", "limits.send_time", max=DAY)
+    send_time: float = seconds(30, "limits.send_time")
     """Send timeout: a client must receive at least 64 KiB of a response, or all that is left of it, in each period of this
     length; otherwise the connection is reset. It is also the TCP_USER_TIMEOUT of all connections. nginx: send_timeout, 60,
     between two writes."""
 
-    linger_time: float = setting(2, "seconds", "limits.linger_time", max=DAY)
+    linger_time: float = seconds(2, "limits.linger_time")
     """Lingering close: after an error response, the time for which further input is read and discarded, so that the client
     can receive the response. 0: until the client closes. nginx: lingering_timeout, 5, and lingering_time, 30. One round trip
     is enough."""
 
-    drain_time: float = setting(10, "seconds", "drain_time", max=DAY)
+    drain_time: float = seconds(10, "drain_time")
     """Graceful shutdown: the time for which responses in progress may continue after SIGTERM or SIGINT. 0: until they end.
     gunicorn: graceful_timeout, 30. Keep it below TimeoutStopSec of the systemd unit, 30."""
 
-    reload_drain: float = setting(600, "seconds", "reload_drain", max=WEEK)
+    reload_drain: float = seconds(600, "reload_drain", max=WEEK)
     """Graceful reload: the time for which connections of the old workers may continue after a reload; then they are closed.
     0: until they end. Telnet sessions may last long, and an old worker costs little memory. nginx: worker_shutdown_timeout,
     and HAProxy: hard-stop-after, both without a limit."""
 
-    stuck_time: float = setting(10, "seconds", "stuck_time", max=DAY)
+    stuck_time: float = seconds(10, "stuck_time")
     """Seconds without a heartbeat after which a worker is killed and replaced. Workers send one every second; a traceback
     of the stuck worker is logged. 0: never. gunicorn: timeout, 30. Here no request blocks a worker for long."""
 
-    connections: int = setting(10000, "integer", "limits.connections", max=1_000_000)
+    connections: int = setting(10000, "limits.connections", max=1_000_000)
     """Maximum number of open connections in each worker, without those of the status service. 0: as many as the limit of
     open files (LimitNOFILE) allows. At the limit, waiting HTTP connections are closed for new ones: idle ones first, then
     those with an incomplete request, the oldest first. Other new connections wait in the accept queue. nginx:
     worker_connections, 512. An idle connection costs a few KiB of memory and a file descriptor."""
 
-    http_connections: int = setting(0, "integer", "http.connections", max=1_000_000)
+    http_connections: int = setting(0, "http.connections", max=1_000_000)
     """Maximum number of HTTP connections in each worker; they also count towards limits.connections. 0: half of
     limits.connections if Telnet is served as well, otherwise all. At this limit, waiting connections are closed for new
     ones, see limits.connections. If the limits of HTTP and Telnet together exceed limits.connections, one service may leave the
     other fewer connections than its limit."""
 
-    telnet_connections: int = setting(0, "integer", "telnet.connections", max=1_000_000)
+    telnet_connections: int = setting(0, "telnet.connections", max=1_000_000)
     """Maximum number of Telnet sessions in each worker; they also count towards limits.connections. 0: half of
     limits.connections if HTTP is served as well, otherwise all. A session is never closed to make room for a new one, which
     waits in the accept queue."""
 
-    connections_per_address: int = setting(0, "integer", "limits.connections_per_address", max=1_000_000)
+    connections_per_address: int = setting(0, "limits.connections_per_address", max=1_000_000)
     """Maximum number of connections from one client address, in each worker; further ones are closed at once. 0: no limit,
     as in nginx (limit_conn), since many clients may share an address behind a NAT or a proxy."""
 
-    server_header: bool = setting(True, "boolean", "http.server_header")
+    server_header: bool = setting(True, "http.server_header")
     """Server header field, with the name and version of the program. nginx: server_tokens, which hides only the version."""
 
-    answers: int = setting(16384, "integer", "http.answers", max=10_000_000)
+    answers: int = setting(16384, "http.answers", max=10_000_000)
     """Response cache: the maximum number of entries in each worker. 0: no cache. An entry takes 1 to 4 KiB, without the
     content, which the file cache holds. It is checked against the file system before each use, so that no response is
     stale. Half of the cache is reserved for requests that were received at least twice."""
 
-    answer_bytes: int = setting(32 << 20, "integer", "http.answer_bytes", max=1 << 40)
+    answer_bytes: int = setting(32 << 20, "http.answer_bytes", max=1 << 40)
     """Response cache: its maximum size in bytes, in each worker. 0: no cache. One entry may take up to an eighth of it."""
 
-    files: int = setting(16384, "integer", "http.files", max=10_000_000)
+    files: int = setting(16384, "http.files", max=10_000_000)
     """File cache: the maximum number of files in each worker. 0: no cache. Each file is checked by stat before it is used.
     nginx: open_file_cache, off; when on, it may be stale until open_file_cache_valid has passed."""
 
-    file_bytes: int = setting(64 << 20, "integer", "http.file_bytes", max=1 << 40)
+    file_bytes: int = setting(64 << 20, "http.file_bytes", max=1 << 40)
     """File cache: the maximum size in bytes of the contents that it holds in memory, in each worker. 0: none. Only files of up
     to 16 KiB are held in memory; larger ones are kept open (open_files)."""
 
-    open_files: int = setting(256, "integer", "http.open_files", max=1_000_000)
+    open_files: int = setting(256, "http.open_files", max=1_000_000)
     """File cache: the maximum number of files over 16 KiB that each worker keeps open. 0: none. They and the connections
     share the limit of open files."""
 
-    requests: int = setting(0, "integer", "http.requests", max=1_000_000_000)
+    requests: int = setting(0, "http.requests", max=1_000_000_000)
     """Maximum number of requests on one HTTP connection. 0: no limit. nginx: keepalive_requests, 1000, to free memory of
     the connection; here its memory does not grow."""
 
     telnet_service: Handler | None = None
     """Line service of the Telnet sessions, in place of the echo: a line handler or a dialogue, see telnet/service.py."""
 
-    telnet_greeting: str = setting("", "string", "telnet.greeting")
-    """Text sent to each new Telnet connection. Empty: none. Some clients would take it for the reply to their first
-    line."""
+    telnet_greeting: str = setting("", "telnet.greeting")
+    """Text sent to each new Telnet connection. Empty: none. Some clients would take it for the reply to their first line."""
 
-    longest_line: int = setting(4096, "integer", "telnet.longest_line", min=1, max=1 << 20)
+    longest_line: int = setting(4096, "telnet.longest_line", min=1, max=1 << 20)
     """Maximum length of a Telnet line in bytes. Longer lines are discarded, and an error is sent. Linux terminals in line
     mode allow 4095 (N_TTY)."""
-
-
-def check_user(text: str) -> None:
-    """Check that the user, and the group, of NAME or NAME:GROUP exist. Raises ValueError."""
-    import grp  # here, since most starts do not need them
-    import pwd
-
-    name, colon, group = text.partition(":")
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        raise ValueError(f"unknown user {name!r}") from None
-    try:
-        if colon:
-            grp.getgrnam(group)
-    except KeyError:
-        raise ValueError(f"unknown group {group!r}") from None

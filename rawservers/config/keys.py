@@ -5,23 +5,20 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, TypeAlias
+from os.path import commonprefix
 
 from rawservers.config.positions import KeyPath
-from rawservers.settings import Config, ListenConfig, Setting, SiteConfig, settings_of
+from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
 
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that needs no quotes
 
-
-class KeySpec(NamedTuple):
-    """Schema of one TOML key: the name of the field that it sets, and its setting."""
-
-    field: str
-    setting: Setting
-
-
-KeyTree: TypeAlias = "dict[str, KeySpec | KeyTree]"
+# Dotted key -> the name of the field that it sets, and its setting. The keys of array elements have no index.
+KEYS = {
+    setting.key: (name, setting)
+    for config in (SiteConfig, Config, ListenConfig)
+    for name, setting in settings_of(config).items()
+} | {f"http.sites.{name}": (name, setting) for name, setting in settings_of(SiteConfig).items()}
+TABLES = {key.partition(".")[0] for key in KEYS} - KEYS.keys()
 
 
 def toml_string(text: str) -> str:
@@ -35,42 +32,13 @@ def dotted_key(path: KeyPath) -> str:
     return ".".join(key if BARE_KEY.fullmatch(key) else toml_string(key) for key in keys)
 
 
-def element_keys(config: type[SiteConfig] | type[ListenConfig]) -> Mapping[str, KeySpec]:
-    """The keys of one element of [[http.sites]] or [[listen]]."""
-    return {setting.key.rpartition(".")[2]: KeySpec(field, setting) for field, setting in settings_of(config).items()}
-
-
-def key_tree() -> KeyTree:
-    """The keys of a whole file, table by table; those in the elements of arrays excepted."""
-    top: KeyTree = {}
-    for field, setting in (settings_of(SiteConfig) | settings_of(Config)).items():
-        section, _, key = setting.key.rpartition(".")
-        table = top.setdefault(section, {}) if section else top
-        assert isinstance(table, dict)
-        table[key] = KeySpec(field, setting)
-    return top
-
-
-def dotted_keys(tree: Mapping[str, KeySpec | KeyTree], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from dotted_keys(value, f"{prefix}{key}.")
-
-
 def suggestion(path: KeyPath) -> str:
-    """The known key that resembles the unknown one at `path` most, as " (did you mean KEY?)"; "" if none does."""
+    """The known key that resembles the unknown one at `path` most, as " (did you mean KEY?)"; "" if none does.
 
-    def similarity(name: str) -> float:
-        table, _, key = name.rpartition(".")
-        ratio = difflib.SequenceMatcher(None, key, str(path[-1])).ratio()
-        return ratio + (0.15 if table == dotted_key(path[:-1]) else 0)
-
-    best = max(DOTTED_KEYS, key=similarity)
-    return f" (did you mean {best}?)" if similarity(best) >= 0.8 else ""
-
-
-SITE_KEYS = element_keys(SiteConfig)
-LISTEN_KEYS = element_keys(ListenConfig)
-KEYS = key_tree()
-DOTTED_KEYS = [*dotted_keys(KEYS), *dotted_keys(SITE_KEYS, "http.sites."), *dotted_keys(LISTEN_KEYS, "listen.")]
+    The last parts are compared. Of several keys with the same one, that is taken which begins most like the unknown one.
+    """
+    names = [*KEYS, *TABLES]
+    close = difflib.get_close_matches(str(path[-1]), [name.rpartition(".")[2] for name in names], 1, 0.7)
+    candidates = [name for name in names if name.rpartition(".")[2] in close]
+    best = max(candidates, key=lambda name: len(commonprefix([name, dotted_key(path)])), default="")  # noqa: RUF071
+    return f" (did you mean {best}?)" if best else ""

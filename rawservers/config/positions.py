@@ -1,7 +1,7 @@
 """Line numbers of the keys in a TOML text, which tomllib does not report.
 
-The text is cut into statements: a statement is the fewest lines that parse by themselves, and the result of parsing it gives
-the keys on these lines. This takes time, and is done only when there is an error to report.
+The text is cut into statements, and the result of parsing each one gives the keys on its lines. The time is linear in its
+length, and spent only when there is an error to report.
 """
 
 from __future__ import annotations
@@ -10,80 +10,72 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 KeyPath: TypeAlias = "tuple[str | int, ...]"  # from the top of the document to a value; integers are indices into arrays
 LineNumbers: TypeAlias = "dict[KeyPath, int]"
 
 POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
+# What decides where a statement ends: line ends and brackets, but not those in strings (of four kinds) and comments.
+MULTILINE_STRING = r'"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)' + r"|'{3}.*?(?:'{3,5}|\Z)"
+TOKEN = re.compile(r"(?s)[][{}\n]|#[^\n]*|" + MULTILINE_STRING + r'|"(?:\\.|[^"\\])*"' + r"|'[^']*'")
 
 
 def not_toml(path: str, text: str, error: Exception) -> str:
     """The error message for a text that tomllib has rejected with `error`, with its line number."""
     what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-    at = POSITION.search(what)
-    if at:
+    if at := POSITION.search(what):
         return f"{path}:{at[1]}: not TOML: {what[: at.start()]}, at column {at[2]}"
-    line = next((line for line, parsed in statements(text) if parsed is None), text.count("\n"))
+    line = next((line for line, statement in statements(text) if not is_toml(statement)), text.count("\n"))
     return f"{path}:{line}: not TOML: {what.removesuffix(' (at end of document)')}"
 
 
-def statements(text: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The number of the first line of each statement, and what it parses to; None, for the last one, if it does not parse."""
-    lines = text.split("\n")
-    start = 0
-    while start < len(lines):
-        end, parsed = parse_statement(lines, start)
-        yield start + 1, parsed
-        start = end
+def is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
-def parse_statement(lines: list[str], start: int) -> tuple[int, dict[str, Any] | None]:
-    """The statement that begins at index `start`: the index after its last line, and what it parses to."""
-    for end in range(start + 1, len(lines) + 1):
-        try:
-            return end, tomllib.loads("\n".join(lines[start:end]))
-        except (ValueError, RecursionError):
-            continue
-    return len(lines), None
+def statements(text: str) -> Iterator[tuple[int, str]]:
+    """The statements, each with the number of its first line: a header, or a key and its value. So are empty lines.
+
+    The last one is what is left, if a bracket or a string in it is not closed.
+    """
+    line, start, depth = 1, 0, 0
+    for token in TOKEN.finditer(text):
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if token[0] == "\n" and depth == 0:
+            statement = text[start : token.end()]
+            yield line, statement
+            line, start = line + statement.count("\n"), token.end()
+    if start < len(text):
+        yield line, text[start:]
 
 
 def line_numbers(text: str) -> LineNumbers:
-    """The line number of each key in a valid TOML text."""
-    lines = text.split("\n")
+    """The line numbers of the tables and keys in a valid TOML text. What is inside a value is on the line of its key."""
     found: LineNumbers = {(): 1}
     sizes: Counter[KeyPath] = Counter()  # elements so far of each array of tables
     table: KeyPath = ()
-    for line, parsed in statements(text):
-        if lines[line - 1].lstrip().startswith("["):
-            table = open_table(parsed or {}, sizes, found, line)
-        else:
-            add_lines(parsed or {}, table, found, line)
-    return found
-
-
-def open_table(parsed: dict[str, Any], sizes: Counter[KeyPath], found: LineNumbers, line: int) -> KeyPath:
-    """The path of the table that a header opens: [[x]] the next element of the array x, [x.y] the table y in its last one."""
-    path: KeyPath = ()
-    while parsed:
-        ((key, value),) = parsed.items()
-        path = (*path, key)
-        found.setdefault(path, line)
-        if isinstance(value, list):
-            sizes[path] += 1
-            value = value[0]
-        if sizes[path]:
-            path = (*path, sizes[path] - 1)
+    for line, statement in statements(text):
+        is_header = statement.lstrip().startswith("[")
+        path = () if is_header else table
+        value = tomllib.loads(statement)
+        while isinstance(value, dict) and len(value) == 1:
+            ((key, value),) = value.items()
+            path = (*path, key)
             found.setdefault(path, line)
-        parsed = value
-    return path
-
-
-def add_lines(value: object, path: KeyPath, found: LineNumbers, line: int) -> None:
-    """Add the line number for `value` at `path`, and for everything in it."""
-    found.setdefault(path, line)
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        add_lines(item, (*path, key), found, line)
+            if is_header and isinstance(value, list):  # [[x]]: the next element of the array x
+                sizes[path] += 1
+                value = value[0]
+            if sizes[path]:  # [x.y]: the table y in the last element of x
+                path = (*path, sizes[path] - 1)
+                found.setdefault(path, line)
+        if is_header:
+            table = path
+    return found
 
 
 def line_of(path: KeyPath, lines: LineNumbers) -> int:

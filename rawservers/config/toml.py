@@ -1,8 +1,8 @@
 """A configuration file in TOML -> Config; or all the errors in it, each with its line number.
 
-settings.py defines the settings, keys.py the tree of their tables and keys. `converters.read_table` walks through the parsed
-file along that tree and converts each value by the function for its kind. An error is added to a list, and the walk goes on, so
-that all errors are reported at once.
+settings.py defines the settings, keys.py the table of their keys. `converters.read_table` walks through the parsed file, looks
+each key up in that table, and converts its value by the function for its kind. An error is added to a list, and the walk goes
+on, so that all errors are reported at once.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Container
-from typing import Any
 
 from rawservers.config.converters import Context, SourceFile, read_table
-from rawservers.config.keys import KEYS, SITE_KEYS, dotted_key
+from rawservers.config.keys import dotted_key
 from rawservers.config.positions import line_numbers, line_of, not_toml
 from rawservers.core.errors import os_error_text
-from rawservers.settings import Config, ConfigError, SiteConfig
+from rawservers.settings import Config, ConfigError, SiteConfig, settings_of
 
 
 def load(path: str, overridden: Container[str] = ()) -> Config:
@@ -31,12 +30,13 @@ def load(path: str, overridden: Container[str] = ()) -> Config:
     except (ValueError, RecursionError) as error:
         raise ConfigError([not_toml(path, text, error)]) from error
     source = SourceFile(os.path.dirname(path), overridden)
-    config = convert(table, Context(source))
+    fields = {"listen": ()} | read_table(table, Context(source))
     if source.errors:
         lines = line_numbers(text)
         errors = sorted(((line_of(keys, lines), keys, what) for keys, what in source.errors), key=lambda error: error[0])
         raise ConfigError([f"{path}:{line}: {dotted_key(keys)}: {what}" for line, keys, what in errors])
-    return config
+    first = SiteConfig(**{name: fields.pop(name) for name in settings_of(SiteConfig) if name in fields})
+    return Config(sites=(first, *fields.pop("sites", ())), **fields)
 
 
 def read(path: str) -> str:
@@ -51,10 +51,3 @@ def read(path: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}"]) from error
-
-
-def convert(table: dict[str, Any], top: Context) -> Config:
-    """The Config of a whole parsed file; meaningless if there were errors."""
-    fields = {"listen": ()} | read_table(table, top, KEYS)
-    first = SiteConfig(**{spec.field: fields.pop(spec.field) for spec in SITE_KEYS.values() if spec.field in fields})
-    return Config(sites=(first, *(fields.pop("sites", ()) or ())), **fields)

@@ -9,6 +9,7 @@ so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so th
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -16,10 +17,16 @@ import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rawservers.core.peer import peer_address
 
 log = logging.getLogger("rawservers")
+
+ADDRESS = re.compile(r"fd:(?P<fd>[0-9]{1,9})|unix:(?P<path>(?s:.+))|(?:(?P<host>\[[^]]*]|[^:]*):)?(?P<port>[0-9]+)", re.ASCII)
+
+# Length of the accept queue: the kernel lowers it to net.core.somaxconn. A burst of connections is to be queued, not refused.
+BACKLOG = 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +42,17 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message."""
-        if match := re.fullmatch("fd:([0-9]{1,9})", text, re.ASCII):
-            return cls(fd=int(match[1]))
-        if text.startswith("unix:"):
-            if text == "unix:":
-                raise ValueError("unix: wants a path behind it")
-            return cls(path=text.removeprefix("unix:"))
-        match = re.fullmatch(r"(?:(?P<host>\[[^]]*]|[^:]*)(?P<colon>:))?(?P<port>[0-9]+)", text, re.ASCII)
+        match = ADDRESS.fullmatch(text)
         if match is None:
             raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or fd:N)")
+        if match["fd"]:
+            return cls(fd=int(match["fd"]))
+        if match["path"]:
+            return cls(path=match["path"])
         port = int(match["port"])
         if port > 65535:
             raise ValueError(f"not a port: {port} (the highest is 65535)")
-        if not match["colon"]:
-            return cls("127.0.0.1", port)
-        return cls(match["host"].strip("[]") or None, port)
+        return cls("127.0.0.1" if match["host"] is None else match["host"].strip("[]") or None, port)
 
     def __str__(self) -> str:
         if self.fd is not None:
@@ -61,68 +64,59 @@ class Endpoint:
 
 
 class ServerSocket:
-    """A socket that is bound and listens.
+    """A bound socket that listens, with the options that accepted sockets inherit.
 
     owned: whether this server has bound it, so that only its own workers accept from it. address: the bound one, as text.
     """
 
     def __init__(self, sock: socket.socket, owned: bool = True) -> None:
+        name = sock.getsockname()
+        is_unix = sock.family == socket.AF_UNIX
         self.sock = sock
         self.owned = owned
-        host, port = peer_address(sock.getsockname())
-        self.address = host if sock.family == socket.AF_UNIX else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._path = sock.getsockname() if owned and sock.family == socket.AF_UNIX else None
-        self._inode = os.stat(self._path).st_ino if self._path else 0
+        self.address = str(Endpoint(path=name) if is_unix else Endpoint(*peer_address(name)))
+        self._path = name if owned and is_unix else ""
+        self._inode = os.stat(name).st_ino if self._path else 0
+        if not is_unix:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def tune(self, user_timeout: float) -> None:
-        """Set the options that accepted sockets inherit. user_timeout: TCP_USER_TIMEOUT, in seconds."""
+        """Set the TCP_USER_TIMEOUT that accepted sockets inherit, in seconds (0: the system's default)."""
         if self.sock.family != socket.AF_UNIX:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
 
     def close(self) -> None:
         """Close the socket in this process, and remove a unix socket's file, unless another server has replaced it."""
         self.sock.close()
-        path, self._path = self._path, None
-        if path:
-            try:
-                if os.stat(path).st_ino == self._inode:
-                    os.unlink(path)
-            except OSError as error:
-                log.debug("cannot remove %s: %s", path, error.strerror)
+        path, self._path = self._path, ""
+        try:
+            if path and os.stat(path).st_ino == self._inode:
+                os.unlink(path)
+        except OSError as error:
+            log.debug("cannot remove %s: %s", path, error.strerror)
 
 
-def bind(endpoint: Endpoint, user_timeout: float = 0) -> list[ServerSocket]:
+def bind(endpoint: Endpoint) -> list[ServerSocket]:
     """Server sockets for `endpoint`: one, or one for each address of a host name that has several.
 
-    user_timeout: see `ServerSocket.tune` (0: the system's default). Raises OSError, and ValueError for a descriptor that is
-    not a listening stream socket.
+    Raises OSError, and ValueError for a descriptor that is not a listening stream socket.
     """
-    servers = _bind(endpoint)
-    for server in servers:
-        server.tune(user_timeout)
-    return servers
-
-
-def _bind(endpoint: Endpoint) -> list[ServerSocket]:
     if endpoint.fd is not None:
         return [ServerSocket(_inherit(endpoint.fd), owned=False)]
     if endpoint.path is not None:
-        return [ServerSocket(_bind_unix(endpoint.path))]
-    if endpoint.host is None:
-        if socket.has_dualstack_ipv6():
-            return [ServerSocket(_bind_tcp(socket.AF_INET6, ("::", endpoint.port), dual=True))]
-        return [ServerSocket(_bind_tcp(socket.AF_INET, ("0.0.0.0", endpoint.port)))]  # noqa: S104  # as asked for, by ":PORT"
+        _remove_stale(endpoint.path)
+        return [_bind(socket.AF_UNIX, endpoint.path)]
+    if endpoint.host is None and socket.has_dualstack_ipv6():
+        return [_bind(socket.AF_INET6, ("::", endpoint.port), dual=True)]
+    host = endpoint.host or "0.0.0.0"  # noqa: S104  # as asked for, by ":PORT"
     servers: list[ServerSocket] = []
     try:
-        for family, _, _, _, address in socket.getaddrinfo(
-            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
+        for family, *_, address in socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
             if servers and endpoint.port == 0:  # the same port for all addresses of the name
                 address = (address[0], servers[0].sock.getsockname()[1], *address[2:])
-            servers.append(ServerSocket(_bind_tcp(family, address)))
+            servers.append(_bind(family, address))
     except OSError:
         for server in servers:
             server.close()
@@ -142,7 +136,8 @@ def _inherit(fd: int) -> socket.socket:
     return sock
 
 
-def _bind_tcp(family: int, address: tuple[object, ...], dual: bool = False) -> socket.socket:
+def _bind(family: int, address: Any, dual: bool = False) -> ServerSocket:
+    """dual: for an IPv6 socket, whether it accepts IPv4 connections as well."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         # SO_REUSEADDR: a restart need not wait for the TIME_WAIT of old connections. Not SO_REUSEPORT: a second server on
@@ -151,18 +146,10 @@ def _bind_tcp(family: int, address: tuple[object, ...], dual: bool = False) -> s
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
         sock.bind(address)
-        return _listen(sock)
-    except OSError:
-        sock.close()
-        raise
-
-
-def _bind_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        sock.bind(path)
-        return _listen(sock)
+        server = ServerSocket(sock)  # sets its options before the first connection
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+        return server
     except OSError:
         sock.close()
         raise
@@ -170,30 +157,8 @@ def _bind_unix(path: str) -> socket.socket:
 
 def _remove_stale(path: str) -> None:
     """Remove the file of a unix socket that no process listens on any more, because its server was killed."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # bind will fail with EADDRINUSE
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # the accept queue of a live server may be full
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except BlockingIOError:
-            return
-
-
-def _listen(sock: socket.socket) -> socket.socket:
-    sock.listen(_backlog())
-    sock.setblocking(False)
-    return sock
-
-
-def _backlog() -> int:
-    """The length of the accept queue: the maximum of the system, so that a burst of connections is queued, not refused."""
-    try:
-        return int(Path("/proc/sys/net/core/somaxconn").read_text())
-    except (OSError, ValueError):
-        return socket.SOMAXCONN
+    if Path(path).is_socket():  # any other file stays, and bind fails with EADDRINUSE
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # the accept queue of a live server may be full
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)

@@ -95,7 +95,7 @@ def bind_all(config: Config, existing: Mapping[ListenConfig, list[ServerSocket]]
         for listen in dict.fromkeys(config.listen):
             endpoint = Endpoint.parse(listen.address)
             key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
-            servers[key] = servers.get(key) or existing.get(key) or bind(endpoint, config.send_time)
+            servers[key] = servers.get(key) or existing.get(key) or bind(endpoint)
     except (OSError, ValueError) as error:
         for key in servers.keys() - existing.keys():
             for server in servers[key]:

@@ -32,7 +32,7 @@ def test_a_wrong_type_in_a_further_site(path: Path, name: str) -> None:
         assert not [said for said in found if not said.startswith(f"conf.toml:6: http.sites.{name}")]
 
 
-@pytest.mark.parametrize("name", [name for name, each in settings_of(Config).items() if each.kind in {"seconds", "integer"}])
+@pytest.mark.parametrize("name", [name for name, each in settings_of(Config).items() if each.kind in {"seconds", "int"}])
 def test_the_limits_of_a_number(path: Path, name: str) -> None:
     setting = settings_of(Config)[name]
     for value in (setting.min, setting.max):
@@ -52,6 +52,8 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
     [
         ("wrokers = 2", ["1: wrokers: unknown key (did you mean workers?)"]),
         ("zzz = 2", ["1: zzz: unknown key"]),
+        ("[telnet]\nconnection = 2", ["2: telnet.connection: unknown key (did you mean telnet.connections?)"]),
+        ("connections = 2", ["1: connections: unknown key (did you mean limits.connections?)"]),
         ("listing = true", ["1: listing: unknown key (did you mean http.listing?)"]),
         ("[http]\n\nlsiting = true", ["3: http.lsiting: unknown key (did you mean http.listing?)"]),
         ("[htpp]\nlisting = true", ["1: htpp: unknown key (did you mean http?)"]),
@@ -170,6 +172,7 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ),
         # Listeners
         ("[[listen]]", ["1: listen.service: missing: expected one of {services}"]),
+        ("[[listen]]\nservice = ['http']", ["2: listen.service: expected one of {services}, not an array"]),
         ("[[listen]]\nservice = 'htpt'", ['2: listen.service: expected one of {services}, not "htpt"']),
         (
             "[[listen]]\nservice = 'http'\naddress = 'x'",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from rawservers.config.positions import line_numbers
+import pytest
+
+from rawservers.config.positions import line_numbers, line_of
 from tests.harness.configuration import mistakes
 
 TEXT = """
@@ -66,7 +69,42 @@ def test_the_line_of_every_key() -> None:
         ("tab", "sub", "sub", "k"): 30,
     }
     found = line_numbers(TEXT)
-    assert {keys: found[keys] for keys in lines} == lines
+    assert {keys: line_of(keys, found) for keys in lines} == lines
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"]"',
+        "'['",
+        '"\\"["',
+        '"""["""',
+        "'''['''",
+        '"""\n["\n\\""""',
+        '["""]""""", "]"]',
+        '["""a"""", "]"]',
+        "['''\n]''''']",
+        '""',
+        '""""""',
+        "''",
+        "''''''",
+        "[ # ]\n]",
+        '[ # "\n]',
+        "[[\n], [{a = ']'}]]",
+        "1 # [",
+        "{a = [\n1,\n]}",
+    ],
+)
+def test_the_end_of_a_value(path: Path, value: str) -> None:
+    line = value.count("\n") + 2
+    assert mistakes(path, f"[http]\nerror_pages.x = {value}\nzzz = 1")[-1] == f"conf.toml:{line + 1}: http.zzz: unknown key"
+    assert line_numbers(f"a = {value}\n\nb = 1\n")["b",] == line + 1
+
+
+def test_a_long_array_takes_linear_time(path: Path) -> None:
+    begun = time.process_time()
+    assert mistakes(path, "zzz = [\n" + "'a',\n" * 100_000 + "]\nyyy = 1")[1:] == ["conf.toml:100003: yyy: unknown key"]
+    assert time.process_time() - begun < 5
 
 
 def test_lines_that_end_as_on_windows(path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rawservers.config.keys import DOTTED_KEYS
+from rawservers.config.keys import KEYS, TABLES
 from rawservers.config.toml import load
 from rawservers.core.peer import Clock
 from rawservers.services import SERVICES
@@ -209,6 +209,7 @@ HEADERS = [
     "['']",
     "[a",
 ]
+DOTTED_KEYS = [*KEYS, *sorted(TABLES)]
 SOME_KEYS = st.sampled_from([name.rpartition(".")[2] for name in DOTTED_KEYS] + DOTTED_KEYS)
 KEY = SOME_KEYS | st.text(max_size=3).map(lambda text: f"'{text}'")
 VALUE = st.sampled_from(VALUES + NASTY) | st.text(max_size=8).map(json.dumps)

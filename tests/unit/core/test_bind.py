@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+from pathlib import Path
+from socket import IPPROTO_TCP, TCP_NODELAY
+
 import pytest
 
-from rawservers.core.bind import Endpoint
+from rawservers.core.bind import Endpoint, bind
 
 
 @pytest.mark.parametrize(
@@ -16,6 +21,7 @@ from rawservers.core.bind import Endpoint
         ("8080", Endpoint("127.0.0.1", 8080)),
         (":8080", Endpoint(None, 8080)),
         ("unix:/run/x", Endpoint(path="/run/x")),
+        ("fd:3", Endpoint(fd=3)),
     ],
 )
 def test_an_address(text: str, endpoint: Endpoint) -> None:
@@ -29,3 +35,26 @@ def test_an_address(text: str, endpoint: Endpoint) -> None:
 def test_not_an_address(text: str) -> None:
     with pytest.raises(ValueError, match=r"address|port|path"):
         Endpoint.parse(text)
+
+
+INHERITED = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.SOL_SOCKET, socket.SO_OOBINLINE), (IPPROTO_TCP, TCP_NODELAY)]
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:0", "[::1]:0", ":0"])
+def test_what_an_accepted_socket_inherits(text: str) -> None:
+    (server,) = bind(Endpoint.parse(text))
+    server.tune(7)
+    port = server.sock.getsockname()[1]
+    with socket.create_connection(("::1" if text[0] == "[" else "127.0.0.1", port)), server.sock:
+        sock, _ = server.sock.accept()
+        with sock:
+            assert [bool(sock.getsockopt(*option)) for option in INHERITED] == [True, True, True]
+            assert sock.getsockopt(IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+
+
+def test_the_accept_queue_is_as_long_as_the_system_allows() -> None:
+    (server,) = bind(Endpoint("127.0.0.1", 0))
+    with server.sock:
+        info = server.sock.getsockopt(IPPROTO_TCP, socket.TCP_INFO, 104)
+    (backlog,) = struct.unpack_from("I", info, 28)  # tcpi_sacked, which is that of a listening socket
+    assert backlog == int(Path("/proc/sys/net/core/somaxconn").read_text())
