@@ -32,7 +32,7 @@ from bench import honest, hostile
 from bench.compare import noting
 from bench.honest import PATIENCE, Record, percentile
 from bench.hostile import ALL_CLIENTS, CLIENTS, LARGE, LISTED, Done, Kind
-from bench.install import ROOT, interpreter
+from bench.install import ROOT, forget_python_settings, interpreter
 from bench.load import Failed
 from bench.process import TICK, cpu_seconds, raise_descriptor_limit, tree
 from bench.report import Verdict, setting, table
@@ -126,8 +126,7 @@ def greater(one: float | None, other: float | None) -> float | None:
 def main() -> int:
     """The exit status: 1 if a bar was missed."""
     said = parse()
-    for name in [name for name in os.environ if name.startswith("PYTHON")]:
-        del os.environ[name]  # settings that only this machine has
+    forget_python_settings()
     raise_descriptor_limit()
     where = setting(said.rounds, said.seconds)
     processor, others = divide(sorted(os.sched_getaffinity(0)))

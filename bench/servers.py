@@ -72,11 +72,13 @@ class Place(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """command: of a place; needs: a command or a Python module; idle: connections that are held beside all else."""
+    """command: of a place; needs: a command or a Python module; idle: connections that are held beside all else; cwd: where the
+    command is run: the checkout whose code it is, if it is one of ours."""
 
     command: Callable[[Place], Sequence[object]]
     needs: str = ""
     idle: int = 0
+    cwd: Path = ROOT
 
     def missing(self) -> str:
         """Why it cannot run here; empty if it can."""
@@ -209,7 +211,7 @@ def running(name: str, peer: Peer, base: Path) -> Iterator[Running]:
     except RuntimeError as error:
         raise CannotRun(str(error)) from error
     with open(own / "output", "ab") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=peer.cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         await_accept(process, server.place)
         yield server._replace(pid=process.pid)

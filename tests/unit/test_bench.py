@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import multiprocessing
 import os
+import random
 import socket
+import statistics
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import faults, honest, hostile, load, process, report, works
-from bench.compare import Row
+from bench import against, faults, honest, hostile, load, process, report, works
+from bench.__main__ import parse
+from bench.compare import Row, compare, prepare
 from bench.footprint import HELD, Footprint
 from bench.fresh import Freshness
 from bench.install import ROOT, compile_c
@@ -212,6 +217,108 @@ def test_a_tree_is_weighed_whole() -> None:
         finally:
             for pid in reversed(tuple(process.tree(shell.pid))):
                 os.kill(pid, 9)
+
+
+# One checkout against another
+
+
+def test_the_interval_of_known_figures() -> None:
+    assert against.interval([n / 10 for n in range(20, 0, -1)]) == (1.05, 0.6, 1.5)  # the sixth from either end
+    assert against.interval([3, 1, 2, 6, 5, 4]) == (3.5, 1, 6)
+    assert against.interval([1] * 19 + [1000]) == (1, 1, 1)
+    with pytest.raises(ValueError, match="too few"):
+        against.interval([1.0] * (against.MIN_ROUNDS - 1))
+
+
+def test_the_interval_is_not_too_narrow() -> None:
+    """As often as it is said to, it has the true median in it; and it is no wider than it must be for that."""
+    chance = random.Random(1)
+    for count in (6, 20, 33):
+        found = [against.interval([chance.expovariate(math.log(2)) for _ in range(count)]) for _ in range(2000)]
+        assert 0.94 < sum(each.low <= 1 <= each.high for each in found) / len(found) < 0.985
+
+
+def paired(ours: list[float], other: list[float]) -> dict[str, Row]:
+    return {name: Row(rates=rates, cpu=[1 / rate for rate in rates]) for name, rates in ((OURS, ours), (against.OTHER, other))}
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict", "passed"),
+    [(0.97, "slower", False), (1.03, "faster", True), (0.995, "no difference", True), (1.005, "no difference", True)],
+)
+def test_a_drift_of_the_machine_hides_no_difference(factor: float, verdict: str, passed: bool) -> None:
+    drift = [100.0 * 1.2**number for number in range(20)]
+    noise = [1.01, 0.99] * 10
+    rows = paired([rate * factor * by for rate, by in zip(drift, noise, strict=True)], drift)
+    line, done = against.judge("kept", rows)
+    assert len(line) == len(against.HEADER)
+    assert (line[0], line[-1], done) == ("kept", verdict, passed)
+    assert line[1:5:2] == (f"{factor:.3f}", f"{statistics.mean([1 / factor / 0.99, 1 / factor / 1.01]):.3f}")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ({"note": "it broke"}, "it broke"),
+        ({"failed": 3}, "3 requests failed"),
+        ({"rates": [0.0] * 20}, "a round without an answer"),
+    ],
+)
+def test_a_server_that_fails_is_not_compared(trouble: dict[str, Any], said: str) -> None:
+    for name in (OURS, against.OTHER):
+        rows = paired([100.0] * 20, [100.0] * 20)
+        rows[name] = replace(rows[name], **trouble)
+        line, passed = against.judge("kept", rows)
+        assert (len(line), line[-1], passed) == (len(against.HEADER), f"{name}: {said}", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--against", "nowhere"], "nowhere is no checkout of this project"),
+        (["--against", str(ROOT), "memory"], "no such work: memory"),
+        (["--against", str(ROOT), "--rounds", "5"], "6 rounds at least"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert error in capsys.readouterr().err
+
+
+def test_a_comparison_has_defaults_of_its_own() -> None:
+    said = parse(["--against", str(ROOT), "kept", "echo"])
+    assert (said.against, said.works, said.rounds, said.seconds) == (ROOT, ["kept", "echo"], against.ROUNDS, against.SECONDS)
+    assert (parse([]).rounds, parse([]).seconds) == (5, 2)
+    assert set(against.DEFAULT) <= set(WORKS)
+
+
+def test_two_servers_take_turns_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+
+    @contextlib.contextmanager
+    def contestant(name: str, *_: object) -> Iterator[Callable[[int], None]]:
+        yield lambda seconds: turns.append(name)
+
+    monkeypatch.setattr("bench.compare.contestant", contestant)
+    for work in against.DEFAULT:
+        compare(against.between(WORKS[work], ROOT), tmp_path, 4, 1)
+    assert turns == [OURS, against.OTHER, against.OTHER, OURS] * 2 * len(against.DEFAULT)
+
+
+def test_each_checkout_is_run_by_its_own_code(tmp_path: Path) -> None:
+    """The other one ends at once, with a word of its own."""
+    need("gcc")
+    (tmp_path / "www").mkdir()
+    prepare(tmp_path)
+    other = tmp_path / "tree" / "rawservers"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    (other / "__main__.py").write_text("raise SystemExit('another checkout')")
+    rows = compare(against.between(WORKS["echo"], tmp_path / "tree"), tmp_path, 1, 1)
+    assert rows[against.OTHER] == Row(note="it did not start: another checkout")
+    assert len(rows[OURS].rates) == 1
+    assert rows[OURS].note == ""
 
 
 # Honest clients beside hostile ones
