@@ -38,6 +38,7 @@ UVLOOP = "uvloop"
 EPOLL_C = "C, epoll"
 
 DEADLINE = 20.0  # seconds, for a server to come up or to go
+STARTUP = re.compile(r"workers run as root|\w+ listening on |limits\.connections |\s*$")  # what ours may say on stderr
 PEERS = Path(__file__).resolve().parent / "peers"
 
 NGINX_CONFIG = """
@@ -240,6 +241,11 @@ def await_accept(process: subprocess.Popen[bytes], place: Place) -> None:
 
 def last_line(path: Path) -> str:
     return next(reversed(path.read_text(errors="replace").split("\n")[:-1]), "")
+
+
+def strange(said: str) -> list[str]:
+    """The lines of its stderr that our server should not have said."""
+    return [line for line in said.splitlines() if not STARTUP.match(line)]
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -26,7 +26,7 @@ from bench.footprint import HELD, Footprint
 from bench.fresh import Freshness
 from bench.install import ROOT, compile_c
 from bench.report import Results
-from bench.servers import CACHED, NGINX, OURS, STANDARD, free_port
+from bench.servers import CACHED, NGINX, OURS, STANDARD, Peer, free_port, running, strange
 from bench.works import WORKS, Bar
 from tests.harness.needs import need
 from tests.harness.waiting import until
@@ -94,20 +94,13 @@ def test_the_echo_client_checks_what_comes_back(tmp_path: Path, in_flight: str) 
         source.replace("if (whole && send", "if (whole) bytes[whole - 3] ^= 1;\n    if (whole && send")
     )
     assert (tmp_path / "wrong.c").read_text() != source
-    for program, status in ((ROOT / "bench/peers/line_echo.c", 0), (tmp_path / "wrong.c", 1)):
-        server, port = compile_c(program, tmp_path / "server"), free_port()
-        with subprocess.Popen([server, str(port)]) as echo:
-            try:
-                until(lambda port=port: is_listening(port), "the echo listens")  # type: ignore[misc]
-                done = subprocess.run([client, str(port), "8", in_flight, "0.02"], capture_output=True, text=True, timeout=20)
-            finally:
-                echo.kill()
+    for source_file, status in ((ROOT / "bench/peers/line_echo.c", 0), (tmp_path / "wrong.c", 1)):
+        program = compile_c(source_file, tmp_path / "server")
+        with running("echo", Peer(lambda place, program=program: [program, place.port]), tmp_path) as echo:  # type: ignore[misc]
+            command = [client, str(echo.place.port), "8", in_flight, "0.02"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         assert done.returncode == status, done.stderr
         assert load.read_lines(done.stdout).answered > 0 if status == 0 else "not what was sent" in done.stderr
-
-
-def is_listening(port: int) -> bool:
-    return any(line.split()[1:4:2] == [f"0100007F:{port:04X}", "0A"] for line in Path("/proc/net/tcp").read_text().splitlines())
 
 
 # What is made of it
@@ -397,8 +390,8 @@ def test_what_could_not_be_measured_reaches_no_bar() -> None:
 
 def test_lines_that_a_server_should_not_have_said() -> None:
     usual = "workers run as root; set ...\nhttp listening on http://h/\nlimits.connections reduced from 9 to 5: ...\n\n"
-    assert faults.strange(usual) == []
-    assert faults.strange(usual + "unexpected error in x\n  Traceback\n") == ["unexpected error in x", "  Traceback"]
+    assert strange(usual) == []
+    assert strange(usual + "unexpected error in x\n  Traceback\n") == ["unexpected error in x", "  Traceback"]
 
 
 def test_hostile_words() -> None:
