@@ -32,11 +32,11 @@ from bench import honest, hostile
 from bench.compare import noting
 from bench.honest import PATIENCE, Record, percentile
 from bench.hostile import ALL_CLIENTS, CLIENTS, LARGE, LISTED, Done, Kind
-from bench.install import ROOT, interpreter
+from bench.install import ROOT, forget_python_settings, interpreter
 from bench.load import Failed
 from bench.process import TICK, cpu_seconds, raise_descriptor_limit, tree
 from bench.report import Verdict, setting, table
-from bench.servers import HTTP, NGINX, OURS, Peer, Place, Running, free_port, running
+from bench.servers import HTTP, NGINX, OURS, Peer, Place, Running, free_port, running, strange
 
 CALM, ALL = "calm", "all"
 BESIDE = {"pipelined-get": NGINX}  # who else is attacked in this way, for comparison
@@ -44,7 +44,6 @@ OLD = 1_000_000_000  # when the files were last changed: long ago
 LONG = 0.02  # seconds of processor time that no wake may take
 SLOW = 0.25  # seconds that the 99th percentile of an honest client may take
 MARGIN = 30.0  # seconds for a client's process to say something, beyond the time that it was given
-KNOWN = re.compile(r"workers run as root|\w+ listening on |limits\.connections |\s*$")  # what a server may say on stderr
 SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")  # of Prometheus' text form
 
 _fork = multiprocessing.get_context("fork")
@@ -126,8 +125,7 @@ def greater(one: float | None, other: float | None) -> float | None:
 def main() -> int:
     """The exit status: 1 if a bar was missed."""
     said = parse()
-    for name in [name for name in os.environ if name.startswith("PYTHON")]:
-        del os.environ[name]  # settings that only this machine has
+    forget_python_settings()
     raise_descriptor_limit()
     where = setting(said.rounds, said.seconds)
     processor, others = divide(sorted(os.sched_getaffinity(0)))
@@ -299,11 +297,6 @@ def processor_time(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return cpu_seconds(pid) + (int(fields[13]) + int(fields[14])) * TICK
     return 0.0
-
-
-def strange(said: str) -> list[str]:
-    """The lines that a server should not have said."""
-    return [line for line in said.splitlines() if not KNOWN.match(line)]
 
 
 # What the server says of its wakes

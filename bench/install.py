@@ -70,10 +70,15 @@ def install(*requirements: str) -> bool:
     return subprocess.run(command, check=False).returncode == 0
 
 
-def enter_environment() -> None:
-    """Go on in the environment's Python, if this is another, and without settings that only this machine has."""
+def forget_python_settings() -> None:
+    """For this process and all that it starts: no settings of Python that only this machine has."""
     for name in [name for name in os.environ if name.startswith("PYTHON")]:
         del os.environ[name]  # one keeps compiled modules from being stored, another has output unbuffered
+
+
+def enter_environment() -> None:
+    """Go on in the environment's Python, if this is another, and without settings that only this machine has."""
+    forget_python_settings()
     install_commands()
     if Path(sys.prefix) != ENVIRONMENT and make_environment():
         os.chdir(ROOT)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from bench.install import ROOT, install_commands, interpreter
+from bench.install import ROOT, forget_python_settings, install_commands, interpreter
 from bench.servers import free_port
 
 FEW, MANY = 200, 1200
@@ -86,14 +86,8 @@ def count(tree: Path, service: str, drive: Drive, said: bytes, times: int) -> in
         os.utime(path, (OLD, OLD))
         port = free_port()
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", interpreter(), "-c", SERVE, service]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        process = subprocess.Popen(
-            [*command, str(port), folder],
-            cwd=tree,
-            env=environment | {"PYTHONHASHSEED": "0"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        environment = os.environ | {"PYTHONHASHSEED": "0"}
+        process = subprocess.Popen([*command, str(port), folder], cwd=tree, env=environment, stderr=subprocess.PIPE, text=True)
         assert process.stderr
         for line in process.stderr:
             if " listening on " in line or "Traceback" in line:
@@ -113,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python3 -m bench.instructions", description="instructions, as callgrind counts them")
     parser.add_argument("trees", nargs="*", type=Path, metavar="TREE", default=[ROOT], help="a checkout (default: this one)")
     trees = [tree.resolve() for tree in parser.parse_args().trees]
+    forget_python_settings()
     install_commands({"valgrind": "valgrind"})
     if shutil.which("valgrind") is None:
         sys.exit("bench.instructions: valgrind is not installed")

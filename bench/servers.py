@@ -38,6 +38,7 @@ UVLOOP = "uvloop"
 EPOLL_C = "C, epoll"
 
 DEADLINE = 20.0  # seconds, for a server to come up or to go
+STARTUP = re.compile(r"workers run as root|\w+ listening on |limits\.connections |\s*$")  # what ours may say on stderr
 PEERS = Path(__file__).resolve().parent / "peers"
 
 NGINX_CONFIG = """
@@ -72,11 +73,13 @@ class Place(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """command: of a place; needs: a command or a Python module; idle: connections that are held beside all else."""
+    """command: of a place; needs: a command or a Python module; idle: connections that are held beside all else; cwd: where the
+    command is run: the checkout whose code it is, if it is one of ours."""
 
     command: Callable[[Place], Sequence[object]]
     needs: str = ""
     idle: int = 0
+    cwd: Path = ROOT
 
     def missing(self) -> str:
         """Why it cannot run here; empty if it can."""
@@ -209,7 +212,7 @@ def running(name: str, peer: Peer, base: Path) -> Iterator[Running]:
     except RuntimeError as error:
         raise CannotRun(str(error)) from error
     with open(own / "output", "ab") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=peer.cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         await_accept(process, server.place)
         yield server._replace(pid=process.pid)
@@ -238,6 +241,11 @@ def await_accept(process: subprocess.Popen[bytes], place: Place) -> None:
 
 def last_line(path: Path) -> str:
     return next(reversed(path.read_text(errors="replace").split("\n")[:-1]), "")
+
+
+def strange(said: str) -> list[str]:
+    """The lines of its stderr that our server should not have said."""
+    return [line for line in said.splitlines() if not STARTUP.match(line)]
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

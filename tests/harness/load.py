@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tests.harness.http_client import request, take_answer
@@ -30,14 +31,24 @@ class Failure(NamedTuple):
 class Load:
     """So many clients that keep their connections, and so many with a connection for each request.
 
-    Every request is counted once: as answered, whole and with `content` as its body, or as one of the failures.
+    Every request is counted once: as answered, whole and with `content` as its body, or as one of the failures. begin: called
+    by the thread of each client before all else.
     """
 
-    def __init__(self, address: tuple[str, int], content: bytes, path: str = "/f", kept: int = 2, single: int = 2) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        content: bytes,
+        path: str = "/f",
+        kept: int = 2,
+        single: int = 2,
+        begin: Callable[[], object] = lambda: None,
+    ) -> None:
         self.failures: list[Failure] = []
         self._address = address
         self._content = content
         self._path = path
+        self._begin = begin
         self._answered = [0] * (kept + single)
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(n, n < kept)) for n in range(kept + single)]
@@ -65,6 +76,7 @@ class Load:
     def _ask(self, number: int, keep: bool) -> None:
         sock: socket.socket | None = None
         alive = 0.0
+        self._begin()
         while not self._over.is_set():
             stays = False
             try:

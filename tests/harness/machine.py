@@ -22,6 +22,7 @@ from typing import TypeVar
 import pytest
 
 from tests.harness.needs import need, unable
+from tests.harness.processes import children
 from tests.harness.waiting import DEADLINE, until
 
 SYSTEMD = "/lib/systemd/systemd"
@@ -172,8 +173,7 @@ class Machine:
         assert self._boot
         if self._boot.poll() is not None:
             unable(f"cannot boot a machine here: {self.console()}")
-        children = Path(f"/proc/{self._boot.pid}/task/{self._boot.pid}/children").read_text().split()
-        self.pid = int(children[0]) if children else 0
+        self.pid = next(iter(children(self._boot.pid)), 0)
         with contextlib.suppress(OSError):  # the end of the script, which the next look will find
             if self.pid and Path(f"/proc/{self.pid}/comm").read_text() == "systemd\n":
                 return self._is_running()

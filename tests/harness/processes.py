@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.process import kilobytes
 from tests.harness.waiting import until
 
 
@@ -61,6 +62,6 @@ def kinds(pid: int) -> Counter[str]:
     return Counter(re.sub(r":\[\d+\]$", "", what) for what in opened(pid).values())
 
 
-def memory(pid: int) -> int:
-    """Bytes in use."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def memory(pid: int, field: str = "VmRSS") -> int:
+    """Bytes of memory: VmRSS now, VmHWM at its peak."""
+    return kilobytes(field, Path(f"/proc/{pid}/status").read_text()) << 10

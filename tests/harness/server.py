@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import select
@@ -14,8 +13,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.process import cpu_seconds
+from bench.servers import strange
 from tests.harness.needs import ROOT
-from tests.harness.processes import children
+from tests.harness.processes import children, memory, opened
 from tests.harness.sockets import receive_all
 from tests.harness.waiting import DEADLINE, until
 
@@ -65,8 +66,7 @@ class Server:
 
     def complaints(self) -> list[str]:
         """The lines of its standard error that it does not begin with, wherever it listens and whoever starts it."""
-        usual = re.compile(r"\w+ listening on |workers run as root")
-        return [line for line in self.stderr().splitlines() if not usual.match(line)]
+        return strange(self.stderr())
 
     def log(self) -> list[str]:
         """The access log's lines so far."""
@@ -102,22 +102,17 @@ class Server:
 
     def descriptors(self) -> list[str]:
         """What its descriptors are open on."""
-        found = []
-        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.append(os.readlink(entry))
+        found = list(opened(self.pid).values())
+        assert found, "the server has ended"
         return found
 
     def memory(self, field: str = "VmRSS") -> int:
         """Bytes of memory: VmRSS now, VmHWM at its peak."""
-        match = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
-        assert match
-        return int(match[1]) * 1024
+        return memory(self.pid, field)
 
     def cpu(self) -> float:
         """Seconds of processor time so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
     # Its end
 

@@ -28,6 +28,7 @@ from rawservers.daemon import control, startup
 from tests.harness.http_client import request, take_answer
 from tests.harness.load import Load
 from tests.harness.needs import ROOT, need
+from tests.harness.processes import stopped
 from tests.harness.server import Server
 from tests.harness.sockets import receive_until
 from tests.harness.waiting import DEADLINE, until
@@ -214,9 +215,7 @@ def test_it_sums_over_all_workers(served: Server, tmp_path: Path) -> None:
 
             until(is_told, f"{count} of each")
             if count < 3:
-                os.kill(pid, signal.SIGSTOP)  # the next connection is another worker's
-                stack.callback(os.kill, pid, signal.SIGCONT)
-                until(lambda pid=pid: " T " in Path(f"/proc/{pid}/stat").read_text(), "it has stopped")  # type: ignore[misc]
+                stack.enter_context(stopped(pid))  # the next connection is another worker's
         assert look(tmp_path / "status")["connections"]["http"]["idle"] == 3
 
 

@@ -11,13 +11,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.harness.http_client import request
+from tests.harness.load import Load
 from tests.harness.machine import Machine, enter_network
 from tests.harness.needs import ROOT, need
 from tests.harness.sockets import receive_all, receive_until
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.xdist_group("machine")  # one boot for all of them
 UNITS = sorted(ROOT.glob("systemd/rawservers*.*"))
 CHECKOUT = "/root/checkout"
 SMALL, LARGE = b"small\n" * 100, b"large..\n" * (1 << 20)
-PAUSE = 0.005  # seconds between an answer and a client's next request: the processors are for the server
 CONFIGURATION = """
 workers = 2
 stuck_time = STUCK
@@ -98,10 +98,6 @@ def drop_in(machine: Machine, *lines: str) -> None:
     machine.systemctl("daemon-reload")
 
 
-def request(path: str, keep: bool = False) -> bytes:
-    return f"GET {path} HTTP/1.0\r\n{'Connection: keep-alive' if keep else 'X: y'}\r\n\r\n".encode()
-
-
 def get(machine: Machine, path: str = "/small") -> bytes:
     """The whole answer on a connection of its own."""
     with machine.connect(80) as sock:
@@ -130,65 +126,9 @@ def workers(machine: Machine) -> set[int]:
     return found
 
 
-class Load:
-    """Clients that ask for a file, one request after the other, while something happens to the server. Every request that they
-    send is counted once: as answered, whole and right, or as a failure."""
-
-    def __init__(self, machine: Machine, kept: int = 3, single: int = 3) -> None:
-        self._machine = machine
-        self._over = threading.Event()
-        self.answered = dict.fromkeys(range(kept + single), 0)
-        self.failures: list[str] = []
-        self._threads = [threading.Thread(target=self._ask, args=(number, number < kept)) for number in self.answered]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        self.go_on()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def go_on(self) -> None:
-        """Wait until each client has got a few more answers."""
-        before = dict(self.answered)
-        until(lambda: bool(self.failures) or all(self.answered[n] >= before[n] + 5 for n in before), "answers for each client")
-        assert self.failures == []
-
-    def _ask(self, number: int, keep: bool) -> None:
-        enter_network(self._machine.pid)
-        sock = None
-        while not self._over.is_set():
-            try:
-                sock = sock or socket.create_connection(("127.0.0.1", 80), timeout=DEADLINE)
-                sock.sendall(request("/small", keep))
-                stays = self._take_answer(sock)
-                self.answered[number] += 1
-            except (OSError, ValueError) as error:
-                self.failures.append(f"{'kept' if keep else 'single'} connection: {error!r}")
-                stays = False
-            if sock and not stays:
-                sock.close()
-                sock = None
-            self._over.wait(PAUSE)
-        if sock:
-            sock.close()
-
-    def _take_answer(self, sock: socket.socket) -> bool:
-        """Whether the connection may be used again. ValueError unless the answer is whole and right."""
-        data = b""
-        while b"\r\n\r\n" not in data or len(data) < data.index(b"\r\n\r\n") + 4 + len(SMALL):
-            more = sock.recv(65536)
-            if not more:
-                raise ValueError(f"FIN after {data!r}")
-            data += more
-        head, _, body = data.partition(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.0 200 ") or body != SMALL:
-            raise ValueError(f"not the answer: {data!r}")
-        return b"\r\nConnection: keep-alive" in head
+def load(machine: Machine) -> Load:
+    """Clients in its network."""
+    return Load(("127.0.0.1", 80), SMALL, "/small", kept=3, single=3, begin=lambda: enter_network(machine.pid))
 
 
 # The units as they stand
@@ -286,16 +226,16 @@ def test_a_bad_reload_keeps_what_is_served(service: Machine) -> None:
 
 
 def test_nobody_is_refused_during_reloads_and_restarts(service: Machine) -> None:
-    with Load(service) as load:
+    with load(service) as clients:
         for number in range(10):
             configure(service, f"r{number}")
             service.systemctl("reload", "rawservers")
             assert generation(service) == f"r{number}"
-            load.go_on()
+            clients.go_on()
         for _ in range(5):
             service.systemctl("restart", "rawservers")
-            load.go_on()
-    assert load.failures == []
+            clients.go_on()
+    assert clients.failures == []
 
 
 def test_stop_lets_downloads_finish(service: Machine) -> None:
@@ -420,10 +360,10 @@ def test_another_port(service: Machine) -> None:
 def test_upgrade(service: Machine) -> None:
     version = service.path(f"{CHECKOUT}/rawservers/__init__.py")
     version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "99.0"', version.read_text()))
-    with Load(service) as load:
+    with load(service) as clients:
         follow_readme(service, "Upgrade")
-        load.go_on()
-    assert load.failures == []
+        clients.go_on()
+    assert clients.failures == []
     assert service.run("rawservers", "--version").stdout == "rawservers 99.0\n"
     assert b"\r\nServer: rawservers/99.0\r\n" in get(service)
 

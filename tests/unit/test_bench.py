@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import math
 import multiprocessing
 import os
+import random
 import socket
+import statistics
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import faults, honest, hostile, load, process, report, works
-from bench.compare import Row
+from bench import against, faults, honest, hostile, load, process, report, works
+from bench.__main__ import parse
+from bench.compare import Row, compare, prepare
 from bench.footprint import HELD, Footprint
 from bench.fresh import Freshness
 from bench.install import ROOT, compile_c
 from bench.report import Results
-from bench.servers import CACHED, NGINX, OURS, STANDARD, free_port
+from bench.servers import CACHED, NGINX, OURS, STANDARD, Peer, free_port, running, strange
 from bench.works import WORKS, Bar
 from tests.harness.needs import need
 from tests.harness.waiting import until
@@ -89,20 +94,13 @@ def test_the_echo_client_checks_what_comes_back(tmp_path: Path, in_flight: str) 
         source.replace("if (whole && send", "if (whole) bytes[whole - 3] ^= 1;\n    if (whole && send")
     )
     assert (tmp_path / "wrong.c").read_text() != source
-    for program, status in ((ROOT / "bench/peers/line_echo.c", 0), (tmp_path / "wrong.c", 1)):
-        server, port = compile_c(program, tmp_path / "server"), free_port()
-        with subprocess.Popen([server, str(port)]) as echo:
-            try:
-                until(lambda port=port: is_listening(port), "the echo listens")  # type: ignore[misc]
-                done = subprocess.run([client, str(port), "8", in_flight, "0.02"], capture_output=True, text=True, timeout=20)
-            finally:
-                echo.kill()
+    for source_file, status in ((ROOT / "bench/peers/line_echo.c", 0), (tmp_path / "wrong.c", 1)):
+        program = compile_c(source_file, tmp_path / "server")
+        with running("echo", Peer(lambda place, program=program: [program, place.port]), tmp_path) as echo:  # type: ignore[misc]
+            command = [client, str(echo.place.port), "8", in_flight, "0.02"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         assert done.returncode == status, done.stderr
         assert load.read_lines(done.stdout).answered > 0 if status == 0 else "not what was sent" in done.stderr
-
-
-def is_listening(port: int) -> bool:
-    return any(line.split()[1:4:2] == [f"0100007F:{port:04X}", "0A"] for line in Path("/proc/net/tcp").read_text().splitlines())
 
 
 # What is made of it
@@ -214,6 +212,108 @@ def test_a_tree_is_weighed_whole() -> None:
                 os.kill(pid, 9)
 
 
+# One checkout against another
+
+
+def test_the_interval_of_known_figures() -> None:
+    assert against.interval([n / 10 for n in range(20, 0, -1)]) == (1.05, 0.6, 1.5)  # the sixth from either end
+    assert against.interval([3, 1, 2, 6, 5, 4]) == (3.5, 1, 6)
+    assert against.interval([1] * 19 + [1000]) == (1, 1, 1)
+    with pytest.raises(ValueError, match="too few"):
+        against.interval([1.0] * (against.MIN_ROUNDS - 1))
+
+
+def test_the_interval_is_not_too_narrow() -> None:
+    """As often as it is said to, it has the true median in it; and it is no wider than it must be for that."""
+    chance = random.Random(1)
+    for count in (6, 20, 33):
+        found = [against.interval([chance.expovariate(math.log(2)) for _ in range(count)]) for _ in range(2000)]
+        assert 0.94 < sum(each.low <= 1 <= each.high for each in found) / len(found) < 0.985
+
+
+def paired(ours: list[float], other: list[float]) -> dict[str, Row]:
+    return {name: Row(rates=rates, cpu=[1 / rate for rate in rates]) for name, rates in ((OURS, ours), (against.OTHER, other))}
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict", "passed"),
+    [(0.97, "slower", False), (1.03, "faster", True), (0.995, "no difference", True), (1.005, "no difference", True)],
+)
+def test_a_drift_of_the_machine_hides_no_difference(factor: float, verdict: str, passed: bool) -> None:
+    drift = [100.0 * 1.2**number for number in range(20)]
+    noise = [1.01, 0.99] * 10
+    rows = paired([rate * factor * by for rate, by in zip(drift, noise, strict=True)], drift)
+    line, done = against.judge("kept", rows)
+    assert len(line) == len(against.HEADER)
+    assert (line[0], line[-1], done) == ("kept", verdict, passed)
+    assert line[1:5:2] == (f"{factor:.3f}", f"{statistics.mean([1 / factor / 0.99, 1 / factor / 1.01]):.3f}")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ({"note": "it broke"}, "it broke"),
+        ({"failed": 3}, "3 requests failed"),
+        ({"rates": [0.0] * 20}, "a round without an answer"),
+    ],
+)
+def test_a_server_that_fails_is_not_compared(trouble: dict[str, Any], said: str) -> None:
+    for name in (OURS, against.OTHER):
+        rows = paired([100.0] * 20, [100.0] * 20)
+        rows[name] = replace(rows[name], **trouble)
+        line, passed = against.judge("kept", rows)
+        assert (len(line), line[-1], passed) == (len(against.HEADER), f"{name}: {said}", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--against", "nowhere"], "nowhere is no checkout of this project"),
+        (["--against", str(ROOT), "memory"], "no such work: memory"),
+        (["--against", str(ROOT), "--rounds", "5"], "6 rounds at least"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert error in capsys.readouterr().err
+
+
+def test_a_comparison_has_defaults_of_its_own() -> None:
+    said = parse(["--against", str(ROOT), "kept", "echo"])
+    assert (said.against, said.works, said.rounds, said.seconds) == (ROOT, ["kept", "echo"], against.ROUNDS, against.SECONDS)
+    assert (parse([]).rounds, parse([]).seconds) == (5, 2)
+    assert set(against.DEFAULT) <= set(WORKS)
+
+
+def test_two_servers_take_turns_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+
+    @contextlib.contextmanager
+    def contestant(name: str, *_: object) -> Iterator[Callable[[int], None]]:
+        yield lambda seconds: turns.append(name)
+
+    monkeypatch.setattr("bench.compare.contestant", contestant)
+    for work in against.DEFAULT:
+        compare(against.between(WORKS[work], ROOT), tmp_path, 4, 1)
+    assert turns == [OURS, against.OTHER, against.OTHER, OURS] * 2 * len(against.DEFAULT)
+
+
+def test_each_checkout_is_run_by_its_own_code(tmp_path: Path) -> None:
+    """The other one ends at once, with a word of its own."""
+    need("gcc")
+    (tmp_path / "www").mkdir()
+    prepare(tmp_path)
+    other = tmp_path / "tree" / "rawservers"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    (other / "__main__.py").write_text("raise SystemExit('another checkout')")
+    rows = compare(against.between(WORKS["echo"], tmp_path / "tree"), tmp_path, 1, 1)
+    assert rows[against.OTHER] == Row(note="it did not start: another checkout")
+    assert len(rows[OURS].rates) == 1
+    assert rows[OURS].note == ""
+
+
 # Honest clients beside hostile ones
 
 METRICS = """# HELP rawservers_wake_cpu_seconds Of a wake.
@@ -290,8 +390,8 @@ def test_what_could_not_be_measured_reaches_no_bar() -> None:
 
 def test_lines_that_a_server_should_not_have_said() -> None:
     usual = "workers run as root; set ...\nhttp listening on http://h/\nlimits.connections reduced from 9 to 5: ...\n\n"
-    assert faults.strange(usual) == []
-    assert faults.strange(usual + "unexpected error in x\n  Traceback\n") == ["unexpected error in x", "  Traceback"]
+    assert strange(usual) == []
+    assert strange(usual + "unexpected error in x\n  Traceback\n") == ["unexpected error in x", "  Traceback"]
 
 
 def test_hostile_words() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import size
 from tests.harness.needs import ROOT
+from tests.size import TOTAL, Size
 
 PACKAGE = ROOT / "rawservers"
 
@@ -69,6 +71,23 @@ ORDERS = {
 MAX_LINES = 400  # of a file
 LONG_FILES = {"core.connection"}  # its output queue is to become a file of its own
 MAX_FUNCTION_LINES = 45
+
+# The most of each room, as `python3 -m tests.size` counts, and of the whole package. What grows pays for it elsewhere.
+BUDGET = {
+    "__init__": Size(24, 141),
+    "__main__": Size(3, 16),
+    "cli": Size(138, 1332),
+    "config": Size(397, 4081),
+    "core": Size(1237, 9579),
+    "daemon": Size(1019, 8559),
+    "http": Size(1846, 16365),
+    "logs": Size(434, 3774),
+    "services": Size(44, 544),
+    "settings": Size(201, 1313),
+    "status": Size(145, 1361),
+    "telnet": Size(838, 7289),
+    TOTAL: Size(6326, 54354),
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -211,6 +230,48 @@ def test_what_is_too_long_is_noticed() -> None:
     assert too_long("m", "def f():\n" + line * (MAX_FUNCTION_LINES - 1)) == []
     assert too_long("m", "class C:\n  async def f():\n" + line * MAX_FUNCTION_LINES) == ["m.f"]
     assert too_long("m", "\n" * (MAX_LINES + 1)) == ["m"]
+
+
+def over_budget(sizes: Mapping[str, Size], budget: Mapping[str, Size]) -> list[str]:
+    """Which rooms are too large, by how much, and which have no budget."""
+    found = [f"{room} has no budget" for room in sizes if room not in budget]
+    for room in sizes.keys() & budget.keys():
+        for unit, used, most in zip(Size._fields, sizes[room], budget[room], strict=True):
+            if used > most:
+                found.append(f"{room} is {used - most:,} {unit} over its budget of {most:,}")
+    return sorted(found)
+
+
+def test_the_rooms_are_within_their_budgets() -> None:
+    assert over_budget(size.rooms(), BUDGET) == []
+    assert set(BUDGET) == set(size.rooms())
+
+
+def test_what_is_over_budget_is_noticed() -> None:
+    sizes, budget = {"core": Size(10, 100), TOTAL: Size(10, 100)}, {"core": Size(10, 100), TOTAL: Size(10, 100)}
+    assert over_budget(sizes, budget) == []
+    assert over_budget(sizes | {"core": Size(12, 100)}, budget) == ["core is 2 lines over its budget of 10"]
+    assert over_budget(sizes | {TOTAL: Size(10, 1101)}, budget) == ["total is 1,001 tokens over its budget of 100"]
+    assert over_budget(sizes | {"tls": Size(1, 1)}, budget) == ["tls has no budget"]
+
+
+def test_a_module_is_measured_without_comments_and_docstrings(tmp_path: Path) -> None:
+    lines = [
+        '"""Docstring,\nof two lines."""',
+        "# comment",
+        "",
+        "def f(x: int) -> str:  # comment",  # 10 tokens
+        '    """Docstring."""',
+        '    return f"{x} {g(f\'{x}\')}" + """two',  # with the next line 4, however this Python cuts f-strings
+        '    lines"""',
+    ]
+    module = "\n".join(lines) + "\n"
+    assert size.measure(module) == Size(3, 14)
+    for path in ("a.py", "room/b.py", "room/inner/c.py"):
+        file = tmp_path / "rawservers" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(module)
+    assert size.rooms(tmp_path) == {"a": Size(3, 14), "room": Size(6, 28), TOTAL: Size(9, 42)}
 
 
 def class_names(source: str) -> Iterator[str]:
