@@ -46,12 +46,11 @@ def measure(source: str) -> Size:
 
 
 def docstring_lines(source: str) -> Iterator[int]:
-    """The numbers of the lines of all docstrings, those of classes and functions included."""
+    """The numbers of the lines of all docstrings: those of modules, classes, functions and attributes."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
-            end = node.body[0].end_lineno
-            assert end is not None
-            yield from range(node.body[0].lineno, end + 1)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            assert node.end_lineno is not None
+            yield from range(node.lineno, node.end_lineno + 1)
 
 
 def rooms(tree: Path = ROOT) -> dict[str, Size]:

@@ -56,6 +56,9 @@ class ListenerState(Enum):
     CLOSED = auto()
 
 
+WATCHING = {ListenerState.ACCEPTING, ListenerState.BACKLOG}  # states in which epoll reports new connections
+
+
 class Listener:
     """An event handler of the loop: accepts the connections of one server socket.
 
@@ -101,7 +104,8 @@ class Listener:
         loop.at_wake_end = [callback for callback in loop.at_wake_end if callback != self._wake_ended]
         if state in (ListenerState.BACKLOG, ListenerState.FULL):
             loop.at_wake_end.append(self._wake_ended)  # behind those of other listeners, which so come first in the next wake
-        loop.watch(self._sock.fileno(), self, LISTEN_EVENTS if state in (ListenerState.ACCEPTING, ListenerState.BACKLOG) else 0)
+        if (state in WATCHING) != (self._state in WATCHING):  # epoll_ctl(2) takes no change of EPOLLEXCLUSIVE
+            loop.watch(self._sock.fileno(), self, LISTEN_EVENTS if state in WATCHING else 0)
         self._state = state
 
     def ready(self, events: int) -> None:

@@ -79,7 +79,6 @@ class Loop:
         self.unfinished_accepts = 0
         self._handlers: dict[int, EventHandler] = {}
         self._new_handlers: dict[int, EventHandler] = {}  # registered since the last poll, see `watch`
-        self._watched: dict[int, int] = {}
         self._epoll = select.epoll()
         self._running = True
         self._timers: dict[int, Call] = {}  # by number
@@ -107,24 +106,20 @@ class Loop:
         With EPOLLONESHOT: once, until `watch` is called again. A new handler gets no event that was reported earlier: its
         descriptor may have the number of one that was closed in this wake.
         """
-        watched = self._watched.get(fd)
-        if events == 0:
-            if watched is not None:
-                self._epoll.unregister(fd)
-                self.discard(fd)
-        elif watched is None:
+        known = fd in self._handlers or fd in self._new_handlers
+        if events and known:
+            self._epoll.modify(fd, events)
+        elif events:
             self._epoll.register(fd, events)
             self._new_handlers[fd] = handler
-            self._watched[fd] = events
-        elif watched != events or events & select.EPOLLONESHOT:
-            self._epoll.modify(fd, events)
-            self._watched[fd] = events
+        elif known:
+            self._epoll.unregister(fd)
+            self.discard(fd)
 
     def discard(self, fd: int) -> None:
         """Forget `fd`, which is closed, or about to be: closing removes it from the epoll set without a system call of ours."""
-        if self._watched.pop(fd, None) is not None:
-            self._handlers.pop(fd, None)
-            self._new_handlers.pop(fd, None)
+        self._handlers.pop(fd, None)
+        self._new_handlers.pop(fd, None)
 
     def call_soon_threadsafe(self, handler: EventHandler, call: Callable[[], None]) -> None:
         """Make `call` on behalf of `handler` in the next wake. The only method that other threads may use."""
