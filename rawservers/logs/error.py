@@ -15,14 +15,15 @@ import time
 
 from rawservers.logs.sink import BLOCK, duplicate, open_sink
 
-MAX_PENDING = 65536  # bytes buffered for a slow reader; the first lines of a failure matter most
+MAX_PENDING = 1 << 17  # bytes buffered for a slow reader; the first lines of a failure matter most
 PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))  # those of syslog(3)
 
 
 def install() -> None:
     """Log records of level INFO and above to standard error. Call once, before any threads are started. Raises OSError."""
     fd = duplicate(2)
-    error_log = ErrorLog(fd, is_journal(fd))
+    file = "{0.st_dev}:{0.st_ino}".format(os.fstat(fd)) if fd >= 0 else ""
+    error_log = ErrorLog(fd, file == os.environ.get("JOURNAL_STREAM"))  # systemd.exec(5)
     logging.getLogger().addHandler(error_log)
     logging.getLogger().setLevel(logging.INFO)
     logging.raiseExceptions = False  # a failure to log must neither raise, nor be printed to standard error
@@ -66,10 +67,14 @@ class ErrorLog(logging.Handler):
         super().close()
 
     def _lines(self, record: logging.LogRecord) -> list[str]:
+        try:
+            message = record.getMessage()
+        except Exception:  # its arguments do not match
+            message = str(record.msg)
         more = self._formatter.formatException(record.exc_info) if record.exc_info else ""
         if record.stack_info:
             more += "\n" + record.stack_info
-        return [message_of(record), *(f"  {line}" for line in more.split("\n") if line)]
+        return [message, *(f"  {line}" for line in more.split("\n") if line)]
 
     def _write(self, level: int, lines: list[str], now: float = 0.0) -> None:
         self.sink.write(b"".join([self._line(level, line) for line in lines]))
@@ -83,24 +88,6 @@ class ErrorLog(logging.Handler):
         return line.encode() + b"\n"
 
 
-def message_of(record: logging.LogRecord) -> str:
-    """The message of a record; unformatted if its arguments do not match."""
-    try:
-        return record.getMessage()
-    except Exception:
-        return str(record.msg)
-
-
 def escape_unprintable(text: str) -> str:
     """The text with control and other unprintable characters as Python escapes."""
-    if text.isprintable():
-        return text
     return "".join([each if each.isprintable() else each.encode("unicode_escape").decode() for each in text])
-
-
-def is_journal(fd: int) -> bool:
-    """Whether `fd` is connected to the journal: JOURNAL_STREAM, systemd.exec(5)."""
-    if fd < 0:
-        return False
-    status = os.fstat(fd)
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

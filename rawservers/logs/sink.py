@@ -80,7 +80,14 @@ class Sink:
             return
         try:
             while self._pending:
-                self._write_pending()
+                if self._offset and os.fstat(self._fd).st_size != self._size:
+                    self._offset = 0
+                written = self._offset + os.write(self._fd, self._pending[self._offset :])
+                whole = self._pending.rfind(b"\n", 0, written) + 1
+                del self._pending[:whole]
+                self._offset = written - whole
+                if self._offset:
+                    self._size = os.fstat(self._fd).st_size
             self.stalled = False
         except OSError as error:
             self.stalled = True
@@ -93,15 +100,17 @@ class Sink:
         self.write()
 
     def reopen(self, fd: int) -> Sink:
-        """The sink for another descriptor, which gets the lines that were not written to this one, whole, and its counts."""
+        """The sink for another descriptor, with the counts of this one, and the lines not yet written, whole.
+
+        What a thread is writing stays with it, and so may a descriptor with a reader that never comes back.
+        """
         if min(fd, self._fd) >= 0 and os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
             os.close(fd)  # standard output again, for example
             return self
         new = open_sink(fd, self._limit)
-        new.write(self._take())
-        new.refused += self.dropped
-        new.drop_reason = new.drop_reason or self.drop_reason
+        new.refused, new.drop_reason = self.dropped, self.drop_reason
         new._reported, new._reported_at = self._reported, self._reported_at
+        new.write(self._take())
         self._release()
         return new
 
@@ -120,16 +129,6 @@ class Sink:
         self._reported += drops
         self._reported_at = now
         return f"{drops} lines dropped ({self.drop_reason})"
-
-    def _write_pending(self) -> None:
-        if self._offset and os.fstat(self._fd).st_size != self._size:
-            self._offset = 0
-        written = self._offset + os.write(self._fd, self._pending[self._offset :])
-        whole = self._pending.rfind(b"\n", 0, written) + 1
-        del self._pending[:whole]
-        self._offset = written - whole
-        if self._offset:
-            self._size = os.fstat(self._fd).st_size
 
     def _take(self) -> bytes:
         """Remove and return the lines that are not written; without those that a thread is writing."""
@@ -180,12 +179,15 @@ class QueueSink(Sink):
             if not self._thread.is_alive():
                 self._thread = None
 
-    def _take(self) -> bytes:
-        lines: list[bytes] = []
+    def _take(self, limit: float = math.inf) -> bytes:
+        lines = bytearray()
         with contextlib.suppress(Empty):
-            while True:
-                lines.append(self._queue.get_nowait() or b"")
-        return b"".join(lines)
+            while len(lines) < limit:
+                if not (more := self._queue.get_nowait()):
+                    self._queue.put(more)  # for the thread
+                    break
+                lines += more
+        return bytes(lines)
 
     def _release(self) -> None:
         if self._thread:
@@ -195,7 +197,7 @@ class QueueSink(Sink):
 
     def _run(self, fd: int) -> None:
         while lines := self._queue.get():
-            self._pending += lines
+            self._pending += lines + self._take(BLOCK)  # few writes, for each of which it may wait for the other thread
             while self._pending and self._fd >= 0:
                 self._write_block(fd)
         if lines is None:
@@ -204,7 +206,7 @@ class QueueSink(Sink):
     def _write_block(self, fd: int) -> None:
         written = 0
         try:
-            written = os.write(fd, self._pending[: self._pending.rfind(b"\n", 0, BLOCK) + 1])
+            written = os.write(fd, self._pending[: self._pending.rfind(b"\n", 0, BLOCK) + 1 or BLOCK])
         except BlockingIOError:  # another process has made the descriptor non-blocking
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
@@ -219,8 +221,7 @@ class QueueSink(Sink):
 
 def open_sink(fd: int, limit: int = MAX_PENDING) -> Sink:
     """The sink for this kind of descriptor. fd: owned by it; -1 for none."""
-    is_file = fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode)
-    return (Sink if is_file else QueueSink)(fd, limit)
+    return (Sink if fd >= 0 and stat.S_ISREG(os.fstat(fd).st_mode) else QueueSink)(fd, limit)
 
 
 def duplicate(fd: int) -> int:

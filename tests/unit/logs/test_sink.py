@@ -229,7 +229,7 @@ import sys
 from rawservers.logs.sink import open_sink
 
 out = open_sink(1)
-out.write(b"x" * 4000 * 100 + b"\\n")
+out.write((b"x" * 98 + b"\\n") * 4000)
 print("ends", file=sys.stderr)
 """
 
