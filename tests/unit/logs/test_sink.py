@@ -168,13 +168,38 @@ def test_no_thread_before_the_first_line_and_none_for_a_file(tmp_path: Path) -> 
     quiet.write()
     file.write(LINE)
     assert threading.active_count() == before
-    quiet.write(LINE)
-    assert threading.active_count() == before + 1
+    for _ in range(3):
+        quiet.write(LINE)
+        assert threading.active_count() == before + 1
     for out in (quiet, file):
         out.close()
     assert threading.active_count() == before
-    assert drain(reader) == LINE
+    assert drain(reader) == LINE * 3
     os.close(reader)
+
+
+@every_kind
+def test_the_thread_waits_for_its_reader_in_the_kernel(
+    ends: Callable[[], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal tries
+        tries += 1
+        return os.writev(fd, [data])
+
+    monkeypatch.setattr(sink.os, "write", write)  # type: ignore[attr-defined]
+    reader, writer = ends()
+    out = open_sink(writer)
+    out.write(LINE * 5000)
+    until(lambda: not select.select([], [writer], [], 0)[1], "it takes no more")
+    time.sleep(0.1)
+    before = tries
+    time.sleep(0.3)
+    assert tries == before
+    os.close(reader)
+    out.close()
 
 
 def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +226,8 @@ from rawservers.logs.sink import open_sink
 out = open_sink(1)
 os.register_at_fork(after_in_child=out.reset)
 line = "x" * 98 + chr(10)
-out.write((line * 2000).encode())  # more than the pipe takes: the thread waits
+for _ in range(20):
+    out.write((line * 100).encode())  # more than the pipe takes: the thread waits
 child = os.fork()
 if child == 0:
     out.write((line.replace("x", "c") * 10).encode())
