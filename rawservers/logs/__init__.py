@@ -1,1 +1,1 @@
-"""The access log, the error log, and the non-blocking sink that both write to."""
+"""The access log, the error log, and the sinks that both write to."""

@@ -13,30 +13,27 @@ import math
 import os
 import time
 
-from rawservers.logs.sink import BLOCK, Sink, reopen_nonblocking
+from rawservers.logs.sink import BLOCK, duplicate, open_sink
 
-MAX_PENDING = 65536  # bytes buffered for a slow reader; the first lines of a failure matter most
-PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # logging's and syslog(3)'s
-DEBUG = 7
+MAX_PENDING = 1 << 17  # bytes buffered for a slow reader; the first lines of a failure matter most
+PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))  # those of syslog(3)
 
 
-def install(level: int = logging.INFO) -> None:
-    """Log records of `level` and above to standard error. Call once, before any threads are started."""
-    fd = -1
-    with contextlib.suppress(OSError):
-        fd = reopen_nonblocking(2)
-    error_log = ErrorLog(fd, is_journal(2))
+def install() -> None:
+    """Log records of level INFO and above to standard error. Call once, before any threads are started. Raises OSError."""
+    fd = duplicate(2)
+    file = "{0.st_dev}:{0.st_ino}".format(os.fstat(fd)) if fd >= 0 else ""
+    error_log = ErrorLog(fd, file == os.environ.get("JOURNAL_STREAM"))  # systemd.exec(5)
     logging.getLogger().addHandler(error_log)
-    logging.getLogger().setLevel(level)
+    logging.getLogger().setLevel(logging.INFO)
     logging.raiseExceptions = False  # a failure to log must neither raise, nor be printed to standard error
-    os.register_at_fork(after_in_child=error_log.discard_pending)
+    os.register_at_fork(after_in_child=error_log.sink.reset)
 
 
 def flush() -> None:
     """Write pending lines. Call once a second."""
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, ErrorLog):
-            handler.flush()
+        handler.flush()
 
 
 class ErrorLog(logging.Handler):
@@ -47,75 +44,50 @@ class ErrorLog(logging.Handler):
 
     def __init__(self, fd: int, journal: bool = False) -> None:
         super().__init__()
-        self._sink = Sink(fd, MAX_PENDING)
+        self.sink = open_sink(fd, MAX_PENDING)
         self._journal = journal
         self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._write(record.levelno, self._lines(record), time.monotonic())
+            self._write(record.levelno, self._lines(record))
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
         with self.lock or contextlib.nullcontext():
-            self._write(logging.WARNING, [], time.monotonic())
+            self._write(logging.WARNING, [])
 
     def close(self) -> None:
         """Write pending lines, wait up to a second for a slow reader, and close the descriptor."""
         with self.lock or contextlib.nullcontext():
-            self._sink.finish()
+            self.sink.finish()
             self._write(logging.WARNING, [], math.inf)
-            self._sink.close()
+            self.sink.close()
         super().close()
 
-    def discard_pending(self) -> None:
-        """In a child process after a fork: leave pending lines to the parent process."""
-        self._sink.discard_pending()
-
     def _lines(self, record: logging.LogRecord) -> list[str]:
+        try:
+            message = record.getMessage()
+        except Exception:  # its arguments do not match
+            message = str(record.msg)
         more = self._formatter.formatException(record.exc_info) if record.exc_info else ""
         if record.stack_info:
             more += "\n" + record.stack_info
-        return [message_of(record), *(f"  {line}" for line in more.split("\n") if line)]
+        return [message, *(f"  {line}" for line in more.split("\n") if line)]
 
-    def _write(self, level: int, lines: list[str], now: float) -> None:
-        sink = self._sink
-        sink.write(b"".join([self._line(level, line) for line in lines]))
-        if sink.dropped and not sink.pending and (drops := sink.unreported_drops(now)):
-            sink.write(self._line(logging.WARNING, f"error log: {drops} lines dropped ({sink.drop_reason})"))
+    def _write(self, level: int, lines: list[str], now: float = 0.0) -> None:
+        self.sink.write(b"".join([self._line(level, line) for line in lines]))
+        if not self.sink.stalled and (report := self.sink.drop_report(now or time.monotonic())):
+            self.sink.write(self._line(logging.WARNING, f"error log: {report}"))
 
     def _line(self, level: int, line: str) -> bytes:
         """One line of at most BLOCK bytes, truncated if necessary."""
-        prefix = f"<{priority(level)}>" if self._journal else ""
+        prefix = f"<{next(number for lowest, number in PRIORITIES if level >= lowest)}>" if self._journal else ""
         line = (prefix + escape_unprintable(line[:BLOCK])).encode()[: BLOCK - 1].decode(errors="ignore")
         return line.encode() + b"\n"
 
 
-def message_of(record: logging.LogRecord) -> str:
-    """The message of a record; unformatted if its arguments do not match."""
-    try:
-        return record.getMessage()
-    except Exception:
-        return str(record.msg)
-
-
-def priority(level: int) -> int:
-    """The syslog priority for a level of `logging`."""
-    return next((number for lowest, number in PRIORITIES if level >= lowest), DEBUG)
-
-
 def escape_unprintable(text: str) -> str:
     """The text with control and other unprintable characters as Python escapes."""
-    if text.isprintable():
-        return text
     return "".join([each if each.isprintable() else each.encode("unicode_escape").decode() for each in text])
-
-
-def is_journal(fd: int) -> bool:
-    """Whether `fd` is connected to the journal: JOURNAL_STREAM, systemd.exec(5)."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -18,7 +18,7 @@ from rawservers.core.protocol import ResponseEnd
 from rawservers.http import files
 from rawservers.http.cache import ADMISSION_FILTER_SIZE, LOG_LINES_LIMIT, Cache
 from rawservers.http.response import AccessRecord
-from rawservers.logs.access import format_combined
+from rawservers.logs.access import FORMATS
 from rawservers.settings import SiteConfig
 from tests.harness.http_cache import OLD, Remembering, Tree, get
 
@@ -91,7 +91,7 @@ def test_bills_are_true(clock: Clock, tmp_path: Path, lines: list[str], alike: b
             *_, answered = conversation.receive(get(f"/{name}", *lines))
             assert isinstance(answered, ResponseEnd)
             assert isinstance(answered.record, AccessRecord)
-            answered.record.text = format_combined(answered.record, 1, 0.0)
+            answered.record.text = FORMATS["combined"].text(answered.record, 1, 0.0)
         del answered
         gc.collect()
         return tracemalloc.get_traced_memory()[0]

@@ -30,6 +30,14 @@ def end(log: logging.Logger) -> None:
         each.close()
 
 
+def read(log: logging.Logger, reader: int) -> bytes:
+    """All that was logged, once it is written."""
+    for each in log.handlers:
+        assert isinstance(each, error_log.ErrorLog)
+        each.sink.finish()
+    return drain(reader)
+
+
 def fail(why: str) -> None:
     raise ValueError(why)
 
@@ -44,7 +52,7 @@ def test_what_the_error_log_says() -> None:
     except ValueError:
         log.exception("failed")
     log.warning("where", stack_info=True)
-    first, second, third, *traceback = drain(reader).decode().splitlines()
+    first, second, third, *traceback = read(log, reader).decode().splitlines()
     assert first == "a message with é, я and 名"
     assert second == r"from \x1b[31mthe\npeer\r\n\x00\u202e\x85\udcff"
     assert third == "failed"
@@ -65,12 +73,12 @@ def test_the_journal_is_told_the_level_of_each_line() -> None:
     log = logger(writer, journal=True)
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
         log.log(level, "message")
-    assert drain(reader).decode().splitlines() == [f"<{number}>message" for number in (7, 6, 4, 3, 2)]
+    assert read(log, reader).decode().splitlines() == [f"<{number}>message" for number in (7, 6, 4, 3, 2)]
     try:
         fail("one\ntwo")
     except ValueError:
         log.exception("failed")
-    lines = drain(reader).decode().splitlines()
+    lines = read(log, reader).decode().splitlines()
     assert lines[0] == "<3>failed"
     assert lines[-1] == "<3>  two"
     assert {line[:5] for line in lines[1:]} == {"<3>  "}
@@ -97,7 +105,7 @@ def test_a_long_message_is_cut() -> None:
     log = logger(writer, journal=True)
     for message in ("x" * 5000, "é" * 5000, "\0" * 5000):
         log.info(message)
-    one, two, three = drain(reader).split(b"\n")[:-1]
+    one, two, three = read(log, reader).split(b"\n")[:-1]
     assert len(one) == len(three) == BLOCK - 1
     assert one == b"<6>" + b"x" * (BLOCK - 4)
     assert two.decode() == "<6>" + "é" * ((BLOCK - 4) // 2)
@@ -125,7 +133,7 @@ def test_what_the_error_log_has_lost_is_told_when_there_is_room(ends: Callable[[
     assert len(told()) == 1
     assert taken.count(b"\n") - 1 + told()[0] == count
     log.info("behind it")
-    assert drain(reader) == b"behind it\n"
+    assert read(log, reader) == b"behind it\n"
     end(log)
     os.close(reader)
 
@@ -149,6 +157,6 @@ def test_a_message_that_cannot_be_made_is_said_as_it_is() -> None:
     reader, writer = pipe()
     log = logger(writer)
     log.error("%d of %s\n", "x")  # noqa: PLE1206  # this is what is tested
-    assert drain(reader) == b"%d of %s\\n\n"
+    assert read(log, reader) == b"%d of %s\\n\n"
     end(log)
     os.close(reader)

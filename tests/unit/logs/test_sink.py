@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 
 from rawservers.logs import sink
 from rawservers.logs.access import open_target
-from rawservers.logs.sink import BLOCK, MAX_PENDING, Sink
+from rawservers.logs.sink import BLOCK, MAX_PENDING, QueueSink, Sink, open_sink
 from tests.harness.logs import connection, drain, fill, own_terminal, pipe, terminal
 from tests.harness.needs import ROOT
 from tests.harness.waiting import DEADLINE, until
@@ -23,12 +26,17 @@ pytestmark = pytest.mark.timeout(30)  # who waits where nobody should is ended
 LINE = b"x" * 99 + b"\n"
 
 KINDS = {
-    "pipe": pipe,
-    "somebody else's pipe": os.pipe,
+    "pipe": os.pipe,
+    "non-blocking pipe": pipe,
     "socket": connection,
-    "terminal": own_terminal,
-    "somebody else's terminal": terminal,
+    "terminal": terminal,
+    "non-blocking terminal": own_terminal,
 }
+
+
+def pending(out: Sink) -> int:
+    """Bytes that are not written."""
+    return out._queued - out._done if isinstance(out, QueueSink) else len(out._pending)
 
 
 # Each kind of descriptor
@@ -59,15 +67,15 @@ every_kind = pytest.mark.parametrize("ends", KINDS.values(), ids=KINDS.keys())
 @every_kind
 def test_nobody_waits_for_a_reader_and_nothing_is_lost_for_one_that_comes_back(ends: Callable[[], tuple[int, int]]) -> None:
     reader, writer = ends()
-    out = Sink(writer)
+    out = open_sink(writer)
     count = 4000  # 400,000 bytes: no pipe, socket or terminal takes as many
     for number in range(count):
         out.write(numbered(range(number, number + 1)))
-    assert len(out.pending) > 100_000
-    assert out.drop_reason == "reader too slow"
+    assert pending(out) > 100_000
     taken = take(reader, out, lambda taken: len(taken) == count * 100)
     assert [int(line) for line in taken.splitlines()] == list(range(count))
-    assert (bytes(out.pending), out.dropped) == (b"", 0)
+    until(lambda: pending(out) == 0, "all is written")
+    assert out.dropped == 0
     out.close()
     os.close(reader)
 
@@ -75,11 +83,12 @@ def test_nobody_waits_for_a_reader_and_nothing_is_lost_for_one_that_comes_back(e
 @every_kind
 def test_what_does_not_fit_is_dropped_in_whole_lines(ends: Callable[[], tuple[int, int]]) -> None:
     reader, writer = ends()
-    out = Sink(writer, 100_000)
+    out = open_sink(writer, 100_000)
     for number in range(0, 4000, 20):
         out.write(numbered(range(number, number + 20)))
-        assert len(out.pending) <= 100_000
-    taken = take(reader, out, lambda _: not out.pending)
+        assert pending(out) <= 100_000
+    assert out.drop_reason == "reader too slow"
+    taken = take(reader, out, lambda _: pending(out) == 0)
     out.write(numbered(range(4000, 4001)))
     taken += take(reader, out, lambda taken: taken.endswith(b" 4000\n"))
     out.close()
@@ -96,18 +105,17 @@ def test_what_does_not_fit_is_dropped_in_whole_lines(ends: Callable[[], tuple[in
 def test_a_reader_that_is_gone(ends: Callable[[], tuple[int, int]]) -> None:
     reader, writer = ends()
     os.close(reader)
-    out = Sink(writer)
+    out = open_sink(writer)
     for _ in range(3):
         out.write(LINE * 10)
-    if ends is not terminal:  # what becomes of a line there, only its thread knows
-        assert not out.pending
-        assert out.dropped == 30
-        assert out.drop_reason in ("broken pipe", "input/output error")
+    until(lambda: out.dropped == 30, "they are counted")
+    assert pending(out) == 0
+    assert out.drop_reason in ("broken pipe", "input/output error")
     out.close()
 
 
 def test_nowhere() -> None:
-    out = Sink(-1)
+    out = open_sink(-1)
     out.write(LINE)
     out.close()
     out.write(LINE)
@@ -115,68 +123,165 @@ def test_nowhere() -> None:
 
 
 @every_kind
-def test_no_descriptor_is_left(ends: Callable[[], tuple[int, int]]) -> None:
+def test_no_descriptor_is_left(ends: Callable[[], tuple[int, int]], tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     reader, writer = ends()
-    out = Sink(writer)
+    out = open_sink(writer)
     out.write(LINE)
-    out.reopen(ends_of := os.open(os.devnull, os.O_WRONLY))
-    out.reopen(os.dup(ends_of))
+    out = out.reopen(os.open(os.devnull, os.O_WRONLY))
+    out.write(LINE)
+    for path in (os.devnull, tmp_path / "log", tmp_path / "log", os.devnull):
+        out = out.reopen(os.open(path, os.O_WRONLY | os.O_CREAT))
     out.close()
     os.close(reader)
-    assert len(os.listdir("/proc/self/fd")) == before
+    until(lambda: len(os.listdir("/proc/self/fd")) == before, "all are closed")
 
 
-def test_in_the_end_a_slow_reader_is_waited_for() -> None:
-    reader, writer = pipe()
-    out = Sink(writer)
-    out.write(LINE * 5000)
-    assert out.pending
-    with subprocess.Popen(["cat"], stdin=reader, stdout=subprocess.PIPE) as cat:
-        os.close(reader)
-        assert cat.stdout
-        os.set_blocking(cat.stdout.fileno(), False)
-        taken: list[bytes] = []
-        wait = out._writer.wait
-
-        def take_and_wait(seconds: float) -> bool:
-            taken.append(drain(cat.stdout.fileno()))  # type: ignore[union-attr]
-            return wait(seconds)
-
-        out._writer.wait = take_and_wait  # type: ignore[method-assign]
-        out.close()
-        os.set_blocking(cat.stdout.fileno(), True)
-        assert b"".join(taken) + cat.stdout.read() == LINE * 5000
+def test_in_the_end_a_slow_reader_is_waited_for(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    out = open_sink(writer)
+    with (tmp_path / "read").open("wb") as file:
+        out.write(LINE * 5000)
+        with subprocess.Popen(["sh", "-c", "sleep 0.3; cat"], stdin=reader, stdout=file):
+            os.close(reader)
+            out.close()
+    assert (tmp_path / "read").read_bytes() == LINE * 5000
     assert out.dropped == 0
 
 
 def test_in_the_end_nobody_waits_for_ever() -> None:
-    reader, writer = pipe()
-    out = Sink(writer)
-    out.write(LINE * 5000)
+    reader, writer = os.pipe()
+    out = open_sink(writer)
+    for _ in range(100):
+        out.write(LINE * 50)
+    began = time.monotonic()
     out.close()
-    assert drain(reader).count(b"\n") + out.dropped == 5000
+    assert 0.9 < time.monotonic() - began < 5
+    assert 5000 <= drain(reader).count(b"\n") + out.dropped <= 5000 + BLOCK // 100  # a block may be written after all
     os.close(reader)
+
+
+def test_no_thread_before_the_first_line_and_none_for_a_file(tmp_path: Path) -> None:
+    before = threading.active_count()
+    reader, writer = os.pipe()
+    quiet, file = open_sink(writer), open_sink(open_target(str(tmp_path / "log")))
+    quiet.write()
+    file.write(LINE)
+    assert threading.active_count() == before
+    for _ in range(3):
+        quiet.write(LINE)
+        assert threading.active_count() == before + 1
+    for out in (quiet, file):
+        out.close()
+    assert threading.active_count() == before
+    assert drain(reader) == LINE * 3
+    os.close(reader)
+
+
+@every_kind
+def test_the_thread_waits_for_its_reader_in_the_kernel(
+    ends: Callable[[], tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal tries
+        tries += 1
+        return os.writev(fd, [data])
+
+    monkeypatch.setattr(sink.os, "write", write)  # type: ignore[attr-defined]
+    reader, writer = ends()
+    out = open_sink(writer)
+    out.write(LINE * 5000)
+    until(lambda: not select.select([], [writer], [], 0)[1], "it takes no more")
+    time.sleep(0.1)
+    before = tries
+    time.sleep(0.3)
+    assert tries == before
+    os.close(reader)
+    out.close()
+
+
+def test_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines wait for the next attempt to start one."""
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reader, writer = os.pipe()
+    out = open_sink(writer)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        out.write(numbered(range(1)))
+    out.write(numbered(range(1, 2)))
+    out.close()
+    assert drain(reader) == numbered(range(2))
+    os.close(reader)
+
+
+FORKS = """
+import os, sys
+from rawservers.logs.sink import open_sink
+
+out = open_sink(1)
+os.register_at_fork(after_in_child=out.reset)
+line = "x" * 98 + chr(10)
+for _ in range(20):
+    out.write((line * 100).encode())  # more than the pipe takes: the thread waits
+child = os.fork()
+if child == 0:
+    out.write((line.replace("x", "c") * 10).encode())
+    out.close()
+    os._exit(out.dropped)
+status = os.waitpid(child, 0)[1]
+out.close()
+os._exit(status)
+"""
+
+
+def test_a_child_process_has_a_thread_of_its_own_and_leaves_the_lines_of_its_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout
+        time.sleep(0.3)
+        lines = process.stdout.read().splitlines()
+    assert process.returncode == 0
+    assert lines.count(b"x" * 98) == 2000
+    assert lines.count(b"c" * 98) == 10
+    assert len(lines) == 2010
+
+
+ENDS = """
+import sys
+from rawservers.logs.sink import open_sink
+
+out = open_sink(1)
+out.write((b"x" * 98 + b"\\n") * 4000)
+print("ends", file=sys.stderr)
+"""
+
+
+def test_a_thread_that_waits_for_its_reader_does_not_hold_up_the_end_of_the_interpreter() -> None:
+    reader, writer = os.pipe()
+    done = subprocess.run([sys.executable, "-c", ENDS], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, timeout=DEADLINE)
+    assert (done.returncode, done.stderr) == (0, b"ends\n")
+    os.close(reader)
+    os.close(writer)
 
 
 # Several processes
 
 
 WRITER = """
-import select, sys
-from rawservers.logs.sink import Sink
+import sys
+from rawservers.logs.sink import open_sink
 
 fd, name, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-out = Sink(fd)
+out = open_sink(fd)
 for number in range(0, count, 4):
     lines = [f"{name} {each} ".ljust(4095 - each * 997 % 4081, name) + chr(10) for each in range(number, number + 4)]
     out.write("".join(lines).encode())
-    while len(out.pending) > 65536:
-        select.select([], [fd], [], 1)
-        out.write()
-while out.pending:
-    select.select([], [fd], [], 1)
-    out.write()
+    if number % 40 == 0:
+        out.finish()
 out.close()
 assert out.dropped == 0
 """
@@ -186,7 +291,7 @@ def lines_of(name: str, count: int) -> list[str]:
     return [f"{name} {number} ".ljust(BLOCK - 1 - number * 997 % 4081, name) for number in range(count)]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "somebody else's pipe", "socket", "file"])
+@pytest.mark.parametrize("kind", ["pipe", "non-blocking pipe", "socket", "file"])
 def test_lines_of_two_processes_stay_whole(kind: str, tmp_path: Path) -> None:
     count = 600
     path = tmp_path / "log"
@@ -219,7 +324,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_line_that_did_not_fit_on_the_disk_is_completed(disk: Path) -> None:
-    out = Sink(open_target(str(disk / "log")))
+    out = open_sink(open_target(str(disk / "log")))
     out.write(numbered(range(5)))
     fill(disk / "filler")
     for number in range(5, 105, 5):
@@ -236,23 +341,23 @@ def test_a_line_that_did_not_fit_on_the_disk_is_completed(disk: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("first", ["the one that tore it", "the other"])
 def test_a_torn_line_and_another_process(disk: Path, first: str) -> None:
-    torn, other = Sink(open_target(str(disk / "log"))), Sink(open_target(str(disk / "log")))
+    torn, other = open_sink(open_target(str(disk / "log"))), open_sink(open_target(str(disk / "log")))
     torn.write(numbered(range(5)))
     fill(disk / "filler")
     torn.write(numbered(range(5, 50)))
     other.write(numbered(range(50, 60)))
     assert (disk / "log").stat().st_size == 4096
-    assert len(other.pending) == 1000
+    assert pending(other) == 1000
     (disk / "filler").unlink()
     for each in (other, torn) if first == "the other" else (torn, other):
         each.write()
-        assert not each.pending
+        assert pending(each) == 0
         each.close()
     lines = (disk / "log").read_bytes().splitlines()
     whole = [int(line) for line in lines if len(line) == 99]
     if first == "the other":
-        assert whole == [*range(40), *range(50, 60), *range(40, 50)]
-        assert [len(line) for line in lines] == [*[99] * 40, 96, *[99] * 20]
+        assert whole == [*range(40), *range(51, 60), *range(40, 50)]
+        assert [len(line) for line in lines] == [*[99] * 40, 96 + 99, *[99] * 19]  # its first line follows what is there
     else:
         assert whole == [int(line) for line in lines] == list(range(60))
 
@@ -260,7 +365,7 @@ def test_a_torn_line_and_another_process(disk: Path, first: str) -> None:
 def test_a_full_disk_is_tried_once_a_second(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(sink.time, "monotonic", lambda: now)
-    out = Sink(open_target(str(disk / "log")))
+    out = open_sink(open_target(str(disk / "log")))
     fill(disk / "filler")
     out.write(LINE)
     tries: list[int] = []
@@ -276,53 +381,68 @@ def test_a_full_disk_is_tried_once_a_second(disk: Path, monkeypatch: pytest.Monk
 
 
 def test_what_a_full_disk_costs_is_counted(disk: Path) -> None:
-    out = Sink(open_target(str(disk / "log")))
+    out = open_sink(open_target(str(disk / "log")))
     count = 20_000
     for number in range(0, count, 100):
         out.write(numbered(range(number, number + 100)))
-    assert 0 < len(out.pending) <= MAX_PENDING
+    assert 0 < pending(out) <= MAX_PENDING
     out.close()
     lines = (disk / "log").read_bytes().splitlines()
     assert [int(line) for line in lines[:-1]] == list(range(65536 // 100))
     assert len(lines) - 1 + out.dropped == count  # the last one is torn
 
 
-@pytest.mark.parametrize("by", ["us", "the shell"])
-def test_a_log_that_was_broken_off_goes_on_with_a_fresh_line(tmp_path: Path, by: str) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(b"whole\nbroken o")
-    for line in (b"first\n", b"second\n"):
-        out = Sink(open_target(str(path)) if by == "us" else os.open(path, os.O_WRONLY | os.O_APPEND))
-        out.write(line)
-        out.close()
-    assert path.read_bytes() == b"whole\nbroken o\nfirst\nsecond\n"
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_line_that_another_process_is_just_writing_is_not_broken_off(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    out = Sink(open_target(str(path)))
-    with open(path, "ab", buffering=0) as other:
-        other.write(b"one ")
-        out.write(b"second\n")
-        other.write(b"of four ")
-        out.write()
-        other.write(b"pages\n")
-        out.write()
-    assert path.read_bytes() == b"one of four pages\nsecond\n"
-    out.close()
-
-
 # Another file
 
 
 def test_lines_that_a_pipe_has_not_taken_go_to_the_new_one() -> None:
-    (stuck, writer), (reader, other) = pipe(), pipe()
-    out = Sink(writer)
-    out.write(numbered(range(1000)))
-    out.reopen(other)
+    (stuck, writer), (reader, other) = os.pipe(), os.pipe()
+    out = open_sink(writer)
+    for number in range(0, 1000, 10):
+        out.write(numbered(range(number, number + 10)))
+    until(lambda: not select.select([], [writer], [], 0)[1], "the pipe is full")
+    out = out.reopen(other)
     out.write(numbered(range(1000, 1010)))
     out.close()
-    assert drain(stuck) + drain(reader) == numbered(range(1010))
+    taken = b""
+
+    def all_taken() -> bool:
+        nonlocal taken
+        taken += drain(stuck)
+        return len(taken + drain_new) == 101_000
+
+    drain_new = drain(reader)
+    assert len(drain_new) > 1000
+    until(all_taken, "what its thread was just writing")
+    assert taken + drain_new == numbered(range(1010))
+    assert out.dropped == 0
     os.close(stuck)
     os.close(reader)
+
+
+def test_the_same_pipe_again_is_no_other_thread() -> None:
+    reader, writer = os.pipe()
+    out = open_sink(writer)
+    out.write(LINE * 1000)
+    before = threading.active_count()
+    for _ in range(3):
+        assert out.reopen(os.dup(writer)) is out
+    assert threading.active_count() == before
+    os.close(reader)
+    out.close()
+
+
+def test_drops_are_reported_by_the_sink_of_the_new_descriptor(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = open_sink(writer)
+    out.write(LINE * 3)
+    until(lambda: out.dropped == 3, "they are counted")
+    assert out.drop_report(1000.0) == "3 lines dropped (broken pipe)"
+    out.write(LINE * 2)
+    until(lambda: out.dropped == 5, "they are counted")
+    out = out.reopen(open_target(str(tmp_path / "log")))
+    assert out.drop_report(1000.9) == ""
+    assert out.drop_report(1001.0) == "2 lines dropped (broken pipe)"
+    assert out.dropped == 5
+    out.close()
