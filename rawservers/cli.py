@@ -22,7 +22,8 @@ from rawservers.daemon.control import reload
 from rawservers.daemon.startup import CannotStart, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
-from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, check_user, settings_of
+from rawservers.services import DEFAULT_LISTENERS, SERVICES, default_addresses
+from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig, SiteConfig, check_user, settings_of
 
 DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain TCP and unix sockets."
 EPILOG = (
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     sanitize_process_state()
     inherited_fds = open_descriptors()
     try:
-        inherited = systemd.listen_fds(ADDRESSES)
+        inherited = systemd.listen_fds(SERVICES)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     error_log.install()
@@ -79,16 +80,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     An option that sets a field of Config or SiteConfig has the name of that field, and is None unless it was given.
     """
-    default = Config()
     parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     add("root", nargs="?", metavar="DIR", help="document root of the first site (default: a bundled welcome page)")
-    for listener in default.listen:
+    for listener in DEFAULT_LISTENERS:
         help = f"address to listen on, or off (default: {listener.address})"
         add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=help)
     add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
     add("--listing", action="store_const", const=True, help="list directories of the first site that have no index file")
-    add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {default.workers})")
+    add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {Config().workers})")
     add("--user", type=user, metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
@@ -97,8 +97,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "new workers serve; exit status 2 if it fails"
     )
     add("--reload", type=int, metavar="PID", help=help)
-    help = f"print the status of the server whose status service listens there, and exit (default: {ADDRESSES['status']})"
-    add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help=help)
+    default_status = SERVICES["status"].address
+    help = f"print the status of the server whose status service listens there, and exit (default: {default_status})"
+    add("--status", nargs="?", const=default_status, metavar="ADDRESS", help=help)
     add("--format", choices=status.FORMATS, default="text", help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
     return parser.parse_args(argv)
@@ -113,8 +114,8 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
     config = read_config(args)
     if args.root is not None:
         check_directory(args.root)
-    flags = {listener.service: getattr(args, listener.service) for listener in Config().listen}
-    listen = listeners(flags, config.listen, inherited or {})
+    flags = {listener.service: getattr(args, listener.service) for listener in DEFAULT_LISTENERS}
+    listen = listeners(flags, config.listen or (), inherited or {})
     if not listen:
         raise CannotStart("nothing to serve")
     first = replace(config.sites[0], **options(args, SiteConfig))
@@ -127,16 +128,16 @@ def options(args: argparse.Namespace, config: type[SiteConfig] | type[Config]) -
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The Config of the configuration file, or the default one; `listen` is empty unless the file sets it.
+    """The Config of the configuration file, or the default one; `listen` is None unless the file sets it.
 
     Raises ConfigError.
     """
     if args.config is None:
-        return Config(listen=())
+        return Config()
     from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
 
     overridden = [settings_of(config)[name].key for config in (SiteConfig, Config) for name in options(args, config)]
-    return load(args.config, overridden)
+    return load(args.config, default_addresses(), overridden)
 
 
 def listeners(
@@ -148,7 +149,7 @@ def listeners(
     """
     addresses = {name: [address for address in values if address != "off"] for name, values in flags.items()}
     if not configured and not any(inherited.values()) and not any(addresses.values()):
-        return tuple(listener for listener in Config().listen if not flags.get(listener.service))
+        return tuple(listener for listener in DEFAULT_LISTENERS if not flags.get(listener.service))
     found: list[ListenConfig] = []
     for name in dict.fromkeys([*flags, *inherited, *(listener.service for listener in configured)]):
         if inherited.get(name):

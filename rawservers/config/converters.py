@@ -14,8 +14,7 @@ from rawservers.core.errors import os_error_text
 from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
-from rawservers.services import SERVICES
-from rawservers.settings import ADDRESSES, ListenConfig, Setting, SiteConfig, check_user
+from rawservers.settings import ListenConfig, Setting, SiteConfig, check_user
 
 REDIRECT_TARGET = re.compile(r"(?:/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*")
 FILE_NAME = re.compile(r"[^./\0][^/\0]*")
@@ -34,12 +33,13 @@ class InvalidValue(Exception):
 class SourceFile:
     """The file being read, and what its values have in common.
 
-    directory: base of its relative paths; overridden: as for `toml.load`; errors: key paths and messages; hosts, endpoints:
-    those found so far, since a second use is an error.
+    directory: base of its relative paths; services, overridden: as for `toml.load`; errors: key paths and messages; hosts,
+    endpoints: those found so far, since a second use is an error.
     """
 
-    def __init__(self, directory: str, overridden: Container[str]) -> None:
+    def __init__(self, directory: str, services: Mapping[str, str], overridden: Container[str]) -> None:
         self.directory = directory
+        self.services = services
         self.overridden = overridden
         self.errors: list[tuple[KeyPath, str]] = []
         self.hosts: set[str] = set()
@@ -301,9 +301,9 @@ def convert_site(value: object, context: Context) -> SiteConfig:
 def convert_listener(value: object, context: Context) -> ListenConfig:
     fields = read_table(convert_table(value), context, LISTEN_KEYS)
     service = fields.get("service", "")
-    address = fields.get("address", ADDRESSES.get(service, ""))
+    address = fields.get("address", context.source.services.get(service, ""))
     if service == "":
-        context.child("service").add_error(f"missing: expected {service_names()}")
+        context.child("service").add_error(f"missing: expected {service_names(context)}")
     elif service and address == "":
         context.child("address").add_error(f"missing: {service} has no default address")
     if address:
@@ -319,13 +319,13 @@ def check_duplicate(endpoint: Endpoint, context: Context) -> None:
 
 
 def convert_service(value: object, context: Context) -> str:
-    if not isinstance(value, str) or value not in ADDRESSES.keys() | SERVICES.keys():
-        raise InvalidValue(service_names())
+    if not isinstance(value, str) or value not in context.source.services:
+        raise InvalidValue(service_names(context))
     return value
 
 
-def service_names() -> str:
-    return f"one of {', '.join(map(toml_string, dict.fromkeys([*ADDRESSES, *SERVICES])))}"
+def service_names(context: Context) -> str:
+    return f"one of {', '.join(map(toml_string, context.source.services))}"
 
 
 def convert_address(value: object, context: Context) -> str:

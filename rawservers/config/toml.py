@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 from rawservers.config.converters import Context, SourceFile, read_table
@@ -19,18 +19,19 @@ from rawservers.core.errors import os_error_text
 from rawservers.settings import Config, ConfigError, SiteConfig
 
 
-def load(path: str, overridden: Container[str] = ()) -> Config:
-    """The Config of the file at `path`; its `listen` is empty if the file has no [[listen]].
+def load(path: str, services: Mapping[str, str], overridden: Container[str] = ()) -> Config:
+    """The Config of the file at `path`; its `listen` is None if the file has no [[listen]].
 
-    overridden: dotted keys that options on the command line override. Their values in the file must be well formed, but users
-    and directories among them need not exist. Raises ConfigError.
+    services: the names of the services, and the default address of each ("": none). overridden: dotted keys that options on
+    the command line override. Their values in the file must be well formed, but users and directories among them need not
+    exist. Raises ConfigError.
     """
     text = read(path)
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([not_toml(path, text, error)]) from error
-    source = SourceFile(os.path.dirname(path), overridden)
+    source = SourceFile(os.path.dirname(path), services, overridden)
     config = convert(table, Context(source))
     if source.errors:
         lines = line_numbers(text)
@@ -55,6 +56,6 @@ def read(path: str) -> str:
 
 def convert(table: dict[str, Any], top: Context) -> Config:
     """The Config of a whole parsed file; meaningless if there were errors."""
-    fields = {"listen": ()} | read_table(table, top, KEYS)
+    fields = read_table(table, top, KEYS)
     first = SiteConfig(**{spec.field: fields.pop(spec.field) for spec in SITE_KEYS.values() if spec.field in fields})
     return Config(sites=(first, *(fields.pop("sites", ()) or ())), **fields)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rawservers.settings import ADDRESSES, Config, ListenConfig, SiteConfig, settings_of
+from rawservers.services import SERVICES
+from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
 from tests.harness.configuration import EXAMPLE, WRONG, keys_of, loaded, mistakes
 
 
@@ -187,7 +188,7 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
     ],
 )
 def test_a_mistake(path: Path, text: str, expected: list[str]) -> None:
-    services = ", ".join(f'"{name}"' for name in ADDRESSES)
+    services = ", ".join(f'"{name}"' for name in SERVICES)
     addresses = mistakes(path, "[[listen]]\nservice = 'http'\naddress = ''")[0].partition("(")[2].removesuffix(")")
     wanted = [said.replace("{services}", services).replace("{addresses}", addresses) for said in expected]
     assert mistakes(path, text) == [f"conf.toml:{said}" for said in wanted]
