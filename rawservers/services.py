@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from rawservers.core.bind import Endpoint
 from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol
@@ -28,7 +27,7 @@ from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, ListenConfig, SiteConfig
-from rawservers.status import Status, StatusHandler
+from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
 
@@ -46,15 +45,15 @@ class Service(NamedTuple):
     """A row of the table.
 
     prepare:   called once in each worker; makes the function that starts a conversation. Raises OSError or ValueError
-    deadlines: in seconds, without those of the core
     address:   the default one; "": none
+    deadlines: in seconds, or the names of the fields of Config that say them; those of the core excepted
     banner:    an address as it is logged at start-up
     is_logged: whether responses go to the access log
     """
 
     prepare: Callable[[Config, Clock, GetStatus], Start]
-    deadlines: Callable[[Config], Mapping[Deadline, float]]
-    address: str = ""
+    address: str
+    deadlines: Mapping[Deadline, float | str]
     banner: Callable[[Config, str], str] = lambda config, address: address
     is_logged: bool = True
 
@@ -65,7 +64,7 @@ def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     sites = [(site.hosts, Site(site, clock, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
     router = Router(sites, config.handlers, cache, config.body_limit, config.server_header)
-    return partial(Conversation, responder=router, max_requests=config.requests, respond_to_error=router.respond_to_error)
+    return lambda peer: Conversation(peer, router, config.requests, router.respond_to_error)
 
 
 def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start:
@@ -76,21 +75,13 @@ def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start
 
     service, longest_line, greeting = config.telnet_service, config.longest_line, config.telnet_greeting.encode()
     if service is None:
-        return partial(EchoSession, longest_line=longest_line, greeting=greeting)
-    return partial(Session, service=service, longest_line=longest_line, greeting=greeting, on_failure=report_failure)
+        return lambda peer: EchoSession(peer, longest_line=longest_line, greeting=greeting)
+    return lambda peer: Session(peer, service, longest_line=longest_line, greeting=greeting, on_failure=report_failure)
 
 
 def prepare_status(config: Config, clock: Clock, get_status: GetStatus) -> Start:
-    """The metrics of the server, over HTTP."""
-    return partial(Conversation, responder=StatusHandler(get_status))
-
-
-def http_deadlines(config: Config) -> Mapping[Deadline, float]:
-    return {Deadline.HEAD: config.head_time, Deadline.BODY: config.body_time, Deadline.IDLE: config.idle_time}
-
-
-def telnet_deadlines(config: Config) -> Mapping[Deadline, float]:
-    return {Deadline.IDLE: config.telnet_idle_time}
+    """HTTP with one handler: the metrics of the server."""
+    return prepare_http(Config(handlers=(("/", partial(respond, get_status)),), body_limit=0), clock, get_status)
 
 
 def http_banner(config: Config, address: str) -> str:
@@ -98,31 +89,31 @@ def http_banner(config: Config, address: str) -> str:
     return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
 
 
+HTTP_DEADLINES = {Deadline.HEAD: "head_time", Deadline.BODY: "body_time", Deadline.IDLE: "idle_time"}
+CORE_DEADLINES = {Deadline.SEND: "send_time", Deadline.LINGER: "linger_time"}
+
 SERVICES = {
-    "http": Service(prepare_http, http_deadlines, "127.0.0.1:8080", http_banner),
-    "telnet": Service(prepare_telnet, telnet_deadlines, "127.0.0.1:2323"),
-    "status": Service(prepare_status, http_deadlines, "unix:/run/rawservers/status", is_logged=False),
+    "http": Service(prepare_http, "127.0.0.1:8080", HTTP_DEADLINES, http_banner),
+    "telnet": Service(prepare_telnet, "127.0.0.1:2323", {Deadline.IDLE: "telnet_idle_time"}),
+    "status": Service(prepare_status, "unix:/run/rawservers/status", HTTP_DEADLINES, is_logged=False),
 }
 DEFAULT_LISTENERS = tuple(ListenConfig(name, SERVICES[name].address) for name in ("http", "telnet"))
 
 
-def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[Deadline, float] = {}) -> None:
+def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[Deadline, float | str] = {}) -> None:
     """Add a service, for `Config.listen`, for [[listen]] in configuration files, and for sockets from systemd.
 
     name: up to 31 lower-case letters, digits and hyphens, a letter first, but not "log" or "wakes". start: called with the
     Peer of each new connection, in the event loop of a worker; returns the Protocol object of the conversation. An exception in
     it closes that connection, and is logged. address: the default one of the service in configuration files, as text:
-    HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: seconds for HEAD, BODY and IDLE; 0 or absent: no
-    limit. SEND and LINGER are those of the configuration, `limits.send_time` and `limits.linger_time`.
+    HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: for HEAD, BODY and IDLE, seconds, or the name of the
+    field of Config that says them; 0 or absent: no limit. SEND and LINGER are always those of the Config.
 
-    To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed, or
-    the address malformed.
+    To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed.
     """
     if name in SERVICES or not NAME.fullmatch(name):
         raise ValueError(f"service name is {'taken' if name in SERVICES else 'malformed'}: {name!r}")
-    if address:
-        Endpoint.parse(address)
-    SERVICES[name] = Service(lambda *_: start, lambda _: deadlines, address)
+    SERVICES[name] = Service(lambda *_: start, address, deadlines)
 
 
 def default_addresses() -> dict[str, str]:
@@ -138,6 +129,7 @@ def resolve_listeners(config: Config) -> tuple[ListenConfig, ...]:
 def make_service(name: str, config: Config, clock: Clock, report: Report, get_status: GetStatus) -> ServiceSpec:
     """The service as the connections of one worker share it. Raises KeyError, OSError or ValueError."""
     service = SERVICES[name]
-    deadlines = {**service.deadlines(config), Deadline.SEND: config.send_time, Deadline.LINGER: config.linger_time}
+    times = {**service.deadlines, **CORE_DEADLINES}
+    deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
     start = service.prepare(config, clock, get_status)
     return ServiceSpec(name, start, deadlines, report if service.is_logged else lambda *_: None)

@@ -23,10 +23,7 @@ log = logging.getLogger("rawservers")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
 
-LOW_PORT_HINT = (
-    " (ports below 1024 are privileged: start as root, use a systemd socket, or set"
-    " sysctl net.ipv4.ip_unprivileged_port_start=0)"
-)
+LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
 Servers: TypeAlias = "dict[ListenConfig, list[ServerSocket]]"  # by listener, with its address in the normal form
 
@@ -37,11 +34,9 @@ class CannotStart(Exception):
 
 def sanitize_process_state() -> None:
     """Open descriptors 0 to 2, unblock all signals, and tighten the umask."""
-    for fd in range(3):  # a closed one would be reused for the next socket, which would then receive what is printed
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # open() returns the lowest free number
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free one: else the next socket, where output would go
+        pass
+    os.close(fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(os.umask(0o022) | 0o022)  # unix sockets and logs must not be writable by other users
 

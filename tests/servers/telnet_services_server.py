@@ -15,7 +15,7 @@ ANSWERS: dict[str, LineService] = {"calculator": calculate, "login": login}
 
 
 for name, answer in ANSWERS.items():
-    add_service(name, partial(Session, service=answer, longest_line=4096), deadlines={Deadline.IDLE: 600})
+    add_service(name, partial(Session, service=answer, longest_line=4096), deadlines={Deadline.IDLE: "telnet_idle_time"})
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)
