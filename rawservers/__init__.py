@@ -11,10 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rawservers.core.peer import Peer as Peer
+    from rawservers.core.protocol import Closing as Closing
+    from rawservers.core.protocol import Deadline as Deadline
+    from rawservers.core.protocol import Protocol as Protocol
     from rawservers.daemon.startup import CannotStart as CannotStart
     from rawservers.daemon.worker import serve as serve
     from rawservers.http.request import Request as Request
     from rawservers.http.response import Response as Response
+    from rawservers.services import add_service as add_service
     from rawservers.settings import Config as Config
     from rawservers.settings import ListenConfig as ListenConfig
     from rawservers.settings import SiteConfig as SiteConfig
@@ -24,14 +29,10 @@ __version__ = "0.1.0"
 # The public names, and where they are from. They are imported when first used, so that whoever wants a part of the package
 # does not wait for the whole.
 PUBLIC = {
-    "CannotStart": "daemon.startup",
-    "Config": "settings",
-    "ListenConfig": "settings",
-    "Request": "http.request",
-    "Response": "http.response",
-    "SiteConfig": "settings",
-    "serve": "daemon.worker",
-}
+    "CannotStart": "daemon.startup", "Closing": "core.protocol", "Config": "settings", "Deadline": "core.protocol",
+    "ListenConfig": "settings", "Peer": "core.peer", "Protocol": "core.protocol", "Request": "http.request",
+    "Response": "http.response", "SiteConfig": "settings", "add_service": "services", "serve": "daemon.worker",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -24,7 +24,8 @@ from rawservers.daemon.control import reload
 from rawservers.daemon.startup import CannotStart, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
-from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, ConfigError, ListenConfig, SiteConfig, settings_of
+from rawservers.services import DEFAULT_LISTENERS, SERVICES, default_addresses
+from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig, SiteConfig, settings_of
 
 DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain TCP and unix sockets."
 EPILOG = (
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     sanitize_process_state()
     inherited_fds = open_descriptors()
     with errors_as(CannotStart):
-        inherited = systemd.listen_fds(ADDRESSES)
+        inherited = systemd.listen_fds(SERVICES)
     error_log.install()
     return Supervisor(lambda: configure(args, inherited), inherited_fds).run()
 
@@ -103,16 +104,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     An option that sets a field of Config or SiteConfig has the name of that field, and is None unless it was given.
     """
-    default = Config()
     parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     add("root", nargs="?", metavar="DIR", help="document root of the first site (default: a bundled welcome page)")
-    for listener in default.listen:
+    for listener in DEFAULT_LISTENERS:
         help = f"address to listen on, or off (default: {listener.address})"
         add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=help)
     add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
     add("--listing", action="store_const", const=True, help="list directories of the first site that have no index file")
-    add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {default.workers})")
+    add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {Config().workers})")
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
@@ -121,8 +121,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "new workers serve; exit status 2 if it fails"
     )
     add("--reload", type=int, metavar="PID", help=help)
-    help = f"print the status of the server whose status service listens there, and exit (default: {ADDRESSES['status']})"
-    add("--status", nargs="?", const=ADDRESSES["status"], metavar="ADDRESS", help=help)
+    default_status = SERVICES["status"].address
+    help = f"print the status of the server whose status service listens there, and exit (default: {default_status})"
+    add("--status", nargs="?", const=default_status, metavar="ADDRESS", help=help)
     add("--format", choices=status.FORMATS, default="text", help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
     return parser.parse_args(argv)
@@ -140,12 +141,12 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
         from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
 
         names = settings_of(SiteConfig) | settings_of(Config)
-        config = load(args.config, [names[name].key for name in server_options | site_options])
+        config = load(args.config, default_addresses(), [names[name].key for name in server_options | site_options])
     if args.root is not None:
         with errors_as(CannotStart):
             check_directory(args.root)
-    flags = {listener.service: getattr(args, listener.service) for listener in Config().listen}
-    listen = listeners(flags, config.listen, inherited or {})
+    flags = {listener.service: getattr(args, listener.service) for listener in DEFAULT_LISTENERS}
+    listen = listeners(flags, config.listen or (), inherited or {})
     if not listen:
         raise CannotStart("nothing to serve")
     first = replace(config.sites[0], **site_options)
@@ -173,5 +174,5 @@ def listeners(
         else:
             found += [listener for listener in configured if listener.service == name]
     if not found and not configured:
-        found = [listener for listener in Config().listen if not flags.get(listener.service)]
+        found = [listener for listener in DEFAULT_LISTENERS if not flags.get(listener.service)]
     return tuple(found)

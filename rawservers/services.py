@@ -1,13 +1,22 @@
-"""The table of services: name -> function that makes its ServiceSpec. The only file that imports both protocols.
+"""The table of services, and the only file that imports both protocols.
 
-A third protocol takes one more function and one more row.
+Another service is a class and a call:
+
+    class Shout(Protocol):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[bytes]:
+            return (data.upper(),)
+
+    add_service("shout", lambda peer: Shout(), "127.0.0.1:7007", {Deadline.IDLE: 60})
+    serve(Config(listen=(ListenConfig("shout", ":7007"),)))
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeAlias
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
@@ -16,57 +25,110 @@ from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import Config, SiteConfig
+from rawservers.settings import Config, ListenConfig, SiteConfig
+from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
 
 log = logging.getLogger("rawservers")
 
+# Metrics are named SERVICE.COUNTER; those of "log" and "wakes" are of no service.
+NAME = re.compile("(?!(?:log|wakes)$)[a-z][a-z0-9-]{0,30}")
+
+Start: TypeAlias = Callable[[Peer], Protocol]
 Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access record, bytes sent, seconds taken
+GetStatus: TypeAlias = Callable[[], Status]
 
 
-def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+class Service(NamedTuple):
+    """A row of the table.
+
+    prepare:   called once in each worker; makes the function that starts a conversation. Raises OSError or ValueError
+    address:   the default one; "": none
+    deadlines: in seconds, or the names of the fields of Config that say them; those of the core excepted
+    banner:    an address as it is logged at start-up
+    is_logged: whether responses go to the access log
+    """
+
+    prepare: Callable[[Config, Clock, GetStatus], Start]
+    address: str
+    deadlines: Mapping[Deadline, float | str]
+    banner: Callable[[Config, str], str] = lambda config, address: address
+    is_logged: bool = True
+
+
+def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     """HTTP/1.0: files and handlers."""
     cache = ResponseCache(clock, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     sites = [(site.hosts, Site(site, clock, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
     router = Router(sites, config.handlers, cache, config.body_limit, config.server_header)
-    roots = ", ".join(site.root for site in config.sites) or "the welcome page"
-
-    def start(peer: Peer) -> Protocol:
-        return Conversation(peer, router, config.requests, router.respond_to_error)
-
-    def banner(address: str) -> str:
-        return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
-
-    return ServiceSpec("http", start, http_deadlines(config), report, banner)
+    return lambda peer: Conversation(peer, router, config.requests, router.respond_to_error)
 
 
-def telnet(config: Config, clock: Clock, report: Report) -> ServiceSpec:
+def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
-    service = config.telnet_service
-    greeting = config.telnet_greeting.encode()
 
     def report_failure(failure: Exception) -> None:
         log.error("unexpected error in the telnet service", exc_info=failure)
 
-    def start(peer: Peer) -> Protocol:
-        if service is None:
-            return EchoSession(peer, longest_line=config.longest_line, greeting=greeting)
-        return Session(peer, service, longest_line=config.longest_line, greeting=greeting, on_failure=report_failure)
-
-    return ServiceSpec("telnet", start, {Deadline.IDLE: config.telnet_idle_time} | core_deadlines(config), report)
+    service, longest_line, greeting = config.telnet_service, config.longest_line, config.telnet_greeting.encode()
+    if service is None:
+        return lambda peer: EchoSession(peer, longest_line=longest_line, greeting=greeting)
+    return lambda peer: Session(peer, service, longest_line=longest_line, greeting=greeting, on_failure=report_failure)
 
 
-def http_deadlines(config: Config) -> dict[Deadline, float]:
-    """The deadlines of all services over HTTP, in seconds."""
-    times = {Deadline.HEAD: config.head_time, Deadline.BODY: config.body_time, Deadline.IDLE: config.idle_time}
-    return times | core_deadlines(config)
+def prepare_status(config: Config, clock: Clock, get_status: GetStatus) -> Start:
+    """HTTP with one handler: the metrics of the server."""
+    return prepare_http(Config(handlers=(("/", partial(respond, get_status)),), body_limit=0), clock, get_status)
 
 
-def core_deadlines(config: Config) -> dict[Deadline, float]:
-    """The deadlines that the core sets for every service, in seconds."""
-    return {Deadline.SEND: config.send_time, Deadline.LINGER: config.linger_time}
+def http_banner(config: Config, address: str) -> str:
+    roots = ", ".join(site.root for site in config.sites) or "the welcome page"
+    return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
 
 
-SERVICES: dict[str, Callable[[Config, Clock, Report], ServiceSpec]] = {"http": http, "telnet": telnet}
+HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time"}
+CORE_DEADLINES = {Deadline.SEND: "send_time", Deadline.LINGER: "linger_time"}
+
+SERVICES = {
+    "http": Service(prepare_http, "127.0.0.1:8080", HTTP_DEADLINES, http_banner),
+    "telnet": Service(prepare_telnet, "127.0.0.1:2323", {Deadline.IDLE: "telnet_idle_time"}),
+    "status": Service(prepare_status, "unix:/run/rawservers/status", HTTP_DEADLINES, is_logged=False),
+}
+DEFAULT_LISTENERS = tuple(ListenConfig(name, SERVICES[name].address) for name in ("http", "telnet"))
+
+
+def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[Deadline, float | str] = {}) -> None:
+    """Add a service, for `Config.listen`, for [[listen]] in configuration files, and for sockets from systemd.
+
+    name: up to 31 lower-case letters, digits and hyphens, a letter first, but not "log" or "wakes". start: called with the
+    Peer of each new connection, in the event loop of a worker; returns the Protocol object of the conversation. An exception in
+    it closes that connection, and is logged. address: the default one of the service in configuration files, as text:
+    HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: for HEAD, BODY and IDLE, seconds, or the name of the
+    field of Config that says them; 0 or absent: no limit. HEAD is by default that of the Config; SEND and LINGER always are.
+
+    To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed.
+    """
+    if name in SERVICES or not NAME.fullmatch(name):
+        raise ValueError(f"service name is {'taken' if name in SERVICES else 'malformed'}: {name!r}")
+    SERVICES[name] = Service(lambda *_: start, address, deadlines)
+
+
+def default_addresses() -> dict[str, str]:
+    """The default address of each service, by name; "": none."""
+    return {name: service.address for name, service in SERVICES.items()}
+
+
+def resolve_listeners(config: Config) -> tuple[ListenConfig, ...]:
+    """The listeners of `config`, or the default ones if it has None."""
+    return DEFAULT_LISTENERS if config.listen is None else config.listen
+
+
+def make_service(name: str, config: Config, clock: Clock, report: Report, get_status: GetStatus) -> ServiceSpec:
+    """The service as the connections of one worker share it. Raises KeyError, OSError or ValueError."""
+    service = SERVICES[name]
+    times = {Deadline.HEAD: "head_time", **service.deadlines, **CORE_DEADLINES}  # HEAD: for preambles, too
+    deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
+    start = service.prepare(config, clock, get_status)
+    return ServiceSpec(name, start, deadlines, report if service.is_logged else lambda *_: None)

@@ -17,8 +17,6 @@ T = TypeVar("T")
 
 WELCOME = Path(__file__).parent / "welcome"
 
-# The default address of each service.
-ADDRESSES = {"http": "127.0.0.1:8080", "telnet": "127.0.0.1:2323", "status": "unix:/run/rawservers/status"}
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
 
@@ -157,13 +155,10 @@ class Config:
     server and register handlers (see README): files accept no body. nginx: client_max_body_size, 1 MiB. A body is held in
     memory."""
 
-    listen: tuple[ListenConfig, ...] = setting(
-        (ListenConfig("http", ADDRESSES["http"]), ListenConfig("telnet", ADDRESSES["telnet"])),
-        "listen",
-        "listeners",
-        example='[[listen]]\nservice = "http"\naddress = ":80"',
+    listen: tuple[ListenConfig, ...] | None = setting(
+        None, "listen", "listeners", example='[[listen]]\nservice = "http"\naddress = ":80"'
     )
-    """Listeners: the services, and the addresses that they listen on."""
+    """Listeners: the services, and the addresses that they listen on. None: HTTP and Telnet, on their default addresses."""
 
     access_log: str = setting("-", "log.access", "file", aliases={"-": "-", "off": "off"})
     """Access log of HTTP: a file, to which lines are appended, "-" for standard output, or "off". The supervisor opens the

@@ -8,22 +8,18 @@ A request gets plain text at /, JSON at /json (or with Accept: application/json)
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from itertools import accumulate
 from typing import NamedTuple
 
 from rawservers.core.bind import Endpoint
-from rawservers.core.peer import Peer
-from rawservers.core.protocol import Protocol
 from rawservers.core.wakes import LONG
-from rawservers.http.conversation import Conversation
 from rawservers.http.request import Request
-from rawservers.http.response import CommonHeaders, PreparedResponse, Response, error_response
-from rawservers.http.router import HANDLER_STEPS
+from rawservers.http.response import Response, error_response
 
 TIMEOUT = 10  # seconds for a response
 
@@ -74,20 +70,20 @@ class Status:
 
 def as_text(status: Status) -> str:
     """Plain text."""
+    wakes = status.wakes["wall"].counts
+    over = sum(number for bound, number in wakes.items() if bound == "more" or float(bound) > LONG)
+    longest = ", ".join(f"{1000 * status.wakes[clock].longest:,.1f} ms {name}" for clock, name in WAKE_CLOCKS.items())
     lines = [
         f"rawservers {status.version}, up {timedelta(seconds=int(status.uptime))}, workers: {status.workers}",
         f"reloads: {status.reloads}, failed: {status.reloads_failed}; access log lines dropped: {status.log_lines_dropped}",
+        f"event loop iterations: {sum(wakes.values()):,}, over 50 ms: {over:,}; longest: {longest}",
     ]
-    if wakes := status.wakes["wall"].counts:
-        over = sum(number for bound, number in wakes.items() if bound == "more" or float(bound) > LONG)
-        longest = ", ".join(f"{1000 * status.wakes[clock].longest:,.1f} ms {name}" for clock, name in WAKE_CLOCKS.items())
-        lines.append(f"event loop iterations: {sum(wakes.values()):,}, over 50 ms: {over:,}; longest: {longest}")
     for service, counters in status.counters.items():
         states = status.connections[service]
         detail = ", ".join(f"{state} {number}" for state, number in states.items() if number)
-        lines += ["", service, f"{sum(states.values()):>15,}  connections open" + (f" ({detail})" if detail else "")]
-        lines += [f"{counters[name]:>15,}  {description}" for name, (_, description) in COUNTERS.items() if counters.get(name)]
-    return "\n".join(lines) + "\n"
+        lines += ["", service, f"{sum(states.values()):>15,}  connections open{f' ({detail})' if detail else ''}"]
+        lines += [f"{counters[name]:>15,}  {description}" for name, (_, description) in COUNTERS.items() if counters[name]]
+    return "\n".join([*lines, ""])
 
 
 def as_json(status: Status) -> str:
@@ -100,43 +96,34 @@ def as_prometheus(status: Status) -> str:
     lines: list[str] = []
     for name, kind, description, samples in _metrics(status):
         lines += [f"# HELP rawservers_{name} {description}", f"# TYPE rawservers_{name} {kind}"]
-        lines += [f"rawservers_{name}{labels} {number}" for labels, number in samples]
-    return "\n".join(lines) + "\n"
+        lines += [f"rawservers_{name}{labels} {number}" for labels, number in samples.items()]
+    return "\n".join([*lines, ""])
 
 
-def _metrics(status: Status) -> Iterator[tuple[str, str, str, list[tuple[str, float]]]]:
-    """Name, type, description, and samples (a suffix or labels, and a value)."""
-    yield "build_info", "gauge", "Version of the server.", [(f'{{version="{status.version}"}}', 1)]
-    yield "uptime_seconds", "gauge", "Seconds since the start.", [("", status.uptime)]
-    yield "workers", "gauge", "Worker processes.", [("", status.workers)]
-    yield "reloads_total", "counter", "Successful reloads.", [("", status.reloads)]
-    yield "reloads_failed_total", "counter", "Failed reloads.", [("", status.reloads_failed)]
-    yield "log_lines_dropped_total", "counter", "Access log lines dropped.", [("", status.log_lines_dropped)]
-    for clock, wakes in status.wakes.items():
-        name = "wake_duration" if clock == "wall" else "wake_cpu"
-        description = f"event loop iterations, {WAKE_CLOCKS[clock]}."
-        yield f"{name}_seconds", "histogram", f"Duration of {description}", list(_samples(wakes))
-        yield f"{name}_max_seconds", "gauge", f"Maximum duration of {description}", [("", wakes.longest)]
-    states = [
-        (f'{{service="{service}",state="{state}"}}', float(number))
+def _metrics(status: Status) -> Iterator[tuple[str, str, str, Mapping[str, float]]]:
+    """Name, type, description, and samples: the value by suffix or labels."""
+    yield "build_info", "gauge", "Version of the server.", {f'{{version="{status.version}"}}': 1}
+    yield "uptime_seconds", "gauge", "Seconds since the start.", {"": status.uptime}
+    yield "workers", "gauge", "Worker processes.", {"": status.workers}
+    yield "reloads_total", "counter", "Successful reloads.", {"": status.reloads}
+    yield "reloads_failed_total", "counter", "Failed reloads.", {"": status.reloads_failed}
+    yield "log_lines_dropped_total", "counter", "Access log lines dropped.", {"": status.log_lines_dropped}
+    for clock, name in (("wall", "wake_duration"), ("cpu", "wake_cpu")):
+        wakes, description = status.wakes[clock], f"event loop iterations, {WAKE_CLOCKS[clock]}."
+        buckets = [f'_bucket{{le="{bound}"}}'.replace("more", "+Inf") for bound in wakes.counts]
+        samples: dict[str, float] = dict(zip(buckets, accumulate(wakes.counts.values()), strict=True))  # buckets are cumulative
+        samples |= {"_sum": wakes.seconds, "_count": sum(wakes.counts.values())}
+        yield f"{name}_seconds", "histogram", f"Duration of {description}", samples
+        yield f"{name}_max_seconds", "gauge", f"Maximum duration of {description}", {"": wakes.longest}
+    states = {
+        f'{{service="{service}",state="{state}"}}': number
         for service, by_state in status.connections.items()
         for state, number in by_state.items()
-    ]
+    }
     yield "connections", "gauge", "Open connections by state.", states
     for key, (name, description) in COUNTERS.items():
-        samples = [(f'{{service="{s}"}}', float(counters[key])) for s, counters in status.counters.items() if key in counters]
-        if samples:
-            yield name, "counter", f"{description.capitalize()}.", samples
-
-
-def _samples(wakes: WakeHistogram) -> Iterator[tuple[str, float]]:
-    """The samples of a histogram, whose buckets are cumulative."""
-    total = 0
-    for bound, number in wakes.counts.items():
-        total += number
-        yield f'_bucket{{le="{"+Inf" if bound == "more" else bound}"}}', total
-    yield "_sum", wakes.seconds
-    yield "_count", total
+        counts = {f'{{service="{service}"}}': counters[key] for service, counters in status.counters.items()}
+        yield name, "counter", f"{description.capitalize()}.", counts
 
 
 class StatusFormat(NamedTuple):
@@ -154,38 +141,19 @@ FORMATS = {
 }
 
 
-class StatusHandler:
-    """Responses to status requests; see `http.conversation.Responder`."""
+# HTTP
 
-    def __init__(self, get_status: Callable[[], Status]) -> None:
-        self.common_headers = CommonHeaders()
-        self._get_status = get_status
 
-    def lookup(self, data: bytes) -> None:
-        return None  # never cached
-
-    def max_body(self, request: Request) -> int:
-        return 0
-
-    def respond(self, request: Request) -> PreparedResponse:
-        """The status page. Raises HTTPError if the target is malformed."""
-        if request.method not in {"GET", "HEAD"}:
-            return PreparedResponse(error_response(405, "The status is read-only.", [("Allow", "GET, HEAD")]), request)
-        path = request.path
-        if path == "/" and "application/json" in request.fields.get("accept", ""):
-            path = "/json"
-        for form in FORMATS.values():
-            if path == form.path:
-                request.steps = HANDLER_STEPS  # _get_status iterates over all connections
-                headers = [("Content-Type", form.content_type), ("Cache-Control", "no-store")]
-                return PreparedResponse(Response(200, headers, form.render(self._get_status()).encode()), request)
-        return PreparedResponse(error_response(404, "The status is at /, /json and /metrics."), request)
-
-    def prepare(self, request: Request, future: object) -> PreparedResponse:
-        raise AssertionError("`respond` returns no futures")
-
-    def start(self, peer: Peer) -> Protocol:
-        return Conversation(peer, self)
+def respond(get_status: Callable[[], Status], request: Request) -> Response:
+    """The handler of the status service, see http/router.py."""
+    if request.method not in {"GET", "HEAD"}:
+        return error_response(405, "The status is read-only.", [("Allow", "GET, HEAD")])
+    wants_json = request.path == "/" and "application/json" in request.fields.get("accept", "")
+    for path, content_type, render in FORMATS.values():
+        if path == ("/json" if wants_json else request.path):
+            headers = [("Content-Type", content_type), ("Cache-Control", "no-store")]
+            return Response(200, headers, render(get_status()).encode())
+    return error_response(404, "The status is at /, /json and /metrics.")
 
 
 def fetch(address: str, form: str) -> str:
@@ -195,16 +163,17 @@ def fetch(address: str, form: str) -> str:
     """
     endpoint = Endpoint.parse(address)
     path, content_type, _ = FORMATS[form]
-    with contextlib.ExitStack() as stack:
-        if endpoint.path is None:
-            sock = stack.enter_context(socket.create_connection((endpoint.host or "localhost", endpoint.port), TIMEOUT))
-        else:
-            sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            sock.settimeout(TIMEOUT)
+    if endpoint.path:
+        sock = socket.socket(socket.AF_UNIX)
+    else:
+        sock = socket.create_connection((endpoint.host or "localhost", endpoint.port), TIMEOUT)
+    with sock, sock.makefile("rb") as response:
+        sock.settimeout(TIMEOUT)
+        if endpoint.path:
             sock.connect(endpoint.path)
         sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-        head, _, body = stack.enter_context(sock.makefile("rb")).read().partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
+        head, _, body = response.read().decode(errors="replace").partition("\r\n\r\n")
+    lines = head.split("\r\n")
     if " 200 " not in lines[0] or f"Content-Type: {content_type}" not in lines:
         raise OSError(f"not a status service: {lines[0]!r}")
-    return body.decode()
+    return body

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rawservers import settings
 from rawservers.config.converters import allowed_values
-from rawservers.settings import ADDRESS_FORMS, ADDRESSES, Config, Setting, SiteConfig, settings_of
+from rawservers.services import DEFAULT_LISTENERS, default_addresses
+from rawservers.settings import ADDRESS_FORMS, Config, Setting, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "conf" / "rawservers.toml"
@@ -106,11 +107,12 @@ def entry(key: str, meaning: str, setting: Setting, default: object) -> str:
 
 
 def listeners() -> str:
-    addresses = ", ".join(f"{json.dumps(address)} ({name})" for name, address in ADDRESSES.items())
-    meaning = LISTEN.format(services=" or ".join(map(json.dumps, ADDRESSES)), addresses=addresses, forms=ADDRESS_FORMS)
+    services = default_addresses()
+    addresses = ", ".join(f"{json.dumps(address)} ({name})" for name, address in services.items())
+    meaning = LISTEN.format(services=" or ".join(map(json.dumps, services)), addresses=addresses, forms=ADDRESS_FORMS)
     rows = "".join(
         f"#[[listen]]\n#service = {json.dumps(listener.service)}\n#address = {json.dumps(listener.address)}\n"
-        for listener in Config().listen
+        for listener in DEFAULT_LISTENERS
     )
     return f"\n{prose(meaning)}{rows}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeAlias
@@ -16,8 +16,7 @@ from rawservers.core.bind import Endpoint
 from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST, TOKEN
 from rawservers.http.response import check_headers
-from rawservers.services import SERVICES
-from rawservers.settings import ADDRESSES, ListenConfig, Setting, SiteConfig
+from rawservers.settings import ListenConfig, Setting, SiteConfig
 
 TABLE = Setting("", "table")
 
@@ -38,11 +37,12 @@ class InvalidValue(Exception):
 class SourceFile:
     """The file being read, and what its values have in common.
 
-    directory: base of its relative paths; overridden: as for `toml.load`; errors: key paths and messages; seen: the host names
-    and addresses found so far, since a second use is an error.
+    directory: base of its relative paths; services, overridden: as for `toml.load`; errors: key paths and messages; seen: the
+    host names and addresses found so far, since a second use is an error.
     """
 
     directory: str
+    services: Mapping[str, str]
     overridden: Container[str]
     errors: list[tuple[KeyPath, str]] = field(default_factory=list)
     seen: set[str | Endpoint] = field(default_factory=set)
@@ -226,9 +226,9 @@ def convert_site(table: dict[str, Any], context: Context) -> SiteConfig:
 def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
     fields = read_table(table, context)
     service = fields.get("service", "")
-    address = fields.get("address", ADDRESSES.get(service, ""))
+    address = fields.get("address", context.source.services.get(service, ""))
     if service == "":
-        context.child("service").add_error(f"missing: expected {service_names()}")
+        context.child("service").add_error(f"missing: expected {service_names(context)}")
     elif service and address == "":
         context.child("address").add_error(f"missing: {service} has no default address")
     endpoint = Endpoint.parse(address or "0")
@@ -238,13 +238,13 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
 
 
 def convert_service(name: object, context: Context) -> object:
-    if name not in [*ADDRESSES, *SERVICES]:
-        raise InvalidValue(service_names())
+    if not isinstance(name, str) or name not in context.source.services:
+        raise InvalidValue(service_names(context))
     return name
 
 
-def service_names() -> str:
-    return f"one of {', '.join(map(toml_string, dict.fromkeys([*ADDRESSES, *SERVICES])))}"
+def service_names(context: Context) -> str:
+    return f"one of {', '.join(map(toml_string, context.source.services))}"
 
 
 def convert_address(address: str, context: Context) -> str:

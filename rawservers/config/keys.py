@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from os.path import commonprefix
 
 from rawservers.config.positions import KeyPath
 from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
@@ -35,10 +34,10 @@ def dotted_key(path: KeyPath) -> str:
 def suggestion(path: KeyPath) -> str:
     """The known key that resembles the unknown one at `path` most, as " (did you mean KEY?)"; "" if none does.
 
-    The last parts are compared. Of several keys with the same one, that is taken which begins most like the unknown one.
+    The last parts are compared. Of several keys with the same one, that is taken which as a whole resembles it most.
     """
     names = [*KEYS, *TABLES]
     close = difflib.get_close_matches(str(path[-1]), [name.rpartition(".")[2] for name in names], 1, 0.7)
     candidates = [name for name in names if name.rpartition(".")[2] in close]
-    best = max(candidates, key=lambda name: len(commonprefix([name, dotted_key(path)])), default="")  # noqa: RUF071
+    best = max(candidates, key=lambda name: difflib.SequenceMatcher(None, name, dotted_key(path)).ratio(), default="")
     return f" (did you mean {best}?)" if best else ""

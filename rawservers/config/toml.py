@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from rawservers.config.converters import Context, SourceFile, read_table
 from rawservers.config.keys import dotted_key
@@ -18,19 +18,20 @@ from rawservers.core.errors import os_error_text
 from rawservers.settings import Config, ConfigError, SiteConfig, settings_of
 
 
-def load(path: str, overridden: Container[str] = ()) -> Config:
-    """The Config of the file at `path`; its `listen` is empty if the file has no [[listen]].
+def load(path: str, services: Mapping[str, str], overridden: Container[str] = ()) -> Config:
+    """The Config of the file at `path`; its `listen` is None if the file has no [[listen]].
 
-    overridden: dotted keys that options on the command line override. Their values in the file must be well formed, but users
-    and directories among them need not exist. Raises ConfigError.
+    services: the names of the services, and the default address of each ("": none). overridden: dotted keys that options on
+    the command line override. Their values in the file must be well formed, but users and directories among them need not
+    exist. Raises ConfigError.
     """
     text = read(path)
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([not_toml(path, text, error)]) from error
-    source = SourceFile(os.path.dirname(path), overridden)
-    fields = {"listen": ()} | read_table(table, Context(source))
+    source = SourceFile(os.path.dirname(path), services, overridden)
+    fields = read_table(table, Context(source))
     if source.errors:
         lines = line_numbers(text)
         errors = sorted(((line_of(keys, lines), keys, what) for keys, what in source.errors), key=lambda error: error[0])

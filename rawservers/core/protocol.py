@@ -174,7 +174,6 @@ class ServiceSpec:
     start:     makes the protocol object of a new connection
     deadlines: in seconds; 0 or absent: no deadline
     report:    called at the end of each response with the peer, the record, the bytes sent and the seconds taken
-    banner:    makes the line logged at start-up from the bound address
     counters:  of all its connections
     """
 
@@ -182,5 +181,4 @@ class ServiceSpec:
     start: Callable[[Peer], Protocol]
     deadlines: Mapping[Deadline, float]
     report: Callable[[Peer, object, int, float], None]
-    banner: Callable[[str], str] = str
     counters: Counters = field(default_factory=Counters)

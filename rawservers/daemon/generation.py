@@ -6,7 +6,6 @@ import os
 import time
 from dataclasses import dataclass
 
-from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_user
 from rawservers.daemon.startup import (
     CannotStart,
@@ -22,11 +21,9 @@ from rawservers.settings import Config
 
 @dataclass(slots=True)
 class Generation:
-    """services: for their banners; access_log: a descriptor, -1 if it is off; credentials: of the workers, None: unchanged;
-    started_at: monotonic time."""
+    """access_log: a descriptor, -1 if it is off; credentials: of the workers, None: unchanged; started_at: monotonic time."""
 
     config: Config
-    services: dict[str, ServiceSpec]
     servers: Servers
     access_log: int
     credentials: Credentials | None
@@ -57,7 +54,7 @@ def prepare(config: Config, current: Generation | None) -> Generation:
 
     Raises CannotStart, after closing all that it has opened.
     """
-    services = validate(config)
+    validate(config)
     credentials = look_up_user(config.user)
     access_log = open_access_log(config)
     try:
@@ -66,4 +63,4 @@ def prepare(config: Config, current: Generation | None) -> Generation:
         close_access_log(access_log)
         raise
     raise_descriptor_limit(config)
-    return Generation(config, services, servers, access_log, credentials, time.monotonic())
+    return Generation(config, servers, access_log, credentials, time.monotonic())

@@ -7,7 +7,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from rawservers.core.bind import Endpoint, ServerSocket, bind
@@ -15,18 +15,15 @@ from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, Report, http_deadlines
+from rawservers.services import SERVICES, GetStatus, Report, make_service, resolve_listeners
 from rawservers.settings import Config, ListenConfig
-from rawservers.status import Status, StatusHandler
+from rawservers.status import Status
 
 log = logging.getLogger("rawservers")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
 
-LOW_PORT_HINT = (
-    " (ports below 1024 are privileged: start as root, use a systemd socket, or set"
-    " sysctl net.ipv4.ip_unprivileged_port_start=0)"
-)
+LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
 Servers: TypeAlias = "dict[ListenConfig, list[ServerSocket]]"  # by listener, with its address in the normal form
 
@@ -37,11 +34,9 @@ class CannotStart(Exception):
 
 def sanitize_process_state() -> None:
     """Open descriptors 0 to 2, unblock all signals, and tighten the umask."""
-    for fd in range(3):  # a closed one would be reused for the next socket, which would then receive what is printed
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # open() returns the lowest free number
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free one: else the next socket, where output would go
+        pass
+    os.close(fd)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(os.umask(0o022) | 0o022)  # unix sockets and logs must not be writable by other users
 
@@ -51,55 +46,46 @@ def open_descriptors() -> list[int]:
     return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
 
 
-def make_services(config: Config, clock: Clock, report: Report, get_status: Callable[[], Status]) -> dict[str, ServiceSpec]:
+def make_services(config: Config, clock: Clock, report: Report, get_status: GetStatus) -> dict[str, ServiceSpec]:
     """The services of all listeners, by name.
 
     report: called at the end of each response, for the access log. Raises CannotStart, for example for an invalid header field.
     """
-
-    def status(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-        return ServiceSpec("status", StatusHandler(get_status).start, http_deadlines(config), lambda *_: None)
-
-    table = SERVICES | {"status": status}
     services: dict[str, ServiceSpec] = {}
-    for listen in config.listen:
+    for listen in resolve_listeners(config):
         name = listen.service
-        if name not in table:
-            raise CannotStart(f"unknown service {name!r} (known: {', '.join(table)})")
+        if name not in SERVICES:
+            raise CannotStart(f"unknown service {name!r} (known: {', '.join(SERVICES)})")
         try:
-            services[name] = services.get(name) or table[name](config, clock, report)
+            services[name] = services.get(name) or make_service(name, config, clock, report, get_status)
         except (OSError, ValueError) as error:
             raise CannotStart(f"cannot serve {name} on {listen.address}: {os_error_text(error)}") from error
     return services
 
 
-def validate(config: Config) -> dict[str, ServiceSpec]:
-    """Services as from `make_services`, made before anything is bound, to find mistakes early. Good for banners only.
-
-    Raises CannotStart.
-    """
+def validate(config: Config) -> None:
+    """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
 
     def no_status() -> Status:
         raise AssertionError("these services serve no requests")
 
-    return make_services(config, Clock(), lambda *_: None, no_status)
+    make_services(config, Clock(), lambda *_: None, no_status)
 
 
 def bind_all(config: Config, existing: Mapping[ListenConfig, list[ServerSocket]] = {}) -> Servers:
-    """Server sockets for all of `config.listen`; those in `existing` are reused.
+    """Server sockets for all listeners; those in `existing` are reused.
 
     Raises CannotStart, after closing all sockets that it has bound.
     """
     servers: Servers = {}
     try:
-        for listen in dict.fromkeys(config.listen):
+        for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
             key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
             servers[key] = servers.get(key) or existing.get(key) or bind(endpoint)
     except (OSError, ValueError) as error:
-        for key in servers.keys() - existing.keys():
-            for server in servers[key]:
-                server.close()
+        for server in all_servers({key: servers[key] for key in servers.keys() - existing.keys()}):
+            server.close()
         low = isinstance(error, PermissionError) and not listen.address.startswith("unix:")
         raise CannotStart(f"cannot listen on {listen.address}: {os_error_text(error)}{LOW_PORT_HINT if low else ''}") from error
     for server in all_servers(servers):
@@ -112,11 +98,11 @@ def all_servers(servers: Servers) -> Iterable[ServerSocket]:
     return (server for group in servers.values() for server in group)
 
 
-def log_addresses(services: Mapping[str, ServiceSpec], servers: Servers) -> None:
+def log_addresses(config: Config, servers: Servers) -> None:
     """Log a line for each server socket."""
     for listen, group in servers.items():
         for server in group:
-            log.info("%s listening on %s", listen.service, services[listen.service].banner(server.address))
+            log.info("%s listening on %s", listen.service, SERVICES[listen.service].banner(config, server.address))
 
 
 def open_access_log(config: Config) -> int:
@@ -159,5 +145,5 @@ def connection_shares(config: Config) -> dict[str, int]:
     """Connections that each service may have in a worker. Default: half of all for HTTP and Telnet each, if both are served."""
     total = max_connections(config)
     configured = {"http": config.http_connections, "telnet": config.telnet_connections}
-    default = max(1, total // 2) if configured.keys() <= {listen.service for listen in config.listen} else total
+    default = max(1, total // 2) if configured.keys() <= {listen.service for listen in resolve_listeners(config)} else total
     return {name: min(number or default, total) for name, number in configured.items()}

@@ -155,7 +155,7 @@ class Supervisor:
         """Only the new generation accepts now: the start or reload is complete."""
         assert self._current
         self._in_handover = False
-        log_addresses(self._current.services, self._current.servers)
+        log_addresses(self._current.config, self._current.servers)
         info = self._scoreboard.server_info
         self._count_reloads(reloads=info.reloads_begun - info.reloads - info.reloads_failed)  # 1, or 0 after the start
         self._notify_ready()

@@ -62,7 +62,7 @@ def serve(config: Config) -> None:
 
     Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises CannotStart.
     """
-    banners = validate(config)
+    validate(config)
     access_log = open_access_log(config)
     try:
         servers = bind_all(config)
@@ -74,7 +74,7 @@ def serve(config: Config) -> None:
     worker = Worker(config, servers, access_log, scoreboard, scoreboard.allocate())
     for number in (signal.SIGTERM, signal.SIGINT):
         worker.loop.on_signal(number, worker.stop)
-    log_addresses(banners, servers)
+    log_addresses(config, servers)
     worker.run()
     for server in all_servers(servers):
         server.close()

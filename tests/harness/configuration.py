@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rawservers.config.toml import load
+from rawservers.services import default_addresses
 from rawservers.settings import Config, ConfigError
 from tests.example_configuration import uncommented, written
 
@@ -20,14 +21,14 @@ WRONG = ["true", "-1", "-0.5", '"\\u0000"', "[1979-05-27]", "{ a.b.c = 1 }", "19
 
 def loaded(path: Path, text: str, given: tuple[str, ...] = ()) -> Config:
     path.write_text(text)
-    return load(str(path), given)
+    return load(str(path), default_addresses(), given)
 
 
 def mistakes(path: Path, text: str | bytes) -> list[str]:
     """What is wrong with such a file, without its folder."""
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ConfigError) as error:
-        load(str(path))
+        load(str(path), default_addresses())
     assert str(error.value) == "\n".join(error.value.errors)
     assert not [line for line in error.value.errors if len(line.splitlines()) != 1]
     return [line.removeprefix(f"{path.parent}/") for line in error.value.errors]

@@ -164,7 +164,7 @@ def test_a_host_that_two_sites_would_have_is_the_one_that_says_so(place: Path) -
         assert "content of the other f" in ask(server, "/f", "b.example")
     (place / "conf.toml").write_text(f'http.hosts = ["b.example"]\n{further}')
     with pytest.raises(ConfigError, match=r'http\.sites\.hosts: duplicate host name "b\.example"'):
-        load(str(place / "conf.toml"))
+        load(str(place / "conf.toml"), {})
 
 
 # Times: one server where each is short, and nothing is waited for that the default would bring as soon

@@ -6,11 +6,8 @@ python3 -m tests.servers.faulty
 import logging
 from collections.abc import Sequence
 
-from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Chunk, Protocol, ServiceSpec
-from rawservers.daemon.worker import serve
-from rawservers.services import SERVICES, Report
-from rawservers.settings import Config, ListenConfig
+from rawservers import Config, ListenConfig, Peer, Protocol, add_service, serve
+from rawservers.core.protocol import Chunk
 
 
 class Faulty(Protocol):
@@ -24,15 +21,8 @@ def stillborn(peer: Peer) -> Protocol:
     raise RuntimeError("at the start")
 
 
-def faulty(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    return ServiceSpec("faulty", lambda peer: Faulty(), {}, report)
-
-
-def unborn(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-    return ServiceSpec("unborn", stillborn, {}, report)
-
-
-SERVICES |= {"faulty": faulty, "unborn": unborn}
+add_service("faulty", lambda peer: Faulty())
+add_service("unborn", stillborn)
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)

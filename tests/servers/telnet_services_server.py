@@ -4,12 +4,9 @@ python3 -m tests.servers.telnet_services_server
 """
 
 import logging
+from functools import partial
 
-from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
-from rawservers.daemon.worker import serve
-from rawservers.services import SERVICES, Report, core_deadlines
-from rawservers.settings import Config, ListenConfig
+from rawservers import Config, Deadline, ListenConfig, add_service, serve
 from rawservers.telnet.service import LineService
 from rawservers.telnet.session import Session
 from tests.servers.telnet_services import calculate, login
@@ -17,18 +14,8 @@ from tests.servers.telnet_services import calculate, login
 ANSWERS: dict[str, LineService] = {"calculator": calculate, "login": login}
 
 
-def add(name: str, answer: LineService) -> None:
-    def service(config: Config, clock: Clock, report: Report) -> ServiceSpec:
-        def start(peer: Peer) -> Protocol:
-            return Session(peer, answer, longest_line=config.longest_line)
-
-        return ServiceSpec(name, start, {Deadline.IDLE: config.telnet_idle_time} | core_deadlines(config), report)
-
-    SERVICES[name] = service
-
-
 for name, answer in ANSWERS.items():
-    add(name, answer)
+    add_service(name, partial(Session, service=answer, longest_line=4096), deadlines={Deadline.IDLE: "telnet_idle_time"})
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s", level=logging.INFO)

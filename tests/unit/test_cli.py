@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from rawservers.cli import configure, listeners, parse
+from rawservers.services import DEFAULT_LISTENERS
 from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
 from tests.harness.command import asked
 
 
 def test_the_defaults() -> None:
-    assert asked() == Config()
+    assert asked() == Config(listen=DEFAULT_LISTENERS)
     assert asked().listen == (ListenConfig("http", "127.0.0.1:8080"), ListenConfig("telnet", "127.0.0.1:2323"))
     assert asked().sites == (SiteConfig(str(WELCOME)),)
 

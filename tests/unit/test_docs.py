@@ -109,7 +109,7 @@ def test_a_name_that_is_not_there_is_noticed(code: str) -> None:
         "core/loop.py:Loop.run",
         "rawservers/core/loop.py:TICK",
         "core/connection.py:Connection.failed",
-        "services.py:http.start",
+        "services.py:prepare_telnet",
         "tests/live/test_protocols.py:test_a_third_protocol",
         "test_a_third_protocol",
         "core/loop.py",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rawservers.settings import ADDRESSES, Config, ListenConfig, SiteConfig, settings_of
+from rawservers.services import SERVICES
+from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
 from tests.harness.configuration import EXAMPLE, WRONG, keys_of, loaded, mistakes
 
 
@@ -53,7 +54,7 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("wrokers = 2", ["1: wrokers: unknown key (did you mean workers?)"]),
         ("zzz = 2", ["1: zzz: unknown key"]),
         ("[telnet]\nconnection = 2", ["2: telnet.connection: unknown key (did you mean telnet.connections?)"]),
-        ("connections = 2", ["1: connections: unknown key (did you mean limits.connections?)"]),
+        ("connections = 2", ["1: connections: unknown key (did you mean http.connections?)"]),
         ("listing = true", ["1: listing: unknown key (did you mean http.listing?)"]),
         ("[http]\n\nlsiting = true", ["3: http.lsiting: unknown key (did you mean http.listing?)"]),
         ("[htpp]\nlisting = true", ["1: htpp: unknown key (did you mean http?)"]),
@@ -190,7 +191,7 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
     ],
 )
 def test_a_mistake(path: Path, text: str, expected: list[str]) -> None:
-    services = ", ".join(f'"{name}"' for name in ADDRESSES)
+    services = ", ".join(f'"{name}"' for name in SERVICES)
     addresses = mistakes(path, "[[listen]]\nservice = 'http'\naddress = ''")[0].partition("(")[2].removesuffix(")")
     wanted = [said.replace("{services}", services).replace("{addresses}", addresses) for said in expected]
     assert mistakes(path, text) == [f"conf.toml:{said}" for said in wanted]

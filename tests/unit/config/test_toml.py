@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from rawservers.config.keys import KEYS, TABLES
 from rawservers.config.toml import load
-from rawservers.core.peer import Clock
-from rawservers.services import SERVICES
+from rawservers.daemon.startup import validate
+from rawservers.services import SERVICES, default_addresses
 from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
 from tests.harness.configuration import EXAMPLE, WRONG, loaded, mistakes
 
@@ -95,7 +96,7 @@ def test_all_of_it(path: Path) -> None:
 
 
 def test_an_empty_file(path: Path) -> None:
-    assert loaded(path, "") == loaded(path, "# nothing\r\n[http]\r\n") == Config(listen=())
+    assert loaded(path, "") == loaded(path, "# nothing\r\n[http]\r\n") == Config()
 
 
 def test_a_relative_path_begins_in_the_folder_of_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,15 +107,15 @@ def test_a_relative_path_begins_in_the_folder_of_the_file(path: Path, monkeypatc
     assert config.access_log == f"{path.parent}/a.log"
     assert config.listen == (ListenConfig("http", f"unix:{path.parent}/http.sock"),)
     monkeypatch.chdir(path.parent)
-    assert load(path.name).sites[0].root == "www"
-    assert load(path.name).access_log == "a.log"
+    assert load(path.name, default_addresses()).sites[0].root == "www"
+    assert load(path.name, default_addresses()).access_log == "a.log"
     assert loaded(path, f'http.root = "{path.parent}/www"').sites[0].root == f"{path.parent}/www"
     assert loaded(path, 'http.root = ""').sites[0].root == str(WELCOME)
     assert loaded(path, 'log.access = "off"').access_log == "off"
 
 
 def test_a_service_with_and_without_a_usual_address(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SERVICES, "third", SERVICES["http"])
+    monkeypatch.setitem(SERVICES, "third", SERVICES["http"]._replace(address=""))
     text = '[[listen]]\nservice = "status"\n'
     assert loaded(path, text).listen == (ListenConfig("status", "unix:/run/rawservers/status"),)
     (mistake,) = mistakes(path, text + '[[listen]]\nservice = "third"')
@@ -174,7 +175,7 @@ def test_a_file_that_cannot_be_read(path: Path) -> None:
         ("", "no such file or directory"),
     ):
         with pytest.raises(ConfigError) as error:
-            load(name)
+            load(name, {})
         assert error.value.errors == [f"{name}: cannot be read: {why}"]
 
 
@@ -239,12 +240,12 @@ def test_any_file_is_taken_or_refused_with_its_lines(path: Path, text: str) -> N
     data = text.encode("utf-8", "surrogatepass")
     path.write_bytes(data)
     try:
-        config = load(str(path))
+        config = load(str(path), default_addresses())
     except ConfigError as error:
         errors = error.errors
     else:
-        for service in SERVICES.values():
-            service(config, Clock(now=1.0, time=1.0), lambda *answered: None)
+        for name in SERVICES:
+            validate(replace(config, listen=(ListenConfig(name, ""),)))
         return
     assert errors
     for said in errors:
