@@ -157,10 +157,8 @@ def test_over_long_in_character_mode() -> None:
 
 
 @pytest.mark.parametrize("flood", [b"\xff\xfa\x18" + b"A" * 100_000, b"\xff\xfa" + b"\xff\xff" * 50_000])
-def test_subnegotiation_is_counted_not_stored(flood: bytes) -> None:
-    machine = nvt.Nvt()
-    assert set(machine.parse(flood)) <= {(nvt.NO_EVENT, b"")}
-    assert machine.subnegotiation_bytes >= 50_000
+def test_a_subnegotiation_is_not_stored(flood: bytes) -> None:
+    assert set(nvt.Nvt().parse(flood)) <= {(nvt.NO_EVENT, b"")}
     assert said(conversation(), [flood + b"\xff\xf0x\r\n"]) == b"x\r\n"
 
 
