@@ -14,7 +14,7 @@ command (`_state`), and whether the last byte of text was a CR (`_after_cr`).
             |                                 v  |
             +------- IAC SE ----------------- SUBNEGOTIATION
 
-**Subnegotiations** are counted and dropped: no option that this server agrees to has any. What is not stored uses no memory and
+**Subnegotiations** are dropped: no option that this server agrees to has any. What is not stored uses no memory and
 cannot get into the line.
 
 **Line ends.** Each line end in the text becomes LF. Accepted are CR LF, CR NUL (the same as CR LF by RFC 1123 §3.3.1), a bare
@@ -34,12 +34,13 @@ EOF, SUSP, ABORT = 236, 237, 238  # RFC 1184 §2.5
 SE, NOP, DM, BRK, IP, AO, AYT, EC, EL, GA, SB = range(240, 251)  # RFC 854 p. 14
 WILL, WONT, DO, DONT, IAC = range(251, 256)
 TEXT = -1  # an event that is no command
-NO_EVENT = -2  # handled by the parser itself: SB, a doubled IAC that is dropped, the Data Mark of a Synch
+NO_EVENT = -2  # handled by the parser itself: a verb, SB, a doubled IAC that is dropped, the Data Mark of a Synch
 
 MAX_TEXT = 4096  # bytes of one TEXT event, at most, since an event is handled without a stop
 
 # States.
-_TEXT, _COMMAND, _OPTION, _SUBNEGOTIATION, _SUBNEGOTIATION_IAC = range(5)
+_TEXT, _COMMAND, _OPTION, _SUBNEGOTIATION, _SUBNEGOTIATION_COMMAND = range(5)
+_AFTER_IAC = {_TEXT: _COMMAND, _SUBNEGOTIATION: _SUBNEGOTIATION_COMMAND}
 
 # Progress of a Synch: the mark of urgent data is ahead; the Data Mark has come before it, so text counts again.
 _NO_SYNCH, _SYNCH, _DM_SEEN = range(3)
@@ -68,10 +69,9 @@ class Nvt:
     """Parser of one direction of a Telnet stream.
 
     binary: whether the peer transmits binary (RFC 856). Set by the caller; applies from the next event on
-    subnegotiation_bytes: number of bytes in subnegotiations so far
     """
 
-    __slots__ = ("_after_cr", "_state", "_synch", "_verb", "binary", "subnegotiation_bytes")
+    __slots__ = ("_after_cr", "_state", "_synch", "_verb", "binary")
 
     def __init__(self) -> None:
         self._state = _TEXT
@@ -79,7 +79,6 @@ class Nvt:
         self._after_cr = False
         self._synch = _NO_SYNCH
         self.binary = False
-        self.subnegotiation_bytes = 0
 
     @property
     def at_boundary(self) -> bool:
@@ -98,56 +97,39 @@ class Nvt:
         self._synch = max(self._synch, _SYNCH) if urgent else _NO_SYNCH
         at = 0
         while at < len(data):
-            if self._state == _TEXT:
-                end = data.find(_IAC, at, at + MAX_TEXT)
-                run = data[at : at + MAX_TEXT if end < 0 else end]
-                at += len(run)
-                if run and (text := self._decode_text(run)):
-                    yield TEXT, text
-                if end >= 0:
-                    at += 1
-                    self._state = _COMMAND
-            elif self._state == _SUBNEGOTIATION:
-                end = data.find(_IAC, at)
-                self.subnegotiation_bytes += (len(data) if end < 0 else end) - at
-                if end < 0:
-                    break
-                at = end + 1
-                self._state = _SUBNEGOTIATION_IAC
-            else:
-                event = self._handle_command_byte(data[at])
+            if self._state not in _AFTER_IAC:
+                yield self._handle_command_byte(data[at])
                 at += 1
-                if event is not None:
-                    yield event
+                continue
+            end = data.find(_IAC, at, at + MAX_TEXT)
+            run = data[at : at + MAX_TEXT if end < 0 else end]
+            at += len(run)
+            if run and self._state == _TEXT and (text := self._decode_text(run)):
+                yield TEXT, text
+            if end >= 0:
+                at += 1
+                self._state = _AFTER_IAC[self._state]
 
-    def _handle_command_byte(self, byte: int) -> tuple[int, bytes] | None:
-        """The event that `byte`, the next one of a command, completes; None if the command goes on."""
-        if self._state == _OPTION:
-            self._state = _TEXT
+    def _handle_command_byte(self, byte: int) -> tuple[int, bytes]:
+        """The event of `byte`, which follows an IAC or a verb."""
+        state, self._state = self._state, _TEXT
+        if state == _OPTION:
             return self._verb, bytes((byte,))
-        within, self._state = self._state == _SUBNEGOTIATION_IAC, _TEXT
-        if byte == IAC:
-            return self._handle_escaped_iac(within)
-        if byte >= WILL:
+        if byte == IAC:  # a 255 of data
+            if state == _SUBNEGOTIATION_COMMAND:
+                self._state = _SUBNEGOTIATION
+            elif text := self._decode_text(_IAC):
+                return TEXT, text
+        elif byte >= WILL:
             self._verb = byte
             self._state = _OPTION
-            return None
-        if byte == SB:
+        elif byte == SB:
             self._state = _SUBNEGOTIATION
         elif byte == DM and self._synch == _SYNCH:
             self._synch = _DM_SEEN
         else:
             return byte, b""
         return NO_EVENT, b""
-
-    def _handle_escaped_iac(self, within: bool) -> tuple[int, bytes]:
-        """IAC IAC: a 255 of data, within a subnegotiation or in the text."""
-        if within:
-            self.subnegotiation_bytes += 1
-            self._state = _SUBNEGOTIATION
-            return NO_EVENT, b""
-        text = self._decode_text(_IAC)
-        return (TEXT, text) if text else (NO_EVENT, b"")
 
     def _decode_text(self, run: bytes) -> bytes:
         """`run`, bytes of text, with LF for each line end; b"" in a Synch.
@@ -161,4 +143,4 @@ class Nvt:
             return b""
         if b"\r" in run:
             run = run.replace(b"\r\n", b"\n").replace(b"\r\0", b"\n").replace(b"\r", b"\n")
-        return run if self.binary or b"\0" not in run else run.translate(None, b"\0")  # quicker than replace if there are many
+        return run if self.binary else run.replace(b"\0", b"")

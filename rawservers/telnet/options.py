@@ -35,50 +35,23 @@ class State(Enum):
     WANTYES_OPPOSITE = auto()
 
 
-class Event(Enum):
-    """What changes the state of an option."""
-
-    ACCEPTABLE = auto()  # the peer sends yes for an option that we agree to
-    UNACCEPTABLE = auto()  # the peer sends yes for another option
-    REFUSAL = auto()  # the peer sends no
-    ENABLE = auto()  # we want the option on
-    DISABLE = auto()  # we want it off
-
-
 NO, YES, WANTNO, WANTNO_OPPOSITE, WANTYES, WANTYES_OPPOSITE = State
+ACCEPT, REFUSE, ENABLE, DISABLE = range(4)  # events: the peer sends yes, the peer sends no, we want it on, we want it off
 
-# (state, event) -> (next state, what to send: True for yes, False for no, None for nothing). RFC 1143 §7.
-TABLE: dict[tuple[State, Event], tuple[State, bool | None]] = {
-    (NO, Event.ACCEPTABLE): (YES, True),
-    (YES, Event.ACCEPTABLE): (YES, None),
-    (WANTNO, Event.ACCEPTABLE): (NO, None),  # error: DONT answered by WILL
-    (WANTNO_OPPOSITE, Event.ACCEPTABLE): (YES, None),  # error: DONT answered by WILL
-    (WANTYES, Event.ACCEPTABLE): (YES, None),
-    (WANTYES_OPPOSITE, Event.ACCEPTABLE): (WANTNO, False),
-    (NO, Event.UNACCEPTABLE): (NO, False),
-    (NO, Event.REFUSAL): (NO, None),
-    (YES, Event.REFUSAL): (NO, False),
-    (WANTNO, Event.REFUSAL): (NO, None),
-    (WANTNO_OPPOSITE, Event.REFUSAL): (WANTYES, True),
-    (WANTYES, Event.REFUSAL): (NO, None),
-    (WANTYES_OPPOSITE, Event.REFUSAL): (NO, None),
-    (NO, Event.ENABLE): (WANTYES, True),
-    (YES, Event.ENABLE): (YES, None),
-    (WANTNO, Event.ENABLE): (WANTNO_OPPOSITE, None),
-    (WANTNO_OPPOSITE, Event.ENABLE): (WANTNO_OPPOSITE, None),
-    (WANTYES, Event.ENABLE): (WANTYES, None),
-    (WANTYES_OPPOSITE, Event.ENABLE): (WANTYES, None),
-    (NO, Event.DISABLE): (NO, None),
-    (YES, Event.DISABLE): (WANTNO, False),
-    (WANTNO, Event.DISABLE): (WANTNO, None),
-    (WANTNO_OPPOSITE, Event.DISABLE): (WANTNO, None),
-    (WANTYES, Event.DISABLE): (WANTYES_OPPOSITE, None),
-    (WANTYES_OPPOSITE, Event.DISABLE): (WANTYES_OPPOSITE, None),
-}
+# For each state, by event: the next state, and what to send (True for yes, False for no, None for nothing). RFC 1143 §7.
+TABLE: dict[State, tuple[tuple[State, bool | None], ...]] = {
+    # state           ACCEPT           REFUSE           ENABLE                   DISABLE
+    NO:               ((YES, True),    (NO, None),      (WANTYES, True),         (NO, None)),
+    YES:              ((YES, None),    (NO, False),     (YES, None),             (WANTNO, False)),
+    WANTNO:           ((NO, None),     (NO, None),      (WANTNO_OPPOSITE, None), (WANTNO, None)),  # ACCEPT is an error
+    WANTNO_OPPOSITE:  ((YES, None),    (WANTYES, True), (WANTNO_OPPOSITE, None), (WANTNO, None)),  # the same
+    WANTYES:          ((YES, None),    (NO, None),      (WANTYES, None),         (WANTYES_OPPOSITE, None)),
+    WANTYES_OPPOSITE: ((WANTNO, False), (NO, None),     (WANTYES, None),         (WANTYES_OPPOSITE, None)),
+}  # fmt: skip
 
 
 class Side:
-    """All options of one end. Only those in a state other than NO take memory: the few that are acceptable or were enabled.
+    """All options of one end. Those that were never on take no memory.
 
     yes, no: the verbs to send (DO and DONT for the peer's options, WILL and WONT for ours); acceptable: options we agree to
     """
@@ -96,25 +69,16 @@ class Side:
 
     def receive(self, yes: bool, option: int) -> bytes:
         """The reply to the peer's yes or no for `option` (0 to 255): three bytes or none."""
-        if not yes:
-            return self._step(Event.REFUSAL, option)
-        unacceptable = option not in self._acceptable and self[option] is NO
-        return self._step(Event.UNACCEPTABLE if unacceptable else Event.ACCEPTABLE, option)
+        if yes and option not in self._acceptable and self[option] is NO:
+            return bytes((IAC, self._no, option))
+        return self.handle(ACCEPT if yes else REFUSE, option)
 
-    def enable(self, option: int) -> bytes:
-        """The request to turn `option` on: three bytes or none."""
-        return self._step(Event.ENABLE, option)
-
-    def disable(self, option: int) -> bytes:
-        """The request to turn `option` off: three bytes or none."""
-        return self._step(Event.DISABLE, option)
-
-    def _step(self, event: Event, option: int) -> bytes:
-        state, yes = TABLE[self[option], event]
-        if state is not NO:
+    def handle(self, event: int, option: int) -> bytes:
+        """Change the state of `option`. Returns what to send: three bytes or none."""
+        before = self[option]
+        state, yes = TABLE[before][event]
+        if state is not before:
             self._states[option] = state
-        else:
-            self._states.pop(option, None)
         return b"" if yes is None else bytes((IAC, self._yes if yes else self._no, option))
 
 
@@ -136,23 +100,23 @@ class Options:
         self._echo_for_password = False  # our ECHO is on only while a password is typed
 
     def receive(self, verb: int, option: int) -> bytes:
-        """The reply to the peer's `verb` (DO, DONT, WILL or WONT) for `option`: three bytes or none."""
-        side = self.us if verb in (DO, DONT) else self.him
-        return side.receive(verb in (DO, WILL), option)
+        """The reply to the peer's `verb` (DO, DONT, WILL or WONT) for `option`: three bytes, six or none.
 
-    def complete_character_mode(self, option: int) -> bytes:
-        """The offer of the other option of CHARACTER_MODE, once the peer has requested `option`: three bytes or none."""
-        self._echo_for_password = False
-        return self.us.enable(CHARACTER_MODE[option])
+        Six where the peer requests one option of CHARACTER_MODE: the other one is offered with it.
+        """
+        if verb in (WILL, WONT):
+            return self.him.receive(verb == WILL, option)
+        if verb == DO and option in REQUESTS:
+            return bytes((IAC, WILL, option))
+        reply = self.us.receive(verb == DO, option)
+        if reply and option in CHARACTER_MODE and self.us[option] is YES:
+            self._echo_for_password = False
+            reply += self.us.handle(ENABLE, CHARACTER_MODE[option])
+        return reply
 
-    def claim_echo(self) -> bytes:
-        """The request to turn our ECHO on while a password is typed: three bytes or none."""
-        self._echo_for_password = self.us[ECHO] not in (YES, WANTYES)
-        return self.us.enable(ECHO)
-
-    def release_echo(self) -> bytes:
-        """The request to turn our ECHO off again, if only `claim_echo` had turned it on: three bytes or none."""
-        if not self._echo_for_password:
-            return b""
-        self._echo_for_password = False
-        return self.us.disable(ECHO)
+    def hide_input(self, hidden: bool) -> bytes:
+        """What turns our ECHO on while a password is typed, and off again if it was off before: three bytes or none."""
+        if hidden:
+            self._echo_for_password = self.us[ECHO] not in (YES, WANTYES)
+            return self.us.handle(ENABLE, ECHO)
+        return self.us.handle(DISABLE, ECHO) if self._echo_for_password else b""

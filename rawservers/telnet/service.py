@@ -47,14 +47,15 @@ Dialogue: TypeAlias = Generator[bytes, bytes, "bytes | None"]
 LineService: TypeAlias = LineHandler | Callable[[LineClient], Dialogue]
 
 
-def start_dialogue(service: LineService, client: LineClient) -> Dialogue:
-    """A new dialogue of `service` with `client`. A line handler becomes one with empty prompts."""
+def run_service(service: LineService, client: LineClient) -> Dialogue:
+    """The dialogue of `service` with `client`, with its last line sent. A line handler becomes one with empty prompts."""
     if isgeneratorfunction(service):
-        return cast("Callable[[LineClient], Dialogue]", service)(client)
-    return _handle_lines(cast("LineHandler", service), client)
-
-
-def _handle_lines(handler: LineHandler, client: LineClient) -> Dialogue:
+        text = yield from cast("Callable[[LineClient], Dialogue]", service)(client)
+        client.hide_input(False)
+        if text is not None:
+            client.send_line(text)
+        return None
+    handler = cast("LineHandler", service)
     while True:
         line = yield b""
         text = handler(line)

@@ -29,62 +29,42 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from rawservers.core.peer import Peer
-from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol
+from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline
 from rawservers.telnet import nvt
 from rawservers.telnet.client import BYTES_PER_STEP, WIDE_BYTES_PER_STEP, LineClient
 from rawservers.telnet.editor import Editor
-from rawservers.telnet.nvt import Nvt, encode
+from rawservers.telnet.nvt import encode
 from rawservers.telnet.options import LOGOUT
-from rawservers.telnet.service import Dialogue, Hidden, LineService, start_dialogue
+from rawservers.telnet.service import Dialogue, Hidden, LineService, run_service
 
 # Steps of one call, at most, besides those of the event that it handled last: about half a millisecond, too little to delay
 # other connections and enough that a turn costs little beside it. They return little more than HIGH_WATER bytes.
 STEPS = HIGH_WATER // BYTES_PER_STEP
 SERVICE_CALLS = 8  # calls of a service that use up STEPS, since their cost is unknown
-INSERT_SIZE = 1024  # bytes of a line inserted between two looks at the number of steps
 
-AYT_REPLY = b"\r\n[Yes]\r\n"
 IDLE_MESSAGE = b"?Nothing was typed for too long: goodbye"
 FAILURE_MESSAGE = b"?Something went wrong here: goodbye"
 TOO_LONG_MESSAGE = b"?Line too long: the limit is %d bytes"
 
-SPECIAL_BYTES = b"\x00\x04\b\x15\x17\x7f"  # not plain text: NUL, which the parser handles, and the keys ^D BS ^U ^W DEL
-PLAIN_BYTES = bytes(code for code in range(0xFF) if code not in SPECIAL_BYTES)
-_PLAIN_IN_CHARACTER_MODE = PLAIN_BYTES.translate(None, b"\x03\x12\x1b")  # without ^C ^R ESC
-_ERASE_KEYS = {
-    b"\b": Editor.erase_character,
-    b"\x7f": Editor.erase_character,
-    b"\x15": Editor.erase_line,
-    b"\x17": Editor.erase_word,
-}
+# The editing keys do what commands do. Two of them do what no command does, so that it gets a number of its own.
+_ERASE_WORD, _REDRAW = -3, -4
+_ESC, _EOT = b"\x1b", b"\x04"  # ^D
+_KEYS = {b"\b": nvt.EC, b"\x7f": nvt.EC, b"\x15": nvt.EL, b"\x17": _ERASE_WORD}  # BS DEL ^U ^W
+_KEYS_WHILE_ECHOING = {**_KEYS, b"\x03": nvt.IP, b"\x12": _REDRAW}  # ^C ^R
+_REPLIES = {nvt.AYT: b"\r\n[Yes]\r\n", _REDRAW: b"^R\r\n"}
+_ERASE = {nvt.EC: Editor.erase_character, nvt.EL: Editor.erase_line, _ERASE_WORD: Editor.erase_word}
+
+SPECIAL_BYTES = b"\0" + _EOT + b"".join(_KEYS)  # not plain text: NUL, which the parser handles, and the keys
+_SPECIAL_WHILE_ECHOING = _ESC + _EOT + b"".join(_KEYS_WHILE_ECHOING)
 
 
-class Session(Protocol):
-    """One session of a line service.
-
-    client:  the client
-    failure: the last exception that the service raised, or None
-    """
+class Session(LineClient):
+    """One session of a line service."""
 
     __slots__ = (
-        "_counters",
-        "_dialogue",
-        "_discarding",
-        "_eof_received",
-        "_fast_path_allowed",
-        "_longest_line",
-        "_nvt",
-        "_on_failure",
-        "_paused_input",
-        "_pending",
-        "_step_limit",
-        "client",
-        "closing",
-        "failure",
-        "greeting",
-        "steps",
-        "waiting",
-    )
+        "_counters", "_dialogue", "_discarding", "_eof_received", "_fast_path_allowed", "_longest_line", "_on_failure",
+        "_paused_input", "_pending", "failure", "greeting", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -100,24 +80,21 @@ class Session(Protocol):
         longest_line: limit of an input line in bytes, without its end. A longer line is answered with an error line as soon as
         it passes the limit, and discarded up to its end. on_failure: called with each exception that the service raises.
         """
-        self.client = LineClient(peer)
+        super().__init__(peer)
         self.waiting = Deadline.IDLE
-        self.closing = Closing.KEEP
-        self.steps = 0
-        self.failure: Exception | None = None
+        self.failure: Exception | None = None  # the last exception that the service raised
         self._counters = peer.counters
         self._on_failure = on_failure
         self._longest_line = longest_line
-        self._nvt = Nvt()
         self._discarding = False  # the rest of a line that was too long
         self._eof_received = False
-        self._fast_path_allowed = True  # parser, editor and options are in their initial state
+        self._fast_path_allowed = True  # nothing is pending, and a plain line means itself
         self._pending: list[tuple[bytes, bool]] = []  # packets received and not handled, each with `urgent`
         self._paused_input: Iterator[None] | None = None  # _handle_input, if it has stopped with input left
-        self._step_limit = STEPS
         self._dialogue: Dialogue | None = None
-        self.greeting = encode(greeting)
+        self.write(encode(greeting))
         self._start_service(service)
+        self.greeting = b"".join(cast("tuple[bytes, ...]", self.flush()))
 
     # Calls of the core.
 
@@ -126,181 +103,132 @@ class Session(Protocol):
         if self.closing is not Closing.KEEP:
             return ()
         self._pending.append((data, urgent))
-        return self._run_steps()
+        return self._run_steps(self.steps + STEPS)
 
     def resume(self) -> tuple[Chunk, ...]:
         """Pushed lines, and the output for more of the pending input."""
         if self.closing is not Closing.KEEP:
             return ()
-        self.client.write_pushed(STEPS)
-        return self._run_steps()
+        limit = self.steps + STEPS
+        self.write_pushed(limit)
+        return self._run_steps(limit)
 
     def end(self) -> tuple[Chunk, ...]:
         """The output for the unfinished last line; then the session ends."""
+        self._eof_received = True
         if self.closing is not Closing.KEEP:
             self.closing = Closing.CLOSE
             return ()
-        self._eof_received = True
-        return self._run_steps()
+        return self._run_steps(self.steps + STEPS)
 
     def expire(self) -> tuple[Chunk, ...]:
         """IDLE_MESSAGE; the session ends."""
         if self.closing is not Closing.KEEP:
             return ()
-        self.client.start_row()
-        self.client.send_line(IDLE_MESSAGE)
+        self.write(self.row_start())
+        self.send_line(IDLE_MESSAGE)
         self._hang_up()
-        return self.client.flush()
+        return self.flush()
 
     def connection_lost(self) -> None:
         """Close the dialogue and release everything that refers to this session."""
-        if self.closing is Closing.KEEP:
-            self.closing = Closing.CLOSE
-        self.client.closed = True
-        self._paused_input = None
-        self._close_dialogue()
+        self._hang_up()
         self.failure = None  # its traceback refers to this session
 
     # Input.
 
-    def _run_steps(self) -> tuple[Chunk, ...]:
-        """Handle pending input until there is none or the steps are used up; returns the output."""
-        client = self.client
-        self._step_limit = STEPS
-        handling = self._paused_input or self._handle_input()
-        self._paused_input = None
-        if (
-            client.steps >= self._step_limit or next(handling, handling) is None
-        ):  # it yields None where it stops with input left
-            self._paused_input = handling
-        if self.closing is not Closing.KEEP:
-            self._paused_input, self._pending = None, []
-            if self._eof_received:
-                self.closing = Closing.CLOSE
-        unfinished = self._paused_input or client.push_batch or client.pushed
-        self.waiting = Deadline.TURN if unfinished and self.closing is Closing.KEEP else Deadline.IDLE
+    def _run_steps(self, limit: int) -> tuple[Chunk, ...]:
+        """Handle pending input until there is none or `steps` has reached `limit`; returns the output."""
+        self._paused_input = work = self._paused_input or self._handle_input()
+        for _ in work:
+            if self.steps >= limit or self.closing is not Closing.KEEP:
+                break
+        else:
+            self._paused_input = None
+        self.waiting = Deadline.TURN if self._paused_input or self.pushed else Deadline.IDLE
         self._fast_path_allowed = (
             self.waiting is Deadline.IDLE
             and self.closing is Closing.KEEP
-            and self._nvt.at_boundary
-            and client.editor.at_new_line
-            and not (client.echoing or self._discarding)
+            and self.nvt.at_boundary
+            and self.editor.at_new_line
+            and not (self.echoing or self._discarding)
         )
-        self.steps += client.steps
-        client.steps = 0
-        return client.flush()
+        return self.flush()
 
     def _handle_input(self) -> Iterator[None]:
-        """Handle the pending packets, event by event. Yields where the steps are used up."""
-        client = self.client
+        """Handle the pending packets. Yields after each event, and in an event of text after each line or key."""
         while self._pending:
-            packets, self._pending = self._pending, []
-            for packet in packets:
-                client.steps += 1
-                for code, argument in self._nvt.parse(*packet):
-                    client.steps += 1
-                    if code == nvt.TEXT:
-                        yield from self._handle_text(argument)
-                    else:
-                        self._handle_command(code, argument)
-                    if client.steps >= self._step_limit:
-                        yield
+            self.steps += 1
+            for code, argument in self.nvt.parse(*self._pending.pop(0)):
+                self.steps += 1
+                if code == nvt.TEXT:
+                    yield from self._handle_text(argument)
+                else:
+                    self._handle_command(code, argument)
+                    yield
         if self._eof_received:
             self._end_input()
 
     def _handle_text(self, text: bytes) -> Iterator[None]:
         """Handle `text`, in which each line end is LF."""
-        self.client.steps += 1 + len(text) // BYTES_PER_STEP
-        if self._handle_plain_text(text):
-            return
-        start = 0
-        while (end := text.find(b"\n", start)) >= 0:
-            yield from self._handle_keys(text[start:end])
+        self.steps += len(text) // BYTES_PER_STEP
+        *lines, rest = text.split(b"\n")
+        for line in lines:
+            yield from self._handle_keys(line)
             self._end_line()
-            if self.client.steps >= self._step_limit:
-                yield
-            start = end + 1
-        yield from self._handle_keys(text[start:])
-
-    def _handle_plain_text(self, text: bytes) -> bool:
-        """A fast path for subclasses: either handles all of `text` and returns True, or does nothing."""
-        return False
+            yield
+        yield from self._handle_keys(rest)
 
     def _handle_keys(self, keys: bytes) -> Iterator[None]:
         """Handle part of a line: all at once if it is plain, else key by key."""
-        client = self.client
-        if self._discarding or not keys:
-            return
-        plain = _PLAIN_IN_CHARACTER_MODE if client.echoing else PLAIN_BYTES
-        if not (client.echoing and client.editor.in_escape_sequence) and not keys.translate(None, plain):
-            for start in range(0, len(keys), INSERT_SIZE):
-                self._insert(keys[start : start + INSERT_SIZE])
-                if client.steps >= self._step_limit:
-                    yield
-            return
-        for index in range(len(keys)):
-            client.steps += 1
-            self._handle_key(keys[index : index + 1])
-            if client.steps >= self._step_limit:
-                yield
+        plain = keys.translate(None, _SPECIAL_WHILE_ECHOING if self.echoing else SPECIAL_BYTES)
+        size = max(1, len(keys)) if len(plain) == len(keys) and not self.editor.in_escape_sequence else 1
+        for start in range(0, len(keys), size):
+            if self._discarding:
+                return
+            self.steps += 1
+            self._handle_key(keys[start : start + size])
+            yield
 
     def _handle_key(self, key: bytes) -> None:
-        client = self.client
-        if self._discarding:
-            return
-        if client.echoing and (change := client.editor.handle_escape(key)) is not None:
-            client.write(change)
-        elif client.echoing and key == b"\x03":
-            self._interrupt()
-        elif client.echoing and key == b"\x12":
-            client.print_and_redraw(b"^R\r\n")
-        elif key == b"\x04" and not client.editor.line:
+        """Handle a key, or plain text."""
+        size = len(self.editor.line)
+        if self.echoing and (change := self.editor.handle_escape(key)) is not None:
+            self.write(change)
+            self.steps += size // WIDE_BYTES_PER_STEP if change else 0  # the line was erased, and another one is shown
+        elif key == _EOT and not size:
             self._hang_up()
-        elif key in _ERASE_KEYS:
-            self._erase(_ERASE_KEYS[key])
+        elif code := (_KEYS_WHILE_ECHOING if self.echoing else _KEYS).get(key):
+            self._handle_command(code, b"")
         else:
-            self._insert(key)
-
-    def _erase(self, erase: Callable[[Editor], bytes]) -> None:
-        client = self.client
-        size = len(client.editor.line)
-        client.write(erase(client.editor))
-        client.steps += (size - len(client.editor.line)) // WIDE_BYTES_PER_STEP
-
-    def _insert(self, text: bytes) -> None:
-        client = self.client
-        if self._discarding:
-            return
-        room = self._longest_line - len(client.editor.line)
-        client.write(client.editor.insert(text[:room]))
-        if client.editor.visible and not text.isascii():
-            client.steps += len(text) // WIDE_BYTES_PER_STEP
-        if len(text) > room:
-            self._discard_line()
+            room = self._longest_line - size
+            self.write(self.editor.insert(key[:room]))
+            if len(key) > room:
+                self._discard_line()
 
     def _discard_line(self) -> None:
         """Discard a line that is too long, and what follows up to its end."""
-        if self.client.echoing:
-            self.client.write(b"\r\n")
-        self.client.editor.clear()
+        if self.echoing:
+            self.write(b"\r\n")
+        self.editor.clear()
         self._discarding = True
-        self.client.send_line(TOO_LONG_MESSAGE % self._longest_line)
+        self.send_line(TOO_LONG_MESSAGE % self._longest_line)
 
     def _end_line(self) -> None:
         """Handle a line end."""
-        client = self.client
         if self._discarding:
             self._discarding = False
-            client.write(client.prompt)
+            self.write(self.prompt)
             return
-        if client.echoing:
-            client.write(b"\r\n")
-        client.steps += len(client.editor.line) // BYTES_PER_STEP
-        self._handle_line(client.editor.take_line())
+        if self.echoing:
+            self.write(b"\r\n")
+        self.steps += len(self.editor.line) // BYTES_PER_STEP
+        self._counters.answers += 1
+        self._handle_line(self.editor.take_line())
 
     def _end_input(self) -> None:
         """Handle the unfinished line, if there is one, and end the session."""
-        if self.client.editor.line:
+        if self.editor.line:
             self._end_line()
         self._hang_up()
 
@@ -308,47 +236,25 @@ class Session(Protocol):
 
     def _start_service(self, service: LineService) -> None:
         """Start `service`. Its output before the first line belongs to the greeting."""
-        try:
-            self._dialogue = start_dialogue(service, self.client)
-        except Exception as error:
-            self._fail(error)
+        self._dialogue = run_service(service, self)
         self._advance_dialogue(None)
-        self.greeting += b"".join(cast("tuple[bytes, ...]", self.client.flush()))
 
     def _handle_line(self, line: bytes) -> None:
         """Hand `line` to the service."""
-        self._counters.answers += 1
-        self.client.steps += STEPS // SERVICE_CALLS
+        self.steps += STEPS // SERVICE_CALLS
         self._advance_dialogue(line)
 
     def _advance_dialogue(self, line: bytes | None) -> None:
         """Run the dialogue up to its next prompt. line: the value of its `yield`; None starts it."""
-        if self._dialogue is None:
-            return
         try:
-            prompt = self._dialogue.send(cast("bytes", line))
-            self.client.write_prompt(prompt, isinstance(prompt, Hidden))
-        except StopIteration as stop:
-            self._end_dialogue(stop.value)
+            prompt = cast("Dialogue", self._dialogue).send(cast("bytes", line))
+            self.write_prompt(prompt, isinstance(prompt, Hidden))
+        except StopIteration:
+            self._hang_up()
         except Exception as error:
-            self._fail(error)
-
-    def _end_dialogue(self, text: bytes | None) -> None:
-        """End the session, with `text` as its last line. The dialogue has returned it."""
-        self.client.hide_input(False)
-        self.client.prompt = b""
-        try:
-            if text is not None:
-                self.client.send_line(text)
-        except Exception as error:
-            self._fail(error)
-        self._hang_up()
-
-    def _fail(self, error: Exception) -> None:
-        """End the session because of `error`, which the service raised."""
-        self._report_failure(error)
-        self.client.send_line(FAILURE_MESSAGE)
-        self._hang_up()
+            self._report_failure(error)
+            self.send_line(FAILURE_MESSAGE)
+            self._hang_up()
 
     def _report_failure(self, error: Exception) -> None:
         self.failure = error
@@ -356,14 +262,12 @@ class Session(Protocol):
 
     def _hang_up(self) -> None:
         """End the session: no more input is handled."""
-        self.closing = Closing.LINGER
-        self.client.closed = True
+        self.closing = Closing.CLOSE if self._eof_received else Closing.LINGER
         self.waiting = Deadline.IDLE
-        self._step_limit = 0  # `_handle_input` stops at its next check
         self._fast_path_allowed = False
-        self._close_dialogue()
-
-    def _close_dialogue(self) -> None:
+        self._paused_input = None
+        self._pending.clear()
+        self.pushed.clear()
         dialogue, self._dialogue = self._dialogue, None
         try:
             if dialogue is not None:
@@ -371,31 +275,26 @@ class Session(Protocol):
         except Exception as error:
             self._report_failure(error)
 
-    # Commands and options.
+    # Commands.
 
     def _handle_command(self, code: int, option: bytes) -> None:
         match code:
             case nvt.WILL | nvt.WONT | nvt.DO | nvt.DONT:
-                self.client.negotiate(code, option[0])
-                self._nvt.binary = self.client.peer_sends_binary
+                self.negotiate(code, option[0])
                 if code == nvt.DO and option[0] == LOGOUT:
                     self._hang_up()
-            case nvt.AYT:
-                self.client.print_and_redraw(AYT_REPLY)
+            case nvt.IP | nvt.BRK | nvt.ABORT:  # discard the line, too long or not
+                self.editor.clear()
+                self._discarding = False
+                if self.echoing:
+                    self.write(b"^C\r\n" + self.prompt)
             case nvt.AO:
-                self.client.write_synch()
-            case nvt.IP | nvt.BRK | nvt.ABORT:
-                self._interrupt()
-            case nvt.EC:
-                self._erase(Editor.erase_character)
-            case nvt.EL:
-                self._erase(Editor.erase_line)
+                self.write_synch()
             case nvt.EOF:
                 self._end_input()
-
-    def _interrupt(self) -> None:
-        """Discard the line, too long or not."""
-        self.client.editor.clear()
-        self._discarding = False
-        if self.client.echoing:
-            self.client.write(b"^C\r\n" + self.client.prompt)
+            case _ if code in _REPLIES:
+                self.print_and_redraw(_REPLIES[code])
+            case _ if code in _ERASE:
+                size = len(self.editor.line)
+                self.write(_ERASE[code](self.editor))
+                self.steps += (size - len(self.editor.line)) // WIDE_BYTES_PER_STEP

@@ -134,7 +134,7 @@ def test_the_screen_shows_what_the_line_holds(seed: int) -> None:
         typist.press(key)
         screen.take(said(session, KEYS.get(key, key.encode())))
         assert screen.row == PROMPT + as_seen(typist.line), repr(key)
-        assert session.client.editor.line == "".join(typist.line).encode()
+        assert session.editor.line == "".join(typist.line).encode()
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -146,7 +146,7 @@ def test_editing_without_echo_holds_the_same_and_shows_nothing(seed: int) -> Non
         key = choose.choice(CHARACTERS if choose.random() < 0.7 else edits)
         typist.press(key)
         assert session.receive(KEYS.get(key, key.encode())) == ()
-        assert session.client.editor.line == "".join(typist.line).encode()
+        assert session.editor.line == "".join(typist.line).encode()
 
 
 @pytest.mark.parametrize("junk", b"\xe9 \xc3\x28 \xf0\x9f \xff\xff \x80\x80 \xe0\x80 \xed\xa0\x80".split(b" "))
@@ -154,9 +154,9 @@ def test_what_is_not_utf8_is_erased_from_the_screen_too(junk: bytes) -> None:
     session, screen = in_character_mode(), Screen()
     screen.take(PROMPT.encode() + said(session, b"ab" + junk))
     for _ in junk:
-        if session.client.editor.line != b"ab":
+        if session.editor.line != b"ab":
             screen.take(said(session, b"\x7f"))
-    assert session.client.editor.line == b"ab"
+    assert session.editor.line == b"ab"
     assert screen.row == PROMPT + "ab"
 
 

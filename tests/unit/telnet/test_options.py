@@ -8,7 +8,21 @@ import random
 import pytest
 
 from rawservers.telnet.nvt import DO, DONT, IAC, WILL, WONT
-from rawservers.telnet.options import BINARY, ECHO, LOGOUT, SGA, TABLE, TIMING_MARK, Event, Options, Side, State
+from rawservers.telnet.options import (
+    ACCEPT,
+    BINARY,
+    CHARACTER_MODE,
+    DISABLE,
+    ECHO,
+    ENABLE,
+    REFUSE,
+    REQUESTS,
+    SGA,
+    TABLE,
+    Options,
+    Side,
+    State,
+)
 
 # For each state, what RFC 1143 §7 says of "him", and what we then say. Columns: WILL that we agree to, WILL that we
 # do not agree to, WONT, "decide to enable", "decide to disable". Only in NO does
@@ -22,17 +36,18 @@ WANTNO_OPPOSITE  YES -                .                    WANTYES DO          W
 WANTYES          YES -                .                    NO -                WANTYES -            WANTYES_OPPOSITE -
 WANTYES_OPPOSITE WANTNO DONT          .                    NO -                WANTYES -            WANTYES_OPPOSITE -
 """
-EVENTS = (Event.ACCEPTABLE, Event.UNACCEPTABLE, Event.REFUSAL, Event.ENABLE, Event.DISABLE)
+STEPS = ("yes", "unwelcome", "no", "enable", "disable")
+EVENTS = {"yes": ACCEPT, "no": REFUSE, "enable": ENABLE, "disable": DISABLE}  # those of the table
 SAYS = {"DO": True, "DONT": False, "-": None}
 
 
-def rows() -> dict[tuple[State, Event], tuple[State, bool | None]]:
+def rows() -> dict[tuple[State, str], tuple[State, bool | None]]:
     table = {}
     for line in TEXT.strip().splitlines()[1:]:
         state, *cells = line.replace(" . ", " . . ").split()
-        for event, to, says in zip(EVENTS, cells[::2], cells[1::2], strict=True):
+        for step, to, says in zip(STEPS, cells[::2], cells[1::2], strict=True):
             if to != ".":
-                table[State[state], event] = (State[to], SAYS[says])
+                table[State[state], step] = (State[to], SAYS[says])
     return table
 
 
@@ -48,9 +63,9 @@ PATHS = {
 
 
 def take(side: Side, step: str, option: int = ECHO) -> bytes:
-    if step in ("yes", "no"):
-        return side.receive(step == "yes", option)
-    return side.enable(option) if step == "enable" else side.disable(option)
+    if step in ("enable", "disable"):
+        return side.handle(EVENTS[step], option)
+    return side.receive(step != "no", option)
 
 
 def bring(side: Side, state: State) -> None:
@@ -60,19 +75,17 @@ def bring(side: Side, state: State) -> None:
 
 
 def test_the_table_is_rfc_1143s() -> None:
-    assert rows() == TABLE
+    table = {(state, step): TABLE[state][event] for state in State for step, event in EVENTS.items()}
+    assert {row: cell for row, cell in rows().items() if row[1] != "unwelcome"} == table
+    assert {len(row) for row in TABLE.values()} == {len(EVENTS)}
 
 
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize(
-    ("event", "step"),
-    [(Event.ACCEPTABLE, "yes"), (Event.REFUSAL, "no"), (Event.ENABLE, "enable"), (Event.DISABLE, "disable")],
-)
+@pytest.mark.parametrize(("state", "step"), rows())
 @pytest.mark.parametrize(("yes", "no"), [(DO, DONT), (WILL, WONT)])
-def test_every_row_on_both_sides(state: State, event: Event, step: str, yes: int, no: int) -> None:
-    side = Side(yes, no, frozenset({ECHO}))
+def test_every_row_on_both_sides(state: State, step: str, yes: int, no: int) -> None:
+    side = Side(yes, no, frozenset() if step == "unwelcome" else frozenset({ECHO}))
     bring(side, state)
-    after, says = rows()[state, event]
+    after, says = rows()[state, step]
     said = take(side, step)
     assert side[ECHO] is after
     assert said == (b"" if says is None else bytes((IAC, yes if says else no, ECHO)))
@@ -85,7 +98,7 @@ def test_what_is_not_welcome_is_refused_each_time() -> None:
 
 def test_an_option_that_we_asked_for_is_ours_though_it_is_not_welcome_unasked() -> None:
     side = Side(DO, DONT, frozenset())
-    side.enable(ECHO)
+    side.handle(ENABLE, ECHO)
     assert side.receive(True, ECHO) == b""
     assert side[ECHO] is State.YES
 
@@ -95,15 +108,19 @@ def test_only_a_few_options_are_welcome(option: int) -> None:
     options = Options()
     ours = option in (BINARY, ECHO, SGA)
     his = option in (BINARY, SGA)
-    assert options.receive(DO, option) == bytes((IAC, WILL if ours else WONT, option))
+    other = bytes((IAC, WILL, CHARACTER_MODE[option])) if option in CHARACTER_MODE else b""
+    assert options.receive(DO, option) == bytes((IAC, WILL if ours or option in REQUESTS else WONT, option)) + other
     assert options.receive(WILL, option) == bytes((IAC, DO if his else DONT, option))
     assert options.receive(DONT, option) == (bytes((IAC, WONT, option)) if ours else b"")
     assert options.receive(WONT, option) == (bytes((IAC, DONT, option)) if his else b"")
     assert options.us[option] is options.him[option] is State.NO
 
 
-def test_requests_are_no_states() -> None:
-    assert not {TIMING_MARK, LOGOUT} & (Options.OURS | Options.HIS)
+@pytest.mark.parametrize("option", REQUESTS)
+def test_requests_have_no_state(option: int) -> None:
+    options = Options()
+    assert [options.receive(DO, option) for _ in range(2)] == [bytes((IAC, WILL, option))] * 2
+    assert options.us[option] is State.NO
 
 
 def test_options_do_not_touch_each_other() -> None:

@@ -132,7 +132,7 @@ def test_wherever_it_rests_it_says_the_same(
                 heard.take(heard.session.receive(CHARACTERS))
             for at, (name, data) in enumerate(calls):
                 if name == "push":
-                    heard.session.client.push_line(data)
+                    heard.session.push_line(data)
                     heard.take(heard.session.resume())
                 elif name in ("resume", "end"):
                     heard.take(getattr(heard.session, name)())
@@ -185,7 +185,7 @@ def test_nothing_raises_in_any_order(calls: list[tuple[str, bytes]], service: Li
             case "receive" | "urgent":
                 session.receive(data, name == "urgent")
             case "push":
-                session.client.push_line(data)
+                session.push_line(data)
             case _:
                 getattr(session, name)()
     assert session.failure is None
@@ -224,7 +224,7 @@ def test_memory_is_bounded(characters: bool) -> None:
     finally:
         tracemalloc.stop()
     assert session.closing is Closing.KEEP
-    assert size_of(session, {id(session.client.peer), *map(id, [*Closing, *Deadline])}) < 80_000
+    assert size_of(session, {id(session.peer), *map(id, [*Closing, *Deadline])}) < 80_000
     assert kept < 200_000
 
 

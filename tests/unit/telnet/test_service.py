@@ -170,8 +170,8 @@ def test_a_service_hangs_up_by_returning() -> None:
 def test_push() -> None:
     woken: list[int] = []
     session = start(peer(lambda: woken.append(1)))
-    session.client.push_line(b"news \xff")
-    session.client.push_line(b"more")
+    session.push_line(b"news \xff")
+    session.push_line(b"more")
     assert woken == [1, 1]
     assert session.resume() == (b"news \xff\xff\r\nmore\r\n",)
     assert session.resume() == ()
@@ -180,7 +180,7 @@ def test_push() -> None:
 def test_push_in_the_middle_of_a_line() -> None:
     session = in_character_mode(login)
     session.receive(b"ab")
-    session.client.push_line(b"news")
+    session.push_line(b"news")
     assert session.resume() == (b"\r\nnews\r\nlogin: ab",)
     assert session.receive(b"c\r") == (b"c\r\nPassword: ",)
 
@@ -188,14 +188,14 @@ def test_push_in_the_middle_of_a_line() -> None:
 def test_push_while_typing_is_hidden() -> None:
     session = in_character_mode(login)
     session.receive(b"ada\rsec")
-    session.client.push_line(b"news")
+    session.push_line(b"news")
     assert session.resume() == (b"\r\nnews\r\nPassword: ",)
 
 
 def test_push_after_the_end_says_nothing() -> None:
     session = conversation()
     session.receive(b"\x04")
-    session.client.push_line(b"late")
+    session.push_line(b"late")
     assert session.resume() == ()
 
 

@@ -157,10 +157,8 @@ def test_over_long_in_character_mode() -> None:
 
 
 @pytest.mark.parametrize("flood", [b"\xff\xfa\x18" + b"A" * 100_000, b"\xff\xfa" + b"\xff\xff" * 50_000])
-def test_subnegotiation_is_counted_not_stored(flood: bytes) -> None:
-    machine = nvt.Nvt()
-    assert set(machine.parse(flood)) <= {(nvt.NO_EVENT, b"")}
-    assert machine.subnegotiation_bytes >= 50_000
+def test_a_subnegotiation_is_not_stored(flood: bytes) -> None:
+    assert set(nvt.Nvt().parse(flood)) <= {(nvt.NO_EVENT, b"")}
     assert said(conversation(), [flood + b"\xff\xf0x\r\n"]) == b"x\r\n"
 
 
@@ -282,7 +280,7 @@ def test_calls_per_packet_do_not_grow_with_its_lines() -> None:
     session = conversation()
     assert python_calls(lambda: session.receive(b"x" * 62 + b"\r\n" * 1000)) - 1 <= 3
     session.receive(b"x")
-    assert python_calls(lambda: session.receive(b"y\r\n" * 1000 + b"z")) <= 20
+    assert python_calls(lambda: session.receive(b"y\r\n" * 1000 + b"z")) <= 8
 
 
 def test_an_idle_conversation_is_small() -> None:

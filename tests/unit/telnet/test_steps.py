@@ -164,7 +164,7 @@ def test_a_line_function_is_asked_a_few_times_in_a_call() -> None:
 
 def test_a_hundred_thousand_lines_pushed() -> None:
     counted = Counted()
-    thread = threading.Thread(target=lambda: [counted.session.client.push_line(b"%d" % number) for number in range(100_000)])
+    thread = threading.Thread(target=lambda: [counted.session.push_line(b"%d" % number) for number in range(100_000)])
     thread.start()
     thread.join()
     counted._note(counted.session.resume())
@@ -177,9 +177,9 @@ def test_a_hundred_thousand_lines_pushed() -> None:
 def test_pushed_while_others_are_shown() -> None:
     session = conversation()
     for number in range(1000):
-        session.client.push_line(b"%d" % number)
+        session.push_line(b"%d" % number)
     out = [joined(session.resume())]
-    session.client.push_line(b"1000")
+    session.push_line(b"1000")
     assert session.waiting is Deadline.TURN
     assert session.receive(b"x\r\n") == (b"x\r\n",)  # does not wait for the news
     assert session.waiting is Deadline.TURN
@@ -281,10 +281,10 @@ def test_what_is_pushed_while_earlier_news_are_told_is_told_as_well() -> None:
     """Its wake-up may be served by the same `resume` as that of the earlier ones."""
     session = start(Peer(("192.0.2.1", 40000), Clock()))
     for number in range(300):
-        session.client.push_line(b"line %d" % number)
+        session.push_line(b"line %d" % number)
     said = b"".join(map(bytes, session.resume()))  # type: ignore[arg-type]
     assert session.waiting is Deadline.TURN
-    session.client.push_line(b"the last")
+    session.push_line(b"the last")
     while session.waiting is Deadline.TURN:
         said += b"".join(map(bytes, session.resume()))  # type: ignore[arg-type]
     assert said.count(b"\r\n") == 301
@@ -294,6 +294,6 @@ def test_what_is_pushed_while_earlier_news_are_told_is_told_as_well() -> None:
 def test_a_push_after_the_end_is_not_kept() -> None:
     session = start(Peer(("192.0.2.1", 40000), Clock()))
     session.connection_lost()
-    session.client.push_line(b"too late")
+    session.push_line(b"too late")
     assert session.resume() == ()
-    assert session.client.pushed == []
+    assert session.pushed == []
