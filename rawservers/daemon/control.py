@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from rawservers.core.errors import os_error_text
-from rawservers.daemon.scoreboard import NAME, SERVER_INFO, ServerInfo
+from rawservers.daemon.scoreboard import NAME, SERVER_INFO, ServerInfo, parse_server_info
 from rawservers.daemon.startup import CannotStart
 
 POLL_INTERVAL = 0.02  # seconds
@@ -40,8 +40,8 @@ def read_server_info(pid: int) -> ServerInfo:
         try:
             if os.readlink(entry).startswith(f"/memfd:{NAME}"):
                 with entry.open("rb") as file:
-                    info = ServerInfo(*SERVER_INFO.unpack(file.read(SERVER_INFO.size)))
-                if info.pid == pid_in_namespace(pid):  # else a worker, which has the memory of its supervisor
+                    info = parse_server_info(file.read(SERVER_INFO.size))
+                if info and info.pid == pid_in_namespace(pid):  # else a worker, which has the memory of its supervisor
                     return info
         except FileNotFoundError:  # closed meanwhile
             continue

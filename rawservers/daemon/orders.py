@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 
+from rawservers.daemon.transitions import EventKind, WorkerPhase
 from rawservers.daemon.worker import Worker
 
 # Commands
@@ -17,6 +18,9 @@ REOPEN = b"reopen"  # write the access log to the descriptor that comes with thi
 # Replies
 READY = b"ready"  # accepting
 RETIRED = b"retired"  # no longer accepting, after RETIRE
+
+COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
+REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 MAX_PACKET = 16  # bytes
 READABLE = select.EPOLLIN  # the events that both ends wait for

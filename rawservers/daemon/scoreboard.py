@@ -13,15 +13,20 @@ When a worker exits, its counters are merged into slot 0, so that totals never d
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import math
 import mmap
 import os
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, replace
 
 from rawservers import __version__
+from rawservers.core.wakes import BOUNDS
 from rawservers.status import STATES, WAKE_CLOCKS, Status, WakeHistogram
 
 NAME = "rawservers-scoreboard"
@@ -35,7 +40,10 @@ INTEGER = struct.Struct("q")
 SEQUENCE_OFFSET = SERVER_INFO.size
 BUFFERS_OFFSET = SEQUENCE_OFFSET + INTEGER.size
 BUFFER_SIZE = (SLOT_SIZE - BUFFERS_OFFSET) // 2 // 8 * 8
+MAX_TEXT = BUFFER_SIZE - INTEGER.size
 
+MAX_NUMBER = 1 << 63  # of a counter
+METRIC_NAME = re.compile(r"[\w .-]+")  # harmless in all formats of the status
 MAX_READS = 100  # of a buffer that is written again and again
 
 
@@ -46,6 +54,9 @@ class Metrics:
     counters: Counter[str] = field(default_factory=Counter)
     gauges: Counter[str] = field(default_factory=Counter)
     maxima: Counter[str] = field(default_factory=Counter)
+
+    def dump(self) -> bytes:
+        return json.dumps([self.counters, self.gauges, self.maxima]).encode()
 
     def add(self, other: Metrics) -> None:
         self.counters.update(other.counters)
@@ -70,6 +81,7 @@ class Slot:
     """One worker's part of the scoreboard."""
 
     def __init__(self, memory: mmap.mmap, number: int) -> None:
+        self.number = number
         self._memory = memory
         self._start = number * SLOT_SIZE
 
@@ -88,28 +100,28 @@ class Slot:
         store(self._memory, self._start, HEARTBEAT.pack(pid, time))
 
     def write(self, metrics: Metrics) -> None:
-        text = json.dumps([metrics.counters, metrics.gauges, metrics.maxima]).encode()
-        sequence = self.sequence + 1
-        store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
-        store(self._memory, self._start + SEQUENCE_OFFSET, INTEGER.pack(sequence))
+        """Write these metrics, unless they do not fit."""
+        text = metrics.dump()
+        if len(text) <= MAX_TEXT:
+            sequence = (self.sequence + 1) % MAX_NUMBER
+            store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
+            store(self._memory, self._start + SEQUENCE_OFFSET, INTEGER.pack(sequence))
 
     def read(self) -> Metrics:
-        """The metrics written last; empty ones if each of MAX_READS was interrupted by a write."""
+        """The metrics written last; empty ones if they are malformed, or each of MAX_READS was interrupted by a write."""
         for _ in range(MAX_READS):
             sequence = self.sequence
             buffer = self._buffer(sequence)
             (length,) = INTEGER.unpack_from(self._memory, buffer)
-            buffer += INTEGER.size
-            text = self._memory[buffer : buffer + length]
+            text = self._memory[buffer + INTEGER.size : buffer + INTEGER.size + min(max(0, length), MAX_TEXT)]
             if sequence == self.sequence:
-                return Metrics(*map(Counter, json.loads(text or "[{}, {}, {}]")))
+                return parse_metrics(text)
         return Metrics()
 
     @property
     def sequence(self) -> int:
         """The number of writes so far."""
-        (sequence,) = INTEGER.unpack_from(self._memory, self._start + SEQUENCE_OFFSET)
-        return int(sequence)
+        return int(INTEGER.unpack_from(self._memory, self._start + SEQUENCE_OFFSET)[0])
 
     def _buffer(self, sequence: int) -> int:
         """The offset of the buffer that this write uses."""
@@ -117,61 +129,69 @@ class Slot:
 
 
 class Scoreboard:
-    """All slots. Created by the supervisor, inherited by its workers."""
+    """All slots. Created by the supervisor, inherited by its workers.
+
+    info: the supervisor's own copy, as is what it has merged; from shared memory it reads neither.
+    """
 
     def __init__(self, started: float) -> None:
-        fd = os.memfd_create(NAME)
+        fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, SLOT_SIZE * SLOTS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end would be a SIGBUS
         self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
         os.close(fd)
-        self._merged = self._slot(0)
-        self._merged.write(Metrics())
-        self.server_info = ServerInfo(os.getpid(), started)
+        self._used: set[int] = set()  # numbers of slots
+        self._merged = Metrics()
+        self.info = ServerInfo(os.getpid(), started)
+        self.publish()
 
-    def _slot(self, number: int) -> Slot:
-        return Slot(self._memory, number)
+    def publish(self, **changes: int) -> None:
+        """Change these fields of `info`, and write slot 0 anew, whatever another process has made of it."""
+        self.info = replace(self.info, **changes)
+        store(self._memory, 0, SERVER_INFO.pack(*astuple(self.info)))
+        Slot(self._memory, 0).write(self._merged)
 
     def allocate(self) -> Slot:
         """A free slot. There are always enough."""
-        used = self.server_info.slots
-        number = next(number for number in range(1, SLOTS) if number >= used or not self._slot(number).heartbeat[0])
-        self.server_info = replace(self.server_info, slots=max(used, number + 1))
-        return self._slot(number)
+        number = next(number for number in range(1, SLOTS) if number not in self._used)
+        self._used.add(number)
+        self.publish(slots=max(self.info.slots, number + 1))
+        return Slot(self._memory, number)
 
-    def release(self, slot: Slot) -> None:
-        """Merge the counters of a worker that has exited into slot 0, and free its slot."""
-        merged = self._merged.read()
+    def release(self, slot: Slot, pid: int) -> None:
+        """Merge the counters of a worker that has exited, with this process id, into slot 0, and free its slot."""
         metrics = slot.read()
+        merged = Metrics(self._merged.counters.copy(), Counter(merged_pid=pid), self._merged.maxima | metrics.maxima)
         merged.counters.update(metrics.counters)
-        merged.maxima |= metrics.maxima
-        merged.gauges = Counter({"merged_pid": slot.heartbeat[0]})  # readers skip its slot until it is free
-        self._merged.write(merged)
+        if parse_metrics(merged.dump()) == merged:  # else the worker has written too much
+            self._merged = merged
+        self.publish()
         slot.assign(0, 0.0)
+        self._used.remove(slot.number)
 
     def slots(self) -> Iterator[Slot]:
         """The slots of all workers."""
-        return (slot for slot in map(self._slot, range(1, self.server_info.slots)) if slot.heartbeat[0])
+        slots = (Slot(self._memory, number) for number in range(1, self.server_info.slots))
+        return (slot for slot in slots if slot.heartbeat[0])
 
     def total(self) -> Metrics:
         """The sum over all workers, present and former."""
+        merged = Slot(self._memory, 0)
         for _ in range(MAX_READS):
-            sequence = self._merged.sequence
-            total = self._merged.read()
-            merged_pid = total.gauges.pop("merged_pid", 0)
+            sequence = merged.sequence
+            total = merged.read()
+            merged_pid = total.gauges.pop("merged_pid", 0)  # its slot is about to be freed
             for slot in self.slots():
                 if slot.heartbeat[0] != merged_pid:
                     total.add(slot.read())
-            if sequence == self._merged.sequence:  # else a worker was merged meanwhile
+            if sequence == merged.sequence:  # else a worker was merged meanwhile
                 break
         return total
 
     @property
     def server_info(self) -> ServerInfo:
-        return ServerInfo(*SERVER_INFO.unpack_from(self._memory, 0))
-
-    @server_info.setter
-    def server_info(self, info: ServerInfo) -> None:
-        store(self._memory, 0, SERVER_INFO.pack(*astuple(info)))
+        """As the supervisor has published it; as it was at the fork, if another process has overwritten it."""
+        return parse_server_info(self._memory[: SERVER_INFO.size]) or self.info
 
     def close(self) -> None:
         self._memory.close()
@@ -182,6 +202,32 @@ def store(memory: mmap.mmap, offset: int, data: bytes) -> None:
     memory[offset : offset + len(data)] = data
 
 
+# What is read may have been written by any worker, or by none
+
+
+def parse_metrics(text: bytes) -> Metrics:
+    """Metrics as `Metrics.dump` writes them; empty ones if `text` is anything else."""
+    with contextlib.suppress(ValueError, RecursionError):
+        tables = json.loads(text)
+        counters, gauges, maxima = tables
+        items = [*counters.items(), *gauges.items(), *maxima.items()]
+        if len(text) <= MAX_TEXT and all(
+            METRIC_NAME.fullmatch(name) and type(number) is int and 0 <= number < MAX_NUMBER for name, number in items
+        ):
+            return Metrics(Counter(counters), Counter(gauges), Counter(maxima))
+    return Metrics()
+
+
+def parse_server_info(data: bytes) -> ServerInfo | None:
+    """What the supervisor has written; None if it is not."""
+    if len(data) != SERVER_INFO.size:
+        return None
+    info = ServerInfo(*SERVER_INFO.unpack(data))
+    counts = info.reloads_begun, info.reloads, info.reloads_failed
+    valid = info.pid > 0 and 0 <= info.started < math.inf and min(counts) >= 0 and 0 < info.slots <= SLOTS
+    return info if valid else None
+
+
 def make_status(metrics: Metrics, info: ServerInfo, workers: int, now: float) -> Status:
     """The status from total metrics. now: seconds since 1970."""
     counters: dict[str, dict[str, int]] = {}
@@ -189,23 +235,21 @@ def make_status(metrics: Metrics, info: ServerInfo, workers: int, now: float) ->
         service, _, name = key.partition(".")
         counters.setdefault(service, {})[name] = number
     log = counters.pop("log", {})
-    wakes = {clock: make_histogram(clock, counters.get("wakes", {}), metrics.maxima) for clock in WAKE_CLOCKS}
-    counters.pop("wakes", None)
-    connections = {service: {state: metrics.gauges[f"{service}.{state}"] for state in STATES} for service in counters}
+    wakes = counters.pop("wakes", {})
     return Status(
-        __version__,
-        round(max(0.0, now - info.started), 3),
-        workers,
-        info.reloads,
-        info.reloads_failed,
-        connections,
-        counters,
-        log.get("dropped", 0),
-        wakes,
+        version=__version__,
+        uptime=round(max(0.0, now - info.started), 3),
+        workers=workers,
+        reloads=info.reloads,
+        reloads_failed=info.reloads_failed,
+        connections={name: {state: metrics.gauges[f"{name}.{state}"] for state in STATES} for name in counters},
+        counters=counters,
+        log_lines_dropped=log.get("dropped", 0),
+        wakes={clock: make_histogram(clock, wakes, metrics.maxima) for clock in WAKE_CLOCKS},
     )
 
 
 def make_histogram(clock: str, counters: dict[str, int], maxima: dict[str, int]) -> WakeHistogram:
     """The histogram by this clock, from total metrics."""
-    counts = {name.partition(" ")[2]: number for name, number in counters.items() if name.startswith(f"{clock} ")}
-    return WakeHistogram(counts, counts.pop("us", 0) / 1e6, maxima.get(f"{clock} us", 0) / 1e6)
+    counts = {f"{bound}": counters.get(f"{clock} {bound}", 0) for bound in (*BOUNDS, "more")}
+    return WakeHistogram(counts, counters.get(f"{clock} us", 0) / 1e6, maxima.get(f"{clock} us", 0) / 1e6)

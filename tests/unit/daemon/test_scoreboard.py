@@ -8,7 +8,6 @@ import select
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,13 +74,9 @@ def test_a_sign_of_life_is_never_half_written(scoreboard: Scoreboard) -> None:
 
 
 def test_what_is_noted_is_never_half_written(scoreboard: Scoreboard) -> None:
-    noted = replace(scoreboard.server_info, reloads_begun=3, reloads=2, reloads_failed=1, slots=7)
-    scoreboard.server_info = noted
-
-    def note() -> None:
-        scoreboard.server_info = noted
-
-    with another_process(note):
+    scoreboard.publish(reloads_begun=3, reloads=2, reloads_failed=1, slots=7)
+    noted = scoreboard.info
+    with another_process(scoreboard.publish):
         seen = {scoreboard.server_info for _ in range(20_000)}
     assert seen == {noted}
 
@@ -99,6 +94,6 @@ def test_a_sum_never_falls_when_somebody_ends(scoreboard: Scoreboard) -> None:
             slot = scoreboard.allocate()
             slot.assign(1, 1.0)
             slot.write(Metrics(Counter(answers=1)))
-            scoreboard.release(slot)
+            scoreboard.release(slot, 1)
     assert scoreboard.total().counters == {"answers": 1000}
     assert not list(scoreboard.slots())
