@@ -7,8 +7,11 @@ There are no locks, since a process may be killed while it holds one. Each slot 
 the older buffer, then increments the sequence number, which selects the current one. A reader that finds the sequence number
 changed reads again.
 
-When a worker exits, its counters are merged into slot 0, so that totals never decrease. The memory is a memfd: `rawservers
---reload`, another process of the same user, reads it through /proc.
+Slot 0 is the supervisor's. When a worker exits, its counters are merged there, so that totals never decrease; and the reloads
+are counted there. The memory is a memfd: `rawservers --reload`, another process of the same user, reads it through /proc.
+
+Any worker can write anything anywhere. So metrics are checked when they are read, and the supervisor believes only its own copy
+of what it has written.
 """
 
 from __future__ import annotations
@@ -16,14 +19,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import mmap
 import os
 import re
 import struct
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from rawservers import __version__
 from rawservers.core.wakes import BOUNDS
@@ -33,17 +35,16 @@ NAME = "rawservers-scoreboard"
 SLOT_SIZE = 16384  # bytes
 SLOTS = 2049  # slot 0, and two for each of the 1024 workers that may be configured; unused ones take no memory
 
-# A slot: a heartbeat, or a ServerInfo in slot 0; the sequence number; two buffers, each a length and that much JSON.
+# A slot: a heartbeat; the sequence number; two buffers, each a length and that much JSON.
 HEARTBEAT = struct.Struct("qd")  # process id, 0 in a free slot; monotonic time of the last write
-SERVER_INFO = struct.Struct("qdqqqq")
 INTEGER = struct.Struct("q")
-SEQUENCE_OFFSET = SERVER_INFO.size
-BUFFERS_OFFSET = SEQUENCE_OFFSET + INTEGER.size
+BUFFERS_OFFSET = HEARTBEAT.size + INTEGER.size
 BUFFER_SIZE = (SLOT_SIZE - BUFFERS_OFFSET) // 2 // 8 * 8
 MAX_TEXT = BUFFER_SIZE - INTEGER.size
 
-MAX_NUMBER = 1 << 63  # of a counter
-METRIC_NAME = re.compile(r"[\w .-]+")  # harmless in all formats of the status
+MAX_NUMBER = 1 << 63  # of a metric
+SERVER_METRIC = re.compile(r"[\w .-]+")  # of slot 0: names that are harmless in all formats of the status
+WORKER_METRIC = re.compile(r"(?!server\.)[\w .-]+")  # of the other slots
 MAX_READS = 100  # of a buffer that is written again and again
 
 
@@ -55,30 +56,27 @@ class Metrics:
     gauges: Counter[str] = field(default_factory=Counter)
     maxima: Counter[str] = field(default_factory=Counter)
 
-    def dump(self) -> bytes:
-        return json.dumps([self.counters, self.gauges, self.maxima]).encode()
-
     def add(self, other: Metrics) -> None:
         self.counters.update(other.counters)
         self.gauges.update(other.gauges)
         self.maxima |= other.maxima
 
+    def dump(self) -> bytes:
+        return json.dumps([self.counters, self.gauges, self.maxima]).encode()
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """pid: of the supervisor; started: seconds since 1970; reloads_begun, reloads, reloads_failed: reloads that were begun,
-    have succeeded, and have failed; slots: only slots below this number are in use."""
-
-    pid: int
-    started: float
-    reloads_begun: int = 0
-    reloads: int = 0
-    reloads_failed: int = 0
-    slots: int = 1
+    @classmethod
+    def parse(cls, text: bytes, names: re.Pattern[str]) -> Metrics:
+        """The metrics of `dump`, all of whose names match; empty ones for anything else."""
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            tables = [Counter(table) for table in json.loads(text)]
+            items = [item for table in tables for item in table.items()]
+            if all(names.fullmatch(name) and type(number) is int and 0 <= number < MAX_NUMBER for name, number in items):
+                return cls(*tables)
+        return cls()
 
 
 class Slot:
-    """One worker's part of the scoreboard."""
+    """One process's part of the scoreboard."""
 
     def __init__(self, memory: mmap.mmap, number: int) -> None:
         self.number = number
@@ -105,23 +103,23 @@ class Slot:
         if len(text) <= MAX_TEXT:
             sequence = (self.sequence + 1) % MAX_NUMBER
             store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
-            store(self._memory, self._start + SEQUENCE_OFFSET, INTEGER.pack(sequence))
+            store(self._memory, self._start + HEARTBEAT.size, INTEGER.pack(sequence))
 
     def read(self) -> Metrics:
         """The metrics written last; empty ones if they are malformed, or each of MAX_READS was interrupted by a write."""
         for _ in range(MAX_READS):
             sequence = self.sequence
-            buffer = self._buffer(sequence)
-            (length,) = INTEGER.unpack_from(self._memory, buffer)
-            text = self._memory[buffer + INTEGER.size : buffer + INTEGER.size + min(max(0, length), MAX_TEXT)]
+            begin = self._buffer(sequence) + INTEGER.size
+            (length,) = INTEGER.unpack_from(self._memory, begin - INTEGER.size)
+            text = self._memory[begin : begin + min(max(0, length), MAX_TEXT)]
             if sequence == self.sequence:
-                return parse_metrics(text)
+                return Metrics.parse(text, WORKER_METRIC if self.number else SERVER_METRIC)
         return Metrics()
 
     @property
     def sequence(self) -> int:
         """The number of writes so far."""
-        return int(INTEGER.unpack_from(self._memory, self._start + SEQUENCE_OFFSET)[0])
+        return int(INTEGER.unpack_from(self._memory, self._start + HEARTBEAT.size)[0])
 
     def _buffer(self, sequence: int) -> int:
         """The offset of the buffer that this write uses."""
@@ -129,10 +127,7 @@ class Slot:
 
 
 class Scoreboard:
-    """All slots. Created by the supervisor, inherited by its workers.
-
-    info: the supervisor's own copy, as is what it has merged; from shared memory it reads neither.
-    """
+    """All slots. Created by the supervisor, inherited by its workers. server: what the supervisor writes to slot 0."""
 
     def __init__(self, started: float) -> None:
         fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -140,58 +135,57 @@ class Scoreboard:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end would be a SIGBUS
         self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
         os.close(fd)
-        self._used: set[int] = set()  # numbers of slots
-        self._merged = Metrics()
-        self.info = ServerInfo(os.getpid(), started)
+        self._used = {0}  # numbers of slots
+        self.server = Metrics(gauges=Counter({"server.started_ms": int(started * 1000), "server.slots": 1}))
         self.publish()
 
-    def publish(self, **changes: int) -> None:
-        """Change these fields of `info`, and write slot 0 anew, whatever another process has made of it."""
-        self.info = replace(self.info, **changes)
-        store(self._memory, 0, SERVER_INFO.pack(*astuple(self.info)))
-        Slot(self._memory, 0).write(self._merged)
+    def publish(self) -> None:
+        """Write slot 0, whatever another process has made of it."""
+        slot = Slot(self._memory, 0)
+        slot.write(self.server)
+        slot.write_heartbeat(os.getpid(), time.monotonic())
+
+    def count(self, name: str) -> None:
+        """Increment a counter of the server: reloads_begun, reloads or reloads_failed."""
+        self.server.counters[f"server.{name}"] += 1
+        self.publish()
 
     def allocate(self) -> Slot:
-        """A free slot. There are always enough."""
-        number = next(number for number in range(1, SLOTS) if number not in self._used)
+        """A free slot, in the name of this process. There are always enough."""
+        number = next(number for number in range(SLOTS) if number not in self._used)
         self._used.add(number)
-        self.publish(slots=max(self.info.slots, number + 1))
-        return Slot(self._memory, number)
+        slot = Slot(self._memory, number)
+        slot.assign(os.getpid(), time.monotonic())
+        self.server.gauges["server.slots"] = max(self.server.gauges["server.slots"], number + 1)
+        self.publish()
+        return slot
 
     def release(self, slot: Slot, pid: int) -> None:
-        """Merge the counters of a worker that has exited, with this process id, into slot 0, and free its slot."""
-        metrics = slot.read()
-        merged = Metrics(self._merged.counters.copy(), Counter(merged_pid=pid), self._merged.maxima | metrics.maxima)
-        merged.counters.update(metrics.counters)
-        if parse_metrics(merged.dump()) == merged:  # else the worker has written too much
-            self._merged = merged
+        """Merge the counters of a worker that has exited, with this process id, and free its slot."""
+        merged = Metrics.parse(self.server.dump(), SERVER_METRIC)  # a copy
+        merged.add(replace(slot.read(), gauges=Counter()))
+        if Metrics.parse(merged.dump()[:MAX_TEXT], SERVER_METRIC) == merged:  # else the worker has written too much
+            self.server = merged
+        self.server.gauges["server.merged_pid"] = pid
         self.publish()
         slot.assign(0, 0.0)
         self._used.remove(slot.number)
 
-    def slots(self) -> Iterator[Slot]:
-        """The slots of all workers."""
-        slots = (Slot(self._memory, number) for number in range(1, self.server_info.slots))
-        return (slot for slot in slots if slot.heartbeat[0])
-
     def total(self) -> Metrics:
-        """The sum over all workers, present and former."""
-        merged = Slot(self._memory, 0)
+        """The sum over all workers, present and former. Gauge "server.workers": the number of present ones."""
+        server = Slot(self._memory, 0)
         for _ in range(MAX_READS):
-            sequence = merged.sequence
-            total = merged.read()
-            merged_pid = total.gauges.pop("merged_pid", 0)  # its slot is about to be freed
-            for slot in self.slots():
-                if slot.heartbeat[0] != merged_pid:
+            sequence = server.sequence
+            total = server.read()
+            merged_pid = total.gauges["server.merged_pid"]  # its slot is about to be freed
+            for number in range(1, min(total.gauges["server.slots"], SLOTS)):
+                slot = Slot(self._memory, number)
+                if slot.heartbeat[0] not in {0, merged_pid}:
                     total.add(slot.read())
-            if sequence == merged.sequence:  # else a worker was merged meanwhile
+                    total.gauges["server.workers"] += 1
+            if sequence == server.sequence:  # else a worker was merged meanwhile
                 break
         return total
-
-    @property
-    def server_info(self) -> ServerInfo:
-        """As the supervisor has published it; as it was at the fork, if another process has overwritten it."""
-        return parse_server_info(self._memory[: SERVER_INFO.size]) or self.info
 
     def close(self) -> None:
         self._memory.close()
@@ -202,46 +196,19 @@ def store(memory: mmap.mmap, offset: int, data: bytes) -> None:
     memory[offset : offset + len(data)] = data
 
 
-# What is read may have been written by any worker, or by none
-
-
-def parse_metrics(text: bytes) -> Metrics:
-    """Metrics as `Metrics.dump` writes them; empty ones if `text` is anything else."""
-    with contextlib.suppress(ValueError, RecursionError):
-        tables = json.loads(text)
-        counters, gauges, maxima = tables
-        items = [*counters.items(), *gauges.items(), *maxima.items()]
-        if len(text) <= MAX_TEXT and all(
-            METRIC_NAME.fullmatch(name) and type(number) is int and 0 <= number < MAX_NUMBER for name, number in items
-        ):
-            return Metrics(Counter(counters), Counter(gauges), Counter(maxima))
-    return Metrics()
-
-
-def parse_server_info(data: bytes) -> ServerInfo | None:
-    """What the supervisor has written; None if it is not."""
-    if len(data) != SERVER_INFO.size:
-        return None
-    info = ServerInfo(*SERVER_INFO.unpack(data))
-    counts = info.reloads_begun, info.reloads, info.reloads_failed
-    valid = info.pid > 0 and 0 <= info.started < math.inf and min(counts) >= 0 and 0 < info.slots <= SLOTS
-    return info if valid else None
-
-
-def make_status(metrics: Metrics, info: ServerInfo, workers: int, now: float) -> Status:
+def make_status(metrics: Metrics, now: float) -> Status:
     """The status from total metrics. now: seconds since 1970."""
-    counters: dict[str, dict[str, int]] = {}
+    counters: dict[str, dict[str, int]] = {"server": {}, "log": {}, "wakes": {}}
     for key, number in metrics.counters.items():
         service, _, name = key.partition(".")
         counters.setdefault(service, {})[name] = number
-    log = counters.pop("log", {})
-    wakes = counters.pop("wakes", {})
+    server, log, wakes = (counters.pop(name) for name in ("server", "log", "wakes"))
     return Status(
         version=__version__,
-        uptime=round(max(0.0, now - info.started), 3),
-        workers=workers,
-        reloads=info.reloads,
-        reloads_failed=info.reloads_failed,
+        uptime=round(max(0.0, now - metrics.gauges["server.started_ms"] / 1000), 3),
+        workers=metrics.gauges["server.workers"],
+        reloads=server.get("reloads", 0),
+        reloads_failed=server.get("reloads_failed", 0),
         connections={name: {state: metrics.gauges[f"{name}.{state}"] for state in STATES} for name in counters},
         counters=counters,
         log_lines_dropped=log.get("dropped", 0),
@@ -249,7 +216,7 @@ def make_status(metrics: Metrics, info: ServerInfo, workers: int, now: float) ->
     )
 
 
-def make_histogram(clock: str, counters: dict[str, int], maxima: dict[str, int]) -> WakeHistogram:
+def make_histogram(clock: str, counters: dict[str, int], maxima: Counter[str]) -> WakeHistogram:
     """The histogram by this clock, from total metrics."""
     counts = {f"{bound}": counters.get(f"{clock} {bound}", 0) for bound in (*BOUNDS, "more")}
-    return WakeHistogram(counts, counters.get(f"{clock} us", 0) / 1e6, maxima.get(f"{clock} us", 0) / 1e6)
+    return WakeHistogram(counts, counters.get(f"{clock} us", 0) / 1e6, maxima[f"{clock} us"] / 1e6)

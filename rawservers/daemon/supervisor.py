@@ -190,13 +190,13 @@ class Supervisor:
         """A new generation. Raises CannotStart, and whatever `configure` raises."""
         config = self._configure()
         current = self._current()
-        number = self._scoreboard.info.reloads_begun
+        number = self._scoreboard.server.counters["server.reloads_begun"]
         self._resources[number] = prepare(config, current.servers if current else {})
         return Generation(number, config.workers or len(os.sched_getaffinity(0)), config.drain_time)
 
     def _begin_reload(self) -> ServerEvent:
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self._scoreboard.publish(reloads_begun=self._scoreboard.info.reloads_begun + 1)
+        self._scoreboard.count("reloads_begun")
         log.info("reloading")
         try:
             return ServerEvent(EventKind.PREPARED, time.monotonic(), generation=self._prepare())
@@ -210,8 +210,7 @@ class Supervisor:
     def _fork(self, generation: Generation) -> ServerEvent:
         """Fork a worker. A failure is logged."""
         resources = self._resources[generation.number]
-        slot = self._scoreboard.allocate()
-        slot.assign(os.getpid(), time.monotonic())  # before the fork: afterwards only the worker writes to it
+        slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
 
         def work(sock: socket.socket) -> None:
             self._close_inherited(resources)
@@ -240,15 +239,15 @@ class Supervisor:
         if not self._state.current:
             return log.error("%s: exiting", reason)
         log.error("reload failed: %s; keeping the old configuration", reason)
-        self._scoreboard.publish(reloads_failed=self._scoreboard.info.reloads_failed + 1)
+        self._scoreboard.count("reloads_failed")
         self._notify("READY=1")
 
     def _complete(self) -> None:
         """Only the current generation accepts now: the start or reload is complete."""
         if current := self._current():
             log_addresses(current.services, current.servers)
-        info = self._scoreboard.info
-        self._scoreboard.publish(reloads=info.reloads_begun - info.reloads_failed)
+        if self._state.current and self._state.current.number > 0:
+            self._scoreboard.count("reloads")
         self._notify("READY=1")
 
     def _current(self) -> Resources | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -34,3 +35,12 @@ def some_child(stuck_time: float, heartbeat: float) -> children.Child:
 def test_who_is_stuck(stuck_time: float, silence: float, gap: float, stuck: bool) -> None:
     child = some_child(stuck_time, heartbeat=1e6 - silence)
     assert child.is_stuck(1e6, gap) == stuck
+
+
+@pytest.mark.parametrize("heartbeat", [math.nan, math.inf, -math.inf, 1e300, -1e300, 1e6 + 100, 0.0])
+def test_a_heartbeat_of_no_time_does_not_protect(heartbeat: float) -> None:
+    child = some_child(10, heartbeat=1e6 - 1)
+    assert not child.is_stuck(1e6, 1.0)
+    child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
+    assert not child.is_stuck(1e6 + 9.9, 1.0)  # nor does it harm
+    assert child.is_stuck(1e6 + 10.1, 1.0)
