@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from rawservers.core.loop import TICK, Loop
@@ -27,31 +28,21 @@ log = logging.getLogger("rawservers")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
 
 
+@dataclass(eq=False, slots=True)
 class Child:
     """A worker process, and the event handler of the socket that leads to it.
 
-    heard_at: monotonic time of its last heartbeat.
+    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat.
     """
 
-    service = ""
-
-    def __init__(
-        self,
-        pid: int,
-        resources: Resources,
-        slot: Slot,
-        sock: socket.socket,
-        loop: Loop,
-        on_reply: Callable[[EventKind, int], None],
-    ) -> None:
-        self.pid = pid
-        self.resources = resources
-        self.slot = slot
-        self.sock = sock
-        self.heard_at = time.monotonic()
-        self._loop = loop
-        self._on_reply = on_reply
-        loop.watch(sock.fileno(), self, READABLE)
+    pid: int
+    resources: Resources
+    slot: Slot
+    sock: socket.socket
+    loop: Loop
+    on_reply: Callable[[EventKind, int], None]
+    heard_at: float = field(default_factory=time.monotonic)
+    service: str = ""
 
     def ready(self, events: int) -> None:
         try:
@@ -59,15 +50,15 @@ class Child:
         except (BlockingIOError, ConnectionResetError):
             return
         if reply in REPLIES:
-            self._on_reply(REPLIES[reply], self.pid)
+            self.on_reply(REPLIES[reply], self.pid)
         elif not reply:  # it has exited; SIGCHLD follows
-            self._loop.watch(self.sock.fileno(), self, 0)
+            self.loop.watch(self.sock.fileno(), self, 0)
 
     def failed(self) -> None:
         pass  # keep reading replies
 
     def close(self) -> None:
-        self._loop.watch(self.sock.fileno(), self, 0)
+        self.loop.watch(self.sock.fileno(), self, 0)
         self.sock.close()
 
     def send_command(self, command: bytes, fds: Iterable[int] = ()) -> None:

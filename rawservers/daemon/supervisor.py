@@ -29,11 +29,12 @@ from rawservers.core.errors import os_error_text
 from rawservers.core.loop import Loop
 from rawservers.daemon.children import SIGNALS, Child, fork_worker, run_worker
 from rawservers.daemon.generation import Resources, prepare
-from rawservers.daemon.orders import COMMANDS, REOPEN
+from rawservers.daemon.orders import COMMANDS, READABLE, REOPEN
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, all_servers, close_access_log, log_addresses, sanitize_process_state
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import (
+    NO_GENERATION,
     Action,
     ActionKind,
     EventKind,
@@ -42,10 +43,10 @@ from rawservers.daemon.transitions import (
     ServerState,
     WorkerPhase,
     transition,
-)
+)  # fmt: skip
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
-from rawservers.settings import Config
+from rawservers.settings import Config, ConfigError
 
 log = logging.getLogger("rawservers")
 
@@ -63,7 +64,7 @@ class Supervisor:
         self._scoreboard = Scoreboard(time.time())
         self._state = ServerState()
         self._children: dict[int, Child] = {}  # by process id
-        self._resources: dict[int, Resources] = {}  # of open generations, by number
+        self._resources: dict[Generation | None, Resources] = {}  # of open generations
         self._last_tick = 0.0
         self._last_failure = ""  # of a worker, for the status text
         self._sent_status = ""
@@ -71,7 +72,7 @@ class Supervisor:
     def run(self) -> int:
         """Serve until a signal to stop; returns the exit status. Raises CannotStart, and whatever `configure` raises."""
         first = self._prepare()
-        resources = self._resources[first.number]
+        resources = self._resources[first]
         for fd in self._inherited_fds - {server.sock.fileno() for server in all_servers(resources.servers)}:
             os.close(fd)  # else it stays open for as long as this process runs
         if resources.credentials is None and os.geteuid() == 0:
@@ -88,7 +89,7 @@ class Supervisor:
 
     # Events
 
-    def _handle(self, kind: EventKind, pid: int = 0, generation: Generation | None = None) -> None:
+    def _handle(self, kind: EventKind, pid: int = 0, generation: Generation = NO_GENERATION) -> None:
         """Carry out the actions that follow from this event, and from their results."""
         event: ServerEvent | None = ServerEvent(kind, time.monotonic(), pid, generation)
         while event:
@@ -167,7 +168,7 @@ class Supervisor:
             case ActionKind.FORK:
                 return self._fork(action.generation)
             case ActionKind.CLOSE:
-                self._resources.pop(action.generation.number).close(self._resources.values())
+                self._resources.pop(action.generation).close(self._resources.values())
             case ActionKind.COMMAND:
                 self._children[action.pid].send_command(COMMANDS[action.phase])
             case ActionKind.ABORT:
@@ -188,11 +189,11 @@ class Supervisor:
 
     def _prepare(self) -> Generation:
         """A new generation. Raises CannotStart, and whatever `configure` raises."""
-        config = self._configure()
-        current = self._current()
-        number = self._scoreboard.server.counters["server.reloads_begun"]
-        self._resources[number] = prepare(config, current.servers if current else {})
-        return Generation(number, config.workers or len(os.sched_getaffinity(0)), config.drain_time)
+        config, current = self._configure(), self._current()
+        number, size = self._scoreboard.server.counters["server.reloads_begun"], config.workers or len(os.sched_getaffinity(0))
+        generation = Generation(number, size, config.drain_time)
+        self._resources[generation] = prepare(config, current.servers if current else {})
+        return generation
 
     def _begin_reload(self) -> ServerEvent:
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -200,16 +201,14 @@ class Supervisor:
         log.info("reloading")
         try:
             return ServerEvent(EventKind.PREPARED, time.monotonic(), generation=self._prepare())
-        except Exception as error:
+        except Exception as error:  # unexpected ones with a traceback
             for line in getattr(error, "errors", (str(error),)):
-                log.error("%s", line)
-            if not isinstance(error, CannotStart) and not hasattr(error, "errors"):
-                log.exception("unexpected error while reading the configuration")
+                log.error("%s", line, exc_info=not isinstance(error, CannotStart | ConfigError))
             return ServerEvent(EventKind.REJECTED, time.monotonic())
 
     def _fork(self, generation: Generation) -> ServerEvent:
         """Fork a worker. A failure is logged."""
-        resources = self._resources[generation.number]
+        resources = self._resources[generation]
         slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
 
         def work(sock: socket.socket) -> None:
@@ -223,7 +222,8 @@ class Supervisor:
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
             log.error("%s", self._last_failure)
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
-        self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
+        self._children[pid] = child = Child(pid, resources, slot, sock, self._loop, self._handle)
+        self._loop.watch(sock.fileno(), child, READABLE)
         return ServerEvent(EventKind.FORKED, time.monotonic(), pid, generation)
 
     def _close_inherited(self, own: Resources) -> None:
@@ -252,7 +252,7 @@ class Supervisor:
 
     def _current(self) -> Resources | None:
         """Those of the current generation; None before there is one, and during a stop."""
-        return self._resources.get(self._state.current.number) if self._state.current else None
+        return self._resources.get(self._state.current)
 
     # Notifications to the service manager
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from enum import Enum, IntEnum
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 RESPAWN_DELAY = 0.1, 5.0  # seconds between two forks, lowest and highest; doubled while workers exit before they are ready
 START_TIME = 30.0  # seconds for the workers of a new generation to become ready, and for the old ones to stop accepting
@@ -47,6 +47,9 @@ class Generation(NamedTuple):
     drain_time: float
 
 
+NO_GENERATION = Generation(-1, 0, 0.0)  # in events and actions that are about none
+
+
 class WorkerState(NamedTuple):
     """kill_at: monotonic time of its SIGKILL, if it has not exited by then."""
 
@@ -68,7 +71,7 @@ class ServerEvent(NamedTuple):
     kind: EventKind
     now: float
     pid: int = 0
-    generation: Generation | None = None
+    generation: Generation = NO_GENERATION
 
 
 class ActionKind(Enum):
@@ -84,8 +87,8 @@ class Action(NamedTuple):
     """reason: of FAIL."""
 
     kind: ActionKind
-    generation: Generation = Generation(0, 0, 0.0)
     pid: int = 0
+    generation: Generation = NO_GENERATION
     phase: WorkerPhase = WorkerPhase.STARTING
     reason: str = ""
 
@@ -122,15 +125,13 @@ class ServerState(NamedTuple):
             case EventKind.STOP:
                 return self.stop(0) if self.exit_status is None else self.command(WorkerPhase.STOPPING_NOW, self.workers)
             case EventKind.TICK:
-                late = (pid for pid, worker in self.workers.items() if worker.kill_at < self.now)
-                return self.act(*(Action(ActionKind.KILL, pid=pid) for pid in late))
+                return self.act(ActionKind.KILL, (pid for pid, worker in self.workers.items() if worker.kill_at < self.now))
             case EventKind.PREPARED:
                 deadline = self.now + START_TIME if self.current else inf
                 return self._replace(next=event.generation, reload=ReloadStep.STARTING, reload_deadline=deadline)
             case EventKind.REJECTED:
                 return self.fail("invalid configuration")
             case EventKind.FORKED:
-                assert event.generation
                 return self._replace(forked_at=self.now, workers={**self.workers, event.pid: WorkerState(event.generation)})
             case EventKind.FORK_FAILED:
                 state = self.back_off()
@@ -140,29 +141,30 @@ class ServerState(NamedTuple):
 
     def handle_worker(self, kind: EventKind, pid: int, worker: WorkerState) -> ServerState:
         """What a worker's reply, silence or exit changes."""
+        state = self
         match kind, worker.phase:
             case EventKind.READY, WorkerPhase.STARTING:
-                return self._replace(workers={**self.workers, pid: worker._replace(phase=WorkerPhase.READY)})
+                worker = worker._replace(phase=WorkerPhase.READY)
             case EventKind.RETIRED, WorkerPhase.RETIRING:
-                return self._replace(workers={**self.workers, pid: worker._replace(phase=WorkerPhase.RETIRED)})
+                worker = worker._replace(phase=WorkerPhase.RETIRED)
             case EventKind.STUCK, _ if worker.kill_at > self.now + KILL_DELAY:  # else it was aborted, or is about to be killed
-                aborted = worker._replace(kill_at=self.now + KILL_DELAY)
-                return self._replace(workers={**self.workers, pid: aborted}).act(Action(ActionKind.ABORT, pid=pid))
+                worker = worker._replace(kill_at=self.now + KILL_DELAY)
+                state = state.act(ActionKind.ABORT, [pid])
             case EventKind.EXITED, phase:
-                state = self._replace(workers={other: self.workers[other] for other in self.workers if other != pid})
+                state = state._replace(workers={other: self.workers[other] for other in self.workers if other != pid})
                 if phase is WorkerPhase.READY:
                     return state._replace(respawn_delay=RESPAWN_DELAY[0], fork_at=self.forked_at + RESPAWN_DELAY[0])
                 if phase is WorkerPhase.STARTING:
                     state = state.back_off()
                     return state.fail("a worker failed to start") if worker.generation == self.next else state
                 return state
-        return self
+        return state._replace(workers={**self.workers, pid: worker})
 
     def settle(self) -> ServerState:
         """Take each step of a stop or reload whose condition is met; then fork a worker, if one is missing."""
         state = self
         if state.exit_status is not None:
-            return state if state.workers else state.act(Action(ActionKind.EXIT))
+            return state if state.workers else state.act(ActionKind.EXIT)
         if state.next and state.active(state.next, WorkerPhase.READY) >= state.next.size:
             state = state.hand_over(state.next)
         elif state.next and state.now > state.reload_deadline:
@@ -170,15 +172,15 @@ class ServerState(NamedTuple):
         if state.reload is ReloadStep.HANDOVER:
             retiring = any(worker.phase is WorkerPhase.RETIRING for worker in state.workers.values())
             if not retiring or state.now > state.reload_deadline:  # one that hangs finds RETIRE in its socket later
-                state = state._replace(reload=ReloadStep.NONE).act(Action(ActionKind.COMPLETE))
+                state = state._replace(reload=ReloadStep.NONE).act(ActionKind.COMPLETE)
         if state.reload is ReloadStep.NONE and state.reload_requested:
-            if not state.former():  # and the new configuration may remove the cause of failures
-                begun = state._replace(reload=ReloadStep.PREPARING, reload_requested=False, respawn_delay=RESPAWN_DELAY[0])
-                return begun._replace(fork_at=state.now).act(Action(ActionKind.PREPARE))
+            if not state.former():  # the new configuration may remove the cause of failures, so the delay ends
+                state = state._replace(reload=ReloadStep.PREPARING, reload_requested=False, respawn_delay=RESPAWN_DELAY[0])
+                return state._replace(fork_at=state.now).act(ActionKind.PREPARE)
             state = state.command(WorkerPhase.STOPPING, state.former())
         for generation in filter(None, (state.current, state.next)):
             if state.active(generation) < generation.size and state.now >= state.fork_at:
-                return state.act(Action(ActionKind.FORK, generation))
+                return state.act(ActionKind.FORK, generation=generation)
         return state
 
     # Steps
@@ -190,7 +192,7 @@ class ServerState(NamedTuple):
 
     def fail(self, reason: str) -> ServerState:
         """Discard the new generation. The old one keeps serving; without one, stop."""
-        state = self.act(Action(ActionKind.FAIL, reason=reason))
+        state = self.act(ActionKind.FAIL, reason=reason)
         if not self.current:
             return state.stop(1)
         state = state.command(WorkerPhase.STOPPING_NOW, self.former()).close(self.next)
@@ -198,7 +200,7 @@ class ServerState(NamedTuple):
 
     def stop(self, exit_status: int) -> ServerState:
         """Begin a graceful stop."""
-        state = self._replace(exit_status=exit_status, next=None, reload=ReloadStep.NONE).act(Action(ActionKind.STOP))
+        state = self._replace(exit_status=exit_status, next=None, reload=ReloadStep.NONE).act(ActionKind.STOP)
         return state.close(self.current).close(self.next).command(WorkerPhase.STOPPING, self.workers)
 
     def command(self, phase: WorkerPhase, pids: Iterable[int]) -> ServerState:
@@ -207,11 +209,10 @@ class ServerState(NamedTuple):
         for pid, (generation, _, kill_at) in chosen.items():
             limit = {WorkerPhase.STOPPING: generation.drain_time or inf, WorkerPhase.STOPPING_NOW: 0.0}.get(phase, inf)
             chosen[pid] = WorkerState(generation, phase, min(kill_at, self.now + limit + KILL_DELAY))
-        commands = (Action(ActionKind.COMMAND, pid=pid, phase=phase) for pid in chosen)
-        return self._replace(workers={**self.workers, **chosen}).act(*commands)
+        return self._replace(workers={**self.workers, **chosen}).act(ActionKind.COMMAND, chosen, phase=phase)
 
     def close(self, generation: Generation | None) -> ServerState:
-        return self.act(Action(ActionKind.CLOSE, generation)) if generation else self
+        return self.act(ActionKind.CLOSE, generation=generation) if generation else self
 
     def back_off(self) -> ServerState:
         """Double the delay before the next fork, once for all workers that fail meanwhile."""
@@ -220,8 +221,9 @@ class ServerState(NamedTuple):
         delay = min(2 * self.respawn_delay, RESPAWN_DELAY[1])
         return self._replace(respawn_delay=delay, fork_at=self.now + delay)
 
-    def act(self, *actions: Action) -> ServerState:
-        return self._replace(actions=(*self.actions, *actions))
+    def act(self, kind: ActionKind, pids: Iterable[int] = (0,), **details: Any) -> ServerState:
+        """Append an action, or one for each of these workers."""
+        return self._replace(actions=self.actions + tuple(Action(kind, pid, **details) for pid in pids))
 
     # Workers
 

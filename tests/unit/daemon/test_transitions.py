@@ -81,7 +81,7 @@ def steps(node: Node, sizes: tuple[int, ...], may_hang: bool) -> Iterator[Step]:
     """Every event that may come next."""
     state = node.state
 
-    def step(kind: EventKind, behaved: bool = True, pid: int = 0, generation: Generation | None = None) -> Step:
+    def step(kind: EventKind, behaved: bool = True, pid: int = 0, generation: Generation = FORMER) -> Step:
         return Step(state, ServerEvent(kind, 0.0, pid, generation), behaved)
 
     if node.result_of and node.result_of.kind is Do.PREPARE:
@@ -127,7 +127,7 @@ def take(node: Node, step: Step, largest: int) -> Node:
     alive = set(step.state.workers) | ({event.pid} if event.kind is On.FORKED else set())
     alive -= {event.pid} if event.kind is On.EXITED else set()
     opened = set(node.opened)
-    if event.kind is On.PREPARED and event.generation:
+    if event.kind is On.PREPARED:
         opened.add(event.generation)
     for action in actions:
         if action.kind is Do.CLOSE:
@@ -254,7 +254,7 @@ def old_generation_stays_open(method: Method, state: ServerState, generation: Ge
 
 
 def exit_does_not_wait(method: Method, state: ServerState) -> ServerState:
-    return method(state) if state.exit_status is None else state.act(Action(Do.EXIT))
+    return method(state) if state.exit_status is None else state.act(Do.EXIT)
 
 
 def everybody_is_missing(method: Method, state: ServerState, *arguments: Any) -> int:
@@ -263,12 +263,12 @@ def everybody_is_missing(method: Method, state: ServerState, *arguments: Any) ->
 
 def kill_is_early(method: Method, state: ServerState, event: ServerEvent) -> ServerState:
     handled: ServerState = method(state, event)
-    kills = [Action(Do.KILL, pid=pid) for pid in state.workers] if event.kind is On.TICK else []
-    return handled.act(*kills)
+    return handled.act(Do.KILL, state.workers) if event.kind is On.TICK else handled
 
 
-def fork_is_not_the_last(method: Method, state: ServerState, *actions: Action) -> ServerState:
-    return state._replace(actions=(*actions, *state.actions))
+def fork_is_not_the_last(method: Method, state: ServerState, kind: Do, *arguments: Any, **details: Any) -> ServerState:
+    acted: ServerState = method(state, kind, *arguments, **details)
+    return acted.act(Do.KILL) if kind is Do.FORK else acted
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_the_delay_doubles_while_workers_exit_before_they_are_ready() -> None:
     for pid in range(2, 10):
         ahead = state.fork_at - now
         state, taken = after(state, ServerEvent(On.TICK, state.fork_at - 0.001), ServerEvent(On.TICK, state.fork_at))
-        assert taken == [Action(Do.FORK, ONE)]
+        assert taken == [Action(Do.FORK, generation=ONE)]
         now = state.now
         state, taken = after(state, ServerEvent(On.FORKED, now, pid, ONE), ServerEvent(On.EXITED, now, pid))
         delays.append(round(ahead, 3))
@@ -326,7 +326,7 @@ def test_the_delay_doubles_while_workers_exit_before_they_are_ready() -> None:
     state, taken = after(state, ServerEvent(On.RELOAD, now))
     assert taken == [Action(Do.PREPARE)]
     _, taken = after(state, ServerEvent(On.PREPARED, now, 0, Generation(1, 1, 0.0)))
-    assert taken == [Action(Do.FORK, ONE)]  # without a delay
+    assert taken == [Action(Do.FORK, generation=ONE)]  # without a delay
 
 
 @pytest.mark.parametrize(("drain_time", "kill_at"), [(10.0, 12.0), (0.0, inf)])
