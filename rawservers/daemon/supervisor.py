@@ -34,7 +34,6 @@ from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, all_servers, close_access_log, log_addresses, sanitize_process_state
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import (
-    NO_GENERATION,
     Action,
     ActionKind,
     EventKind,
@@ -43,7 +42,7 @@ from rawservers.daemon.transitions import (
     ServerState,
     WorkerPhase,
     transition,
-)  # fmt: skip
+)
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
@@ -62,7 +61,7 @@ class Supervisor:
         self._notifier = Notifier()
         self._loop = Loop()
         self._scoreboard = Scoreboard(time.time())
-        self._state = ServerState()
+        self._state = ServerState()  # replaced by each event
         self._children: dict[int, Child] = {}  # by process id
         self._resources: dict[Generation | None, Resources] = {}  # of open generations
         self._last_tick = 0.0
@@ -72,7 +71,7 @@ class Supervisor:
     def run(self) -> int:
         """Serve until a signal to stop; returns the exit status. Raises CannotStart, and whatever `configure` raises."""
         first = self._prepare()
-        resources = self._resources[first]
+        self._state, resources = ServerState(next=first), self._resources[first]
         for fd in self._inherited_fds - {server.sock.fileno() for server in all_servers(resources.servers)}:
             os.close(fd)  # else it stays open for as long as this process runs
         if resources.credentials is None and os.geteuid() == 0:
@@ -82,16 +81,16 @@ class Supervisor:
         self._loop.at_tick += [self._tick, error_log.flush]
         gc.collect()
         gc.freeze()  # a collection writes to each object, and would unshare the memory pages of all workers
-        self._handle(EventKind.PREPARED, generation=first)
+        self._handle(EventKind.TICK)
         self._loop.run()
         self._scoreboard.close()
         return self._state.exit_status or 0
 
     # Events
 
-    def _handle(self, kind: EventKind, pid: int = 0, generation: Generation = NO_GENERATION) -> None:
+    def _handle(self, kind: EventKind, pid: int = 0) -> None:
         """Carry out the actions that follow from this event, and from their results."""
-        event: ServerEvent | None = ServerEvent(kind, time.monotonic(), pid, generation)
+        event: ServerEvent | None = ServerEvent(kind, time.monotonic(), pid)
         while event:
             self._state, actions = transition(self._state, event)
             event = None
@@ -180,7 +179,7 @@ class Supervisor:
             case ActionKind.FAIL:
                 self._fail(action.reason)
             case ActionKind.COMPLETE:
-                self._complete()
+                self._complete(action.generation)
             case ActionKind.STOP:
                 self._notifier.send("STOPPING=1", "STATUS=Shutting down, finishing open requests")
             case ActionKind.EXIT:
@@ -242,11 +241,11 @@ class Supervisor:
         self._scoreboard.count("reloads_failed")
         self._notify("READY=1")
 
-    def _complete(self) -> None:
-        """Only the current generation accepts now: the start or reload is complete."""
-        if current := self._current():
-            log_addresses(current.services, current.servers)
-        if self._state.current and self._state.current.number > 0:
+    def _complete(self, generation: Generation) -> None:
+        """Only this generation accepts now: its start or reload is complete."""
+        resources = self._resources[generation]
+        log_addresses(resources.services, resources.servers)
+        if generation.number:
             self._scoreboard.count("reloads")
         self._notify("READY=1")
 

@@ -100,14 +100,16 @@ def transition(state: ServerState, event: ServerEvent) -> tuple[ServerState, tup
 
 
 class ServerState(NamedTuple):
-    """workers: those that have not exited, by process id; current: the generation that serves; next: the one that STARTING is
+    """At the start: with the first generation as `next`.
+
+    workers: those that have not exited, by process id; current: the generation that serves; next: the one that STARTING is
     about; reload_deadline: of STARTING and HANDOVER; exit_status: None until a stop begins; fork_at: no fork before; now,
     actions: of the last transition."""
 
     workers: Mapping[int, WorkerState] = {}
     current: Generation | None = None
     next: Generation | None = None
-    reload: ReloadStep = ReloadStep.PREPARING
+    reload: ReloadStep = ReloadStep.STARTING
     reload_requested: bool = False
     reload_deadline: float = inf
     exit_status: int | None = None
@@ -172,7 +174,7 @@ class ServerState(NamedTuple):
         if state.reload is ReloadStep.HANDOVER:
             retiring = any(worker.phase is WorkerPhase.RETIRING for worker in state.workers.values())
             if not retiring or state.now > state.reload_deadline:  # one that hangs finds RETIRE in its socket later
-                state = state._replace(reload=ReloadStep.NONE).act(ActionKind.COMPLETE)
+                state = state._replace(reload=ReloadStep.NONE).act(ActionKind.COMPLETE, generation=state.current)
         if state.reload is ReloadStep.NONE and state.reload_requested:
             if not state.former():  # the new configuration may remove the cause of failures, so the delay ends
                 state = state._replace(reload=ReloadStep.PREPARING, reload_requested=False, respawn_delay=RESPAWN_DELAY[0])

@@ -94,6 +94,7 @@ def steps(node: Node, sizes: tuple[int, ...], may_hang: bool) -> Iterator[Step]:
     else:
         yield step(On.RELOAD, False)
         yield step(On.STOP, False)
+        yield step(On.TICK)
         yield from timeouts(state)
         for pid, worker in state.workers.items():
             if state.workers.get(pid - 1) == worker:
@@ -186,10 +187,10 @@ def is_goal(node: Node) -> bool:
 
 def explore(sizes: tuple[int, ...], may_hang: bool) -> int:
     """Walk through all states. The number of them. Raises AssertionError if an invariant is broken."""
-    start = normal_form(Node(ServerState(), Action(Do.PREPARE)))
-    came_from: dict[Any, list[Any]] = {key(start): []}  # by behaved steps
+    first = [Generation(1, size, 1.0) for size in sizes]
+    queue = deque(normal_form(Node(ServerState(next=each), None, frozenset([each]))) for each in first)
+    came_from: dict[Any, list[Any]] = {key(node): [] for node in queue}  # by behaved steps
     goals = []
-    queue = deque([start])
     while queue:
         node = queue.popleft()
         if is_goal(node):
@@ -307,11 +308,11 @@ def after(state: ServerState, *events: ServerEvent) -> tuple[ServerState, list[A
 
 
 ONE = Generation(0, 1, 10.0)
-PREPARED = ServerEvent(On.PREPARED, 0.0, 0, ONE)
+START = ServerState(next=ONE)
 
 
 def test_the_delay_doubles_while_workers_exit_before_they_are_ready() -> None:
-    state, _ = after(ServerState(), PREPARED, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.READY, 0.0, 1))
+    state, _ = after(START, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.READY, 0.0, 1))
     state, taken = after(state, ServerEvent(On.EXITED, 0.05, 1))
     assert taken == []
     delays, now = [], 0.05
@@ -332,7 +333,7 @@ def test_the_delay_doubles_while_workers_exit_before_they_are_ready() -> None:
 @pytest.mark.parametrize(("drain_time", "kill_at"), [(10.0, 12.0), (0.0, inf)])
 def test_when_a_worker_is_killed(drain_time: float, kill_at: float) -> None:
     generation = Generation(0, 1, drain_time)
-    state, _ = after(ServerState(), ServerEvent(On.PREPARED, 0.0, 0, generation), ServerEvent(On.FORKED, 0.0, 1, generation))
+    state, _ = after(ServerState(next=generation), ServerEvent(On.FORKED, 0.0, 1, generation))
     stopped, _ = after(state, ServerEvent(On.STOP, 0.0))
     assert stopped.workers[1].kill_at == kill_at
     hurried, _ = after(stopped, ServerEvent(On.STOP, 1.0), ServerEvent(On.STUCK, 1.5, 1))
@@ -346,7 +347,7 @@ def test_when_a_worker_is_killed(drain_time: float, kill_at: float) -> None:
 
 def test_how_long_a_reload_waits() -> None:
     two = Generation(1, 1, 0.0)
-    state, _ = after(ServerState(), PREPARED, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.READY, 0.0, 1))
+    state, _ = after(START, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.READY, 0.0, 1))
     events = [ServerEvent(On.RELOAD, 1.0), ServerEvent(On.PREPARED, 1.0, 0, two), ServerEvent(On.FORKED, 1.0, 2, two)]
     state, _ = after(state, *events, ServerEvent(On.TICK, 31.0))
     assert state.reload is ReloadStep.STARTING
