@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 
 from rawservers import __version__
 from rawservers.core.wakes import BOUNDS
-from rawservers.status import STATES, WAKE_CLOCKS, Status, WakeHistogram
+from rawservers.status import COUNTERS, STATES, WAKE_CLOCKS, Status, WakeHistogram
 
 NAME = "rawservers-scoreboard"
 SLOT_SIZE = 16384  # bytes
@@ -197,26 +197,24 @@ def store(memory: mmap.mmap, offset: int, data: bytes) -> None:
 
 
 def make_status(metrics: Metrics, now: float) -> Status:
-    """The status from total metrics. now: seconds since 1970."""
-    counters: dict[str, dict[str, int]] = {"server": {}, "log": {}, "wakes": {}}
-    for key, number in metrics.counters.items():
-        service, _, name = key.partition(".")
-        counters.setdefault(service, {})[name] = number
-    server, log, wakes = (counters.pop(name) for name in ("server", "log", "wakes"))
+    """The status from total metrics, whatever is missing in them. now: seconds since 1970."""
+    counters, gauges = metrics.counters, metrics.gauges
+    names = dict.fromkeys(name.partition(".")[0] for name in counters)
+    services = [name for name in names if name not in {"server", "log", "wakes"}]
     return Status(
         version=__version__,
-        uptime=round(max(0.0, now - metrics.gauges["server.started_ms"] / 1000), 3),
-        workers=metrics.gauges["server.workers"],
-        reloads=server.get("reloads", 0),
-        reloads_failed=server.get("reloads_failed", 0),
-        connections={name: {state: metrics.gauges[f"{name}.{state}"] for state in STATES} for name in counters},
-        counters=counters,
-        log_lines_dropped=log.get("dropped", 0),
-        wakes={clock: make_histogram(clock, wakes, metrics.maxima) for clock in WAKE_CLOCKS},
+        uptime=round(max(0.0, now - gauges["server.started_ms"] / 1000), 3),
+        workers=gauges["server.workers"],
+        reloads=counters["server.reloads"],
+        reloads_failed=counters["server.reloads_failed"],
+        connections={service: {state: gauges[f"{service}.{state}"] for state in STATES} for service in services},
+        counters={service: {name: counters[f"{service}.{name}"] for name in COUNTERS} for service in services},
+        log_lines_dropped=counters["log.dropped"],
+        wakes={clock: make_histogram(clock, metrics) for clock in WAKE_CLOCKS},
     )
 
 
-def make_histogram(clock: str, counters: dict[str, int], maxima: Counter[str]) -> WakeHistogram:
+def make_histogram(clock: str, metrics: Metrics) -> WakeHistogram:
     """The histogram by this clock, from total metrics."""
-    counts = {f"{bound}": counters.get(f"{clock} {bound}", 0) for bound in (*BOUNDS, "more")}
-    return WakeHistogram(counts, counters.get(f"{clock} us", 0) / 1e6, maxima[f"{clock} us"] / 1e6)
+    counts = {f"{bound}": metrics.counters[f"wakes.{clock} {bound}"] for bound in (*BOUNDS, "more")}
+    return WakeHistogram(counts, metrics.counters[f"wakes.{clock} us"] / 1e6, metrics.maxima[f"{clock} us"] / 1e6)

@@ -35,6 +35,7 @@ PURE = {
     "core.errors",
     "core.peer",
     "core.protocol",
+    "daemon.transitions",
     "http.request",
     "http.dates",
     "http.negotiation",

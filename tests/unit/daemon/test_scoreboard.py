@@ -163,6 +163,11 @@ def shown(scoreboard: Scoreboard) -> Status:
     return made
 
 
+def answers(scoreboard: Scoreboard) -> dict[str, int]:
+    """The answers of each service that is shown."""
+    return {service: counters["answers"] for service, counters in shown(scoreboard).counters.items()}
+
+
 @pytest.fixture
 def two(scoreboard: Scoreboard) -> tuple[Scoreboard, Slot, Slot]:
     """With two workers, who have answered three requests each."""
@@ -178,9 +183,9 @@ def test_a_malformed_slot_is_left_out(two: tuple[Scoreboard, Slot, Slot], text: 
     scoreboard, bad, _ = two
     overwrite(scoreboard, bad.number, text)
     assert bad.read() == Metrics()
-    assert shown(scoreboard).counters == {"http": {"answers": 3}}
+    assert answers(scoreboard) == {"http": 3}
     scoreboard.release(bad, 1)
-    assert shown(scoreboard).counters == {"http": {"answers": 3}}
+    assert answers(scoreboard) == {"http": 3}
     assert scoreboard.allocate().number == bad.number
 
 
@@ -189,7 +194,7 @@ def test_a_malformed_slot_is_left_out(two: tuple[Scoreboard, Slot, Slot], text: 
 def test_a_length_or_a_sequence_number_may_be_anything(two: tuple[Scoreboard, Slot, Slot], length: int, sequence: int) -> None:
     scoreboard, bad, _ = two
     overwrite(scoreboard, bad.number, b'[{"http.answers": 5}, {}, {}]', length, sequence)
-    assert shown(scoreboard).counters["http"]["answers"] in {3, 8}
+    assert answers(scoreboard)["http"] in {3, 8}
     bad.write(Metrics(Counter({"http.answers": 4})))
     assert bad.read().counters == {"http.answers": 4}
 
@@ -197,7 +202,7 @@ def test_a_length_or_a_sequence_number_may_be_anything(two: tuple[Scoreboard, Sl
 def test_random_bytes_anywhere(two: tuple[Scoreboard, Slot, Slot]) -> None:
     scoreboard, *_ = two
     chance = random.Random(1)
-    for _ in range(2000):
+    for _ in range(500):
         start = chance.randrange(3 * SLOT_SIZE if chance.random() < 0.5 else 200)
         data = chance.randbytes(chance.choice((1, 8, 16, 60)))
         scoreboard._memory[start : start + len(data)] = data
@@ -225,7 +230,7 @@ def test_what_a_worker_writes_over_slot_0_is_not_believed(two: tuple[Scoreboard,
         overwrite(scoreboard, 0, text)
         shown(scoreboard)
     scoreboard.publish()
-    assert shown(scoreboard).counters["http"]["answers"] == 6
+    assert answers(scoreboard) == {"http": 6}
     assert scoreboard.server.counters["server.reloads_begun"] == 1
 
 
