@@ -266,3 +266,30 @@ def test_a_memory_of_that_name_that_is_something_else(scoreboard: Scoreboard) ->
         control.supervisor_slot(pid)
     for fd in fds:
         os.close(fd)
+
+
+def test_no_more_is_read_than_a_buffer_holds() -> None:
+    read: list[int] = []
+
+    class Watched(bytearray):
+        def __getitem__(self, place: Any) -> Any:
+            found = super().__getitem__(place)
+            read.append(len(found))
+            return found
+
+    slot = Slot(Watched(4 * SLOT_SIZE), 1)  # type: ignore[arg-type]
+    for length in (1 << 40, -5):
+        for each in (0, 1):
+            begin = SLOT_SIZE + HEARTBEAT.size + INTEGER.size + each * BUFFER_SIZE
+            slot._memory[begin : begin + INTEGER.size] = INTEGER.pack(length)
+        read.clear()
+        assert slot.read() == Metrics()
+        assert max(read) < BUFFER_SIZE
+
+
+def test_what_does_not_fit_is_not_written(two: tuple[Scoreboard, Slot, Slot]) -> None:
+    scoreboard, first, _ = two
+    for _ in range(2):
+        first.write(Metrics(Counter({f"name{number}": 1 for number in range(10_000)})))
+    assert first.read().counters == {"http.answers": 3}
+    assert answers(scoreboard) == {"http": 6}
