@@ -89,11 +89,6 @@ class Slot:
         pid, time = HEARTBEAT.unpack_from(self._memory, self._start)
         return pid, time
 
-    def assign(self, pid: int, time: float) -> None:
-        """Clear the slot for this process, or free it with pid 0."""
-        self.write(Metrics())
-        self.write_heartbeat(pid, time)
-
     def write_heartbeat(self, pid: int, time: float) -> None:
         store(self._memory, self._start, HEARTBEAT.pack(pid, time))
 
@@ -155,7 +150,8 @@ class Scoreboard:
         number = next(number for number in range(SLOTS) if number not in self._used)
         self._used.add(number)
         slot = Slot(self._memory, number)
-        slot.assign(os.getpid(), time.monotonic())
+        slot.write(Metrics())
+        slot.write_heartbeat(os.getpid(), time.monotonic())
         self.server.gauges["server.slots"] = max(self.server.gauges["server.slots"], number + 1)
         self.publish()
         return slot
@@ -168,7 +164,7 @@ class Scoreboard:
             self.server = merged
         self.server.gauges["server.merged_pid"] = pid
         self.publish()
-        slot.assign(0, 0.0)
+        slot.write_heartbeat(0, 0.0)
         self._used.remove(slot.number)
 
     def total(self) -> Metrics:

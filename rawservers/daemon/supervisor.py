@@ -33,16 +33,7 @@ from rawservers.daemon.orders import COMMANDS, READABLE, REOPEN
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, all_servers, close_access_log, log_addresses, sanitize_process_state
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.transitions import (
-    Action,
-    ActionKind,
-    EventKind,
-    Generation,
-    ServerEvent,
-    ServerState,
-    WorkerPhase,
-    transition,
-)
+from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
@@ -119,7 +110,7 @@ class Supervisor:
 
     def _log_exit(self, pid: int, status: int) -> None:
         """Log the exit of a worker, unless it was told to exit, and did. status: negative for a signal."""
-        if status == 0 and self._state.workers[pid].phase >= WorkerPhase.RETIRING:
+        if status == 0 and not self._state.workers[pid].is_active:
             return
         how = f"exited with status {status}" if status >= 0 else f"killed by signal {-status} ({signal.strsignal(-status)})"
         self._last_failure = f"worker {pid} {how}" + ", perhaps out of memory" * (status == -signal.SIGKILL)
@@ -176,8 +167,12 @@ class Supervisor:
                 os.kill(action.pid, signal.SIGABRT)
             case ActionKind.KILL:
                 os.kill(action.pid, signal.SIGKILL)
+            case ActionKind.FAIL if not self._state.current:
+                log.error("%s: exiting", action.reason)
             case ActionKind.FAIL:
-                self._fail(action.reason)
+                log.error("reload failed: %s; keeping the old configuration", action.reason)
+                self._scoreboard.count("reloads_failed")
+                self._notify("READY=1")
             case ActionKind.COMPLETE:
                 self._complete(action.generation)
             case ActionKind.STOP:
@@ -234,13 +229,6 @@ class Supervisor:
             if other is not own:
                 other.close([own], in_worker=True)
 
-    def _fail(self, reason: str) -> None:
-        if not self._state.current:
-            return log.error("%s: exiting", reason)
-        log.error("reload failed: %s; keeping the old configuration", reason)
-        self._scoreboard.count("reloads_failed")
-        self._notify("READY=1")
-
     def _complete(self, generation: Generation) -> None:
         """Only this generation accepts now: its start or reload is complete."""
         resources = self._resources[generation]
@@ -273,7 +261,7 @@ class Supervisor:
         if not generation or not current:
             return ""
         addresses = [f"{listen.service} on {server.address}" for listen, group in current.servers.items() for server in group]
-        ready = self._state.active(generation, WorkerPhase.READY)
+        ready = self._state.ready(generation)
         workers = f"{ready} worker{'s' * (ready != 1)}"
         if ready < generation.size:
             workers += f" of {generation.size}: {self._last_failure}"

@@ -57,6 +57,11 @@ class WorkerState(NamedTuple):
     phase: WorkerPhase = WorkerPhase.STARTING
     kill_at: float = inf
 
+    @property
+    def is_active(self) -> bool:
+        """Whether it has no command to exit."""
+        return self.phase < WorkerPhase.RETIRING
+
 
 class EventKind(Enum):
     """RELOAD, STOP: were requested. TICK: time has passed. PREPARED, REJECTED: results of PREPARE. FORKED, FORK_FAILED: results
@@ -167,7 +172,7 @@ class ServerState(NamedTuple):
         state = self
         if state.exit_status is not None:
             return state if state.workers else state.act(ActionKind.EXIT)
-        if state.next and state.active(state.next, WorkerPhase.READY) >= state.next.size:
+        if state.next and state.ready(state.next) >= state.next.size:
             state = state.hand_over(state.next)
         elif state.next and state.now > state.reload_deadline:
             state = state.fail("the new workers did not become ready in time")
@@ -181,7 +186,7 @@ class ServerState(NamedTuple):
                 return state._replace(fork_at=state.now).act(ActionKind.PREPARE)
             state = state.command(WorkerPhase.STOPPING, state.former())
         for generation in filter(None, (state.current, state.next)):
-            if state.active(generation) < generation.size and state.now >= state.fork_at:
+            if len(state.active(generation)) < generation.size and state.now >= state.fork_at:
                 return state.act(ActionKind.FORK, generation=generation)
         return state
 
@@ -229,10 +234,13 @@ class ServerState(NamedTuple):
 
     # Workers
 
-    def active(self, generation: Generation, least: WorkerPhase = WorkerPhase.STARTING) -> int:
-        """The number of workers of this generation that have come to `least`, and have no command to exit."""
-        phases = [worker.phase for worker in self.workers.values() if worker.generation == generation]
-        return sum(least <= phase <= WorkerPhase.READY for phase in phases)
+    def active(self, generation: Generation) -> list[WorkerPhase]:
+        """The phases of the workers of this generation that have no command to exit."""
+        return [worker.phase for worker in self.workers.values() if worker.is_active and worker.generation == generation]
+
+    def ready(self, generation: Generation) -> int:
+        """The number of workers of this generation that serve."""
+        return self.active(generation).count(WorkerPhase.READY)
 
     def former(self) -> list[int]:
         """The workers that are not of the current generation."""

@@ -106,7 +106,7 @@ def test_a_sum_never_falls_when_somebody_ends(scoreboard: Scoreboard) -> None:
     with another_process(look):
         for _ in range(1000):
             slot = scoreboard.allocate()
-            slot.assign(1, 1.0)
+            slot.write_heartbeat(1, 1.0)
             slot.write(Metrics(Counter(answers=1)))
             scoreboard.release(slot, 1)
     assert scoreboard.total().counters == {"answers": 1000}

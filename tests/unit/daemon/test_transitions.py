@@ -147,12 +147,11 @@ def check(state: ServerState, alive: set[int], opened: set[Generation], largest:
     assert opened == (used if state.exit_status is None else set()), "listener: open are others than those in use"
     assert (state.next is not None) == (state.reload is ReloadStep.STARTING), "step: a next generation, and not starting it"
     for worker in state.workers.values():
-        commanded = worker.phase >= Phase.RETIRING
-        assert commanded or worker.generation in used, "forgotten: a worker of no generation has no command"
+        assert not worker.is_active or worker.generation in used, "forgotten: a worker of no generation has no command"
         assert worker.phase >= Phase.STOPPING or state.exit_status is None, "forgotten: a worker was not told to stop"
         assert worker.kill_at < inf or worker.phase < Phase.STOPPING, "way out: nobody kills it"
     for generation in used:
-        assert state.active(generation) <= generation.size, "bound: too many workers of a generation"
+        assert len(state.active(generation)) <= generation.size, "bound: too many workers of a generation"
     assert len(state.former()) <= largest, "bound: too many workers of former generations"
     if state.next:
         assert set(state.former()) <= {pid for pid, worker in state.workers.items() if worker.generation == state.next}, (
@@ -258,8 +257,8 @@ def exit_does_not_wait(method: Method, state: ServerState) -> ServerState:
     return method(state) if state.exit_status is None else state.act(Do.EXIT)
 
 
-def everybody_is_missing(method: Method, state: ServerState, *arguments: Any) -> int:
-    return method(state, *arguments) if arguments[1:] else 0
+def starting_workers_are_overlooked(method: Method, state: ServerState, generation: Generation) -> list[Phase]:
+    return [phase for phase in method(state, generation) if phase is Phase.READY]
 
 
 def kill_is_early(method: Method, state: ServerState, event: ServerEvent) -> ServerState:
@@ -283,7 +282,7 @@ def fork_is_not_the_last(method: Method, state: ServerState, kind: Do, *argument
         ("hand_over", new_generation_is_closed, "listener"),
         ("close", old_generation_stays_open, "listener"),
         ("settle", exit_does_not_wait, "exit"),
-        ("active", everybody_is_missing, "bound"),
+        ("active", starting_workers_are_overlooked, "bound"),
         ("handle", kill_is_early, "kill"),
         ("act", fork_is_not_the_last, "an action with a result"),
     ],
