@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import signal
 import time
 from pathlib import Path
 
 from rawservers.core.errors import os_error_text
-from rawservers.daemon.scoreboard import NAME, SERVER_INFO, ServerInfo
+from rawservers.daemon.scoreboard import NAME, SLOT_SIZE, Slot
 from rawservers.daemon.startup import CannotStart
 
+BEGUN, RELOADS, FAILED = "server.reloads_begun", "server.reloads", "server.reloads_failed"  # counters of the supervisor
 POLL_INTERVAL = 0.02  # seconds
 
 
@@ -21,30 +24,30 @@ def reload(pid: int, timeout: float = 90) -> None:
     """
     try:
         os.kill(pid, 0)
-        before = read_server_info(pid)
+        slot = supervisor_slot(pid)
+        before = slot.read().counters
         os.kill(pid, signal.SIGHUP)
         deadline = time.monotonic() + timeout
-        while (now := read_server_info(pid)).reloads + now.reloads_failed <= before.reloads_begun:
+        while (now := slot.read().counters)[RELOADS] + now[FAILED] <= before[BEGUN]:
             if time.monotonic() > deadline:
                 raise CannotStart(f"process {pid} has not reloaded within {timeout} seconds")
             time.sleep(POLL_INTERVAL)
+            os.kill(pid, 0)
     except OSError as error:
         raise CannotStart(f"cannot reload process {pid}: {os_error_text(error)}") from error
-    if now.reloads_failed > before.reloads_failed:
+    if now[FAILED] > before[FAILED]:
         raise CannotStart(f"process {pid} has rejected the new configuration; see its log")
 
 
-def read_server_info(pid: int) -> ServerInfo:
-    """The ServerInfo of the supervisor with this process id, read through /proc. Raises OSError."""
+def supervisor_slot(pid: int) -> Slot:
+    """Slot 0 of the scoreboard of the supervisor with this process id, through /proc. Raises OSError."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
+        with contextlib.suppress(FileNotFoundError, ValueError):  # closed meanwhile; too small for a scoreboard
             if os.readlink(entry).startswith(f"/memfd:{NAME}"):
                 with entry.open("rb") as file:
-                    info = ServerInfo(*SERVER_INFO.unpack(file.read(SERVER_INFO.size)))
-                if info.pid == pid_in_namespace(pid):  # else a worker, which has the memory of its supervisor
-                    return info
-        except FileNotFoundError:  # closed meanwhile
-            continue
+                    slot = Slot(mmap.mmap(file.fileno(), SLOT_SIZE, access=mmap.ACCESS_READ), 0)
+                if slot.heartbeat[0] == pid_in_namespace(pid):  # else a worker, which has the memory of its supervisor
+                    return slot
     raise ProcessLookupError("not a rawservers supervisor")
 
 

@@ -1,9 +1,8 @@
-"""Generations: each start or reload makes one. Its configuration, sockets and log are the same for all its workers."""
+"""What the workers of a generation share: the configuration, the server sockets, the access log."""
 
 from __future__ import annotations
 
-import os
-import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rawservers.daemon.privileges import Credentials, look_up_user
@@ -19,38 +18,31 @@ from rawservers.daemon.startup import (
 from rawservers.settings import Config
 
 
-@dataclass(slots=True)
-class Generation:
-    """access_log: a descriptor, -1 if it is off; credentials: of the workers, None: unchanged; started_at: monotonic time."""
+@dataclass(slots=True, eq=False)
+class Resources:
+    """access_log: a descriptor, -1 if it is off; credentials: of the workers, None: unchanged."""
 
     config: Config
     servers: Servers
     access_log: int
     credentials: Credentials | None
-    started_at: float
 
-    @property
-    def size(self) -> int:
-        """The number of workers to run."""
-        return self.config.workers or len(os.sched_getaffinity(0))
+    def close(self, others: Collection[Resources], in_worker: bool = False) -> None:
+        """Close the access log, and the server sockets that no other generation uses.
 
-    @property
-    def summary(self) -> str:
-        """Its services and their addresses, on one line."""
-        listeners = (f"{listen.service} on {server.address}" for listen, group in self.servers.items() for server in group)
-        return ", ".join(listeners)
-
-    def close(self, successor: Generation | None) -> None:
-        """Close the access log, and the server sockets that `successor` does not use."""
+        in_worker: in this process only; the files of unix sockets stay.
+        """
         close_access_log(self.access_log)
         for listen, group in self.servers.items():
-            if successor is None or listen not in successor.servers:
-                for server in group:
+            for server in group if all(listen not in other.servers for other in others) else ():
+                if in_worker:
+                    server.sock.close()
+                else:
                     server.close()
 
 
-def prepare(config: Config, current: Generation | None) -> Generation:
-    """A new generation, which shares the server sockets of `current` where their addresses are the same.
+def prepare(config: Config, existing: Servers) -> Resources:
+    """The resources of a new generation, which uses `existing` server sockets where their addresses are the same.
 
     Raises CannotStart, after closing all that it has opened.
     """
@@ -58,9 +50,9 @@ def prepare(config: Config, current: Generation | None) -> Generation:
     credentials = look_up_user(config.user)
     access_log = open_access_log(config)
     try:
-        servers = bind_all(config, current.servers if current else {})
+        servers = bind_all(config, existing)
     except CannotStart:
         close_access_log(access_log)
         raise
     raise_descriptor_limit(config)
-    return Generation(config, servers, access_log, credentials, time.monotonic())
+    return Resources(config, servers, access_log, credentials)

@@ -6,17 +6,18 @@ import contextlib
 import select
 import socket
 
+from rawservers.daemon.transitions import EventKind, WorkerPhase
 from rawservers.daemon.worker import Worker
 
-# Commands
 RETIRE = b"retire"  # stop accepting, and exit with the last connection
 STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
 STOP_NOW = b"stop now"  # close all connections, and exit
 REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
+COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
 
-# Replies
 READY = b"ready"  # accepting
 RETIRED = b"retired"  # no longer accepting, after RETIRE
+REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 MAX_PACKET = 16  # bytes
 READABLE = select.EPOLLIN  # the events that both ends wait for

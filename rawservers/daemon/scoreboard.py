@@ -7,35 +7,44 @@ There are no locks, since a process may be killed while it holds one. Each slot 
 the older buffer, then increments the sequence number, which selects the current one. A reader that finds the sequence number
 changed reads again.
 
-When a worker exits, its counters are merged into slot 0, so that totals never decrease. The memory is a memfd: `rawservers
---reload`, another process of the same user, reads it through /proc.
+Slot 0 is the supervisor's. When a worker exits, its counters are merged there, so that totals never decrease; and the reloads
+are counted there. The memory is a memfd: `rawservers --reload`, another process of the same user, reads it through /proc.
+
+Any worker can write anything anywhere. So metrics are checked when they are read, and the supervisor believes only its own copy
+of what it has written.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import mmap
 import os
+import re
 import struct
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from rawservers import __version__
-from rawservers.status import STATES, WAKE_CLOCKS, Status, WakeHistogram
+from rawservers.core.wakes import BOUNDS
+from rawservers.status import COUNTERS, STATES, WAKE_CLOCKS, Status, WakeHistogram
 
 NAME = "rawservers-scoreboard"
 SLOT_SIZE = 16384  # bytes
 SLOTS = 2049  # slot 0, and two for each of the 1024 workers that may be configured; unused ones take no memory
 
-# A slot: a heartbeat, or a ServerInfo in slot 0; the sequence number; two buffers, each a length and that much JSON.
+# A slot: a heartbeat; the sequence number; two buffers, each a length and that much JSON.
 HEARTBEAT = struct.Struct("qd")  # process id, 0 in a free slot; monotonic time of the last write
-SERVER_INFO = struct.Struct("qdqqqq")
 INTEGER = struct.Struct("q")
-SEQUENCE_OFFSET = SERVER_INFO.size
-BUFFERS_OFFSET = SEQUENCE_OFFSET + INTEGER.size
+BUFFERS_OFFSET = HEARTBEAT.size + INTEGER.size
 BUFFER_SIZE = (SLOT_SIZE - BUFFERS_OFFSET) // 2 // 8 * 8
+MAX_TEXT = BUFFER_SIZE - INTEGER.size
 
+MAX_NUMBER = 1 << 63  # of a metric
+SERVER_METRIC = re.compile(r"[\w .-]+")  # of slot 0: names that are harmless in all formats of the status
+WORKER_METRIC = re.compile(r"(?!server\.)[\w .-]+")  # of the other slots
 MAX_READS = 100  # of a buffer that is written again and again
 
 
@@ -52,24 +61,25 @@ class Metrics:
         self.gauges.update(other.gauges)
         self.maxima |= other.maxima
 
+    def dump(self) -> bytes:
+        return json.dumps([self.counters, self.gauges, self.maxima]).encode()
 
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """pid: of the supervisor; started: seconds since 1970; reloads_begun, reloads, reloads_failed: reloads that were begun,
-    have succeeded, and have failed; slots: only slots below this number are in use."""
-
-    pid: int
-    started: float
-    reloads_begun: int = 0
-    reloads: int = 0
-    reloads_failed: int = 0
-    slots: int = 1
+    @classmethod
+    def parse(cls, text: bytes, names: re.Pattern[str]) -> Metrics:
+        """The metrics of `dump`, all of whose names match; empty ones for anything else."""
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            tables = [Counter(table) for table in json.loads(text)]
+            items = [item for table in tables for item in table.items()]
+            if all(names.fullmatch(name) and type(number) is int and 0 <= number < MAX_NUMBER for name, number in items):
+                return cls(*tables)
+        return cls()
 
 
 class Slot:
-    """One worker's part of the scoreboard."""
+    """One process's part of the scoreboard."""
 
     def __init__(self, memory: mmap.mmap, number: int) -> None:
+        self.number = number
         self._memory = memory
         self._start = number * SLOT_SIZE
 
@@ -79,37 +89,32 @@ class Slot:
         pid, time = HEARTBEAT.unpack_from(self._memory, self._start)
         return pid, time
 
-    def assign(self, pid: int, time: float) -> None:
-        """Clear the slot for this process, or free it with pid 0."""
-        self.write(Metrics())
-        self.write_heartbeat(pid, time)
-
     def write_heartbeat(self, pid: int, time: float) -> None:
         store(self._memory, self._start, HEARTBEAT.pack(pid, time))
 
     def write(self, metrics: Metrics) -> None:
-        text = json.dumps([metrics.counters, metrics.gauges, metrics.maxima]).encode()
-        sequence = self.sequence + 1
-        store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
-        store(self._memory, self._start + SEQUENCE_OFFSET, INTEGER.pack(sequence))
+        """Write these metrics, unless they do not fit."""
+        text = metrics.dump()
+        if len(text) <= MAX_TEXT:
+            sequence = (self.sequence + 1) % MAX_NUMBER
+            store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
+            store(self._memory, self._start + HEARTBEAT.size, INTEGER.pack(sequence))
 
     def read(self) -> Metrics:
-        """The metrics written last; empty ones if each of MAX_READS was interrupted by a write."""
+        """The metrics written last; empty ones if they are malformed, or each of MAX_READS was interrupted by a write."""
         for _ in range(MAX_READS):
             sequence = self.sequence
-            buffer = self._buffer(sequence)
-            (length,) = INTEGER.unpack_from(self._memory, buffer)
-            buffer += INTEGER.size
-            text = self._memory[buffer : buffer + length]
+            begin = self._buffer(sequence) + INTEGER.size
+            (length,) = INTEGER.unpack_from(self._memory, begin - INTEGER.size)
+            text = self._memory[begin : begin + min(max(0, length), MAX_TEXT)]
             if sequence == self.sequence:
-                return Metrics(*map(Counter, json.loads(text or "[{}, {}, {}]")))
+                return Metrics.parse(text, WORKER_METRIC if self.number else SERVER_METRIC)
         return Metrics()
 
     @property
     def sequence(self) -> int:
         """The number of writes so far."""
-        (sequence,) = INTEGER.unpack_from(self._memory, self._start + SEQUENCE_OFFSET)
-        return int(sequence)
+        return int(INTEGER.unpack_from(self._memory, self._start + HEARTBEAT.size)[0])
 
     def _buffer(self, sequence: int) -> int:
         """The offset of the buffer that this write uses."""
@@ -117,61 +122,66 @@ class Slot:
 
 
 class Scoreboard:
-    """All slots. Created by the supervisor, inherited by its workers."""
+    """All slots. Created by the supervisor, inherited by its workers. server: what the supervisor writes to slot 0."""
 
     def __init__(self, started: float) -> None:
-        fd = os.memfd_create(NAME)
+        fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, SLOT_SIZE * SLOTS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end would be a SIGBUS
         self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
         os.close(fd)
-        self._merged = self._slot(0)
-        self._merged.write(Metrics())
-        self.server_info = ServerInfo(os.getpid(), started)
+        self._used = {0}  # numbers of slots
+        self.server = Metrics(gauges=Counter({"server.started_ms": int(started * 1000), "server.slots": 1}))
+        self.publish()
 
-    def _slot(self, number: int) -> Slot:
-        return Slot(self._memory, number)
+    def publish(self) -> None:
+        """Write slot 0, whatever another process has made of it."""
+        slot = Slot(self._memory, 0)
+        slot.write(self.server)
+        slot.write_heartbeat(os.getpid(), time.monotonic())
+
+    def count(self, name: str) -> None:
+        """Increment a counter of the server: reloads_begun, reloads or reloads_failed."""
+        self.server.counters[f"server.{name}"] += 1
+        self.publish()
 
     def allocate(self) -> Slot:
-        """A free slot. There are always enough."""
-        used = self.server_info.slots
-        number = next(number for number in range(1, SLOTS) if number >= used or not self._slot(number).heartbeat[0])
-        self.server_info = replace(self.server_info, slots=max(used, number + 1))
-        return self._slot(number)
+        """A free slot, in the name of this process. There are always enough."""
+        number = next(number for number in range(SLOTS) if number not in self._used)
+        self._used.add(number)
+        slot = Slot(self._memory, number)
+        slot.write(Metrics())
+        slot.write_heartbeat(os.getpid(), time.monotonic())
+        self.server.gauges["server.slots"] = max(self.server.gauges["server.slots"], number + 1)
+        self.publish()
+        return slot
 
-    def release(self, slot: Slot) -> None:
-        """Merge the counters of a worker that has exited into slot 0, and free its slot."""
-        merged = self._merged.read()
-        metrics = slot.read()
-        merged.counters.update(metrics.counters)
-        merged.maxima |= metrics.maxima
-        merged.gauges = Counter({"merged_pid": slot.heartbeat[0]})  # readers skip its slot until it is free
-        self._merged.write(merged)
-        slot.assign(0, 0.0)
-
-    def slots(self) -> Iterator[Slot]:
-        """The slots of all workers."""
-        return (slot for slot in map(self._slot, range(1, self.server_info.slots)) if slot.heartbeat[0])
+    def release(self, slot: Slot, pid: int) -> None:
+        """Merge the counters of a worker that has exited, with this process id, and free its slot."""
+        merged = Metrics.parse(self.server.dump(), SERVER_METRIC)  # a copy
+        merged.add(replace(slot.read(), gauges=Counter()))
+        if Metrics.parse(merged.dump()[:MAX_TEXT], SERVER_METRIC) == merged:  # else the worker has written too much
+            self.server = merged
+        self.server.gauges["server.merged_pid"] = pid
+        self.publish()
+        slot.write_heartbeat(0, 0.0)
+        self._used.remove(slot.number)
 
     def total(self) -> Metrics:
-        """The sum over all workers, present and former."""
+        """The sum over all workers, present and former. Gauge "server.workers": the number of present ones."""
+        server = Slot(self._memory, 0)
         for _ in range(MAX_READS):
-            sequence = self._merged.sequence
-            total = self._merged.read()
-            merged_pid = total.gauges.pop("merged_pid", 0)
-            for slot in self.slots():
-                if slot.heartbeat[0] != merged_pid:
+            sequence = server.sequence
+            total = server.read()
+            merged_pid = total.gauges["server.merged_pid"]  # its slot is about to be freed
+            for number in range(1, min(total.gauges["server.slots"], SLOTS)):
+                slot = Slot(self._memory, number)
+                if slot.heartbeat[0] not in {0, merged_pid}:
                     total.add(slot.read())
-            if sequence == self._merged.sequence:  # else a worker was merged meanwhile
+                    total.gauges["server.workers"] += 1
+            if sequence == server.sequence:  # else a worker was merged meanwhile
                 break
         return total
-
-    @property
-    def server_info(self) -> ServerInfo:
-        return ServerInfo(*SERVER_INFO.unpack_from(self._memory, 0))
-
-    @server_info.setter
-    def server_info(self, info: ServerInfo) -> None:
-        store(self._memory, 0, SERVER_INFO.pack(*astuple(info)))
 
     def close(self) -> None:
         self._memory.close()
@@ -182,30 +192,25 @@ def store(memory: mmap.mmap, offset: int, data: bytes) -> None:
     memory[offset : offset + len(data)] = data
 
 
-def make_status(metrics: Metrics, info: ServerInfo, workers: int, now: float) -> Status:
-    """The status from total metrics. now: seconds since 1970."""
-    counters: dict[str, dict[str, int]] = {}
-    for key, number in metrics.counters.items():
-        service, _, name = key.partition(".")
-        counters.setdefault(service, {})[name] = number
-    log = counters.pop("log", {})
-    wakes = {clock: make_histogram(clock, counters.get("wakes", {}), metrics.maxima) for clock in WAKE_CLOCKS}
-    counters.pop("wakes", None)
-    connections = {service: {state: metrics.gauges[f"{service}.{state}"] for state in STATES} for service in counters}
+def make_status(metrics: Metrics, now: float) -> Status:
+    """The status from total metrics, whatever is missing in them. now: seconds since 1970."""
+    counters, gauges = metrics.counters, metrics.gauges
+    names = dict.fromkeys(name.partition(".")[0] for name in counters)
+    services = [name for name in names if name not in {"server", "log", "wakes"}]
     return Status(
-        __version__,
-        round(max(0.0, now - info.started), 3),
-        workers,
-        info.reloads,
-        info.reloads_failed,
-        connections,
-        counters,
-        log.get("dropped", 0),
-        wakes,
+        version=__version__,
+        uptime=round(max(0.0, now - gauges["server.started_ms"] / 1000), 3),
+        workers=gauges["server.workers"],
+        reloads=counters["server.reloads"],
+        reloads_failed=counters["server.reloads_failed"],
+        connections={service: {state: gauges[f"{service}.{state}"] for state in STATES} for service in services},
+        counters={service: {name: counters[f"{service}.{name}"] for name in COUNTERS} for service in services},
+        log_lines_dropped=counters["log.dropped"],
+        wakes={clock: make_histogram(clock, metrics) for clock in WAKE_CLOCKS},
     )
 
 
-def make_histogram(clock: str, counters: dict[str, int], maxima: dict[str, int]) -> WakeHistogram:
+def make_histogram(clock: str, metrics: Metrics) -> WakeHistogram:
     """The histogram by this clock, from total metrics."""
-    counts = {name.partition(" ")[2]: number for name, number in counters.items() if name.startswith(f"{clock} ")}
-    return WakeHistogram(counts, counts.pop("us", 0) / 1e6, maxima.get(f"{clock} us", 0) / 1e6)
+    counts = {f"{bound}": metrics.counters[f"wakes.{clock} {bound}"] for bound in (*BOUNDS, "more")}
+    return WakeHistogram(counts, metrics.counters[f"wakes.{clock} us"] / 1e6, metrics.maxima[f"{clock} us"] / 1e6)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Collection
 
@@ -66,7 +65,3 @@ class Notifier:
             self._has_warned = True
         else:
             self._has_warned = False
-
-    def send_reloading(self) -> None:
-        """Announce a reload; READY=1 must follow."""
-        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

@@ -113,8 +113,7 @@ class Worker:
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
         self._write_metrics()
-        workers = sum(1 for _ in self._scoreboard.slots())
-        return make_status(self._scoreboard.total(), self._scoreboard.server_info, workers, self.loop.clock.time)
+        return make_status(self._scoreboard.total(), self.loop.clock.time)
 
     def run(self, on_ready: Callable[[], object] = lambda: None) -> None:
         """Serve until stopped or retired. on_ready: called once connections are accepted."""

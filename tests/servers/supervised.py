@@ -19,8 +19,8 @@ from rawservers.daemon import children, startup, worker
 QUICK = {
     "core.loop.TICK": 0.1,
     "daemon.children.TICK": 0.1,
-    "daemon.children.KILL_DELAY": 0.3,
-    "daemon.supervisor.START_TIME": float(os.environ.get("START_TIME", "30")),
+    "daemon.transitions.KILL_DELAY": 0.3,
+    "daemon.transitions.START_TIME": float(os.environ.get("START_TIME", "30")),
     "daemon.worker.IDLE_GRACE": 0.2,
 }
 CONFIGURE = cli.configure

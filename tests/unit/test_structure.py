@@ -37,6 +37,7 @@ PURE = {
     "core.errors",
     "core.peer",
     "core.protocol",
+    "daemon.transitions",
     "http.request",
     "http.dates",
     "http.negotiation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +11,17 @@ from rawservers.daemon import children
 from rawservers.settings import Config
 
 
+def some_child(stuck_time: float, heartbeat: float) -> children.Child:
+    """One that was forked long ago."""
+    child = children.Child.__new__(children.Child)
+    child.resources = SimpleNamespace(config=Config(stuck_time=stuck_time))  # type: ignore[assignment]
+    child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
+    child.heard_at = 0.0
+    return child
+
+
 @pytest.mark.parametrize(
-    ("stuck_time", "silence", "gap", "aborted"),
+    ("stuck_time", "silence", "gap", "stuck"),
     [
         (10, 0.0, 1.0, False),
         (10, 10.9, 1.0, False),  # a word was due a second after its last one, and then its time begins
@@ -23,15 +32,15 @@ from rawservers.settings import Config
         (0, 1e6, 1.0, False),
     ],
 )
-def test_who_is_stuck(stuck_time: float, silence: float, gap: float, aborted: bool) -> None:
-    signals: list[int] = []
-    child = SimpleNamespace(
-        pid=1,
-        generation=SimpleNamespace(config=Config(stuck_time=stuck_time)),
-        slot=SimpleNamespace(heartbeat=(1, 1e6 - silence)),
-        abort_sent=False,
-        silence_excused_until=0.0,
-        kill=signals.append,
-    )
-    children.Child.check_heartbeat(child, 1e6, gap)  # type: ignore[arg-type]
-    assert (signals == [signal.SIGABRT]) == aborted
+def test_who_is_stuck(stuck_time: float, silence: float, gap: float, stuck: bool) -> None:
+    child = some_child(stuck_time, heartbeat=1e6 - silence)
+    assert child.is_stuck(1e6, gap) == stuck
+
+
+@pytest.mark.parametrize("heartbeat", [math.nan, math.inf, -math.inf, 1e300, -1e300, 1e6 + 100, 0.0])
+def test_a_heartbeat_of_no_time_does_not_protect(heartbeat: float) -> None:
+    child = some_child(10, heartbeat=1e6 - 1)
+    assert not child.is_stuck(1e6, 1.0)
+    child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
+    assert not child.is_stuck(1e6 + 9.9, 1.0)  # nor does it harm
+    assert child.is_stuck(1e6 + 10.1, 1.0)
