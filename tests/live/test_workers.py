@@ -92,7 +92,7 @@ def test_workers_that_are_killed_all_the_time(conf: Path, seconds: float) -> Non
         blameless(load, deaths)
         assert len(deaths) > seconds * 2
         assert load.answered > 20 * seconds
-        assert kinds(server.process.pid) == descriptors
+        until(lambda: kinds(server.process.pid) <= descriptors, "no descriptor is left over")  # it may be about to close some
         assert memory(server.process.pid) - size < 1 << 20
 
 
