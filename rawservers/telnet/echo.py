@@ -8,7 +8,7 @@ There are three paths. What each brings, in instructions of the whole server for
 
     a short line     13 % fewer than with the next path alone
     whole lines      65 to 72 % fewer than by `Session`
-    parts of lines   67 % (one line end in a packet) to 92 % (16) fewer than by `Session`
+    parts of lines   62 % (one line end in a packet) to 92 % (16) fewer than by `Session`
 """
 
 from __future__ import annotations
