@@ -12,7 +12,7 @@ from typing import TypeAlias
 from rawservers.core.connection import ServiceSpec
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol
-from rawservers.http.cache import ResponseCache
+from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
@@ -28,14 +28,15 @@ Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access r
 
 def http(config: Config, clock: Clock, report: Report) -> ServiceSpec:
     """HTTP/1.0: files and handlers."""
-    cache = ResponseCache(clock, config.answers, config.answer_bytes)
+    freshness = FreshnessClock(clock)
+    cache = ResponseCache(freshness, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    sites = [(site.hosts, Site(site, clock, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
+    sites = [(site.hosts, Site(site, freshness, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
     router = Router(sites, config.handlers, cache, config.body_limit, config.server_header)
     roots = ", ".join(site.root for site in config.sites) or "the welcome page"
 
     def start(peer: Peer) -> Protocol:
-        return Conversation(peer, router, config.requests, router.respond_to_error)
+        return Conversation(peer, router, config.requests)
 
     def banner(address: str) -> str:
         return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"

@@ -20,9 +20,9 @@ from rawservers.core.bind import Endpoint
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import Protocol
 from rawservers.core.wakes import LONG
-from rawservers.http.conversation import Conversation
+from rawservers.http.conversation import Conversation, Responder
 from rawservers.http.request import Request
-from rawservers.http.response import CommonHeaders, PreparedResponse, Response, error_response
+from rawservers.http.response import PreparedResponse, Response, error_response
 from rawservers.http.router import HANDLER_STEPS
 
 TIMEOUT = 10  # seconds for a response
@@ -154,18 +154,12 @@ FORMATS = {
 }
 
 
-class StatusHandler:
-    """Responses to status requests; see `http.conversation.Responder`."""
+class StatusHandler(Responder):
+    """Responses to status requests."""
 
     def __init__(self, get_status: Callable[[], Status]) -> None:
-        self.common_headers = CommonHeaders()
+        super().__init__()
         self._get_status = get_status
-
-    def lookup(self, data: bytes) -> None:
-        return None  # never cached
-
-    def max_body(self, request: Request) -> int:
-        return 0
 
     def respond(self, request: Request) -> PreparedResponse:
         """The status page. Raises HTTPError if the target is malformed."""
@@ -180,9 +174,6 @@ class StatusHandler:
                 headers = [("Content-Type", form.content_type), ("Cache-Control", "no-store")]
                 return PreparedResponse(Response(200, headers, form.render(self._get_status()).encode()), request)
         return PreparedResponse(error_response(404, "The status is at /, /json and /metrics."), request)
-
-    def prepare(self, request: Request, future: object) -> PreparedResponse:
-        raise AssertionError("`respond` returns no futures")
 
     def start(self, peer: Peer) -> Protocol:
         return Conversation(peer, self)
