@@ -98,27 +98,24 @@ class Conversation(Protocol):
         self._future: Future[Response] | None = None
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        clock = self._clock
+        epoch_cache = self._epoch_cache
+        if epoch_cache.epoch == clock.epoch and self.waiting is IDLE and self.closing is KEEP and not self._requests_left:
+            chunks = epoch_cache.get(data)
+            if chunks is not None:
+                self._counters.cache_hits += 1
+                return chunks
         looked_up = 0
         if not self._buffer and self._request is None and self.closing is KEEP:
-            clock = self._clock
-            epoch = clock.epoch
-            epoch_cache = self._epoch_cache
             self._started_at = clock.now
-            if epoch_cache.epoch == epoch and not self._requests_left:
-                chunks = epoch_cache.get(data)
-                if chunks is not None:
-                    self._counters.cache_hits += 1
-                    self._kept_alive_at = clock.now
-                    self.waiting = IDLE
-                    return chunks
             response = self._lookup(data, False)
             if response is not None:
                 self._counters.cache_hits += 1
                 chunks = self._serialize(response)
-                if response.epoch != epoch:
-                    response.epoch = epoch
+                if response.epoch != clock.epoch:
+                    response.epoch = clock.epoch
                 elif response.keep_alive and len(chunks) == 2 and not self._requests_left:
-                    epoch_cache.add(data, chunks, epoch)
+                    epoch_cache.add(data, chunks, clock.epoch)
                 return chunks
             looked_up = len(data)
         self._buffer += data
