@@ -101,7 +101,7 @@ class Conversation(Protocol):
         clock = self._clock
         epoch_cache = self._epoch_cache
         if epoch_cache.epoch == clock.epoch and self.waiting is IDLE and self.closing is KEEP and not self._requests_left:
-            chunks = epoch_cache.get(data)
+            chunks = epoch_cache.chunks.get(data)
             if chunks is not None:
                 self._counters.cache_hits += 1
                 return chunks
