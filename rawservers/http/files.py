@@ -30,9 +30,8 @@ from operator import attrgetter
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
-from rawservers.core.peer import Clock
 from rawservers.core.protocol import FileSlice, OpenFile
-from rawservers.http.cache import Cache
+from rawservers.http.cache import Cache, FreshnessClock
 from rawservers.http.listing.entries import ListingEntry
 
 SMALL_FILE = 16384  # bytes up to which the content is cached in memory, and sent in one chunk with the head
@@ -117,7 +116,7 @@ class File:
         "variants",
     )
 
-    def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: Clock) -> None:
+    def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: FreshnessClock) -> None:
         self._signature = signature(status)
         self._path = path
         self.body = body
@@ -184,7 +183,9 @@ class FileCache:
 class DocumentRoot:
     """The files below the directory `root`. suffixes: those of the precompressed variants of a given path."""
 
-    def __init__(self, root: str, clock: Clock, suffixes: Callable[[bytes], tuple[bytes, ...]], cache: FileCache) -> None:
+    def __init__(
+        self, root: str, clock: FreshnessClock, suffixes: Callable[[bytes], tuple[bytes, ...]], cache: FileCache
+    ) -> None:
         self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
         # The real path of the root, with a slash at its end, and its device and inode. Always replaced as a whole: the
         # builder's thread reads it as well.
@@ -206,6 +207,7 @@ class DocumentRoot:
             self._cache.discard(key)
             file = self._load(path)
             file.cacheable = file.cacheable and self._cache.put(key, file)
+            self._clock.recheck()  # cached responses from files that were evicted are no longer fresh
         return file
 
     def snapshot(self, path: bytes) -> PathSnapshot:

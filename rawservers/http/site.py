@@ -19,8 +19,7 @@ from fnmatch import translate
 from os import fsdecode, fsencode
 from urllib.parse import quote
 
-from rawservers.core.peer import Clock
-from rawservers.http.cache import Dependency, ResponseCache
+from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
 from rawservers.http.conditional import etag, not_modified, precondition, precondition_failed
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import DocumentRoot, File, FileCache, PathSnapshot, is_hidden
@@ -64,14 +63,14 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock: the loop's; cache, file_cache, listings: shared by all sites. Raises ValueError for a malformed header in `config`,
+    clock, cache, file_cache, listings: shared by all sites. Raises ValueError for a malformed header in `config`,
     and OSError if the templates of listings cannot be read.
     """
 
     def __init__(
         self,
         config: SiteConfig,
-        clock: Clock,
+        clock: FreshnessClock,
         cache: ResponseCache,
         file_cache: FileCache,
         listings: builder.Builder = builder.default_builder,
