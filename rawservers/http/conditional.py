@@ -52,8 +52,10 @@ def precondition(request: Request, tag: str, modified: int, now: float) -> int |
             return 412
     if "if-none-match" in fields:
         return 304 if _matches(fields["if-none-match"], tag, OPAQUE_TAG) else None
-    since = parse_date(fields.get("if-modified-since", ""), now)
-    return 304 if since is not None and modified <= since <= now else None  # not by a date in the future (RFC 1945 §10.9)
+    if "if-modified-since" in fields:
+        since = parse_date(fields["if-modified-since"], now)
+        return 304 if since is not None and modified <= since <= now else None  # no date in the future (RFC 1945 §10.9)
+    return None
 
 
 def _matches(value: str, tag: str, member: re.Pattern[str]) -> bool:

@@ -6,9 +6,10 @@ Not by strftime and strptime, whose names of days and months depend on the local
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 
+EPOCH = datetime(1970, 1, 1)  # without a time zone, as all times here: they are in UTC
 EARLIEST, LATEST = -62135596800, 253402300799  # seconds since 1970: the years 1 to 9999, which have four digits
 DAY = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
 MONTH = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
@@ -23,7 +24,7 @@ ASCTIME_DATE = re.compile(rf"(?:{DAY}) (?P<month>{MONTH}) (?P<day>[0-9]{{2}}| [0
 
 def utc(seconds: float) -> datetime:
     """The date and time in UTC, of a year with four digits: a file's time may be any."""
-    return datetime.fromtimestamp(min(max(seconds, EARLIEST), LATEST) // 1, UTC)
+    return EPOCH + timedelta(0, min(max(seconds, EARLIEST), LATEST) // 1)
 
 
 @lru_cache(1024)  # many files have the same modification time
@@ -50,7 +51,7 @@ def parse_date(text: str, now: float) -> int | None:
         if year == last and (month, day, hour, minute, second) > today.timetuple()[1:6]:
             year -= 100
     try:
-        days = date(year, month, day).toordinal() - date(1970, 1, 1).toordinal()
+        since_epoch = datetime(year, month, day, hour, minute) - EPOCH
     except ValueError:  # there is no such day
         return None
-    return days * 86400 + hour * 3600 + minute * 60 + second
+    return int(since_epoch.total_seconds()) + second

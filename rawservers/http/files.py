@@ -188,36 +188,38 @@ class DocumentRoot:
             state = None
         return PathState(path, os.stat, signature, state, self._clock.epoch)
 
-    def check_listable(self, path: bytes) -> None:
-        """Raises OSError unless `path` is a directory that can be read."""
+    def open_directory(self, path: bytes) -> OpenFile:
+        """The directory at `path`, opened for reading. Raises OSError."""
         with self._open_path(path) as (path_fd, _):
-            os.close(os.open(b"/proc/self/fd/%d" % path_fd, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            return reopen(path_fd, os.O_DIRECTORY)
 
     def list_directory(self, path: bytes) -> Iterator[ListingEntry]:
         """The entries of the directory at `path` that may be served. Raises OSError. Thread-safe: it uses no cache.
 
         An entry that is not a link is in the directory, and so below the root: one stat by name is enough.
         """
-        with self._open_path(path) as (path_fd, _), os.scandir(b"/proc/self/fd/%d" % path_fd) as found:
+        directory = self.open_directory(path)
+        with os.scandir(directory.fd) as found:
             for item in found:
                 entry = self._listing_entry(path, item)
                 if entry is not None:
                     yield entry
 
-    def _listing_entry(self, path: bytes, item: os.DirEntry[bytes]) -> ListingEntry | None:
+    def _listing_entry(self, path: bytes, item: os.DirEntry[str]) -> ListingEntry | None:
         """The listing entry for `item` of the directory at `path`; None if it may not be served."""
-        if is_hidden(path + item.name):
+        name = os.fsencode(item.name)
+        if is_hidden(path + name):
             return None
         try:
             status = item.stat(follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                with self._open_path(path + item.name) as (path_fd, _):
+                with self._open_path(path + name) as (path_fd, _):
                     status = os.fstat(path_fd)
         except OSError:  # removed meanwhile, or a link that leads out of the root
             return None
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             return None
-        return ListingEntry(item.name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+        return ListingEntry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
 
     def _load(self, path: bytes) -> File:
         with self._open_path(path) as (path_fd, real_path):
@@ -226,7 +228,7 @@ class DocumentRoot:
                 raise IsADirectoryError(errno.EISDIR, "is a directory")
             if not stat.S_ISREG(status.st_mode):
                 raise PermissionError(errno.EACCES, "not a regular file")
-            opened = OpenFile(os.open(b"/proc/self/fd/%d" % path_fd, os.O_RDONLY | os.O_CLOEXEC), os.close)
+            opened = reopen(path_fd)
         size = status.st_size
         body = read_all(opened.fd, size) if size <= SMALL_FILE else FileSlice(opened, 0, size)
         file = File(self._root + real_path, status, body, self._clock)
@@ -279,6 +281,11 @@ class DocumentRoot:
         if is_hidden(below) or not (path + b"/").startswith(real_root):
             raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden")
         return below
+
+
+def reopen(path_fd: int, flags: int = 0) -> OpenFile:
+    """The file of an O_PATH descriptor, opened for reading. Raises OSError."""
+    return OpenFile(os.open(b"/proc/self/fd/%d" % path_fd, os.O_RDONLY | os.O_CLOEXEC | flags), os.close)
 
 
 def is_hidden(path: bytes) -> bool:

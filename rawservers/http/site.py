@@ -145,7 +145,7 @@ class Site:
         absent: names that must not exist for the response to stay valid.
         """
         file = self._root.find(path)
-        chosen, coding = self._negotiate(path, file, request.fields.get("accept-encoding", ""))
+        chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
         tag = etag(chosen.mtime_ns, chosen.size, coding)
         fields = [
@@ -177,10 +177,10 @@ class Site:
             self._cache.store(request, prepared, {file, *file.dependencies, chosen, *chosen.dependencies, *absent})
         return prepared
 
-    def _negotiate(self, path: bytes, file: File, accepted: str) -> tuple[File, str]:
+    def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
         """The file and "", or its best accepted precompressed variant and its content coding (RFC 9110 §12.5.3)."""
         suffixes = {CODINGS[suffix]: suffix for suffix, mtime_ns in file.variants.items() if not is_older(mtime_ns, file)}
-        for coding in rank_codings(accepted, suffixes):
+        for coding in rank_codings(request.fields.get("accept-encoding", ""), suffixes):
             with suppress(OSError):
                 return self._root.find(path + suffixes[coding]), coding
         return file, ""
@@ -206,7 +206,7 @@ class Site:
 
     def _listing(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
         """The directory's listing; to a HEAD request, its header fields at once. Raises OSError."""
-        self._root.check_listable(path)
+        self._root.open_directory(path)  # closed at once: raises OSError
         if not self._config.listing:
             return self._page(403, request)
         if prefers_json(request.fields.get("accept", "")):
@@ -281,7 +281,9 @@ def is_older(mtime_ns: int, file: File) -> bool:
 
 def is_cacheable(request: Request, response: Response, now: float) -> bool:
     """Whether the response depends on nothing but the bytes of the request and the state of files."""
+    fields = request.fields
     if response.status not in {200, 304} or request.version == (0, 9):
         return False
-    since = parse_date(request.fields.get("if-modified-since", ""), now)
-    return request.fields.keys().isdisjoint({"authorization", "range", "if-range"}) and (since is None or since <= now)
+    if not fields.keys().isdisjoint({"authorization", "range", "if-range"}):
+        return False
+    return "if-modified-since" not in fields or (parse_date(fields["if-modified-since"], now) or 0) <= now

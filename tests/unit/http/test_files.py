@@ -42,7 +42,7 @@ def test_an_entry_that_is_no_link_is_not_opened(clock: Clock, tmp_path: Path, mo
         b"in": True,
         b"f": False,
     }
-    assert len(opened) == 1 + 6  # the folder, and the links
+    assert len(opened) == 2 + 6  # the folder, and the links
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
