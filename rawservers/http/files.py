@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -45,10 +46,14 @@ SECOND = 1_000_000_000  # nanoseconds
 MTIME_GRACE = 0.020  # seconds in which a second change may leave the same mtime: two ticks of a 100 Hz kernel
 MTIME_GRACE_COARSE = 2.0  # the same on file systems with whole seconds (FAT: two)
 
+HIDDEN = re.compile(rb"(?!\A/\.well-known(?:/|\Z))/[./]")
+
 FileState: TypeAlias = tuple[int, ...]
+StatFunction: TypeAlias = Callable[[bytes], os.stat_result]
+StateFunction: TypeAlias = Callable[[os.stat_result], FileState]
 
 # The identity and version of a file: two files, or two states of one, differ in it.
-signature: Callable[[os.stat_result], FileState] = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+signature: StateFunction = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 MTIME_NS = 3  # its place in a signature
 NO_SIGNATURE = ()  # equals that of no file
 
@@ -66,14 +71,7 @@ class PathState:
 
     __slots__ = ("__weakref__", "_path", "_read", "_view", "epoch", "state")
 
-    def __init__(
-        self,
-        path: bytes,
-        read: Callable[[bytes], os.stat_result],
-        view: Callable[[os.stat_result], FileState],
-        state: FileState | None,
-        epoch: int = -1,
-    ) -> None:
+    def __init__(self, path: bytes, read: StatFunction, view: StateFunction, state: FileState | None, epoch: int = -1) -> None:
         self._path = path
         self._read = read
         self._view = view
@@ -289,13 +287,11 @@ def reopen(path_fd: int, flags: int = 0) -> OpenFile:
 
 
 def is_hidden(path: bytes) -> bool:
-    """Whether a segment of `path` is empty or begins with a dot; a leading /.well-known/ (RFC 8615) is not hidden."""
-    if b"/." not in path and b"//" not in path:
-        return False
-    segments = path.split(b"/")[1:]
-    if segments[0] == b".well-known":
-        del segments[0]
-    return any(segment.startswith(b".") for segment in segments) or b"" in segments[:-1]
+    """Whether a segment of `path` is empty or begins with a dot; a leading /.well-known/ (RFC 8615) is not hidden.
+
+    `path` begins with a slash.
+    """
+    return HIDDEN.search(path) is not None
 
 
 def read_all(fd: int, size: int) -> bytes:

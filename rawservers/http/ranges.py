@@ -95,7 +95,11 @@ def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[S
     if len(parts) == 1:
         return Response(206, [*headers, parts[0][0]], parts[0][1])
     described = [field for field in headers if field[0].lower() in PART_HEADERS]
-    boundary = _boundary(headers, spans, size)
+    from hashlib import blake2b  # here, since it loads OpenSSL, and is rarely needed
+
+    # A hash of 120 bits, which no file contains by chance, and of the response alone, so that all processes send the same. It
+    # can be planted in a file whose mtime and size are known beforehand, but that affects responses with that file only.
+    boundary = blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()
     delimiter = f"--{boundary}"
     pieces: list[bytes | FileSlice] = []
     for content_range, content in parts:
@@ -107,14 +111,3 @@ def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[S
     kind = ("Content-Type", f"multipart/byteranges; boundary={boundary}")
     wrapping = [kind, *(field for field in headers if field not in described)]
     return Response(206, wrapping, b"".join(small) if len(small) == len(pieces) else tuple(pieces))
-
-
-def _boundary(headers: Headers, spans: Sequence[Span], size: int) -> str:
-    """The boundary of a multipart: a hash of 120 bits, which no file contains by chance.
-
-    It depends only on the response, so that all processes send the same. It can be planted in a file whose mtime and size are
-    known beforehand, but that affects responses with that file only.
-    """
-    from hashlib import blake2b  # here, since it loads OpenSSL, and is rarely needed
-
-    return blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()

@@ -64,22 +64,14 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock: the loop's; cache, file_cache, listings: shared by all sites. Raises ValueError for a malformed header in `config`,
+    clock: the loop's; cache, file_cache: shared by all sites. Raises ValueError for a malformed header in `config`,
     and OSError if the templates of listings cannot be read.
     """
 
-    def __init__(
-        self,
-        config: SiteConfig,
-        clock: Clock,
-        cache: ResponseCache,
-        file_cache: FileCache,
-        listings: builder.Builder = builder.default_builder,
-    ) -> None:
+    def __init__(self, config: SiteConfig, clock: Clock, cache: ResponseCache, file_cache: FileCache) -> None:
         self._config = config
         self._clock = clock
         self._cache = cache
-        self._builder = listings
         self._types = {
             extension: f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
             for extension, kind in (TYPES | dict(config.types)).items()
@@ -224,7 +216,7 @@ class Site:
             entries = builder.throttled(self._root.list_directory(path))
             return Response(200, fields, builder.joined(builder.throttled(form(path, entries))))
 
-        return self._builder.submit((self, path, form), build)
+        return builder.default_builder.submit((self, path, form), build)
 
     def _redirect_target(self, path: bytes, query: str) -> str | None:
         """The redirect target for `path`, if there is one."""
@@ -282,8 +274,6 @@ def is_older(mtime_ns: int, file: File) -> bool:
 def is_cacheable(request: Request, response: Response, now: float) -> bool:
     """Whether the response depends on nothing but the bytes of the request and the state of files."""
     fields = request.fields
-    if response.status not in {200, 304} or request.version == (0, 9):
-        return False
-    if not fields.keys().isdisjoint({"authorization", "range", "if-range"}):
+    if response.status not in {200, 304} or request.version == (0, 9) or fields.keys() & {"authorization", "range", "if-range"}:
         return False
     return "if-modified-since" not in fields or (parse_date(fields["if-modified-since"], now) or 0) <= now
