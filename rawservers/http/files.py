@@ -55,7 +55,6 @@ StateFunction: TypeAlias = Callable[[os.stat_result], FileState]
 # The identity and version of a file: two files, or two states of one, differ in it.
 signature: StateFunction = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
 MTIME_NS = 3  # its place in a signature
-NO_SIGNATURE = ()  # equals that of no file
 
 
 def file_type(status: os.stat_result) -> FileState:
@@ -120,7 +119,7 @@ class File(PathState):
 
     def on_evict(self) -> None:
         """Release the content, and invalidate the cached responses that share it."""
-        self.state = NO_SIGNATURE
+        self.state = ()  # equals the signature of no file
         self.epoch = -1
         del self.body
 
