@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import FileSlice, OpenFile, ResponseEnd
 from rawservers.http.conversation import Conversation, Responder
-from rawservers.http.ranges import MAX_MEMBERS, MAX_RANGES, Span, partial_content, range_not_satisfiable, requested_ranges
+from rawservers.http.ranges import MAX_MEMBERS, MAX_RANGES, Span, partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import AccessRecord, PreparedResponse, Response
 from tests.harness.conditional import DATE, EARLIER, HEADERS, LATER, MODIFIED, NOW, TAG, asking
@@ -214,12 +214,6 @@ def test_a_failed_if_range_comes_before_a_bad_range() -> None:
 
 
 # Answers
-
-
-def test_a_416_tells_the_size() -> None:
-    response = range_not_satisfiable(5 << 30)
-    assert (response.status, bool(response.body)) == (416, True)
-    assert ("Content-Range", "bytes */5368709120") in response.headers
 
 
 def test_one_span_is_sent_as_it_is() -> None:
