@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from rawservers.core.loop import TICK, Loop
-from rawservers.daemon.generation import Resources
 from rawservers.daemon.orders import MAX_PACKET, READABLE, READY, REPLIES, CommandReader
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Scoreboard, Slot
-from rawservers.daemon.startup import CannotStart
+from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.transitions import EventKind
 from rawservers.daemon.worker import GarbageCollector, Worker
 from rawservers.logs import error as error_log
@@ -122,7 +121,7 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     faulthandler.enable(2)
     drop_privileges(resources.credentials)
-    worker = Worker(resources.config, resources.servers, resources.access_log, scoreboard, slot)
+    worker = Worker(resources, scoreboard, slot)
     worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
     worker.loop.watch(sock.fileno(), CommandReader(worker, sock), READABLE)
     worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from rawservers.daemon.startup import CannotStart
-
 
 class Credentials(NamedTuple):
     """Numeric user id, group id and supplementary groups of a process."""
@@ -19,7 +17,7 @@ class Credentials(NamedTuple):
 def look_up_user(user: str) -> Credentials | None:
     """The credentials of NAME or NAME:GROUP; None for "".
 
-    NAME alone has all groups of that user. Raises CannotStart for an unknown name, or if this process may not change its user.
+    NAME alone has all groups of that user. Raises ValueError for an unknown name, or if this process may not change its user.
     """
     if not user:
         return None
@@ -31,9 +29,9 @@ def look_up_user(user: str) -> Credentials | None:
         entry = pwd.getpwnam(name)
         gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid
     except KeyError as error:
-        raise CannotStart(f"cannot run as {user}: {error.args[0]}") from error
+        raise ValueError(error.args[0]) from error
     if os.geteuid() not in {0, entry.pw_uid}:
-        raise CannotStart(f"cannot run as {user}: only root can change the user")
+        raise ValueError("only root can change the user")
     return Credentials(entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid))
 
 

@@ -28,10 +28,9 @@ from collections.abc import Callable, Iterable
 from rawservers.core.errors import os_error_text
 from rawservers.core.loop import Loop
 from rawservers.daemon.children import SIGNALS, Child, fork_worker, run_worker
-from rawservers.daemon.generation import Resources, prepare
 from rawservers.daemon.orders import COMMANDS, READABLE, REOPEN
 from rawservers.daemon.scoreboard import Scoreboard
-from rawservers.daemon.startup import CannotStart, all_servers, close_access_log, log_addresses, sanitize_process_state
+from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
 from rawservers.logs import error as error_log
@@ -46,7 +45,6 @@ class Supervisor:
     the start, of which only server sockets are kept."""
 
     def __init__(self, configure: Callable[[], Config], inherited_fds: Iterable[int] = ()) -> None:
-        sanitize_process_state()
         self._configure = configure
         self._inherited_fds = set(inherited_fds)
         self._notifier = Notifier()
@@ -63,7 +61,7 @@ class Supervisor:
         """Serve until a signal to stop; returns the exit status. Raises CannotStart, and whatever `configure` raises."""
         first = self._prepare()
         self._state, resources = ServerState(next=first), self._resources[first]
-        for fd in self._inherited_fds - {server.sock.fileno() for server in all_servers(resources.servers)}:
+        for fd in self._inherited_fds - {server.sock.fileno() for server in resources.servers}:
             os.close(fd)  # else it stays open for as long as this process runs
         if resources.credentials is None and os.geteuid() == 0:
             log.warning("workers run as root; set --user to drop privileges")
@@ -119,7 +117,7 @@ class Supervisor:
     def handle_usr1(self) -> None:
         """Reopen the access log, and send the new descriptor to all workers that write to it."""
         current = self._current()
-        if not current:
+        if not current or current.access_log < 0:
             return
         target = current.config.access_log
         try:
@@ -127,13 +125,12 @@ class Supervisor:
         except OSError as error:
             return log.error("cannot reopen the access log %s: %s", target, os_error_text(error))
         for child in self._children.values():
-            if fd >= 0 and child.resources.config.access_log == target:
+            if child.resources.config.access_log == target:
                 child.send_command(REOPEN, [fd])
         for resources in self._resources.values():
             if resources.config.access_log == target:
-                close_access_log(resources.access_log)
-                resources.access_log = os.dup(fd) if fd >= 0 else -1
-        close_access_log(fd)
+                os.dup2(fd, resources.access_log, inheritable=False)
+        os.close(fd)
 
     def _tick(self) -> None:
         now = self._loop.clock.now
@@ -186,7 +183,7 @@ class Supervisor:
         config, current = self._configure(), self._current()
         number, size = self._scoreboard.server.counters["server.reloads_begun"], config.workers or len(os.sched_getaffinity(0))
         generation = Generation(number, size, config.drain_time)
-        self._resources[generation] = prepare(config, current.servers if current else {})
+        self._resources[generation] = Resources.prepare(config, current.servers if current else {})
         return generation
 
     def _begin_reload(self) -> ServerEvent:
@@ -232,7 +229,7 @@ class Supervisor:
     def _complete(self, generation: Generation) -> None:
         """Only this generation accepts now: its start or reload is complete."""
         resources = self._resources[generation]
-        log_addresses(resources.config, resources.servers)
+        resources.log_addresses()
         if generation.number:
             self._scoreboard.count("reloads")
         self._notify("READY=1")
@@ -260,7 +257,7 @@ class Supervisor:
         generation, current = self._state.current, self._current()
         if not generation or not current:
             return ""
-        addresses = [f"{listen.service} on {server.address}" for listen, group in current.servers.items() for server in group]
+        addresses = [f"{listen.service} on {server.address}" for server, listen in current.servers.items()]
         ready = self._state.ready(generation)
         workers = f"{ready} worker{'s' * (ready != 1)}"
         if ready < generation.size:

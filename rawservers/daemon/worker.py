@@ -17,6 +17,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
@@ -26,20 +27,7 @@ from rawservers.core.peer import Clock
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
-from rawservers.daemon.startup import (
-    CannotStart,
-    Servers,
-    all_servers,
-    bind_all,
-    close_access_log,
-    connection_shares,
-    log_addresses,
-    make_services,
-    max_connections,
-    open_access_log,
-    raise_descriptor_limit,
-    validate,
-)
+from rawservers.daemon.startup import Resources, connection_shares, make_services, max_connections
 from rawservers.logs.access import AccessLog
 from rawservers.settings import Config
 from rawservers.status import Status
@@ -62,30 +50,24 @@ def serve(config: Config) -> None:
 
     Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises CannotStart.
     """
-    validate(config)
-    access_log = open_access_log(config)
-    try:
-        servers = bind_all(config)
-    except CannotStart:
-        close_access_log(access_log)
-        raise
-    raise_descriptor_limit(config)
+    resources = Resources.prepare(replace(config, user=""))
     scoreboard = Scoreboard(time.time())
-    worker = Worker(config, servers, access_log, scoreboard, scoreboard.allocate())
+    worker = Worker(resources, scoreboard, scoreboard.allocate())
     for number in (signal.SIGTERM, signal.SIGINT):
         worker.loop.on_signal(number, worker.stop)
-    log_addresses(config, servers)
+    resources.log_addresses()
     worker.run()
-    for server in all_servers(servers):
-        server.close()
+    resources.access_log = -1  # the worker has closed it
+    resources.close()
     scoreboard.close()
 
 
 class Worker:
-    """access_log: a descriptor, which the worker closes in the end, or -1; slot: where it writes its metrics and heartbeat."""
+    """slot: where it writes its metrics and heartbeat. In the end it closes the access log."""
 
-    def __init__(self, config: Config, servers: Servers, access_log: int, scoreboard: Scoreboard, slot: Slot) -> None:
+    def __init__(self, resources: Resources, scoreboard: Scoreboard, slot: Slot) -> None:
         self.loop = loop = Loop()
+        config = resources.config
         self._config = config
         self._scoreboard = scoreboard
         self._slot = slot
@@ -94,20 +76,14 @@ class Worker:
         self._drain_began = 0.0
         self._counting: list[Connection] = []  # connections whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state, a second ago
-        self._log = AccessLog(access_log, config.log_format, loop.clock)
-        self._connections: Connections[Connection] = Connections(
-            loop.clock,
-            max_connections(config),
-            config.connections_per_address,
-            connection_shares(config),
-            {"status": STATUS_CONNECTIONS},
-        )
+        self._log = AccessLog(resources.access_log, config.log_format, loop.clock)
+        sizes = max_connections(config), config.connections_per_address, connection_shares(config)
+        self._connections: Connections[Connection] = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
         self._services = make_services(config, loop.clock, self._log.add, self._get_status)
         self._listeners = [
             Listener(server, self._services[listen.service], loop, self._connections)
-            for listen, group in servers.items()
-            for server in group
+            for server, listen in resources.servers.items()
         ]
 
     def _get_status(self) -> Status:

@@ -48,7 +48,7 @@ def slow(request: Request) -> Response:
     return Response(200)
 
 
-def begin(config: Config, *more: Any) -> worker.Worker:
+def begin(resources: startup.Resources, *more: Any) -> worker.Worker:
     """A worker; but none if the variable BROKEN names a file, as soon as that says "now".
 
     With a folder behind that word, only those are meant that are to serve it.
@@ -57,12 +57,12 @@ def begin(config: Config, *more: Any) -> worker.Worker:
     with contextlib.suppress(FileNotFoundError):
         while True:
             when, _, folder = flag.read_text().partition(" ")
-            if folder not in ("", config.sites[0].root):
+            if folder not in ("", resources.config.sites[0].root):
                 break
             if when == "now":
                 raise startup.CannotStart("cannot start: it is broken")
             time.sleep(0.01)
-    return worker.Worker(config, *more)
+    return worker.Worker(resources, *more)
 
 
 def configure(*said: Any) -> Config:
