@@ -1,4 +1,7 @@
-"""Worker processes as their supervisor sees them: fork, commands, replies, heartbeat checks."""
+"""Worker processes: fork, commands and replies, heartbeat checks.
+
+A SOCK_SEQPACKET socket pair leads from the supervisor to each worker. Every command and every reply is one packet.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -14,17 +18,28 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from rawservers.core.loop import TICK, Loop
-from rawservers.daemon.orders import MAX_PACKET, READABLE, READY, REPLIES, CommandReader
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
-from rawservers.daemon.transitions import EventKind
+from rawservers.daemon.transitions import EventKind, WorkerPhase
 from rawservers.daemon.worker import GarbageCollector, Worker
 from rawservers.logs import error as error_log
 
 log = logging.getLogger("rawservers")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
+
+RETIRE = b"retire"  # stop accepting, and exit with the last connection
+STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
+STOP_NOW = b"stop now"  # close all connections, and exit
+REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
+COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
+
+READY = b"ready"  # accepting
+RETIRED = b"retired"  # no longer accepting, after RETIRE
+REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
+
+MAX_PACKET = 16  # bytes
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +58,9 @@ class Child:
     heard_at: float = field(default_factory=time.monotonic)
     service: str = ""
 
+    def __post_init__(self) -> None:
+        self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
+
     def ready(self, events: int) -> None:
         try:
             reply = self.sock.recv(MAX_PACKET, socket.MSG_DONTWAIT)
@@ -51,7 +69,7 @@ class Child:
         if reply in REPLIES:
             self.on_reply(REPLIES[reply], self.pid)
         elif not reply:  # it has exited; SIGCHLD follows
-            self.loop.watch(self.sock.fileno(), self, 0)
+            self.close()
 
     def failed(self) -> None:
         pass  # keep reading replies
@@ -114,6 +132,36 @@ def exit_after(work: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
+class CommandReader:
+    """Event handler of a worker: executes the supervisor's commands. If the supervisor has exited, the worker stops at once."""
+
+    service = ""
+
+    def __init__(self, worker: Worker, sock: socket.socket) -> None:
+        self._worker = worker
+        self._sock = sock
+
+    def ready(self, events: int) -> None:
+        try:
+            command, fds, *_ = socket.recv_fds(self._sock, MAX_PACKET, 1, socket.MSG_DONTWAIT)
+        except ConnectionResetError:  # the supervisor has exited with replies unread
+            command = b""
+        if command == RETIRE:
+            self._worker.retire()
+            with contextlib.suppress(OSError):  # the supervisor has exited, which the next read reports
+                self._sock.send(RETIRED)
+        elif command == STOP:
+            self._worker.finish()
+        elif command == REOPEN:
+            if fds:  # none if this process is out of descriptors
+                self._worker.access_log.reopen(fds[0])
+        else:
+            self._worker.loop.stop()
+
+    def failed(self) -> None:
+        pass  # keep reading commands
+
+
 def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket) -> None:
     """Serve in this process, a new worker, until its supervisor wants it to exit. sock: leads to the supervisor."""
     for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
@@ -123,6 +171,6 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
     drop_privileges(resources.credentials)
     worker = Worker(resources, scoreboard, slot)
     worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
-    worker.loop.watch(sock.fileno(), CommandReader(worker, sock), READABLE)
+    worker.loop.watch(sock.fileno(), CommandReader(worker, sock), select.EPOLLIN)
     worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]
     worker.run(lambda: sock.send(READY))

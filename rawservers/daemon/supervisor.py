@@ -27,8 +27,7 @@ from collections.abc import Callable, Iterable
 
 from rawservers.core.errors import os_error_text
 from rawservers.core.loop import Loop
-from rawservers.daemon.children import SIGNALS, Child, fork_worker, run_worker
-from rawservers.daemon.orders import COMMANDS, READABLE, REOPEN
+from rawservers.daemon.children import COMMANDS, REOPEN, SIGNALS, Child, fork_worker, run_worker
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
@@ -213,8 +212,7 @@ class Supervisor:
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
             log.error("%s", self._last_failure)
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
-        self._children[pid] = child = Child(pid, resources, slot, sock, self._loop, self._handle)
-        self._loop.watch(sock.fileno(), child, READABLE)
+        self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         return ServerEvent(EventKind.FORKED, time.monotonic(), pid, generation)
 
     def _close_inherited(self, own: Resources) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
@@ -67,20 +67,18 @@ class Worker:
 
     def __init__(self, resources: Resources, scoreboard: Scoreboard, slot: Slot) -> None:
         self.loop = loop = Loop()
-        config = resources.config
-        self._config = config
+        self._config = config = resources.config
         self._scoreboard = scoreboard
         self._slot = slot
-        self._draining = False  # to stop, or to retire
-        self._stopping = False
-        self._drain_began = 0.0
-        self._counting: list[Connection] = []  # connections whose states are still to be counted
+        self._stop_began = inf  # when a graceful stop began; not yet
+        self._limit_timer = 0  # ends a drain that takes too long
+        self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state, a second ago
-        self._log = AccessLog(resources.access_log, config.log_format, loop.clock)
+        self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections: Connections[Connection] = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
-        self._services = make_services(config, loop.clock, self._log.add, self._get_status)
+        self._services = make_services(config, loop.clock, self.access_log.add, self._get_status)
         self._listeners = [
             Listener(server, self._services[listen.service], loop, self._connections)
             for server, listen in resources.servers.items()
@@ -98,7 +96,7 @@ class Worker:
         self._write_metrics()
         on_ready()
         self.loop.at_tick.append(self._tick)
-        self.loop.at_wake_end.append(self._log.flush)
+        self.loop.at_wake_end.append(self.access_log.flush)
         self.loop.run()
         self._close()
 
@@ -106,34 +104,31 @@ class Worker:
 
     def stop(self) -> None:
         """Stop gracefully; at once when called again."""
-        if self._stopping:
+        if self._stop_began < inf:
             return self.loop.stop()
         self.finish()
 
     def finish(self) -> None:
         """Stop gracefully, however often called."""
-        if not self._stopping:
-            self._stopping = True
-            self._drain()
+        if self._stop_began == inf:
+            self._stop_began = self.loop.clock.now
+            self._drain(self._config.drain_time)
 
     def retire(self) -> None:
         """Stop accepting, and exit with the last connection."""
-        if not self._draining:
-            self._drain()
+        if self._stop_began == inf:
+            self._drain(self._config.reload_drain)
 
-    def reopen(self, access_log: int) -> None:
-        """Write the access log to this descriptor from now on."""
-        self._log.reopen(access_log)
-
-    def _drain(self) -> None:
-        if not self._draining:
-            self.loop.at_wake_end.append(self._stop_when_done)
-        self._draining = True
-        self._drain_began = self.loop.clock.now
+    def _drain(self, limit: float) -> None:
+        """Exit with the last connection, or after `limit` seconds (0: no limit)."""
+        self.loop.cancel(self._limit_timer)
+        if limit:
+            self._limit_timer = self.loop.call_at(self.loop.clock.now + limit, self.loop, self.loop.stop)
         for listener in self._listeners:
             listener.close()
         for connection in self._connections:
             self.loop.call_isolated(connection, connection.drain)
+        self.loop.at_wake_end.append(self._stop_when_done)
 
     def _stop_when_done(self) -> None:
         if not self._connections:
@@ -145,7 +140,7 @@ class Worker:
         for listener in self._listeners:
             listener.close()
         self._write_metrics()
-        self._log.close()
+        self.access_log.close()
         self.loop.close()
 
     # Once a second
@@ -154,19 +149,21 @@ class Worker:
         for listener in self._listeners:
             listener.tick()
         self._connections.forget_candidates()
-        if self._draining:
-            self._enforce_drain_time()
+        if self.loop.clock.now - self._stop_began >= IDLE_GRACE:
+            for connection in self._connections:
+                if connection.waits_for is Deadline.IDLE and not connection.has_unread():
+                    self.loop.call_isolated(connection, connection.hang_up)
         self._write_metrics()
         self._warn_if_slow()
-        if not self._counting:
-            self._counting = list(self._connections)
+        if not self._uncounted:
+            self._uncounted = list(self._connections)
             self._count_states(Counter())
 
     def _count_states(self, states: Counter[str]) -> None:
         """Add the states of COUNT_BATCH more connections to `states`; queue a turn for the rest."""
-        batch, self._counting = self._counting[:COUNT_BATCH], self._counting[COUNT_BATCH:]
-        states.update(map(state_of, batch))
-        if self._counting:
+        states.update(map(state_of, self._uncounted[-COUNT_BATCH:]))
+        del self._uncounted[-COUNT_BATCH:]
+        if self._uncounted:
             self.loop.call_in_turn(self.loop, lambda: self._count_states(states))
         else:
             self._states = states
@@ -175,41 +172,25 @@ class Worker:
         seconds, service = self.loop.times.slowest()
         if seconds >= SLOW_WAKE and self.loop.clock.now - self._last_warning >= WARN_INTERVAL:
             self._last_warning = self.loop.clock.now
-            log.warning(
-                "the event loop was blocked for %.1f seconds%s; all other connections were delayed",
-                seconds,
-                f" by {service}" * bool(service),
-            )
-
-    def _enforce_drain_time(self) -> None:
-        """Stop once the drain has taken too long; close idle connections after IDLE_GRACE."""
-        elapsed = self.loop.clock.now - self._drain_began
-        limit = self._config.drain_time if self._stopping else self._config.reload_drain
-        if 0 < limit <= elapsed:
-            self.loop.stop()
-        elif self._stopping and elapsed >= IDLE_GRACE:
-            for connection in self._connections:
-                if connection.waits_for is Deadline.IDLE and not connection.has_unread():
-                    self.loop.call_isolated(connection, connection.hang_up)
+            cause = f" by {service}" * bool(service)
+            log.warning("the event loop was blocked for %.1f seconds%s; all other connections were delayed", seconds, cause)
 
     def _write_metrics(self) -> None:
         """Write all metrics and a heartbeat to this worker's slot."""
-        metrics = Metrics()
+        times, metrics = self.loop.times, Metrics(gauges=self._states)
+        numbers = metrics.counters
         for name, service in self._services.items():
             counters = service.counters
-            metrics.counters.update({f"{name}.{field}": getattr(counters, field) for field in counters.__slots__})
-            metrics.counters[f"{name}.answers"] += counters.cache_hits
-            metrics.counters[f"{name}.long_wakes"] = self.loop.times.long[name]
-        metrics.counters["log.dropped"] = self._log.dropped
-        for clock in ("wall", "cpu"):
-            histogram = getattr(self.loop.times, clock)
+            numbers.update({f"{name}.{field}": getattr(counters, field) for field in counters.__slots__})
+            numbers[f"{name}.answers"] += counters.cache_hits
+            numbers[f"{name}.long_wakes"] = times.long[name]
+        numbers["log.dropped"] = self.access_log.dropped
+        for clock, histogram in (("wall", times.wall), ("cpu", times.cpu)):
             buckets = zip((*BOUNDS, "more"), histogram.counts, strict=True)
-            metrics.counters.update({f"wakes.{clock} {bound}": number for bound, number in buckets})
-            metrics.counters[f"wakes.{clock} us"] = round(histogram.sum * 1e6)
+            numbers.update({f"wakes.{clock} {bound}": number for bound, number in buckets})
+            numbers[f"wakes.{clock} us"] = round(histogram.sum * 1e6)
             metrics.maxima[f"{clock} us"] = round(histogram.max * 1e6)
-        metrics.gauges.update(self._states)
-        self._slot.write(metrics)
-        self._slot.write_heartbeat(os.getpid(), self.loop.clock.now)
+        self._slot.publish(metrics)
 
 
 def state_of(connection: Connection) -> str:
