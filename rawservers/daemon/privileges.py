@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TypeAlias
 
-
-class Credentials(NamedTuple):
-    """Numeric user id, group id and supplementary groups of a process."""
-
-    uid: int
-    gid: int
-    groups: list[int]
+Credentials: TypeAlias = "tuple[int, int, list[int]]"  # user id, group id and supplementary groups of a process
 
 
 def look_up_user(user: str) -> Credentials | None:
@@ -32,7 +26,7 @@ def look_up_user(user: str) -> Credentials | None:
         raise ValueError(error.args[0]) from error
     if os.geteuid() not in {0, entry.pw_uid}:
         raise ValueError("only root can change the user")
-    return Credentials(entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid))
+    return entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid)
 
 
 def drop_privileges(credentials: Credentials | None) -> None:

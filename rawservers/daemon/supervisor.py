@@ -20,23 +20,48 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from rawservers.core.errors import os_error_text
-from rawservers.core.loop import Loop
-from rawservers.daemon.children import COMMANDS, REOPEN, SIGNALS, Child, fork_worker, run_worker
-from rawservers.daemon.scoreboard import Scoreboard
+from rawservers.core.loop import TICK, Loop
+from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
+from rawservers.daemon.transitions import (
+    Action,
+    ActionKind,
+    EventKind,
+    Generation,
+    ServerEvent,
+    ServerState,
+    WorkerPhase,
+    transition,
+)  # fmt: skip
+from rawservers.daemon.worker import (
+    MAX_PACKET,
+    READY,
+    REOPEN,
+    RETIRE,
+    RETIRED,
+    SIGNALS,
+    STOP,
+    STOP_NOW,
+    exit_after,
+    run_worker,
+)  # fmt: skip
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
 
 log = logging.getLogger("rawservers")
+
+COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
+REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 
 class Supervisor:
@@ -107,11 +132,10 @@ class Supervisor:
 
     def _log_exit(self, pid: int, status: int) -> None:
         """Log the exit of a worker, unless it was told to exit, and did. status: negative for a signal."""
-        if status == 0 and not self._state.workers[pid].is_active:
-            return
-        how = f"exited with status {status}" if status >= 0 else f"killed by signal {-status} ({signal.strsignal(-status)})"
-        self._last_failure = f"worker {pid} {how}" + ", perhaps out of memory" * (status == -signal.SIGKILL)
-        log.error("%s", self._last_failure)
+        if status or self._state.workers[pid].is_active:
+            how = f"exited with status {status}" if status >= 0 else f"killed by signal {-status} ({signal.strsignal(-status)})"
+            self._last_failure = f"worker {pid} {how}" + ", perhaps out of memory" * (status == -signal.SIGKILL)
+            log.error("%s", self._last_failure)
 
     def handle_usr1(self) -> None:
         """Reopen the access log, and send the new descriptor to all workers that write to it."""
@@ -138,8 +162,7 @@ class Supervisor:
             if child.is_stuck(time.monotonic(), gap):
                 self._handle(EventKind.STUCK, child.pid)
         self._handle(EventKind.TICK)
-        current = self._current()
-        if current and rotated(current.access_log, current.config.access_log):
+        if (current := self._current()) and rotated(current.access_log, current.config.access_log):
             self.handle_usr1()
         self._scoreboard.publish()
         self._notify()
@@ -170,7 +193,10 @@ class Supervisor:
                 self._scoreboard.count("reloads_failed")
                 self._notify("READY=1")
             case ActionKind.COMPLETE:
-                self._complete(action.generation)
+                self._resources[action.generation].log_addresses()
+                if action.generation.number:
+                    self._scoreboard.count("reloads")
+                self._notify("READY=1")
             case ActionKind.STOP:
                 self._notifier.send("STOPPING=1", "STATUS=Shutting down, finishing open requests")
             case ActionKind.EXIT:
@@ -202,7 +228,13 @@ class Supervisor:
         slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
 
         def work(sock: socket.socket) -> None:
-            self._close_inherited(resources)
+            """Close descriptors of the supervisor, and of other generations, whose ports it would keep bound; then serve."""
+            self._loop.close()
+            for child in self._children.values():
+                child.sock.close()
+            for other in self._resources.values():
+                if other is not resources:
+                    other.close([resources], in_worker=True)
             run_worker(resources, self._scoreboard, slot, sock)
 
         try:
@@ -214,23 +246,6 @@ class Supervisor:
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
         self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         return ServerEvent(EventKind.FORKED, time.monotonic(), pid, generation)
-
-    def _close_inherited(self, own: Resources) -> None:
-        """In a new worker: close descriptors of the supervisor and of other generations, whose ports it would keep bound."""
-        self._loop.close()
-        for child in self._children.values():
-            child.sock.close()
-        for other in self._resources.values():
-            if other is not own:
-                other.close([own], in_worker=True)
-
-    def _complete(self, generation: Generation) -> None:
-        """Only this generation accepts now: its start or reload is complete."""
-        resources = self._resources[generation]
-        resources.log_addresses()
-        if generation.number:
-            self._scoreboard.count("reloads")
-        self._notify("READY=1")
 
     def _current(self) -> Resources | None:
         """Those of the current generation; None before there is one, and during a stop."""
@@ -255,9 +270,82 @@ class Supervisor:
         generation, current = self._state.current, self._current()
         if not generation or not current:
             return ""
-        addresses = [f"{listen.service} on {server.address}" for server, listen in current.servers.items()]
+        addresses = ", ".join(f"{listen.service} on {server.address}" for server, listen in current.servers.items())
         ready = self._state.ready(generation)
-        workers = f"{ready} worker{'s' * (ready != 1)}"
-        if ready < generation.size:
-            workers += f" of {generation.size}: {self._last_failure}"
-        return f"Serving {', '.join(addresses)} with {workers}"
+        missing = f" of {generation.size}: {self._last_failure}" if ready < generation.size else ""
+        return f"Serving {addresses} with {ready} worker{'s' * (ready != 1)}{missing}"
+
+
+@dataclass(eq=False, slots=True)
+class Child:
+    """A worker process, and the event handler of the socket that leads to it.
+
+    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat.
+    """
+
+    pid: int
+    resources: Resources
+    slot: Slot
+    sock: socket.socket
+    loop: Loop
+    on_reply: Callable[[EventKind, int], None]
+    heard_at: float = field(default_factory=time.monotonic)
+    service: str = ""
+
+    def __post_init__(self) -> None:
+        self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
+
+    def ready(self, events: int) -> None:
+        try:
+            reply = self.sock.recv(MAX_PACKET, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionResetError):
+            return
+        if reply in REPLIES:
+            self.on_reply(REPLIES[reply], self.pid)
+        elif not reply:  # it has exited; SIGCHLD follows
+            self.close()
+
+    def failed(self) -> None:
+        pass  # keep reading replies
+
+    def close(self) -> None:
+        self.loop.watch(self.sock.fileno(), self, 0)
+        self.sock.close()
+
+    def send_command(self, command: bytes, fds: Iterable[int] = ()) -> None:
+        """Send a command without waiting. A failure is ignored: a worker that does not comply is killed in time."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.sock, [command], list(fds), socket.MSG_DONTWAIT)
+
+    def is_stuck(self, now: float, gap: float) -> bool:
+        """Whether it has sent no heartbeat for `stuck_time` since one was due. gap: seconds since the last check.
+
+        The worker may have written anything: a heartbeat that is not from the time since the last one counts as none.
+        """
+        limit, heartbeat = self.resources.config.stuck_time, self.slot.heartbeat[1]
+        if gap > max(limit / 2, 1.5 * TICK):
+            self.heard_at = now - TICK  # all processes were suspended, by ^Z in a terminal for example
+        elif self.heard_at < heartbeat <= now:
+            self.heard_at = heartbeat
+        return 0 < limit < now - self.heard_at - TICK
+
+
+def fork_worker(work: Callable[[socket.socket], None]) -> tuple[int, socket.socket]:
+    """Fork a process that does `work` with one end of a socket pair, and exits. Its process id, and the other end.
+
+    Raises OSError.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child has handlers: it shares our signal wake-up pipe
+    try:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()  # an open copy would hide the supervisor's exit from this worker
+            exit_after(lambda: work(theirs))
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return pid, ours

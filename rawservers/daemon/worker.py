@@ -10,14 +10,20 @@ Telnet sessions until they end, within `reload_drain`.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import gc
 import logging
+import os
+import select
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
+from typing import NoReturn
 
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
@@ -26,8 +32,10 @@ from rawservers.core.loop import Loop
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
+from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
-from rawservers.daemon.startup import Resources, connection_shares, make_services, max_connections
+from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
+from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
 from rawservers.settings import Config
 from rawservers.status import Status
@@ -43,6 +51,19 @@ STATES = {  # of a connection, by what it waits for
     Deadline.SEND: "sending",
 }  # fmt: skip
 STATUS_CONNECTIONS = 16  # beside all others, so that the status is available while the server is full
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
+
+# Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair.
+RETIRE = b"retire"  # stop accepting, and exit with the last connection
+STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
+STOP_NOW = b"stop now"  # close all connections, and exit
+REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
+
+READY = b"ready"  # accepting
+RETIRED = b"retired"  # no longer accepting, after RETIRE
+
+MAX_PACKET = 16  # bytes
 
 
 def serve(config: Config) -> None:
@@ -219,3 +240,65 @@ class GarbageCollector:
             gc.unfreeze()
         gc.collect()
         gc.freeze()
+
+
+# Under a supervisor
+
+
+class CommandReader:
+    """Event handler of a worker: executes the supervisor's commands. If the supervisor has exited, the worker stops at once."""
+
+    service = ""
+
+    def __init__(self, worker: Worker, sock: socket.socket) -> None:
+        self._worker = worker
+        self._sock = sock
+
+    def ready(self, events: int) -> None:
+        try:
+            command, fds, *_ = socket.recv_fds(self._sock, MAX_PACKET, 1, socket.MSG_DONTWAIT)
+        except ConnectionResetError:  # the supervisor has exited with replies unread
+            command = b""
+        if command == RETIRE:
+            self._worker.retire()
+            with contextlib.suppress(OSError):  # the supervisor has exited, which the next read reports
+                self._sock.send(RETIRED)
+        elif command == STOP:
+            self._worker.finish()
+        elif command == REOPEN:
+            if fds:  # none if this process is out of descriptors
+                self._worker.access_log.reopen(fds[0])
+        else:
+            self._worker.loop.stop()
+
+    def failed(self) -> None:
+        pass  # keep reading commands
+
+
+def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket) -> None:
+    """Serve in this process, a new worker, until its supervisor wants it to exit. sock: leads to the supervisor."""
+    for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    faulthandler.enable(2)
+    drop_privileges(resources.credentials)
+    worker = Worker(resources, scoreboard, slot)
+    worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
+    worker.loop.watch(sock.fileno(), CommandReader(worker, sock), select.EPOLLIN)
+    worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]
+    worker.run(lambda: sock.send(READY))
+
+
+def exit_after(work: Callable[[], None]) -> NoReturn:
+    """Exit, without what the supervisor has yet to do: with status 1 if `work` raises, which is logged."""
+    status = 1
+    try:
+        work()
+        status = 0
+    except CannotStart as error:
+        log.error("%s", error)
+    except BaseException:
+        log.exception("unexpected error in a worker")
+    finally:
+        logging.shutdown()
+        os._exit(status)

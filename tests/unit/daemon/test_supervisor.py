@@ -1,21 +1,19 @@
-"""Workers as the supervisor sees them: which one is taken for stuck; and what a worker does without a supervisor."""
+"""Workers as the supervisor sees them: which one is taken for stuck."""
 
 from __future__ import annotations
 
 import math
-import select
-import socket
 from types import SimpleNamespace
 
 import pytest
 
-from rawservers.daemon import children
+from rawservers.daemon import supervisor
 from rawservers.settings import Config
 
 
-def some_child(stuck_time: float, heartbeat: float) -> children.Child:
+def some_child(stuck_time: float, heartbeat: float) -> supervisor.Child:
     """One that was forked long ago."""
-    child = children.Child.__new__(children.Child)
+    child = supervisor.Child.__new__(supervisor.Child)
     child.resources = SimpleNamespace(config=Config(stuck_time=stuck_time))  # type: ignore[assignment]
     child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
     child.heard_at = 0.0
@@ -46,22 +44,3 @@ def test_a_heartbeat_of_no_time_does_not_protect(heartbeat: float) -> None:
     child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
     assert not child.is_stuck(1e6 + 9.9, 1.0)  # nor does it harm
     assert child.is_stuck(1e6 + 10.1, 1.0)
-
-
-class Silent:
-    """A worker that notes what it is told."""
-
-    def __init__(self) -> None:
-        self.loop = SimpleNamespace(stop=lambda: self.told.append("stop at once"))
-        self.told: list[str] = []
-
-
-def test_a_supervisor_that_has_gone_without_listening() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    silent = Silent()
-    reader = children.CommandReader(silent, theirs)  # type: ignore[arg-type]
-    theirs.send(children.READY)
-    ours.close()  # with a word unread, which the other end hears as ECONNRESET
-    with theirs:
-        reader.ready(select.EPOLLIN)
-    assert silent.told == ["stop at once"]
