@@ -32,36 +32,13 @@ from rawservers.core.loop import TICK, Loop
 from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.transitions import (
-    Action,
-    ActionKind,
-    EventKind,
-    Generation,
-    ServerEvent,
-    ServerState,
-    WorkerPhase,
-    transition,
-)  # fmt: skip
-from rawservers.daemon.worker import (
-    MAX_PACKET,
-    READY,
-    REOPEN,
-    RETIRE,
-    RETIRED,
-    SIGNALS,
-    STOP,
-    STOP_NOW,
-    exit_after,
-    run_worker,
-)  # fmt: skip
+from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
+from rawservers.daemon.worker import COMMANDS, MAX_PACKET, REOPEN, REPLIES, SIGNALS, exit_after, run_worker
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
 
 log = logging.getLogger("rawservers")
-
-COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
-REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 
 class Supervisor:
@@ -149,7 +126,7 @@ class Supervisor:
             return log.error("cannot reopen the access log %s: %s", target, os_error_text(error))
         for child in self._children.values():
             if child.resources.config.access_log == target:
-                child.send_command(REOPEN, [fd])
+                child.send_command(REOPEN, fd)
         for resources in self._resources.values():
             if resources.config.access_log == target:
                 os.dup2(fd, resources.access_log, inheritable=False)
@@ -312,7 +289,7 @@ class Child:
         self.loop.watch(self.sock.fileno(), self, 0)
         self.sock.close()
 
-    def send_command(self, command: bytes, fds: Iterable[int] = ()) -> None:
+    def send_command(self, command: bytes, *fds: int) -> None:
         """Send a command without waiting. A failure is ignored: a worker that does not comply is killed in time."""
         with contextlib.suppress(OSError):
             socket.send_fds(self.sock, [command], list(fds), socket.MSG_DONTWAIT)

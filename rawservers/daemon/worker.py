@@ -35,6 +35,7 @@ from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
 from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
+from rawservers.daemon.transitions import EventKind, WorkerPhase
 from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
 from rawservers.settings import Config
@@ -59,9 +60,11 @@ RETIRE = b"retire"  # stop accepting, and exit with the last connection
 STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
 STOP_NOW = b"stop now"  # close all connections, and exit
 REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
+COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
 
 READY = b"ready"  # accepting
 RETIRED = b"retired"  # no longer accepting, after RETIRE
+REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 MAX_PACKET = 16  # bytes
 
