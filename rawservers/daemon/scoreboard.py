@@ -86,8 +86,7 @@ class Slot:
     @property
     def heartbeat(self) -> tuple[int, float]:
         """Process id, 0 in a free slot, and monotonic time of the last write."""
-        pid, written = HEARTBEAT.unpack_from(self._memory, self._start)
-        return pid, written
+        return HEARTBEAT.unpack_from(self._memory, self._start)
 
     def write_heartbeat(self, pid: int, now: float) -> None:
         store(self._memory, self._start, HEARTBEAT.pack(pid, now))

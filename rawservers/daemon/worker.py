@@ -87,7 +87,13 @@ def serve(config: Config) -> None:
 
 
 class Worker:
-    """slot: where it writes its metrics and heartbeat. In the end it closes the access log."""
+    """Also the event handler of the socket that leads to the supervisor, if there is one.
+
+    slot: where it writes its metrics and heartbeat. In the end it closes the access log.
+    """
+
+    service = ""
+    _supervisor: socket.socket
 
     def __init__(self, resources: Resources, scoreboard: Scoreboard, slot: Slot) -> None:
         self.loop = loop = Loop()
@@ -113,16 +119,45 @@ class Worker:
         self._write_metrics()
         return make_status(self._scoreboard.total(), self.loop.clock.time)
 
-    def run(self, on_ready: Callable[[], object] = lambda: None) -> None:
-        """Serve until stopped or retired. on_ready: called once connections are accepted."""
+    def run(self, supervisor: socket.socket | None = None) -> None:
+        """Serve until stopped or retired. supervisor: the socket for its commands, and for the replies."""
         for listener in self._listeners:
             listener.open()
         self._write_metrics()
-        on_ready()
+        if supervisor:
+            self._supervisor = supervisor
+            self.loop.watch(supervisor.fileno(), self, select.EPOLLIN)
+            supervisor.send(READY)
         self.loop.at_tick.append(self._tick)
         self.loop.at_wake_end.append(self.access_log.flush)
         self.loop.run()
-        self._close()
+        for connection in self._connections:
+            self.loop.call_isolated(connection, connection.close)
+        for listener in self._listeners:
+            listener.close()
+        self._write_metrics()
+        self.access_log.close()
+        self.loop.close()
+
+    def ready(self, events: int) -> None:
+        """Execute a command of the supervisor. If it has exited, stop at once."""
+        try:
+            command, fds, *_ = socket.recv_fds(self._supervisor, MAX_PACKET, 1, socket.MSG_DONTWAIT)
+        except ConnectionResetError:  # it has exited with replies unread
+            command = b""
+        if command == RETIRE:
+            self.retire()
+            with contextlib.suppress(OSError):  # it has exited, which the next read reports
+                self._supervisor.send(RETIRED)
+        elif command == STOP:
+            self.finish()
+        elif command != REOPEN:
+            self.loop.stop()
+        elif fds:  # none if this process is out of descriptors
+            self.access_log.reopen(fds[0])
+
+    def failed(self) -> None:
+        pass  # keep reading commands
 
     # Stop
 
@@ -157,15 +192,6 @@ class Worker:
     def _stop_when_done(self) -> None:
         if not self._connections:
             self.loop.stop()
-
-    def _close(self) -> None:
-        for connection in self._connections:
-            self.loop.call_isolated(connection, connection.close)
-        for listener in self._listeners:
-            listener.close()
-        self._write_metrics()
-        self.access_log.close()
-        self.loop.close()
 
     # Once a second
 
@@ -248,36 +274,6 @@ class GarbageCollector:
 # Under a supervisor
 
 
-class CommandReader:
-    """Event handler of a worker: executes the supervisor's commands. If the supervisor has exited, the worker stops at once."""
-
-    service = ""
-
-    def __init__(self, worker: Worker, sock: socket.socket) -> None:
-        self._worker = worker
-        self._sock = sock
-
-    def ready(self, events: int) -> None:
-        try:
-            command, fds, *_ = socket.recv_fds(self._sock, MAX_PACKET, 1, socket.MSG_DONTWAIT)
-        except ConnectionResetError:  # the supervisor has exited with replies unread
-            command = b""
-        if command == RETIRE:
-            self._worker.retire()
-            with contextlib.suppress(OSError):  # the supervisor has exited, which the next read reports
-                self._sock.send(RETIRED)
-        elif command == STOP:
-            self._worker.finish()
-        elif command == REOPEN:
-            if fds:  # none if this process is out of descriptors
-                self._worker.access_log.reopen(fds[0])
-        else:
-            self._worker.loop.stop()
-
-    def failed(self) -> None:
-        pass  # keep reading commands
-
-
 def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket) -> None:
     """Serve in this process, a new worker, until its supervisor wants it to exit. sock: leads to the supervisor."""
     for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
@@ -287,9 +283,8 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
     drop_privileges(resources.credentials)
     worker = Worker(resources, scoreboard, slot)
     worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
-    worker.loop.watch(sock.fileno(), CommandReader(worker, sock), select.EPOLLIN)
     worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]
-    worker.run(lambda: sock.send(READY))
+    worker.run(sock)
 
 
 def exit_after(work: Callable[[], None]) -> NoReturn:
