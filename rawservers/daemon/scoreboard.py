@@ -153,7 +153,7 @@ class Scoreboard:
         self._used.add(number)
         slot = Slot(self._memory, number)
         slot.publish(Metrics())
-        self.server.gauges["server.slots"] = max(self.server.gauges["server.slots"], number + 1)
+        self.server.gauges["server.slots"] = max(self._used) + 1
         self.publish()
         return slot
 

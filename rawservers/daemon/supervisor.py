@@ -33,7 +33,7 @@ from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
-from rawservers.daemon.worker import COMMANDS, MAX_PACKET, REOPEN, REPLIES, SIGNALS, exit_after, run_worker
+from rawservers.daemon.worker import COMMANDS, MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
@@ -203,26 +203,26 @@ class Supervisor:
         """Fork a worker. A failure is logged."""
         resources = self._resources[generation]
         slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
-
-        def work(sock: socket.socket) -> None:
-            """Close descriptors of the supervisor, and of other generations, whose ports it would keep bound; then serve."""
-            self._loop.close()
-            for child in self._children.values():
-                child.sock.close()
-            for other in self._resources.values():
-                if other is not resources:
-                    other.close([resources], in_worker=True)
-            run_worker(resources, self._scoreboard, slot, sock)
-
         try:
-            pid, sock = fork_worker(work)
+            pid, sock = fork()
         except OSError as error:
             self._scoreboard.release(slot, 0)
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
             log.error("%s", self._last_failure)
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
+        if pid == 0:
+            run_worker(resources, self._scoreboard, slot, sock, lambda: self._close_inherited(resources))
         self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         return ServerEvent(EventKind.FORKED, time.monotonic(), pid, generation)
+
+    def _close_inherited(self, own: Resources) -> None:
+        """In a new worker: close descriptors of the supervisor and of other generations, whose ports it would keep bound."""
+        self._loop.close()
+        for child in self._children.values():
+            child.sock.close()
+        for other in self._resources.values():
+            if other is not own:
+                other.close([own], in_worker=True)
 
     def _current(self) -> Resources | None:
         """Those of the current generation; None before there is one, and during a stop."""
@@ -307,22 +307,20 @@ class Child:
         return 0 < limit < now - self.heard_at - TICK
 
 
-def fork_worker(work: Callable[[socket.socket], None]) -> tuple[int, socket.socket]:
-    """Fork a process that does `work` with one end of a socket pair, and exits. Its process id, and the other end.
+def fork() -> tuple[int, socket.socket]:
+    """Fork. The process id, 0 in the new process, and this process's end of a socket pair between both. Raises OSError.
 
-    Raises OSError.
+    In the new process SIGNALS stay blocked until it has handlers of its own: it shares our signal wake-up pipe.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child has handlers: it shares our signal wake-up pipe
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    pid = -1
     try:
         pid = os.fork()
-        if pid == 0:
-            ours.close()  # an open copy would hide the supervisor's exit from this worker
-            exit_after(lambda: work(theirs))
-    except OSError:
-        ours.close()
-        raise
     finally:
-        theirs.close()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    return pid, ours
+        if pid <= 0:
+            ours.close()  # an open copy would hide the supervisor's exit from this worker
+        if pid != 0:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return pid, ours if pid else theirs

@@ -271,27 +271,25 @@ class GarbageCollector:
         gc.freeze()
 
 
-# Under a supervisor
+def run_worker(
+    resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket, close_inherited: Callable[[], None]
+) -> NoReturn:
+    """Serve in this process, a new worker, until its supervisor wants it to exit, or until there is an error, which is logged.
 
-
-def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket) -> None:
-    """Serve in this process, a new worker, until its supervisor wants it to exit. sock: leads to the supervisor."""
-    for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    faulthandler.enable(2)
-    drop_privileges(resources.credentials)
-    worker = Worker(resources, scoreboard, slot)
-    worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
-    worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]
-    worker.run(sock)
-
-
-def exit_after(work: Callable[[], None]) -> NoReturn:
-    """Exit, without what the supervisor has yet to do: with status 1 if `work` raises, which is logged."""
+    Exits, without what the supervisor has yet to do. sock: leads to the supervisor.
+    """
     status = 1
     try:
-        work()
+        close_inherited()
+        for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        faulthandler.enable(2)
+        drop_privileges(resources.credentials)
+        worker = Worker(resources, scoreboard, slot)
+        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
+        worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]
+        worker.run(sock)
         status = 0
     except CannotStart as error:
         log.error("%s", error)
