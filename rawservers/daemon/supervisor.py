@@ -50,7 +50,7 @@ class Supervisor:
         self._inherited_fds = set(inherited_fds)
         self._notifier = Notifier()
         self._loop = Loop()
-        self._scoreboard = Scoreboard(time.time())
+        self._scoreboard = Scoreboard()
         self._state = ServerState()  # replaced by each event
         self._children: dict[int, Child] = {}  # by process id
         self._resources: dict[Generation | None, Resources] = {}  # of open generations

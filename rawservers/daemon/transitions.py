@@ -138,10 +138,8 @@ class ServerState(NamedTuple):
             case EventKind.FORK_FAILED, _:
                 state = self.back_off()
                 return state.fail("cannot start all workers") if self.current and generation == self.next else state
-            case EventKind.READY, WorkerPhase.STARTING:
-                return self.change({pid: worker._replace(phase=WorkerPhase.READY)})
-            case EventKind.RETIRED, WorkerPhase.RETIRING:
-                return self.change({pid: worker._replace(phase=WorkerPhase.RETIRED)})
+            case (EventKind.READY, WorkerPhase.STARTING) | (EventKind.RETIRED, WorkerPhase.RETIRING):
+                return self.change({pid: worker._replace(phase=WorkerPhase(worker.phase + 1))})
             case EventKind.STUCK, _ if worker.kill_at > now + KILL_DELAY:  # else it was aborted, or is about to be killed
                 return self.change({pid: worker._replace(kill_at=now + KILL_DELAY)}).act(ActionKind.ABORT, [pid])
             case EventKind.EXITED, phase:

@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,7 +74,7 @@ def serve(config: Config) -> None:
     Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises CannotStart.
     """
     resources = Resources.prepare(replace(config, user=""))
-    scoreboard = Scoreboard(time.time())
+    scoreboard = Scoreboard()
     worker = Worker(resources, scoreboard, scoreboard.allocate())
     for number in (signal.SIGTERM, signal.SIGINT):
         worker.loop.on_signal(number, worker.stop)
