@@ -228,29 +228,25 @@ class Supervisor:
         """Those of the current generation; None before there is one, and during a stop."""
         return self._resources.get(self._state.current)
 
-    # Notifications to the service manager
-
     def _notify(self, *lines: str) -> None:
-        """Send these lines, the status if it has changed or one of them is READY=1, and WATCHDOG=1."""
-        status = self._status()
-        if status and (lines or status != self._sent_status):
-            self._sent_status = status
-            lines += (f"STATUS={status}", f"MAINPID={os.getpid()}")
+        """Send these lines to the service manager, with the status if it has changed or there are any, and with WATCHDOG=1.
+
+        The status says what is served where, and by how many workers.
+        """
+        generation, current = self._state.current, self._current()
+        if generation and current:
+            addresses = ", ".join(f"{listen.service} on {server.address}" for server, listen in current.servers.items())
+            ready = self._state.ready(generation)
+            missing = f" of {generation.size}: {self._last_failure}" if ready < generation.size else ""
+            status = f"STATUS=Serving {addresses} with {ready} worker{'s' * (ready != 1)}{missing}"
+            if lines or status != self._sent_status:
+                self._sent_status = status
+                lines += (status, f"MAINPID={os.getpid()}")
         if self._notifier.watchdog_time:
             lines += ("WATCHDOG=1",)
             self._loop.tick_within(self._notifier.watchdog_time / 2)
         if lines:
             self._notifier.send(*lines)
-
-    def _status(self) -> str:
-        """What is served where, and by how many workers; "" unless something is."""
-        generation, current = self._state.current, self._current()
-        if not generation or not current:
-            return ""
-        addresses = ", ".join(f"{listen.service} on {server.address}" for server, listen in current.servers.items())
-        ready = self._state.ready(generation)
-        missing = f" of {generation.size}: {self._last_failure}" if ready < generation.size else ""
-        return f"Serving {addresses} with {ready} worker{'s' * (ready != 1)}{missing}"
 
 
 @dataclass(eq=False, slots=True)
