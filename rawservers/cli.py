@@ -7,21 +7,19 @@ configuration file is invalid (EX_CONFIG in <sysexits.h>).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rawservers import __version__, status
 from rawservers.config.checks import check_directory, check_user
 from rawservers.core.bind import Endpoint
-from rawservers.core.errors import os_error_text
 from rawservers.daemon import systemd
 from rawservers.daemon.control import reload
-from rawservers.daemon.startup import CannotStart, open_descriptors, sanitize_process_state
+from rawservers.daemon.startup import CannotStart, errors_as, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
 from rawservers.services import DEFAULT_LISTENERS, SERVICES, default_addresses
@@ -67,15 +65,6 @@ def run(args: argparse.Namespace) -> int:
         inherited = systemd.listen_fds(SERVICES)
     error_log.install()
     return Supervisor(lambda: configure(args, inherited), inherited_fds).run()
-
-
-@contextlib.contextmanager
-def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
-    """A context, also a decorator, that turns an OSError or ValueError into a `kind`, with its text behind `prefix`."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise kind(f"{prefix}{os_error_text(error)}") from error
 
 
 argument_type = errors_as(argparse.ArgumentTypeError)  # of other errors, argparse does not show the text

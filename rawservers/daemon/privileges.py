@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TypeAlias
 
-from rawservers.daemon.startup import CannotStart
-
-
-class Credentials(NamedTuple):
-    """Numeric user id, group id and supplementary groups of a process."""
-
-    uid: int
-    gid: int
-    groups: list[int]
+Credentials: TypeAlias = "tuple[int, int, list[int]]"  # user id, group id and supplementary groups of a process
 
 
 def look_up_user(user: str) -> Credentials | None:
     """The credentials of NAME or NAME:GROUP; None for "".
 
-    NAME alone has all groups of that user. Raises CannotStart for an unknown name, or if this process may not change its user.
+    NAME alone has all groups of that user. Raises ValueError for an unknown name, or if this process may not change its user.
     """
     if not user:
         return None
@@ -31,10 +23,10 @@ def look_up_user(user: str) -> Credentials | None:
         entry = pwd.getpwnam(name)
         gid = grp.getgrnam(group).gr_gid if group else entry.pw_gid
     except KeyError as error:
-        raise CannotStart(f"cannot run as {user}: {error.args[0]}") from error
+        raise ValueError(error.args[0]) from error
     if os.geteuid() not in {0, entry.pw_uid}:
-        raise CannotStart(f"cannot run as {user}: only root can change the user")
-    return Credentials(entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid))
+        raise ValueError("only root can change the user")
+    return entry.pw_uid, gid, [gid] if group else os.getgrouplist(name, gid)
 
 
 def drop_privileges(credentials: Credentials | None) -> None:

@@ -86,11 +86,10 @@ class Slot:
     @property
     def heartbeat(self) -> tuple[int, float]:
         """Process id, 0 in a free slot, and monotonic time of the last write."""
-        pid, time = HEARTBEAT.unpack_from(self._memory, self._start)
-        return pid, time
+        return HEARTBEAT.unpack_from(self._memory, self._start)
 
-    def write_heartbeat(self, pid: int, time: float) -> None:
-        store(self._memory, self._start, HEARTBEAT.pack(pid, time))
+    def write_heartbeat(self, pid: int, now: float) -> None:
+        store(self._memory, self._start, HEARTBEAT.pack(pid, now))
 
     def write(self, metrics: Metrics) -> None:
         """Write these metrics, unless they do not fit."""
@@ -99,6 +98,11 @@ class Slot:
             sequence = (self.sequence + 1) % MAX_NUMBER
             store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
             store(self._memory, self._start + HEARTBEAT.size, INTEGER.pack(sequence))
+
+    def publish(self, metrics: Metrics) -> None:
+        """Write these metrics, and a heartbeat of this process."""
+        self.write(metrics)
+        self.write_heartbeat(os.getpid(), time.monotonic())
 
     def read(self) -> Metrics:
         """The metrics written last; empty ones if they are malformed, or each of MAX_READS was interrupted by a write."""
@@ -124,21 +128,19 @@ class Slot:
 class Scoreboard:
     """All slots. Created by the supervisor, inherited by its workers. server: what the supervisor writes to slot 0."""
 
-    def __init__(self, started: float) -> None:
+    def __init__(self) -> None:
         fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, SLOT_SIZE * SLOTS)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end would be a SIGBUS
         self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
         os.close(fd)
         self._used = {0}  # numbers of slots
-        self.server = Metrics(gauges=Counter({"server.started_ms": int(started * 1000), "server.slots": 1}))
+        self.server = Metrics(gauges=Counter({"server.started_ms": int(time.time() * 1000), "server.slots": 1}))
         self.publish()
 
     def publish(self) -> None:
         """Write slot 0, whatever another process has made of it."""
-        slot = Slot(self._memory, 0)
-        slot.write(self.server)
-        slot.write_heartbeat(os.getpid(), time.monotonic())
+        Slot(self._memory, 0).publish(self.server)
 
     def count(self, name: str) -> None:
         """Increment a counter of the server: reloads_begun, reloads or reloads_failed."""
@@ -147,12 +149,11 @@ class Scoreboard:
 
     def allocate(self) -> Slot:
         """A free slot, in the name of this process. There are always enough."""
-        number = next(number for number in range(SLOTS) if number not in self._used)
+        number = min(set(range(SLOTS)) - self._used)
         self._used.add(number)
         slot = Slot(self._memory, number)
-        slot.write(Metrics())
-        slot.write_heartbeat(os.getpid(), time.monotonic())
-        self.server.gauges["server.slots"] = max(self.server.gauges["server.slots"], number + 1)
+        slot.publish(Metrics())
+        self.server.gauges["server.slots"] = max(self._used) + 1
         self.publish()
         return slot
 

@@ -1,4 +1,4 @@
-"""Preparations before anything is served: process state, services, the access log, server sockets, descriptor limits."""
+"""Preparations before anything is served: process state, services, and the resources that the workers of a generation share."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
+from rawservers.daemon.privileges import Credentials, look_up_user
+from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
 from rawservers.services import SERVICES, GetStatus, Report, make_service, resolve_listeners
 from rawservers.settings import Config, ListenConfig
-from rawservers.status import Status
 
 log = logging.getLogger("rawservers")
 
@@ -25,11 +27,20 @@ RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a c
 
 LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
-Servers: TypeAlias = "dict[ListenConfig, list[ServerSocket]]"  # by listener, with its address in the normal form
+Servers: TypeAlias = "dict[ServerSocket, ListenConfig]"  # with the listener of each, whose address is in the normal form
 
 
 class CannotStart(Exception):
     """The server cannot start or reload. The message is one line: what failed, and why."""
+
+
+@contextlib.contextmanager
+def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
+    """A context, also a decorator, that turns an OSError or ValueError into a `kind`, with its text behind `prefix`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise kind(f"{prefix}{os_error_text(error)}") from error
 
 
 def sanitize_process_state() -> None:
@@ -56,23 +67,17 @@ def make_services(config: Config, clock: Clock, report: Report, get_status: GetS
         name = listen.service
         if name not in SERVICES:
             raise CannotStart(f"unknown service {name!r} (known: {', '.join(SERVICES)})")
-        try:
+        with errors_as(CannotStart, f"cannot serve {name} on {listen.address}: "):
             services[name] = services.get(name) or make_service(name, config, clock, report, get_status)
-        except (OSError, ValueError) as error:
-            raise CannotStart(f"cannot serve {name} on {listen.address}: {os_error_text(error)}") from error
     return services
 
 
 def validate(config: Config) -> None:
     """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
-
-    def no_status() -> Status:
-        raise AssertionError("these services serve no requests")
-
-    make_services(config, Clock(), lambda *_: None, no_status)
+    make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0))
 
 
-def bind_all(config: Config, existing: Mapping[ListenConfig, list[ServerSocket]] = {}) -> Servers:
+def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Servers:
     """Server sockets for all listeners; those in `existing` are reused.
 
     Raises CannotStart, after closing all sockets that it has bound.
@@ -82,41 +87,64 @@ def bind_all(config: Config, existing: Mapping[ListenConfig, list[ServerSocket]]
         for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
             key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
-            servers[key] = servers.get(key) or existing.get(key) or bind(endpoint)
+            if key not in servers.values():
+                group = [server for server, other in existing.items() if other == key] or bind(endpoint)
+                servers |= dict.fromkeys(group, key)
     except (OSError, ValueError) as error:
-        for server in all_servers({key: servers[key] for key in servers.keys() - existing.keys()}):
+        for server in servers.keys() - existing.keys():
             server.close()
         low = isinstance(error, PermissionError) and not listen.address.startswith("unix:")
         raise CannotStart(f"cannot listen on {listen.address}: {os_error_text(error)}{LOW_PORT_HINT if low else ''}") from error
-    for server in all_servers(servers):
+    for server in servers:
         server.tune(config.send_time)  # a reload may have changed it
     return servers
 
 
-def all_servers(servers: Servers) -> Iterable[ServerSocket]:
-    """The server sockets of all listeners."""
-    return (server for group in servers.values() for server in group)
+@dataclass(slots=True, eq=False)
+class Resources:
+    """What the workers of a generation share. access_log: a descriptor, -1 if it is off; credentials: None: unchanged."""
 
+    config: Config
+    servers: Servers
+    access_log: int
+    credentials: Credentials | None
 
-def log_addresses(config: Config, servers: Servers) -> None:
-    """Log a line for each server socket."""
-    for listen, group in servers.items():
-        for server in group:
-            log.info("%s listening on %s", listen.service, SERVICES[listen.service].banner(config, server.address))
+    @classmethod
+    def prepare(cls, config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Resources:
+        """Those for this configuration. They use `existing` server sockets where the addresses are the same.
 
+        Raises CannotStart, after closing all that it has opened.
+        """
+        validate(config)
+        with errors_as(CannotStart, f"cannot run as {config.user}: "):
+            credentials = look_up_user(config.user)
+        with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
+            resources = cls(config, {}, open_target(config.access_log), credentials)
+        try:
+            resources.servers = bind_all(config, existing)
+        except CannotStart:
+            resources.close()
+            raise
+        raise_descriptor_limit(config)
+        return resources
 
-def open_access_log(config: Config) -> int:
-    """A descriptor for writing the access log, -1 if it is off. Raises CannotStart."""
-    try:
-        return open_target(config.access_log)
-    except OSError as error:
-        raise CannotStart(f"cannot open the access log {config.access_log}: {os_error_text(error)}") from error
+    def log_addresses(self) -> None:
+        """Log a line for each server socket."""
+        for server, listen in self.servers.items():
+            log.info("%s listening on %s", listen.service, SERVICES[listen.service].banner(self.config, server.address))
 
+    def close(self, others: Collection[Resources] = (), in_worker: bool = False) -> None:
+        """Close the access log, and the server sockets that no other generation uses.
 
-def close_access_log(fd: int) -> None:
-    """Close it, unless it is off."""
-    if fd >= 0:
-        os.close(fd)
+        in_worker: in this process only; the files of unix sockets stay.
+        """
+        if self.access_log >= 0:
+            os.close(self.access_log)
+        for server in self.servers.keys() - {server for other in others for server in other.servers}:
+            if in_worker:
+                server.sock.close()
+            else:
+                server.close()
 
 
 def raise_descriptor_limit(config: Config) -> None:

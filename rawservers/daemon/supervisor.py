@@ -20,20 +20,20 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from rawservers.core.errors import os_error_text
-from rawservers.core.loop import Loop
-from rawservers.daemon.children import SIGNALS, Child, fork_worker, run_worker
-from rawservers.daemon.generation import Resources, prepare
-from rawservers.daemon.orders import COMMANDS, READABLE, REOPEN
-from rawservers.daemon.scoreboard import Scoreboard
-from rawservers.daemon.startup import CannotStart, all_servers, close_access_log, log_addresses, sanitize_process_state
+from rawservers.core.loop import TICK, Loop
+from rawservers.daemon.scoreboard import Scoreboard, Slot
+from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
+from rawservers.daemon.worker import COMMANDS, MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
@@ -46,12 +46,11 @@ class Supervisor:
     the start, of which only server sockets are kept."""
 
     def __init__(self, configure: Callable[[], Config], inherited_fds: Iterable[int] = ()) -> None:
-        sanitize_process_state()
         self._configure = configure
         self._inherited_fds = set(inherited_fds)
         self._notifier = Notifier()
         self._loop = Loop()
-        self._scoreboard = Scoreboard(time.time())
+        self._scoreboard = Scoreboard()
         self._state = ServerState()  # replaced by each event
         self._children: dict[int, Child] = {}  # by process id
         self._resources: dict[Generation | None, Resources] = {}  # of open generations
@@ -63,7 +62,7 @@ class Supervisor:
         """Serve until a signal to stop; returns the exit status. Raises CannotStart, and whatever `configure` raises."""
         first = self._prepare()
         self._state, resources = ServerState(next=first), self._resources[first]
-        for fd in self._inherited_fds - {server.sock.fileno() for server in all_servers(resources.servers)}:
+        for fd in self._inherited_fds - {server.sock.fileno() for server in resources.servers}:
             os.close(fd)  # else it stays open for as long as this process runs
         if resources.credentials is None and os.geteuid() == 0:
             log.warning("workers run as root; set --user to drop privileges")
@@ -110,16 +109,15 @@ class Supervisor:
 
     def _log_exit(self, pid: int, status: int) -> None:
         """Log the exit of a worker, unless it was told to exit, and did. status: negative for a signal."""
-        if status == 0 and not self._state.workers[pid].is_active:
-            return
-        how = f"exited with status {status}" if status >= 0 else f"killed by signal {-status} ({signal.strsignal(-status)})"
-        self._last_failure = f"worker {pid} {how}" + ", perhaps out of memory" * (status == -signal.SIGKILL)
-        log.error("%s", self._last_failure)
+        if status or self._state.workers[pid].is_active:
+            how = f"exited with status {status}" if status >= 0 else f"killed by signal {-status} ({signal.strsignal(-status)})"
+            self._last_failure = f"worker {pid} {how}" + ", perhaps out of memory" * (status == -signal.SIGKILL)
+            log.error("%s", self._last_failure)
 
     def handle_usr1(self) -> None:
         """Reopen the access log, and send the new descriptor to all workers that write to it."""
         current = self._current()
-        if not current:
+        if not current or current.access_log < 0:
             return
         target = current.config.access_log
         try:
@@ -127,13 +125,12 @@ class Supervisor:
         except OSError as error:
             return log.error("cannot reopen the access log %s: %s", target, os_error_text(error))
         for child in self._children.values():
-            if fd >= 0 and child.resources.config.access_log == target:
-                child.send_command(REOPEN, [fd])
+            if child.resources.config.access_log == target:
+                child.send_command(REOPEN, fd)
         for resources in self._resources.values():
             if resources.config.access_log == target:
-                close_access_log(resources.access_log)
-                resources.access_log = os.dup(fd) if fd >= 0 else -1
-        close_access_log(fd)
+                os.dup2(fd, resources.access_log, inheritable=False)
+        os.close(fd)
 
     def _tick(self) -> None:
         now = self._loop.clock.now
@@ -142,8 +139,7 @@ class Supervisor:
             if child.is_stuck(time.monotonic(), gap):
                 self._handle(EventKind.STUCK, child.pid)
         self._handle(EventKind.TICK)
-        current = self._current()
-        if current and rotated(current.access_log, current.config.access_log):
+        if (current := self._current()) and rotated(current.access_log, current.config.access_log):
             self.handle_usr1()
         self._scoreboard.publish()
         self._notify()
@@ -174,7 +170,10 @@ class Supervisor:
                 self._scoreboard.count("reloads_failed")
                 self._notify("READY=1")
             case ActionKind.COMPLETE:
-                self._complete(action.generation)
+                self._resources[action.generation].log_addresses()
+                if action.generation.number:
+                    self._scoreboard.count("reloads")
+                self._notify("READY=1")
             case ActionKind.STOP:
                 self._notifier.send("STOPPING=1", "STATUS=Shutting down, finishing open requests")
             case ActionKind.EXIT:
@@ -186,7 +185,7 @@ class Supervisor:
         config, current = self._configure(), self._current()
         number, size = self._scoreboard.server.counters["server.reloads_begun"], config.workers or len(os.sched_getaffinity(0))
         generation = Generation(number, size, config.drain_time)
-        self._resources[generation] = prepare(config, current.servers if current else {})
+        self._resources[generation] = Resources.prepare(config, current.servers if current else {})
         return generation
 
     def _begin_reload(self) -> ServerEvent:
@@ -204,20 +203,16 @@ class Supervisor:
         """Fork a worker. A failure is logged."""
         resources = self._resources[generation]
         slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
-
-        def work(sock: socket.socket) -> None:
-            self._close_inherited(resources)
-            run_worker(resources, self._scoreboard, slot, sock)
-
         try:
-            pid, sock = fork_worker(work)
+            pid, sock = fork()
         except OSError as error:
             self._scoreboard.release(slot, 0)
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
             log.error("%s", self._last_failure)
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
-        self._children[pid] = child = Child(pid, resources, slot, sock, self._loop, self._handle)
-        self._loop.watch(sock.fileno(), child, READABLE)
+        if pid == 0:
+            run_worker(resources, self._scoreboard, slot, sock, lambda: self._close_inherited(resources))
+        self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         return ServerEvent(EventKind.FORKED, time.monotonic(), pid, generation)
 
     def _close_inherited(self, own: Resources) -> None:
@@ -229,40 +224,99 @@ class Supervisor:
             if other is not own:
                 other.close([own], in_worker=True)
 
-    def _complete(self, generation: Generation) -> None:
-        """Only this generation accepts now: its start or reload is complete."""
-        resources = self._resources[generation]
-        log_addresses(resources.config, resources.servers)
-        if generation.number:
-            self._scoreboard.count("reloads")
-        self._notify("READY=1")
-
     def _current(self) -> Resources | None:
         """Those of the current generation; None before there is one, and during a stop."""
         return self._resources.get(self._state.current)
 
-    # Notifications to the service manager
-
     def _notify(self, *lines: str) -> None:
-        """Send these lines, the status if it has changed or one of them is READY=1, and WATCHDOG=1."""
-        status = self._status()
-        if status and (lines or status != self._sent_status):
-            self._sent_status = status
-            lines += (f"STATUS={status}", f"MAINPID={os.getpid()}")
+        """Send these lines to the service manager, with the status if it has changed or there are any, and with WATCHDOG=1.
+
+        The status says what is served where, and by how many workers.
+        """
+        generation, current = self._state.current, self._current()
+        if generation and current:
+            addresses = ", ".join(f"{listen.service} on {server.address}" for server, listen in current.servers.items())
+            ready = self._state.ready(generation)
+            missing = f" of {generation.size}: {self._last_failure}" if ready < generation.size else ""
+            status = f"STATUS=Serving {addresses} with {ready} worker{'s' * (ready != 1)}{missing}"
+            if lines or status != self._sent_status:
+                self._sent_status = status
+                lines += (status, f"MAINPID={os.getpid()}")
         if self._notifier.watchdog_time:
             lines += ("WATCHDOG=1",)
             self._loop.tick_within(self._notifier.watchdog_time / 2)
         if lines:
             self._notifier.send(*lines)
 
-    def _status(self) -> str:
-        """What is served where, and by how many workers; "" unless something is."""
-        generation, current = self._state.current, self._current()
-        if not generation or not current:
-            return ""
-        addresses = [f"{listen.service} on {server.address}" for listen, group in current.servers.items() for server in group]
-        ready = self._state.ready(generation)
-        workers = f"{ready} worker{'s' * (ready != 1)}"
-        if ready < generation.size:
-            workers += f" of {generation.size}: {self._last_failure}"
-        return f"Serving {', '.join(addresses)} with {workers}"
+
+@dataclass(eq=False, slots=True)
+class Child:
+    """A worker process, and the event handler of the socket that leads to it.
+
+    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat.
+    """
+
+    pid: int
+    resources: Resources
+    slot: Slot
+    sock: socket.socket
+    loop: Loop
+    on_reply: Callable[[EventKind, int], None]
+    heard_at: float = field(default_factory=time.monotonic)
+    service: str = ""
+
+    def __post_init__(self) -> None:
+        self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
+
+    def ready(self, events: int) -> None:
+        try:
+            reply = self.sock.recv(MAX_PACKET, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionResetError):
+            return
+        if reply in REPLIES:
+            self.on_reply(REPLIES[reply], self.pid)
+        elif not reply:  # it has exited; SIGCHLD follows
+            self.close()
+
+    def failed(self) -> None:
+        pass  # keep reading replies
+
+    def close(self) -> None:
+        self.loop.watch(self.sock.fileno(), self, 0)
+        self.sock.close()
+
+    def send_command(self, command: bytes, *fds: int) -> None:
+        """Send a command without waiting. A failure is ignored: a worker that does not comply is killed in time."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.sock, [command], list(fds), socket.MSG_DONTWAIT)
+
+    def is_stuck(self, now: float, gap: float) -> bool:
+        """Whether it has sent no heartbeat for `stuck_time` since one was due. gap: seconds since the last check.
+
+        The worker may have written anything: a heartbeat that is not from the time since the last one counts as none.
+        """
+        limit, heartbeat = self.resources.config.stuck_time, self.slot.heartbeat[1]
+        if gap > max(limit / 2, 1.5 * TICK):
+            self.heard_at = now - TICK  # all processes were suspended, by ^Z in a terminal for example
+        elif self.heard_at < heartbeat <= now:
+            self.heard_at = heartbeat
+        return 0 < limit < now - self.heard_at - TICK
+
+
+def fork() -> tuple[int, socket.socket]:
+    """Fork. The process id, 0 in the new process, and this process's end of a socket pair between both. Raises OSError.
+
+    In the new process SIGNALS stay blocked until it has handlers of its own: it shares our signal wake-up pipe.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid <= 0:
+            ours.close()  # an open copy would hide the supervisor's exit from this worker
+        if pid != 0:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    return pid, ours if pid else theirs

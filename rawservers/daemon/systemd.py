@@ -28,13 +28,13 @@ def listen_fds(services: Collection[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     if not count.isdecimal() or pid != str(os.getpid()):
         return found
-    given = names.split(":")
-    for index in range(int(count)):
-        name = given[index] if index < len(given) else ""
+    given = dict(enumerate(names.split(":"), FIRST_FD))
+    for fd in range(FIRST_FD, FIRST_FD + int(count)):
+        name = given.get(fd, "")
         service = name.removeprefix("rawservers-").removesuffix(".socket")
         if service not in services:
             raise ValueError(f"socket {name!r} from systemd: its FileDescriptorName= is none of {', '.join(services)}")
-        found[service].append(FIRST_FD + index)
+        found[service].append(fd)
     return found
 
 

@@ -3,13 +3,13 @@
 `transition` gives the next state, and the actions that go with it. The state is immutable, and the time comes with the event.
 `supervisor.py` makes events of signals, of replies and of the tick, and carries out the actions.
 
-A start is a reload without an old generation. The steps of a reload:
+A start is a reload without an old generation. A reload that is requested begins when no other is under way, and no old worker
+is left; retiring ones are hastened. Its steps:
 
-    NONE       no reload under way. One that is requested begins when no old worker is left; retiring ones are hastened
-    PREPARING  the configuration is read, sockets are bound, the log is opened
-    STARTING   new workers are forked while the old ones serve
-    HANDOVER   all new workers are ready: theirs is the current generation, and the old workers retire. Ends when none of
-               them accepts any more, or after START_TIME
+    preparation  the configuration is read, sockets are bound, the log is opened
+    start        new workers are forked while the old ones serve: theirs is the `next` generation
+    hand-over    all new workers are ready: theirs is the `current` generation, and the old workers retire. Ends when none of
+                 them accepts any more, or after START_TIME
 
 A failure before the hand-over discards the new generation, and the old one keeps serving; without an old one the server exits.
 Since a reload waits for the workers of the last one, there are never more than twice as many workers as configured.
@@ -31,12 +31,6 @@ class WorkerPhase(IntEnum):
     """In order: a worker never goes back. From RETIRING on it has a command to exit."""
 
     STARTING, READY, RETIRING, RETIRED, STOPPING, STOPPING_NOW = range(6)
-
-
-class ReloadStep(Enum):
-    """See the module's docstring."""
-
-    NONE, PREPARING, STARTING, HANDOVER = range(4)
 
 
 class Generation(NamedTuple):
@@ -107,14 +101,14 @@ def transition(state: ServerState, event: ServerEvent) -> tuple[ServerState, tup
 class ServerState(NamedTuple):
     """At the start: with the first generation as `next`.
 
-    workers: those that have not exited, by process id; current: the generation that serves; next: the one that STARTING is
-    about; reload_deadline: of STARTING and HANDOVER; exit_status: None until a stop begins; fork_at: no fork before; now,
-    actions: of the last transition."""
+    workers: those that have not exited, by process id; current: the generation that serves; next: the one that is started;
+    handover: whether a hand-over is under way; reload_deadline: of the start and the hand-over; exit_status: None until a stop
+    begins; fork_at: no fork before; now, actions: of the last transition."""
 
     workers: Mapping[int, WorkerState] = {}
     current: Generation | None = None
     next: Generation | None = None
-    reload: ReloadStep = ReloadStep.STARTING
+    handover: bool = False
     reload_requested: bool = False
     reload_deadline: float = inf
     exit_status: int | None = None
@@ -126,46 +120,37 @@ class ServerState(NamedTuple):
 
     def handle(self, event: ServerEvent) -> ServerState:
         """What the event itself changes."""
-        match event.kind:
-            case EventKind.RELOAD:
-                return self._replace(reload_requested=True)
-            case EventKind.STOP:
-                return self.stop(0) if self.exit_status is None else self.command(WorkerPhase.STOPPING_NOW, self.workers)
-            case EventKind.TICK:
-                return self.act(ActionKind.KILL, (pid for pid, worker in self.workers.items() if worker.kill_at < self.now))
-            case EventKind.PREPARED:
-                deadline = self.now + START_TIME if self.current else inf
-                return self._replace(next=event.generation, reload=ReloadStep.STARTING, reload_deadline=deadline)
-            case EventKind.REJECTED:
-                return self.fail("invalid configuration")
-            case EventKind.FORKED:
-                return self._replace(forked_at=self.now, workers={**self.workers, event.pid: WorkerState(event.generation)})
-            case EventKind.FORK_FAILED:
-                state = self.back_off()
-                return state.fail("cannot start all workers") if self.current and event.generation == self.next else state
-            case _:
-                return self.handle_worker(event.kind, event.pid, self.workers[event.pid])
-
-    def handle_worker(self, kind: EventKind, pid: int, worker: WorkerState) -> ServerState:
-        """What a worker's reply, silence or exit changes."""
-        state = self
+        kind, now, pid, generation = event
+        worker = self.workers.get(pid) or WorkerState(generation)
         match kind, worker.phase:
-            case EventKind.READY, WorkerPhase.STARTING:
-                worker = worker._replace(phase=WorkerPhase.READY)
-            case EventKind.RETIRED, WorkerPhase.RETIRING:
-                worker = worker._replace(phase=WorkerPhase.RETIRED)
-            case EventKind.STUCK, _ if worker.kill_at > self.now + KILL_DELAY:  # else it was aborted, or is about to be killed
-                worker = worker._replace(kill_at=self.now + KILL_DELAY)
-                state = state.act(ActionKind.ABORT, [pid])
+            case EventKind.RELOAD, _:
+                return self._replace(reload_requested=True)
+            case EventKind.STOP, _:
+                return self.stop(0) if self.exit_status is None else self.command(WorkerPhase.STOPPING_NOW, self.workers)
+            case EventKind.TICK, _:
+                return self.act(ActionKind.KILL, (pid for pid, worker in self.workers.items() if worker.kill_at < now))
+            case EventKind.PREPARED, _:
+                return self._replace(next=generation, reload_deadline=now + START_TIME)
+            case EventKind.REJECTED, _:
+                return self.fail("invalid configuration")
+            case EventKind.FORKED, _:
+                return self._replace(forked_at=now).change({pid: worker})
+            case EventKind.FORK_FAILED, _:
+                state = self.back_off()
+                return state.fail("cannot start all workers") if self.current and generation == self.next else state
+            case (EventKind.READY, WorkerPhase.STARTING) | (EventKind.RETIRED, WorkerPhase.RETIRING):
+                return self.change({pid: worker._replace(phase=WorkerPhase(worker.phase + 1))})
+            case EventKind.STUCK, _ if worker.kill_at > now + KILL_DELAY:  # else it was aborted, or is about to be killed
+                return self.change({pid: worker._replace(kill_at=now + KILL_DELAY)}).act(ActionKind.ABORT, [pid])
             case EventKind.EXITED, phase:
-                state = state._replace(workers={other: self.workers[other] for other in self.workers if other != pid})
+                state = self._replace(workers={other: self.workers[other] for other in self.workers if other != pid})
                 if phase is WorkerPhase.READY:
                     return state._replace(respawn_delay=RESPAWN_DELAY[0], fork_at=self.forked_at + RESPAWN_DELAY[0])
                 if phase is WorkerPhase.STARTING:
                     state = state.back_off()
                     return state.fail("a worker failed to start") if worker.generation == self.next else state
                 return state
-        return state._replace(workers={**self.workers, pid: worker})
+        return self
 
     def settle(self) -> ServerState:
         """Take each step of a stop or reload whose condition is met; then fork a worker, if one is missing."""
@@ -176,14 +161,14 @@ class ServerState(NamedTuple):
             state = state.hand_over(state.next)
         elif state.next and state.now > state.reload_deadline:
             state = state.fail("the new workers did not become ready in time")
-        if state.reload is ReloadStep.HANDOVER:
+        if state.handover:
             retiring = any(worker.phase is WorkerPhase.RETIRING for worker in state.workers.values())
             if not retiring or state.now > state.reload_deadline:  # one that hangs finds RETIRE in its socket later
-                state = state._replace(reload=ReloadStep.NONE).act(ActionKind.COMPLETE, generation=state.current)
-        if state.reload is ReloadStep.NONE and state.reload_requested:
+                state = state._replace(handover=False).act(ActionKind.COMPLETE, generation=state.current)
+        if state.reload_requested and not state.next and not state.handover:
             if not state.former():  # the new configuration may remove the cause of failures, so the delay ends
-                state = state._replace(reload=ReloadStep.PREPARING, reload_requested=False, respawn_delay=RESPAWN_DELAY[0])
-                return state._replace(fork_at=state.now).act(ActionKind.PREPARE)
+                state = state._replace(reload_requested=False, respawn_delay=RESPAWN_DELAY[0], fork_at=state.now)
+                return state.act(ActionKind.PREPARE)
             state = state.command(WorkerPhase.STOPPING, state.former())
         for generation in filter(None, (state.current, state.next)):
             if len(state.active(generation)) < generation.size and state.now >= state.fork_at:
@@ -194,7 +179,7 @@ class ServerState(NamedTuple):
 
     def hand_over(self, generation: Generation) -> ServerState:
         """Make this generation the current one, and retire the workers of the old one."""
-        state = self._replace(current=generation, next=None, reload=ReloadStep.HANDOVER).close(self.current)
+        state = self._replace(current=generation, next=None, handover=True).close(self.current)
         return state.command(WorkerPhase.RETIRING, state.former())
 
     def fail(self, reason: str) -> ServerState:
@@ -202,12 +187,11 @@ class ServerState(NamedTuple):
         state = self.act(ActionKind.FAIL, reason=reason)
         if not self.current:
             return state.stop(1)
-        state = state.command(WorkerPhase.STOPPING_NOW, self.former()).close(self.next)
-        return state._replace(next=None, reload=ReloadStep.NONE)
+        return state.command(WorkerPhase.STOPPING_NOW, self.former()).close(self.next)._replace(next=None)
 
     def stop(self, exit_status: int) -> ServerState:
         """Begin a graceful stop."""
-        state = self._replace(exit_status=exit_status, next=None, reload=ReloadStep.NONE).act(ActionKind.STOP)
+        state = self._replace(exit_status=exit_status, next=None).act(ActionKind.STOP)
         return state.close(self.current).close(self.next).command(WorkerPhase.STOPPING, self.workers)
 
     def command(self, phase: WorkerPhase, pids: Iterable[int]) -> ServerState:
@@ -216,7 +200,7 @@ class ServerState(NamedTuple):
         for pid, (generation, _, kill_at) in chosen.items():
             limit = {WorkerPhase.STOPPING: generation.drain_time or inf, WorkerPhase.STOPPING_NOW: 0.0}.get(phase, inf)
             chosen[pid] = WorkerState(generation, phase, min(kill_at, self.now + limit + KILL_DELAY))
-        return self._replace(workers={**self.workers, **chosen}).act(ActionKind.COMMAND, chosen, phase=phase)
+        return self.change(chosen).act(ActionKind.COMMAND, chosen, phase=phase)
 
     def close(self, generation: Generation | None) -> ServerState:
         return self.act(ActionKind.CLOSE, generation=generation) if generation else self
@@ -233,6 +217,10 @@ class ServerState(NamedTuple):
         return self._replace(actions=self.actions + tuple(Action(kind, pid, **details) for pid in pids))
 
     # Workers
+
+    def change(self, workers: Mapping[int, WorkerState]) -> ServerState:
+        """Add these workers, or replace those of the same process ids."""
+        return self._replace(workers={**self.workers, **workers})
 
     def active(self, generation: Generation) -> list[WorkerPhase]:
         """The phases of the workers of this generation that have no command to exit."""

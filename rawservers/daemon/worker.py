@@ -10,13 +10,19 @@ Telnet sessions until they end, within `reload_drain`.
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import gc
 import logging
 import os
+import select
 import signal
-import time
+import socket
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from typing import NoReturn
 
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
@@ -25,21 +31,11 @@ from rawservers.core.loop import Loop
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
+from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
-from rawservers.daemon.startup import (
-    CannotStart,
-    Servers,
-    all_servers,
-    bind_all,
-    close_access_log,
-    connection_shares,
-    log_addresses,
-    make_services,
-    max_connections,
-    open_access_log,
-    raise_descriptor_limit,
-    validate,
-)
+from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
+from rawservers.daemon.transitions import EventKind, WorkerPhase
+from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
 from rawservers.settings import Config
 from rawservers.status import Status
@@ -56,58 +52,65 @@ STATES = {  # of a connection, by what it waits for
 }  # fmt: skip
 STATUS_CONNECTIONS = 16  # beside all others, so that the status is available while the server is full
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
+
+# Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair.
+RETIRE = b"retire"  # stop accepting, and exit with the last connection
+STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
+STOP_NOW = b"stop now"  # close all connections, and exit
+REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
+COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
+
+READY = b"ready"  # accepting
+RETIRED = b"retired"  # no longer accepting, after RETIRE
+REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
+
+MAX_PACKET = 16  # bytes
+
 
 def serve(config: Config) -> None:
     """Serve in this process, without a supervisor, until SIGTERM or SIGINT. Call it in the main thread.
 
     Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises CannotStart.
     """
-    validate(config)
-    access_log = open_access_log(config)
-    try:
-        servers = bind_all(config)
-    except CannotStart:
-        close_access_log(access_log)
-        raise
-    raise_descriptor_limit(config)
-    scoreboard = Scoreboard(time.time())
-    worker = Worker(config, servers, access_log, scoreboard, scoreboard.allocate())
+    resources = Resources.prepare(replace(config, user=""))
+    scoreboard = Scoreboard()
+    worker = Worker(resources, scoreboard, scoreboard.allocate())
     for number in (signal.SIGTERM, signal.SIGINT):
         worker.loop.on_signal(number, worker.stop)
-    log_addresses(config, servers)
+    resources.log_addresses()
     worker.run()
-    for server in all_servers(servers):
-        server.close()
+    resources.access_log = -1  # the worker has closed it
+    resources.close()
     scoreboard.close()
 
 
 class Worker:
-    """access_log: a descriptor, which the worker closes in the end, or -1; slot: where it writes its metrics and heartbeat."""
+    """Also the event handler of the socket that leads to the supervisor, if there is one.
 
-    def __init__(self, config: Config, servers: Servers, access_log: int, scoreboard: Scoreboard, slot: Slot) -> None:
+    slot: where it writes its metrics and heartbeat. In the end it closes the access log.
+    """
+
+    service = ""
+    _supervisor: socket.socket
+
+    def __init__(self, resources: Resources, scoreboard: Scoreboard, slot: Slot) -> None:
         self.loop = loop = Loop()
-        self._config = config
+        self._config = config = resources.config
         self._scoreboard = scoreboard
         self._slot = slot
-        self._draining = False  # to stop, or to retire
-        self._stopping = False
-        self._drain_began = 0.0
-        self._counting: list[Connection] = []  # connections whose states are still to be counted
+        self._stop_began = inf  # when a graceful stop began; not yet
+        self._limit_timer = 0  # ends a drain that takes too long
+        self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state, a second ago
-        self._log = AccessLog(access_log, config.log_format, loop.clock)
-        self._connections: Connections[Connection] = Connections(
-            loop.clock,
-            max_connections(config),
-            config.connections_per_address,
-            connection_shares(config),
-            {"status": STATUS_CONNECTIONS},
-        )
+        self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
+        sizes = max_connections(config), config.connections_per_address, connection_shares(config)
+        self._connections: Connections[Connection] = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
-        self._services = make_services(config, loop.clock, self._log.add, self._get_status)
+        self._services = make_services(config, loop.clock, self.access_log.add, self._get_status)
         self._listeners = [
             Listener(server, self._services[listen.service], loop, self._connections)
-            for listen, group in servers.items()
-            for server in group
+            for server, listen in resources.servers.items()
         ]
 
     def _get_status(self) -> Status:
@@ -115,62 +118,79 @@ class Worker:
         self._write_metrics()
         return make_status(self._scoreboard.total(), self.loop.clock.time)
 
-    def run(self, on_ready: Callable[[], object] = lambda: None) -> None:
-        """Serve until stopped or retired. on_ready: called once connections are accepted."""
+    def run(self, supervisor: socket.socket | None = None) -> None:
+        """Serve until stopped or retired. supervisor: the socket for its commands, and for the replies."""
         for listener in self._listeners:
             listener.open()
         self._write_metrics()
-        on_ready()
+        if supervisor:
+            self._supervisor = supervisor
+            self.loop.watch(supervisor.fileno(), self, select.EPOLLIN)
+            supervisor.send(READY)
         self.loop.at_tick.append(self._tick)
-        self.loop.at_wake_end.append(self._log.flush)
+        self.loop.at_wake_end.append(self.access_log.flush)
         self.loop.run()
-        self._close()
-
-    # Stop
-
-    def stop(self) -> None:
-        """Stop gracefully; at once when called again."""
-        if self._stopping:
-            return self.loop.stop()
-        self.finish()
-
-    def finish(self) -> None:
-        """Stop gracefully, however often called."""
-        if not self._stopping:
-            self._stopping = True
-            self._drain()
-
-    def retire(self) -> None:
-        """Stop accepting, and exit with the last connection."""
-        if not self._draining:
-            self._drain()
-
-    def reopen(self, access_log: int) -> None:
-        """Write the access log to this descriptor from now on."""
-        self._log.reopen(access_log)
-
-    def _drain(self) -> None:
-        if not self._draining:
-            self.loop.at_wake_end.append(self._stop_when_done)
-        self._draining = True
-        self._drain_began = self.loop.clock.now
-        for listener in self._listeners:
-            listener.close()
-        for connection in self._connections:
-            self.loop.call_isolated(connection, connection.drain)
-
-    def _stop_when_done(self) -> None:
-        if not self._connections:
-            self.loop.stop()
-
-    def _close(self) -> None:
         for connection in self._connections:
             self.loop.call_isolated(connection, connection.close)
         for listener in self._listeners:
             listener.close()
         self._write_metrics()
-        self._log.close()
+        self.access_log.close()
         self.loop.close()
+
+    def ready(self, events: int) -> None:
+        """Execute a command of the supervisor. If it has exited, stop at once."""
+        try:
+            command, fds, *_ = socket.recv_fds(self._supervisor, MAX_PACKET, 1, socket.MSG_DONTWAIT)
+        except ConnectionResetError:  # it has exited with replies unread
+            command = b""
+        if command == RETIRE:
+            self.retire()
+            with contextlib.suppress(OSError):  # it has exited, which the next read reports
+                self._supervisor.send(RETIRED)
+        elif command == STOP:
+            self.finish()
+        elif command != REOPEN:
+            self.loop.stop()
+        elif fds:  # none if this process is out of descriptors
+            self.access_log.reopen(fds[0])
+
+    def failed(self) -> None:
+        pass  # keep reading commands
+
+    # Stop
+
+    def stop(self) -> None:
+        """Stop gracefully; at once when called again."""
+        if self._stop_began < inf:
+            return self.loop.stop()
+        self.finish()
+
+    def finish(self) -> None:
+        """Stop gracefully, however often called."""
+        if self._stop_began == inf:
+            self._stop_began = self.loop.clock.now
+            self._drain(self._config.drain_time)
+
+    def retire(self) -> None:
+        """Stop accepting, and exit with the last connection."""
+        if self._stop_began == inf:
+            self._drain(self._config.reload_drain)
+
+    def _drain(self, limit: float) -> None:
+        """Exit with the last connection, or after `limit` seconds (0: no limit)."""
+        self.loop.cancel(self._limit_timer)
+        if limit:
+            self._limit_timer = self.loop.call_at(self.loop.clock.now + limit, self.loop, self.loop.stop)
+        for listener in self._listeners:
+            listener.close()
+        for connection in self._connections:
+            self.loop.call_isolated(connection, connection.drain)
+        self.loop.at_wake_end.append(self._stop_when_done)
+
+    def _stop_when_done(self) -> None:
+        if not self._connections:
+            self.loop.stop()
 
     # Once a second
 
@@ -178,19 +198,21 @@ class Worker:
         for listener in self._listeners:
             listener.tick()
         self._connections.forget_candidates()
-        if self._draining:
-            self._enforce_drain_time()
+        if self.loop.clock.now - self._stop_began >= IDLE_GRACE:
+            for connection in self._connections:
+                if connection.waits_for is Deadline.IDLE and not connection.has_unread():
+                    self.loop.call_isolated(connection, connection.hang_up)
         self._write_metrics()
         self._warn_if_slow()
-        if not self._counting:
-            self._counting = list(self._connections)
+        if not self._uncounted:
+            self._uncounted = list(self._connections)
             self._count_states(Counter())
 
     def _count_states(self, states: Counter[str]) -> None:
         """Add the states of COUNT_BATCH more connections to `states`; queue a turn for the rest."""
-        batch, self._counting = self._counting[:COUNT_BATCH], self._counting[COUNT_BATCH:]
-        states.update(map(state_of, batch))
-        if self._counting:
+        states.update(map(state_of, self._uncounted[-COUNT_BATCH:]))
+        del self._uncounted[-COUNT_BATCH:]
+        if self._uncounted:
             self.loop.call_in_turn(self.loop, lambda: self._count_states(states))
         else:
             self._states = states
@@ -199,41 +221,25 @@ class Worker:
         seconds, service = self.loop.times.slowest()
         if seconds >= SLOW_WAKE and self.loop.clock.now - self._last_warning >= WARN_INTERVAL:
             self._last_warning = self.loop.clock.now
-            log.warning(
-                "the event loop was blocked for %.1f seconds%s; all other connections were delayed",
-                seconds,
-                f" by {service}" * bool(service),
-            )
-
-    def _enforce_drain_time(self) -> None:
-        """Stop once the drain has taken too long; close idle connections after IDLE_GRACE."""
-        elapsed = self.loop.clock.now - self._drain_began
-        limit = self._config.drain_time if self._stopping else self._config.reload_drain
-        if 0 < limit <= elapsed:
-            self.loop.stop()
-        elif self._stopping and elapsed >= IDLE_GRACE:
-            for connection in self._connections:
-                if connection.waits_for is Deadline.IDLE and not connection.has_unread():
-                    self.loop.call_isolated(connection, connection.hang_up)
+            cause = f" by {service}" * bool(service)
+            log.warning("the event loop was blocked for %.1f seconds%s; all other connections were delayed", seconds, cause)
 
     def _write_metrics(self) -> None:
         """Write all metrics and a heartbeat to this worker's slot."""
-        metrics = Metrics()
+        times, metrics = self.loop.times, Metrics(gauges=self._states)
+        numbers = metrics.counters
         for name, service in self._services.items():
             counters = service.counters
-            metrics.counters.update({f"{name}.{field}": getattr(counters, field) for field in counters.__slots__})
-            metrics.counters[f"{name}.answers"] += counters.cache_hits
-            metrics.counters[f"{name}.long_wakes"] = self.loop.times.long[name]
-        metrics.counters["log.dropped"] = self._log.dropped
-        for clock in ("wall", "cpu"):
-            histogram = getattr(self.loop.times, clock)
+            numbers.update({f"{name}.{field}": getattr(counters, field) for field in counters.__slots__})
+            numbers[f"{name}.answers"] += counters.cache_hits
+            numbers[f"{name}.long_wakes"] = times.long[name]
+        numbers["log.dropped"] = self.access_log.dropped
+        for clock, histogram in (("wall", times.wall), ("cpu", times.cpu)):
             buckets = zip((*BOUNDS, "more"), histogram.counts, strict=True)
-            metrics.counters.update({f"wakes.{clock} {bound}": number for bound, number in buckets})
-            metrics.counters[f"wakes.{clock} us"] = round(histogram.sum * 1e6)
+            numbers.update({f"wakes.{clock} {bound}": number for bound, number in buckets})
+            numbers[f"wakes.{clock} us"] = round(histogram.sum * 1e6)
             metrics.maxima[f"{clock} us"] = round(histogram.max * 1e6)
-        metrics.gauges.update(self._states)
-        self._slot.write(metrics)
-        self._slot.write_heartbeat(os.getpid(), self.loop.clock.now)
+        self._slot.publish(metrics)
 
 
 def state_of(connection: Connection) -> str:
@@ -262,3 +268,32 @@ class GarbageCollector:
             gc.unfreeze()
         gc.collect()
         gc.freeze()
+
+
+def run_worker(
+    resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket, close_inherited: Callable[[], None]
+) -> NoReturn:
+    """Serve in this process, a new worker, until its supervisor wants it to exit, or until there is an error, which is logged.
+
+    Exits, without what the supervisor has yet to do. sock: leads to the supervisor.
+    """
+    status = 1
+    try:
+        close_inherited()
+        for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        faulthandler.enable(2)
+        drop_privileges(resources.credentials)
+        worker = Worker(resources, scoreboard, slot)
+        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
+        worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]
+        worker.run(sock)
+        status = 0
+    except CannotStart as error:
+        log.error("%s", error)
+    except BaseException:
+        log.exception("unexpected error in a worker")
+    finally:
+        logging.shutdown()
+        os._exit(status)

@@ -14,16 +14,17 @@ from typing import Any
 from unittest import mock
 
 from rawservers import Config, Request, Response, cli
-from rawservers.daemon import children, startup, worker
+from rawservers.daemon import startup, worker
 
 QUICK = {
     "core.loop.TICK": 0.1,
-    "daemon.children.TICK": 0.1,
+    "daemon.supervisor.TICK": 0.1,
     "daemon.transitions.KILL_DELAY": 0.3,
     "daemon.transitions.START_TIME": float(os.environ.get("START_TIME", "30")),
     "daemon.worker.IDLE_GRACE": 0.2,
 }
 CONFIGURE = cli.configure
+WORKER = worker.Worker
 
 
 def pid(request: Request) -> Response:
@@ -48,7 +49,7 @@ def slow(request: Request) -> Response:
     return Response(200)
 
 
-def begin(config: Config, *more: Any) -> worker.Worker:
+def begin(resources: startup.Resources, *more: Any) -> worker.Worker:
     """A worker; but none if the variable BROKEN names a file, as soon as that says "now".
 
     With a folder behind that word, only those are meant that are to serve it.
@@ -57,12 +58,12 @@ def begin(config: Config, *more: Any) -> worker.Worker:
     with contextlib.suppress(FileNotFoundError):
         while True:
             when, _, folder = flag.read_text().partition(" ")
-            if folder not in ("", config.sites[0].root):
+            if folder not in ("", resources.config.sites[0].root):
                 break
             if when == "now":
                 raise startup.CannotStart("cannot start: it is broken")
             time.sleep(0.01)
-    return worker.Worker(config, *more)
+    return WORKER(resources, *more)
 
 
 def configure(*said: Any) -> Config:
@@ -78,6 +79,6 @@ def configure(*said: Any) -> Config:
 if __name__ == "__main__":
     for name, seconds in QUICK.items():
         mock.patch(f"rawservers.{name}", seconds).start()
-    mock.patch.object(children, "Worker", begin).start()
+    mock.patch.object(worker, "Worker", begin).start()
     mock.patch.object(cli, "configure", configure).start()
     sys.exit(cli.main())

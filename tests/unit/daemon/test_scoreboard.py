@@ -45,7 +45,7 @@ def another_process(work: Callable[[], object]) -> Iterator[int]:
 
 @pytest.fixture
 def scoreboard() -> Iterator[Scoreboard]:
-    made = Scoreboard(0.0)
+    made = Scoreboard()
     yield made
     made.close()
 

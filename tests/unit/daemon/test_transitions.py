@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rawservers.daemon import transitions
-from rawservers.daemon.transitions import Action, EventKind, Generation, ReloadStep, ServerEvent, ServerState
+from rawservers.daemon.transitions import Action, EventKind, Generation, ServerEvent, ServerState
 from rawservers.daemon.transitions import ActionKind as Do
 from rawservers.daemon.transitions import EventKind as On
 from rawservers.daemon.transitions import WorkerPhase as Phase
@@ -56,7 +56,7 @@ def normal_form(node: Node) -> Node:
         workers=dict(enumerate(workers, 1)),
         current=names.get(state.current) if state.current else None,
         next=names.get(state.next) if state.next else None,
-        reload_deadline=side(state.reload_deadline) if state.reload in {ReloadStep.STARTING, ReloadStep.HANDOVER} else inf,
+        reload_deadline=side(state.reload_deadline) if state.next or state.handover else inf,
         respawn_delay=transitions.RESPAWN_DELAY[0],
         forked_at=PAST,
         fork_at=side(state.fork_at),
@@ -145,7 +145,7 @@ def check(state: ServerState, alive: set[int], opened: set[Generation], largest:
     used = {generation for generation in (state.current, state.next) if generation}
     assert set(state.workers) == alive, "forgotten: a worker is not in the state, or has exited"
     assert opened == (used if state.exit_status is None else set()), "listener: open are others than those in use"
-    assert (state.next is not None) == (state.reload is ReloadStep.STARTING), "step: a next generation, and not starting it"
+    assert not (state.next and state.handover), "step: a start, and a hand-over at the same time"
     for worker in state.workers.values():
         assert not worker.is_active or worker.generation in used, "forgotten: a worker of no generation has no command"
         assert worker.phase >= Phase.STOPPING or state.exit_status is None, "forgotten: a worker was not told to stop"
@@ -180,7 +180,7 @@ def is_goal(node: Node) -> bool:
         return node.has_exited
     workers = state.workers.values()
     serves = len(workers) == state.current.size and all(worker.phase is Phase.READY for worker in workers)
-    idle = state.reload is ReloadStep.NONE and not state.reload_requested and state.exit_status is None
+    idle = not (state.next or state.handover or state.reload_requested) and state.exit_status is None
     return serves and idle and all(worker.kill_at == inf for worker in workers)
 
 
@@ -222,9 +222,14 @@ def test_every_order_of_events(sizes: tuple[int, ...], may_hang: bool) -> None:
 Method = Callable[..., Any]
 
 
-def reload_is_never_over(method: Method, state: ServerState, reason: str) -> ServerState:
-    failed: ServerState = method(state, reason)
-    return failed._replace(reload=ReloadStep.PREPARING)
+def handover_is_never_over(method: Method, state: ServerState) -> ServerState:
+    settled: ServerState = method(state)
+    return settled._replace(handover=settled.current is not None and not settled.next)
+
+
+def handover_begins_early(method: Method, state: ServerState) -> ServerState:
+    settled: ServerState = method(state)
+    return settled._replace(handover=settled.next is not None)
 
 
 def retired_worker_is_no_hindrance(method: Method, state: ServerState) -> list[int]:
@@ -274,7 +279,8 @@ def fork_is_not_the_last(method: Method, state: ServerState, kind: Do, *argument
 @pytest.mark.parametrize(
     ("name", "mistake", "noticed"),
     [
-        ("fail", reload_is_never_over, "way out"),
+        ("settle", handover_is_never_over, "way out"),
+        ("settle", handover_begins_early, "step"),
         ("former", retired_worker_is_no_hindrance, "bound"),
         ("former", old_workers_are_overlooked, "forgotten"),
         ("command", command_forgets_the_worker, "forgotten"),
@@ -349,7 +355,7 @@ def test_how_long_a_reload_waits() -> None:
     state, _ = after(START, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.READY, 0.0, 1))
     events = [ServerEvent(On.RELOAD, 1.0), ServerEvent(On.PREPARED, 1.0, 0, two), ServerEvent(On.FORKED, 1.0, 2, two)]
     state, _ = after(state, *events, ServerEvent(On.TICK, 31.0))
-    assert state.reload is ReloadStep.STARTING
+    assert state.next == two
     late, taken = after(state, ServerEvent(On.TICK, 31.1))
     assert [action.kind for action in taken] == [Do.FAIL, Do.COMMAND, Do.CLOSE]
     assert late.current == ONE

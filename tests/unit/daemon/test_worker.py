@@ -1,10 +1,15 @@
-"""A worker's garbage collector: when it looks at what, and what it never looks at again."""
+"""A worker: what its garbage collector looks at, and what it does when nobody gives orders any more."""
 
 from __future__ import annotations
+
+import select
+import socket
+from types import SimpleNamespace
 
 import pytest
 
 from rawservers.core.peer import Clock
+from rawservers.daemon import worker
 from rawservers.daemon.worker import GarbageCollector
 
 
@@ -21,3 +26,16 @@ def test_what_has_lived_through_a_look_is_not_looked_at_again(monkeypatch: pytes
     clock.now += 1
     collector()
     assert calls[5:] == ["unfreeze", "collect", "freeze"]
+
+
+def test_a_supervisor_that_has_gone_without_listening() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    told: list[str] = []
+    orphan = worker.Worker.__new__(worker.Worker)
+    orphan.loop = SimpleNamespace(stop=lambda: told.append("stop at once"))  # type: ignore[assignment]
+    orphan._supervisor = theirs
+    theirs.send(worker.READY)
+    ours.close()  # with a word unread, which the other end hears as ECONNRESET
+    with theirs:
+        orphan.ready(select.EPOLLIN)
+    assert told == ["stop at once"]

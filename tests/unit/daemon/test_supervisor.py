@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from rawservers.daemon import children
+from rawservers.daemon import supervisor
 from rawservers.settings import Config
 
 
-def some_child(stuck_time: float, heartbeat: float) -> children.Child:
+def some_child(stuck_time: float, heartbeat: float) -> supervisor.Child:
     """One that was forked long ago."""
-    child = children.Child.__new__(children.Child)
+    child = supervisor.Child.__new__(supervisor.Child)
     child.resources = SimpleNamespace(config=Config(stuck_time=stuck_time))  # type: ignore[assignment]
     child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
     child.heard_at = 0.0
