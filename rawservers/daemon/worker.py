@@ -102,7 +102,7 @@ class Worker:
         self._stop_began = inf  # when a graceful stop began; not yet
         self._limit_timer = 0  # ends a drain that takes too long
         self._uncounted: list[Connection] = []  # whose states are still to be counted
-        self._states: Counter[str] = Counter()  # number of connections by service and state, a second ago
+        self._states: Counter[str] = Counter()  # number of connections by service and state
         self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections: Connections[Connection] = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
@@ -202,20 +202,21 @@ class Worker:
             for connection in self._connections:
                 if connection.waits_for is Deadline.IDLE and not connection.has_unread():
                     self.loop.call_isolated(connection, connection.hang_up)
-        self._write_metrics()
         self._warn_if_slow()
-        if not self._uncounted:
-            self._uncounted = list(self._connections)
-            self._count_states(Counter())
+        if self._uncounted:  # the last count is not finished
+            return self._write_metrics()
+        self._uncounted = list(self._connections)
+        self._count_states(Counter())
 
     def _count_states(self, states: Counter[str]) -> None:
-        """Add the states of COUNT_BATCH more connections to `states`; queue a turn for the rest."""
+        """Add the states of COUNT_BATCH more connections to `states`; queue a turn for the rest, or write all metrics."""
         states.update(map(state_of, self._uncounted[-COUNT_BATCH:]))
         del self._uncounted[-COUNT_BATCH:]
         if self._uncounted:
             self.loop.call_in_turn(self.loop, lambda: self._count_states(states))
         else:
             self._states = states
+            self._write_metrics()
 
     def _warn_if_slow(self) -> None:
         seconds, service = self.loop.times.slowest()
