@@ -116,10 +116,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
-    help = (
-        "make the server whose supervisor has this process ID reload the configuration it was started with, and wait until the "
-        "new workers serve; exit status 2 if it fails"
-    )
+    help = "make the server whose supervisor has this process ID reload its configuration; exit status 2 if this fails"
     add("--reload", type=int, metavar="PID", help=help)
     default_status = SERVICES["status"].address
     help = f"print the status of the server whose status service listens there, and exit (default: {default_status})"
@@ -140,8 +137,8 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
     if args.config is not None:
         from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
 
-        names = settings_of(SiteConfig) | settings_of(Config)
-        config = load(args.config, default_addresses(), [names[name].key for name in server_options | site_options])
+        settings = settings_of(SiteConfig) | settings_of(Config)
+        config = load(args.config, default_addresses(), [settings[name].key for name in server_options | site_options])
     if args.root is not None:
         with errors_as(CannotStart):
             check_directory(args.root)
