@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from rawservers.config.checks import check_directory, check_log_file, check_user
 from rawservers.config.keys import KEYS, TABLES, dotted_key, suggestion, toml_string
@@ -27,10 +27,6 @@ KEY_PATTERNS = {
     "redirects": (r"/[^\0]*", "not a path: expected a leading slash"),
     "types": (r"\.[^./\0A-Z]+", "not a file name extension: expected the last dot and what follows it, in lower case"),
 }
-
-
-class InvalidValue(Exception):
-    """A value of the wrong kind, or out of range. Its text is what is allowed; empty: what the setting allows."""
 
 
 @dataclass
@@ -68,19 +64,17 @@ class Context(NamedTuple):
         kind, errors = KINDS[self.setting.kind], len(self.source.errors)
         try:
             if not isinstance(value, kind.type) or (kind.type is str and not re.fullmatch(kind.pattern, value)):
-                raise InvalidValue
+                raise ValueError
             if kind.items:
                 value = self.convert_items(value, kind.items)
             if len(self.source.errors) > errors:
                 return None
-            converted = kind.convert(value, self)
+            converted = kind.convert(value, self) if kind.convert else value
             if kind.check and dotted_key(self.path) not in self.source.overridden:
                 kind.check(converted)
             return converted
-        except InvalidValue as error:
-            self.add_error(f"expected {str(error) or allowed_values(self.setting)}, not {describe(value)}")
-        except ValueError as error:
-            self.add_error(str(error))
+        except ValueError as error:  # without a message: the value is of the wrong kind, or out of range
+            self.add_error(str(error) or f"expected {allowed_values(self.setting)}, not {describe(value)}")
 
     def convert_items(self, values: dict[str, Any] | list[Any], kind: str) -> tuple[Any, ...]:
         """The converted items of an array, all of one kind; for a table, pairs of each key and the converted value."""
@@ -94,24 +88,18 @@ class Context(NamedTuple):
         return tuple([(key, self.child(key, item).convert(value)) for key, value in values.items()])
 
 
-Converter: TypeAlias = Callable[[Any, Context], Any]
-
-
-def keep(value: Any, context: Context) -> Any:
-    return value
-
-
 class Kind(NamedTuple):
     """A kind of setting.
 
-    allowed: its values, for error messages, with {min} and {max}; type: that of a parsed value; items: the kind of the items of
-    an array, or of the values of a table, if it is one kind; pattern: of a string, without NUL, which ends a path in system
-    calls and has no use elsewhere; check: of the converted value against the system, unless an option overrides it.
+    allowed: its values, for error messages, with {min} and {max}; type: that of a parsed value; convert: to the value for the
+    Config, if that is another; items: the kind of the items of an array, or of the values of a table, if it is one kind;
+    pattern: of a string, without NUL, which ends a path in system calls and has no use elsewhere; check: of the converted value
+    against the system, unless an option overrides it.
     """
 
     allowed: str
     type: type[Any] | UnionType = str
-    convert: Converter = keep
+    convert: Callable[[Any, Context], Any] | None = None
     items: str = ""
     pattern: str = r"[^\0]*"
     check: Callable[[str], object] | None = None
@@ -140,7 +128,7 @@ def describe(value: object) -> str:
 
 
 # Converters: a parsed value of the type of its kind, and its context -> the value for the Config. Those of arrays and tables
-# get what `convert_items` gives. They raise InvalidValue or ValueError.
+# get what `convert_items` gives. They raise ValueError, without a message if the value is not one that the setting allows.
 
 
 def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -151,7 +139,7 @@ def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
         name = dotted_key(child.path)
         if name in KEYS:
             field, setting = KEYS[name]
-            fields[field] = child._replace(setting=setting).convert(value)
+            fields[field] = context.child(key, setting).convert(value)
         elif name in TABLES:
             fields |= child.convert(value) or {}
         else:
@@ -161,7 +149,7 @@ def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def convert_number(value: float, context: Context) -> float:
     if isinstance(value, bool) or not context.setting.min <= value <= context.setting.max:
-        raise InvalidValue
+        raise ValueError
     return value
 
 
@@ -179,9 +167,8 @@ def convert_url_path(path: str, context: Context) -> str:
 
 def convert_host(host: str, context: Context) -> str:
     """A host name that no other site has."""
-    match = HOST.fullmatch(host)
-    if match is None or match[1] is not None:
-        raise InvalidValue
+    if not HOST.fullmatch(f"{host}:"):  # the colon before a port, which only a host without one can have
+        raise ValueError
     check_duplicate(host.lower().rstrip("."), f"host name {toml_string(host)}", context)
     return host
 
@@ -239,7 +226,7 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
 
 def convert_service(name: object, context: Context) -> object:
     if not isinstance(name, str) or name not in context.source.services:
-        raise InvalidValue(service_names(context))
+        raise ValueError(f"expected {service_names(context)}, not {describe(name)}")
     return name
 
 
