@@ -163,13 +163,10 @@ def listeners(
     flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere.
     """
     found: list[ListenConfig] = []
-    for name in dict.fromkeys([*flags, *inherited, *(listener.service for listener in configured)]):
-        if inherited.get(name):
-            found += [ListenConfig(name, f"fd:{fd}") for fd in inherited[name]]
-        elif flags.get(name):
-            found += [ListenConfig(name, address) for address in flags[name] if address != "off"]
-        else:
-            found += [listener for listener in configured if listener.service == name]
+    for name in dict.fromkeys([*flags, *inherited, *(each.service for each in configured)]):
+        sockets = [f"fd:{fd}" for fd in inherited.get(name, ())]
+        addresses = sockets or flags.get(name) or [each.address for each in configured if each.service == name]
+        found += [ListenConfig(name, address) for address in addresses if address != "off"]
     if not found and not configured:
-        found = [listener for listener in DEFAULT_LISTENERS if not flags.get(listener.service)]
+        found = [each for each in DEFAULT_LISTENERS if not flags.get(each.service)]
     return tuple(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
@@ -29,48 +28,42 @@ KEY_PATTERNS = {
 }
 
 
-@dataclass
-class SourceFile:
-    """The file being read, and what its values have in common.
+class Context(NamedTuple):
+    """The context of a value.
 
-    directory: base of its relative paths; services, overridden: as for `toml.load`; errors: key paths and messages; seen: the
-    host names and addresses found so far, since a second use is an error.
+    Common to all values of a file: directory: base of its relative paths; services, overridden: as for `toml.load`; errors: key
+    paths and messages, to be added to; seen: the host names and addresses so far, since a second use is an error. Of this one:
+    path: its key path; setting: what it is a value of.
     """
 
     directory: str
     services: Mapping[str, str]
     overridden: Container[str]
-    errors: list[tuple[KeyPath, str]] = field(default_factory=list)
-    seen: set[str | Endpoint] = field(default_factory=set)
-
-
-class Context(NamedTuple):
-    """The context of a value: its file, its key path, and the setting that it is a value of."""
-
-    source: SourceFile
+    errors: list[tuple[KeyPath, str]]
+    seen: set[str | Endpoint]
     path: KeyPath = ()
     setting: Setting = TABLE
 
     def child(self, key: str | int, setting: Setting = TABLE) -> Context:
-        return Context(self.source, (*self.path, key), setting)
+        return self._replace(path=(*self.path, key), setting=setting)
 
     def add_error(self, message: str) -> None:
-        self.source.errors.append((self.path, message if message.isprintable() else toml_string(message)[1:-1]))
+        self.errors.append((self.path, message if message.isprintable() else toml_string(message)[1:-1]))
 
     def convert(self, value: Any) -> Any:
         """The value for the Config; None, and errors added, if `value` or something in it is invalid."""
         if isinstance(value, str) and value in self.setting.aliases:
             return self.setting.aliases[value]
-        kind, errors = KINDS[self.setting.kind], len(self.source.errors)
+        kind, errors = KINDS[self.setting.kind], len(self.errors)
         try:
             if not isinstance(value, kind.type) or (kind.type is str and not re.fullmatch(kind.pattern, value)):
                 raise ValueError
             if kind.items:
                 value = self.convert_items(value, kind.items)
-            if len(self.source.errors) > errors:
+            if len(self.errors) > errors:
                 return None
             converted = kind.convert(value, self) if kind.convert else value
-            if kind.check and dotted_key(self.path) not in self.source.overridden:
+            if kind.check and dotted_key(self.path) not in self.overridden:
                 kind.check(converted)
             return converted
         except ValueError as error:  # without a message: the value is of the wrong kind, or out of range
@@ -155,7 +148,7 @@ def convert_number(value: float, context: Context) -> float:
 
 def convert_file_path(path: str, context: Context) -> str:
     """A path relative to the directory of the file."""
-    return os.path.join(context.source.directory, path)
+    return os.path.join(context.directory, path)
 
 
 def convert_url_path(path: str, context: Context) -> str:
@@ -175,9 +168,9 @@ def convert_host(host: str, context: Context) -> str:
 
 def check_duplicate(item: str | Endpoint, name: str, context: Context) -> None:
     """Add an error if the file has the same host name or address elsewhere."""
-    if item in context.source.seen:
+    if item in context.seen:
         context.add_error(f"duplicate {name}")
-    context.source.seen.add(item)
+    context.seen.add(item)
 
 
 def convert_headers(patterns: tuple[Any, ...], context: Context) -> tuple[tuple[str, str, str], ...]:
@@ -213,7 +206,7 @@ def convert_site(table: dict[str, Any], context: Context) -> SiteConfig:
 def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
     fields = read_table(table, context)
     service = fields.get("service", "")
-    address = fields.get("address", context.source.services.get(service, ""))
+    address = fields.get("address", context.services.get(service, ""))
     if service == "":
         context.child("service").add_error(f"missing: expected {service_names(context)}")
     elif service and address == "":
@@ -225,19 +218,19 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
 
 
 def convert_service(name: object, context: Context) -> object:
-    if not isinstance(name, str) or name not in context.source.services:
+    if not isinstance(name, str) or name not in context.services:
         raise ValueError(f"expected {service_names(context)}, not {describe(name)}")
     return name
 
 
 def service_names(context: Context) -> str:
-    return f"one of {', '.join(map(toml_string, context.source.services))}"
+    return f"one of {', '.join(map(toml_string, context.services))}"
 
 
 def convert_address(address: str, context: Context) -> str:
     """An address for Endpoint.parse, with the path of a unix socket joined to the directory of the file."""
     endpoint = Endpoint.parse(address)
-    return f"unix:{os.path.join(context.source.directory, endpoint.path)}" if endpoint.path else address
+    return f"unix:{os.path.join(context.directory, endpoint.path)}" if endpoint.path else address
 
 
 KINDS = {

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Container, Mapping
 
-from rawservers.config.converters import Context, SourceFile, read_table
+from rawservers.config.converters import Context, read_table
 from rawservers.config.keys import dotted_key
 from rawservers.config.positions import line_numbers, line_of, not_toml
 from rawservers.core.errors import os_error_text
@@ -30,11 +30,11 @@ def load(path: str, services: Mapping[str, str], overridden: Container[str] = ()
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([not_toml(path, text, error)]) from error
-    source = SourceFile(os.path.dirname(path), services, overridden)
-    fields = read_table(table, Context(source))
-    if source.errors:
+    context = Context(os.path.dirname(path), services, overridden, [], set())
+    fields = read_table(table, context)
+    if context.errors:
         lines = line_numbers(text)
-        errors = sorted(source.errors, key=lambda error: line_of(error[0], lines))
+        errors = sorted(context.errors, key=lambda error: line_of(error[0], lines))
         raise ConfigError([f"{path}:{line_of(keys, lines)}: {dotted_key(keys)}: {what}" for keys, what in errors])
     first = SiteConfig(**{name: fields.pop(name) for name in settings_of(SiteConfig) if name in fields})
     return Config(sites=(first, *fields.pop("sites", ())), **fields)
