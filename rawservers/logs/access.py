@@ -122,17 +122,19 @@ def rotated(fd: int, target: str) -> bool:
 
 def escaped(text: str, limit: int = MAX_FIELD) -> str:
     """A field as printable ASCII of at most `limit` characters, other bytes as \\xHH; "-" for an empty one."""
-    return truncate(UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:limit]), limit) or "-"
+    text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:limit])
+    return truncate(text, limit) if len(text) > limit else text or "-"
 
 
 def quoted(text: str, limit: int = MAX_FIELD) -> str:
     """A field as a JSON string of printable ASCII, of at most `limit` characters between its quotation marks."""
-    return f'"{truncate(encode_basestring_ascii(text[:limit])[1:-1], limit)}"'
+    text = encode_basestring_ascii(text[:limit])
+    return f'"{truncate(text[1:-1], limit)}"' if len(text) > limit + 2 else text
 
 
 def truncate(text: str, limit: int) -> str:
     """At most `limit` characters of an escaped text, without an incomplete escape at the end."""
-    return text if len(text) <= limit else str(WHOLE_ESCAPES.findall(text, 0, limit)[0])
+    return str(WHOLE_ESCAPES.findall(text, 0, limit)[0])
 
 
 class LineFormat(NamedTuple):
