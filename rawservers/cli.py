@@ -116,7 +116,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
-    help = "make the server whose supervisor has this process ID reload its configuration; exit status 2 if this fails"
+    help = "make the server whose supervisor has this process ID reload, and wait for the new workers; exit status 2: it failed"
     add("--reload", type=int, metavar="PID", help=help)
     default_status = SERVICES["status"].address
     help = f"print the status of the server whose status service listens there, and exit (default: {default_status})"
