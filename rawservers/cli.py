@@ -105,10 +105,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--check", action="store_true", help="test the configuration and exit")
-    help = (
-        "make the server whose supervisor has this process ID reload the configuration it was started with, and wait until the "
-        "new workers serve; exit status 2 if it fails"
-    )
+    help = "make the server whose supervisor has this process ID reload, and wait for the new workers; exit status 2: it failed"
     add("--reload", type=int, metavar="PID", help=help)
     default_status = SERVICES["status"].address
     help = f"print the status of the server whose status service listens there, and exit (default: {default_status})"
@@ -129,8 +126,8 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
     if args.config is not None:
         from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
 
-        names = settings_of(SiteConfig) | settings_of(Config)
-        config = load(args.config, default_addresses(), [names[name].key for name in server_options | site_options])
+        settings = settings_of(SiteConfig) | settings_of(Config)
+        config = load(args.config, default_addresses(), [settings[name].key for name in server_options | site_options])
     if args.root is not None:
         with errors_as(CannotStart):
             check_directory(args.root)
@@ -155,13 +152,10 @@ def listeners(
     flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere.
     """
     found: list[ListenConfig] = []
-    for name in dict.fromkeys([*flags, *inherited, *(listener.service for listener in configured)]):
-        if inherited.get(name):
-            found += [ListenConfig(name, f"fd:{fd}") for fd in inherited[name]]
-        elif flags.get(name):
-            found += [ListenConfig(name, address) for address in flags[name] if address != "off"]
-        else:
-            found += [listener for listener in configured if listener.service == name]
+    for name in dict.fromkeys([*flags, *inherited, *(each.service for each in configured)]):
+        sockets = [f"fd:{fd}" for fd in inherited.get(name, ())]
+        addresses = sockets or flags.get(name) or [each.address for each in configured if each.service == name]
+        found += [ListenConfig(name, address) for address in addresses if address != "off"]
     if not found and not configured:
-        found = [listener for listener in DEFAULT_LISTENERS if not flags.get(listener.service)]
+        found = [each for each in DEFAULT_LISTENERS if not flags.get(each.service)]
     return tuple(found)

@@ -73,10 +73,10 @@ def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start
     def report_failure(failure: Exception) -> None:
         log.error("unexpected error in the telnet service", exc_info=failure)
 
-    service, longest_line, greeting = config.telnet_service, config.longest_line, config.telnet_greeting.encode()
+    service, limit, greeting = config.telnet_service, config.longest_line, config.telnet_greeting.encode()
     if service is None:
-        return lambda peer: EchoSession(peer, longest_line=longest_line, greeting=greeting)
-    return lambda peer: Session(peer, service, longest_line=longest_line, greeting=greeting, on_failure=report_failure)
+        return partial(EchoSession, longest_line=limit, greeting=greeting)
+    return partial(Session, service=service, longest_line=limit, greeting=greeting, on_failure=report_failure)
 
 
 def prepare_status(config: Config, clock: Clock, get_status: GetStatus) -> Start:

@@ -21,8 +21,7 @@ WELCOME = Path(__file__).parent / "welcome"
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
 
 DAY = 86400
-WEEK = 7 * DAY
-YEAR = 365 * DAY
+WEEK, YEAR = 7 * DAY, 365 * DAY
 
 
 class ConfigError(Exception):
@@ -131,10 +130,7 @@ class Config:
     """The configuration of the whole server. Times are in seconds, and 0 is no limit."""
 
     sites: tuple[SiteConfig, ...] = setting(
-        (SiteConfig(),),
-        "http.sites",
-        "sites",
-        example='[[http.sites]]\nhosts = ["docs.example"]\nroot = "docs"\nlisting = true',
+        (SiteConfig(),), "http.sites", "sites", example='[[http.sites]]\nhosts = ["www.example"]\nroot = "docs"\nlisting = true'
     )
     """Sites, by host name. Default: one site, the bundled welcome page."""
 

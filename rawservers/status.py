@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import accumulate
-from typing import NamedTuple
 
 from rawservers.core.bind import Endpoint
 from rawservers.core.wakes import LONG
@@ -36,10 +35,11 @@ COUNTERS = {
     "long_wakes": ("long_wakes_total", "event loop iterations over 50 ms, spent mostly on this service"),
 }
 
-WAKE_CLOCKS = {"wall": "wall clock time", "cpu": "CPU time"}
+# Clocks that measure the wakes: the name of the Prometheus metric, and a description.
+WAKE_CLOCKS = {"wall": ("wake_duration", "wall clock time"), "cpu": ("wake_cpu", "CPU time")}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WakeHistogram:
     """Durations of event loop iterations. counts: by the upper bound of their bucket in seconds, "more" for longer ones;
     seconds: the sum; longest: the maximum, in seconds."""
@@ -49,7 +49,7 @@ class WakeHistogram:
     longest: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Status:
     """Totals over all workers. uptime: seconds; connections: open ones, by service and state; counters: since the start, by
     service and name; wakes: by clock, see WAKE_CLOCKS."""
@@ -72,7 +72,7 @@ def as_text(status: Status) -> str:
     """Plain text."""
     wakes = status.wakes["wall"].counts
     over = sum(number for bound, number in wakes.items() if bound == "more" or float(bound) > LONG)
-    longest = ", ".join(f"{1000 * status.wakes[clock].longest:,.1f} ms {name}" for clock, name in WAKE_CLOCKS.items())
+    longest = ", ".join(f"{1000 * status.wakes[clock].longest:,.1f} ms {name}" for clock, (_, name) in WAKE_CLOCKS.items())
     lines = [
         f"rawservers {status.version}, up {timedelta(seconds=int(status.uptime))}, workers: {status.workers}",
         f"reloads: {status.reloads}, failed: {status.reloads_failed}; access log lines dropped: {status.log_lines_dropped}",
@@ -108,36 +108,26 @@ def _metrics(status: Status) -> Iterator[tuple[str, str, str, Mapping[str, float
     yield "reloads_total", "counter", "Successful reloads.", {"": status.reloads}
     yield "reloads_failed_total", "counter", "Failed reloads.", {"": status.reloads_failed}
     yield "log_lines_dropped_total", "counter", "Access log lines dropped.", {"": status.log_lines_dropped}
-    for clock, name in (("wall", "wake_duration"), ("cpu", "wake_cpu")):
-        wakes, description = status.wakes[clock], f"event loop iterations, {WAKE_CLOCKS[clock]}."
+    for clock, (name, measured) in WAKE_CLOCKS.items():
+        wakes, description = status.wakes[clock], f"event loop iterations, {measured}."
         buckets = [f'_bucket{{le="{bound}"}}'.replace("more", "+Inf") for bound in wakes.counts]
-        samples: dict[str, float] = dict(zip(buckets, accumulate(wakes.counts.values()), strict=True))  # buckets are cumulative
-        samples |= {"_sum": wakes.seconds, "_count": sum(wakes.counts.values())}
-        yield f"{name}_seconds", "histogram", f"Duration of {description}", samples
+        samples = dict(zip(buckets, accumulate(wakes.counts.values()), strict=True))  # they are cumulative
+        totals = {"_sum": wakes.seconds, "_count": sum(wakes.counts.values())}
+        yield f"{name}_seconds", "histogram", f"Duration of {description}", {**samples, **totals}
         yield f"{name}_max_seconds", "gauge", f"Maximum duration of {description}", {"": wakes.longest}
-    states = {
-        f'{{service="{service}",state="{state}"}}': number
-        for service, by_state in status.connections.items()
-        for state, number in by_state.items()
-    }
-    yield "connections", "gauge", "Open connections by state.", states
+    states = [(service, state) for service in status.connections for state in STATES]
+    numbers = {f'{{service="{service}",state="{state}"}}': status.connections[service][state] for service, state in states}
+    yield "connections", "gauge", "Open connections by state.", numbers
     for key, (name, description) in COUNTERS.items():
         counts = {f'{{service="{service}"}}': counters[key] for service, counters in status.counters.items()}
         yield name, "counter", f"{description.capitalize()}.", counts
 
 
-class StatusFormat(NamedTuple):
-    """path: of the request; content_type, render: of the response."""
-
-    path: str
-    content_type: str
-    render: Callable[[Status], str]
-
-
+# The formats: path of the request, content type of the response, and function that renders its content.
 FORMATS = {
-    "text": StatusFormat("/", "text/plain; charset=utf-8", as_text),
-    "json": StatusFormat("/json", "application/json", as_json),
-    "prometheus": StatusFormat("/metrics", "text/plain; version=0.0.4; charset=utf-8", as_prometheus),
+    "text": ("/", "text/plain; charset=utf-8", as_text),
+    "json": ("/json", "application/json", as_json),
+    "prometheus": ("/metrics", "text/plain; version=0.0.4; charset=utf-8", as_prometheus),
 }
 
 
@@ -163,10 +153,8 @@ def fetch(address: str, form: str) -> str:
     """
     endpoint = Endpoint.parse(address)
     path, content_type, _ = FORMATS[form]
-    if endpoint.path:
-        sock = socket.socket(socket.AF_UNIX)
-    else:
-        sock = socket.create_connection((endpoint.host or "localhost", endpoint.port), TIMEOUT)
+    host = endpoint.host or "localhost", endpoint.port
+    sock = socket.socket(socket.AF_UNIX) if endpoint.path else socket.create_connection(host, TIMEOUT)
     with sock, sock.makefile("rb") as response:
         sock.settimeout(TIMEOUT)
         if endpoint.path:

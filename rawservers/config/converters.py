@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from rawservers.config.checks import check_directory, check_log_file, check_user
 from rawservers.config.keys import KEYS, TABLES, dotted_key, suggestion, toml_string
@@ -29,58 +28,46 @@ KEY_PATTERNS = {
 }
 
 
-class InvalidValue(Exception):
-    """A value of the wrong kind, or out of range. Its text is what is allowed; empty: what the setting allows."""
+class Context(NamedTuple):
+    """The context of a value.
 
-
-@dataclass
-class SourceFile:
-    """The file being read, and what its values have in common.
-
-    directory: base of its relative paths; services, overridden: as for `toml.load`; errors: key paths and messages; seen: the
-    host names and addresses found so far, since a second use is an error.
+    Common to all values of a file: directory: base of its relative paths; services, overridden: as for `toml.load`; errors: key
+    paths and messages, to be added to; seen: the host names and addresses so far, since a second use is an error. Of this one:
+    path: its key path; setting: what it is a value of.
     """
 
     directory: str
     services: Mapping[str, str]
     overridden: Container[str]
-    errors: list[tuple[KeyPath, str]] = field(default_factory=list)
-    seen: set[str | Endpoint] = field(default_factory=set)
-
-
-class Context(NamedTuple):
-    """The context of a value: its file, its key path, and the setting that it is a value of."""
-
-    source: SourceFile
+    errors: list[tuple[KeyPath, str]]
+    seen: set[str | Endpoint]
     path: KeyPath = ()
     setting: Setting = TABLE
 
     def child(self, key: str | int, setting: Setting = TABLE) -> Context:
-        return Context(self.source, (*self.path, key), setting)
+        return self._replace(path=(*self.path, key), setting=setting)
 
     def add_error(self, message: str) -> None:
-        self.source.errors.append((self.path, message if message.isprintable() else toml_string(message)[1:-1]))
+        self.errors.append((self.path, message if message.isprintable() else toml_string(message)[1:-1]))
 
     def convert(self, value: Any) -> Any:
         """The value for the Config; None, and errors added, if `value` or something in it is invalid."""
         if isinstance(value, str) and value in self.setting.aliases:
             return self.setting.aliases[value]
-        kind, errors = KINDS[self.setting.kind], len(self.source.errors)
+        kind, errors = KINDS[self.setting.kind], len(self.errors)
         try:
             if not isinstance(value, kind.type) or (kind.type is str and not re.fullmatch(kind.pattern, value)):
-                raise InvalidValue
+                raise ValueError
             if kind.items:
                 value = self.convert_items(value, kind.items)
-            if len(self.source.errors) > errors:
+            if len(self.errors) > errors:
                 return None
-            converted = kind.convert(value, self)
-            if kind.check and dotted_key(self.path) not in self.source.overridden:
+            converted = kind.convert(value, self) if kind.convert else value
+            if kind.check and dotted_key(self.path) not in self.overridden:
                 kind.check(converted)
             return converted
-        except InvalidValue as error:
-            self.add_error(f"expected {str(error) or allowed_values(self.setting)}, not {describe(value)}")
-        except ValueError as error:
-            self.add_error(str(error))
+        except ValueError as error:  # without a message: the value is of the wrong kind, or out of range
+            self.add_error(str(error) or f"expected {allowed_values(self.setting)}, not {describe(value)}")
 
     def convert_items(self, values: dict[str, Any] | list[Any], kind: str) -> tuple[Any, ...]:
         """The converted items of an array, all of one kind; for a table, pairs of each key and the converted value."""
@@ -94,24 +81,18 @@ class Context(NamedTuple):
         return tuple([(key, self.child(key, item).convert(value)) for key, value in values.items()])
 
 
-Converter: TypeAlias = Callable[[Any, Context], Any]
-
-
-def keep(value: Any, context: Context) -> Any:
-    return value
-
-
 class Kind(NamedTuple):
     """A kind of setting.
 
-    allowed: its values, for error messages, with {min} and {max}; type: that of a parsed value; items: the kind of the items of
-    an array, or of the values of a table, if it is one kind; pattern: of a string, without NUL, which ends a path in system
-    calls and has no use elsewhere; check: of the converted value against the system, unless an option overrides it.
+    allowed: its values, for error messages, with {min} and {max}; type: that of a parsed value; convert: to the value for the
+    Config, if that is another; items: the kind of the items of an array, or of the values of a table, if it is one kind;
+    pattern: of a string, without NUL, which ends a path in system calls and has no use elsewhere; check: of the converted value
+    against the system, unless an option overrides it.
     """
 
     allowed: str
     type: type[Any] | UnionType = str
-    convert: Converter = keep
+    convert: Callable[[Any, Context], Any] | None = None
     items: str = ""
     pattern: str = r"[^\0]*"
     check: Callable[[str], object] | None = None
@@ -140,7 +121,7 @@ def describe(value: object) -> str:
 
 
 # Converters: a parsed value of the type of its kind, and its context -> the value for the Config. Those of arrays and tables
-# get what `convert_items` gives. They raise InvalidValue or ValueError.
+# get what `convert_items` gives. They raise ValueError, without a message if the value is not one that the setting allows.
 
 
 def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -151,7 +132,7 @@ def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
         name = dotted_key(child.path)
         if name in KEYS:
             field, setting = KEYS[name]
-            fields[field] = child._replace(setting=setting).convert(value)
+            fields[field] = context.child(key, setting).convert(value)
         elif name in TABLES:
             fields |= child.convert(value) or {}
         else:
@@ -161,13 +142,13 @@ def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
 
 def convert_number(value: float, context: Context) -> float:
     if isinstance(value, bool) or not context.setting.min <= value <= context.setting.max:
-        raise InvalidValue
+        raise ValueError
     return value
 
 
 def convert_file_path(path: str, context: Context) -> str:
     """A path relative to the directory of the file."""
-    return os.path.join(context.source.directory, path)
+    return os.path.join(context.directory, path)
 
 
 def convert_url_path(path: str, context: Context) -> str:
@@ -179,18 +160,17 @@ def convert_url_path(path: str, context: Context) -> str:
 
 def convert_host(host: str, context: Context) -> str:
     """A host name that no other site has."""
-    match = HOST.fullmatch(host)
-    if match is None or match[1] is not None:
-        raise InvalidValue
+    if not HOST.fullmatch(f"{host}:"):  # the colon before a port, which only a host without one can have
+        raise ValueError
     check_duplicate(host.lower().rstrip("."), f"host name {toml_string(host)}", context)
     return host
 
 
 def check_duplicate(item: str | Endpoint, name: str, context: Context) -> None:
     """Add an error if the file has the same host name or address elsewhere."""
-    if item in context.source.seen:
+    if item in context.seen:
         context.add_error(f"duplicate {name}")
-    context.source.seen.add(item)
+    context.seen.add(item)
 
 
 def convert_headers(patterns: tuple[Any, ...], context: Context) -> tuple[tuple[str, str, str], ...]:
@@ -226,7 +206,7 @@ def convert_site(table: dict[str, Any], context: Context) -> SiteConfig:
 def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
     fields = read_table(table, context)
     service = fields.get("service", "")
-    address = fields.get("address", context.source.services.get(service, ""))
+    address = fields.get("address", context.services.get(service, ""))
     if service == "":
         context.child("service").add_error(f"missing: expected {service_names(context)}")
     elif service and address == "":
@@ -238,19 +218,19 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
 
 
 def convert_service(name: object, context: Context) -> object:
-    if not isinstance(name, str) or name not in context.source.services:
-        raise InvalidValue(service_names(context))
+    if not isinstance(name, str) or name not in context.services:
+        raise ValueError(f"expected {service_names(context)}, not {describe(name)}")
     return name
 
 
 def service_names(context: Context) -> str:
-    return f"one of {', '.join(map(toml_string, context.source.services))}"
+    return f"one of {', '.join(map(toml_string, context.services))}"
 
 
 def convert_address(address: str, context: Context) -> str:
     """An address for Endpoint.parse, with the path of a unix socket joined to the directory of the file."""
     endpoint = Endpoint.parse(address)
-    return f"unix:{os.path.join(context.source.directory, endpoint.path)}" if endpoint.path else address
+    return f"unix:{os.path.join(context.directory, endpoint.path)}" if endpoint.path else address
 
 
 KINDS = {

@@ -9,8 +9,6 @@ import re
 from rawservers.config.positions import KeyPath
 from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
 
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # a key that needs no quotes
-
 # Dotted key -> the name of the field that it sets, and its setting. The keys of array elements have no index.
 KEYS = {
     setting.key: (name, setting)
@@ -28,7 +26,7 @@ def toml_string(text: str) -> str:
 def dotted_key(path: KeyPath) -> str:
     """`path` as a dotted key, without the indices into arrays."""
     keys = (key for key in path if isinstance(key, str))
-    return ".".join(key if BARE_KEY.fullmatch(key) else toml_string(key) for key in keys)
+    return ".".join(key if re.fullmatch("[A-Za-z0-9_-]+", key) else toml_string(key) for key in keys)  # bare, or quoted
 
 
 def suggestion(path: KeyPath) -> str:

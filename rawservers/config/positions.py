@@ -80,6 +80,4 @@ def line_numbers(text: str) -> LineNumbers:
 
 def line_of(path: KeyPath, lines: LineNumbers) -> int:
     """The line number of a key; of the innermost table around it, if the key is missing."""
-    while path not in lines:
-        path = path[:-1]
-    return lines[path]
+    return lines[path] if path in lines else line_of(path[:-1], lines)

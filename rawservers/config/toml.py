@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Container, Mapping
 
-from rawservers.config.converters import Context, SourceFile, read_table
+from rawservers.config.converters import Context, read_table
 from rawservers.config.keys import dotted_key
 from rawservers.config.positions import line_numbers, line_of, not_toml
 from rawservers.core.errors import os_error_text
@@ -30,12 +30,12 @@ def load(path: str, services: Mapping[str, str], overridden: Container[str] = ()
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError([not_toml(path, text, error)]) from error
-    source = SourceFile(os.path.dirname(path), services, overridden)
-    fields = read_table(table, Context(source))
-    if source.errors:
+    context = Context(os.path.dirname(path), services, overridden, [], set())
+    fields = read_table(table, context)
+    if context.errors:
         lines = line_numbers(text)
-        errors = sorted(((line_of(keys, lines), keys, what) for keys, what in source.errors), key=lambda error: error[0])
-        raise ConfigError([f"{path}:{line}: {dotted_key(keys)}: {what}" for line, keys, what in errors])
+        errors = sorted(context.errors, key=lambda error: line_of(error[0], lines))
+        raise ConfigError([f"{path}:{line_of(keys, lines)}: {dotted_key(keys)}: {what}" for keys, what in errors])
     first = SiteConfig(**{name: fields.pop(name) for name in settings_of(SiteConfig) if name in fields})
     return Config(sites=(first, *fields.pop("sites", ())), **fields)
 
@@ -44,11 +44,9 @@ def read(path: str) -> str:
     """The text of the file, with LF line ends, one of them at the end: without it, tomllib gives no line for an error there."""
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read().decode().replace("\r\n", "\n") + "\n"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError([f"{path}:{line}: not UTF-8: byte 0x{error.object[error.start]:02x}"]) from error
     except (OSError, ValueError) as error:
         raise ConfigError([f"{path}: cannot be read: {os_error_text(error)}"]) from error
-    try:
-        return data.decode().replace("\r\n", "\n") + "\n"
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError([f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}"]) from error

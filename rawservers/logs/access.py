@@ -47,9 +47,6 @@ class AccessLog:
         self._lines: list[str] = []  # of this wake
         self._second = -1
         self._time = self._host = self._start = ""
-        self._line = ""  # the last one, and what it was made of
-        self._record: object = None
-        self._sent = -1
 
     @property
     def dropped(self) -> int:
@@ -58,23 +55,17 @@ class AccessLog:
 
     def add(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
         """Add the line of a response. sent: bytes, with the head; seconds: taken until the last of them was sent."""
-        if self._lines and record is self._record and sent == self._sent and peer.address[0] == self._host and not seconds:
-            return self._lines.append(self._line)  # saves 6 % in a wake with many equal responses, costs 1 % in one with one
         if self._off or type(record) is not AccessRecord:
             return
         host = peer.address[0]
         if host != self._host or not self._lines:
             self._begin(host)
-        text = record.text
         size = sent - record.head_size
         if seconds or size != record.body_size:
             text = self._format.text(record, max(0, size), seconds)
-        elif not text:  # formatted only once per record, which saves 27 % of a kept GET
+        elif not (text := record.text):  # formatted only once per record, which saves 27 % of a kept GET
             text = record.text = self._format.text(record, size, 0.0)
-        self._line = self._start + text
-        self._lines.append(self._line)
-        self._record = record
-        self._sent = -1 if seconds else sent
+        self._lines.append(self._start + text)
 
     def flush(self, now: float = 0.0) -> None:
         """Write the lines of this wake. Report dropped lines, at most once a second. now: in place of the clock's."""
@@ -108,7 +99,7 @@ class AccessLog:
             return
         self._host = host
         name = os.fsencode(host).decode("latin-1")  # the path of a unix socket may have any bytes
-        self._start = self._format.start.format(self._format.escape(name), self._time)
+        self._start = self._format.start.format(self._format.escape(name, MAX_HOST), self._time)
 
 
 def open_target(target: str) -> int:
@@ -129,13 +120,13 @@ def rotated(fd: int, target: str) -> bool:
         return isinstance(error, (FileNotFoundError, NotADirectoryError))
 
 
-def escaped(text: str, limit: int = MAX_HOST) -> str:
+def escaped(text: str, limit: int = MAX_FIELD) -> str:
     """A field as printable ASCII of at most `limit` characters, other bytes as \\xHH; "-" for an empty one."""
     text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:limit])
     return truncate(text, limit) if len(text) > limit else text or "-"
 
 
-def quoted(text: str, limit: int = MAX_HOST) -> str:
+def quoted(text: str, limit: int = MAX_FIELD) -> str:
     """A field as a JSON string of printable ASCII, of at most `limit` characters between its quotation marks."""
     text = encode_basestring_ascii(text[:limit])
     return f'"{truncate(text[1:-1], limit)}"' if len(text) > limit + 2 else text
@@ -143,12 +134,12 @@ def quoted(text: str, limit: int = MAX_HOST) -> str:
 
 def truncate(text: str, limit: int) -> str:
     """At most `limit` characters of an escaped text, without an incomplete escape at the end."""
-    match = WHOLE_ESCAPES.match(text, 0, limit)
-    return match[0] if match else ""
+    return str(WHOLE_ESCAPES.findall(text, 0, limit)[0])
 
 
 class LineFormat(NamedTuple):
-    """A line: `start`, with the host by `escape` and the time by strftime, and `rest`, with the fields of the record."""
+    """A line: `start`, with the host by `escape` and the time by strftime, and `rest`, with the fields of the record: status,
+    size, seconds, and by name those that are escaped."""
 
     escape: Callable[..., str]
     time: str
@@ -157,25 +148,14 @@ class LineFormat(NamedTuple):
 
     def text(self, record: AccessRecord, size: int, seconds: float) -> str:
         """The line from the request on. size: bytes of the body."""
-        return self.rest.format(
-            line=self.escape(record.line, MAX_REQUEST),
-            status=record.status,
-            size=size,
-            referer=self.escape(record.referer, MAX_FIELD),
-            agent=self.escape(record.agent, MAX_FIELD),
-            seconds=seconds,
-        )
+        line, referer, agent = self.escape(record.line, MAX_REQUEST), self.escape(record.referer), self.escape(record.agent)
+        return self.rest.format(record.status, size, seconds, line=line, referer=referer, agent=agent)
 
 
 FORMATS = {
-    "combined": LineFormat(
-        escaped, "[%d/%b/%Y:%H:%M:%S %z] ", "{} - - {}", '"{line}" {status} {size} "{referer}" "{agent}" {seconds:.3f}\n'
-    ),
+    "combined": LineFormat(escaped, "[%d/%b/%Y:%H:%M:%S %z] ", "{} - - {}", '"{line}" {} {} "{referer}" "{agent}" {:.3f}\n'),
     "json": LineFormat(
-        quoted,
-        '"%Y-%m-%dT%H:%M:%S%z", ',
-        '{{"peer": {}, "time": {}',
-        '"request": {line}, "status": {status}, "bytes": {size}, "seconds": {seconds:.3f}, '
-        '"referer": {referer}, "agent": {agent}}}\n',
+        quoted, '"%Y-%m-%dT%H:%M:%S%z", ', '{{"peer": {}, "time": {}',
+        '"request": {line}, "status": {}, "bytes": {}, "seconds": {:.3f}, "referer": {referer}, "agent": {agent}}}\n',
     ),
-}
+}  # fmt: skip

@@ -12,11 +12,12 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 
 from rawservers.logs.sink import BLOCK, duplicate, open_sink
 
 MAX_PENDING = 1 << 17  # bytes buffered for a slow reader; the first lines of a failure matter most
-PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))  # those of syslog(3)
+PRIORITIES = "776432"  # those of syslog(3), by level // 10: NOTSET, DEBUG, INFO, WARNING, ERROR, CRITICAL
 
 
 def install() -> None:
@@ -46,24 +47,22 @@ class ErrorLog(logging.Handler):
         super().__init__()
         self.sink = open_sink(fd, MAX_PENDING)
         self._journal = journal
-        self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._write(record.levelno, self._lines(record))
+            self._write(self._lines(record), record.levelno)
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
         with self.lock or contextlib.nullcontext():
-            self._write(logging.WARNING, [])
+            self._write()
 
     def close(self) -> None:
-        """Write pending lines, wait up to a second for a slow reader, and close the descriptor."""
-        with self.lock or contextlib.nullcontext():
-            self.sink.finish()
-            self._write(logging.WARNING, [], math.inf)
-            self.sink.close()
+        """Write pending lines, wait up to a second for a slow reader, close the descriptor. shutdown() holds the lock."""
+        self.sink.finish()
+        self._write(now=math.inf)
+        self.sink.close()
         super().close()
 
     def _lines(self, record: logging.LogRecord) -> list[str]:
@@ -71,23 +70,18 @@ class ErrorLog(logging.Handler):
             message = record.getMessage()
         except Exception:  # its arguments do not match
             message = str(record.msg)
-        more = self._formatter.formatException(record.exc_info) if record.exc_info else ""
+        more = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
         if record.stack_info:
             more += "\n" + record.stack_info
         return [message, *(f"  {line}" for line in more.split("\n") if line)]
 
-    def _write(self, level: int, lines: list[str], now: float = 0.0) -> None:
-        self.sink.write(b"".join([self._line(level, line) for line in lines]))
+    def _write(self, lines: Sequence[str] = (), level: int = logging.WARNING, now: float = 0.0) -> None:
+        self.sink.write(b"".join([self._line(line, level) for line in lines]))
         if not self.sink.stalled and (report := self.sink.drop_report(now or time.monotonic())):
-            self.sink.write(self._line(logging.WARNING, f"error log: {report}"))
+            self.sink.write(self._line(f"error log: {report}", logging.WARNING))
 
-    def _line(self, level: int, line: str) -> bytes:
-        """One line of at most BLOCK bytes, truncated if necessary."""
-        prefix = f"<{next(number for lowest, number in PRIORITIES if level >= lowest)}>" if self._journal else ""
-        line = (prefix + escape_unprintable(line[:BLOCK])).encode()[: BLOCK - 1].decode(errors="ignore")
-        return line.encode() + b"\n"
-
-
-def escape_unprintable(text: str) -> str:
-    """The text with control and other unprintable characters as Python escapes."""
-    return "".join([each if each.isprintable() else each.encode("unicode_escape").decode() for each in text])
+    def _line(self, line: str, level: int) -> bytes:
+        """One line of at most BLOCK bytes, truncated if necessary. Unprintable characters become Python escapes."""
+        prefix = f"<{PRIORITIES[min(level // 10, 5)]}>" if self._journal else ""
+        escaped = [each if each.isprintable() else each.encode("unicode_escape").decode() for each in line[:BLOCK]]
+        return (prefix + "".join(escaped)).encode()[: BLOCK - 1].decode(errors="ignore").encode() + b"\n"

@@ -18,7 +18,6 @@ could cause a deadlock, since it may run in either thread at any time.
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import select
@@ -49,21 +48,16 @@ class Sink:
     """
 
     def __init__(self, fd: int, limit: int) -> None:
-        self._fd = fd
-        self._limit = limit
+        self._fd, self._limit = fd, limit
         self.reset()
 
     def reset(self) -> None:
         """Forget lines and counts: in a child process after a fork, since they are the parent's."""
-        self.stalled = False
-        self.refused = self.failed = 0
-        self.drop_reason = ""
-        self._reported = 0  # of `dropped`
-        self._reported_at = -math.inf
+        self.stalled, self.drop_reason = False, ""
+        self.refused = self.failed = self._reported = 0  # lines; those that were reported are of both kinds
         self._pending = bytearray()
-        self._offset = 0  # bytes of the first pending line that are written
-        self._size = 0  # of the file with them
-        self._retry_at = 0.0
+        self._offset = self._size = 0  # bytes of the first pending line that are written, and of the file with them
+        self._reported_at, self._retry_at = -math.inf, 0.0
 
     @property
     def dropped(self) -> int:
@@ -90,8 +84,7 @@ class Sink:
                     self._size = os.fstat(self._fd).st_size
             self.stalled = False
         except OSError as error:
-            self.stalled = True
-            self.drop_reason = os_error_text(error)
+            self.stalled, self.drop_reason = True, os_error_text(error)
             self._retry_at = time.monotonic() + RETRY_INTERVAL
 
     def finish(self) -> None:
@@ -153,8 +146,7 @@ class QueueSink(Sink):
     def reset(self) -> None:
         super().reset()  # `_pending` is what the thread is writing, and nobody else changes it
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()  # lines; b"" ends the thread, None closes the descriptor as well
-        self._queued = 0  # bytes so far
-        self._done = 0  # of them; changed by the thread only
+        self._queued = self._done = 0  # bytes so far: queued, and of them those done with, which only the thread changes
         self._thread: threading.Thread | None = None
 
     def write(self, lines: bytes = b"") -> None:
@@ -226,9 +218,4 @@ def open_sink(fd: int, limit: int = MAX_PENDING) -> Sink:
 
 def duplicate(fd: int) -> int:
     """A duplicate of standard output or error; -1 if it is closed. Raises OSError."""
-    try:
-        return os.dup(fd)
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-        return -1
+    return os.dup(fd) if os.path.exists(f"/proc/self/fd/{fd}") else -1

@@ -151,7 +151,7 @@ def test_for_prometheus(served: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "kind"), [("text", "text/plain"), ("json", "application/json"), ("prometheus", "text/plain")])
 def test_by_other_ways(served: Server, tmp_path: Path, form: str, kind: str) -> None:
     host, port = served.address("status")
-    place = status.FORMATS[form].path
+    place = status.FORMATS[form][0]
     answer = requests.get(f"http://{host}:{port}{place}", timeout=DEADLINE)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith(kind)

@@ -158,8 +158,8 @@ def overwrite(scoreboard: Scoreboard, number: int, text: bytes, length: int | No
 def shown(scoreboard: Scoreboard) -> Status:
     """The status, in all formats."""
     made = make_status(scoreboard.total(), 1000.0)
-    for form in FORMATS.values():
-        form.render(made).encode()
+    for _, _, render in FORMATS.values():
+        render(made).encode()
     return made
 
 
