@@ -12,8 +12,8 @@ from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
-from rawservers.core.peer import Peer, PeerConnection
-from rawservers.core.phases import Preamble
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.phases import Preambles
 from rawservers.core.protocol import Chunk, Deadline, Protocol, ServiceSpec
 from rawservers.core.transport import Transport
 from tests.harness.waiting import DEADLINE
@@ -26,7 +26,7 @@ class Running:
         self,
         protocol: type[Protocol],
         transport: type[Transport] = Transport,
-        preambles: Sequence[Callable[[], Preamble]] = (),
+        preambles: Preambles = (),
         **deadlines: float,
     ) -> None:
         self.loop = Loop()
@@ -75,13 +75,14 @@ class Running:
         self.loop.close()
 
 
-class Waking(PeerConnection):
-    """A connection that calls `wake` whenever a protocol asks to be resumed."""
+class Waking(Peer):
+    """A peer that calls `wake` whenever a protocol asks to be resumed."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
+        super().__init__(("192.0.2.1", 40000), Clock())
         self._wake = wake
 
-    def resume_soon(self) -> None:
+    def wake(self) -> None:
         self._wake()
 
 

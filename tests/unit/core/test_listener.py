@@ -63,9 +63,9 @@ def test_two_listeners_share_the_time_of_a_wake(monkeypatch: pytest.MonkeyPatch)
         accepted: list[Listener] = []
         accept = Listener._accept
 
-        def noted(self: Listener, most: int) -> None:
+        def noted(self: Listener) -> None:
             accepted.append(self)
-            accept(self, most)
+            accept(self)
 
         monkeypatch.setattr(Listener, "_accept", noted)
         for each in listening:
