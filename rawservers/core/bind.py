@@ -15,22 +15,21 @@ import os
 import re
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rawservers.core.peer import peer_address
 
 log = logging.getLogger("rawservers")
 
-ADDRESS = re.compile(r"fd:(?P<fd>[0-9]{1,9})|unix:(?P<path>(?s:.+))|(?:(?P<host>\[[^]]*]|[^:]*):)?(?P<port>[0-9]+)", re.ASCII)
+# Groups: descriptor, path, host, port.
+ADDRESS = re.compile(r"fd:([0-9]{1,9})|unix:((?s:.+))|(?:(\[[^]]*]|[^:]*):)?([0-9]+)", re.ASCII)
 
 # Length of the accept queue: the kernel lowers it to net.core.somaxconn. A burst of connections is to be queued, not refused.
 BACKLOG = 0x7FFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """An address to listen on: host (None: all interfaces, IPv4 and IPv6) and port (0: a free one), the path of a unix socket,
     or the descriptor of a socket that is listening already."""
 
@@ -42,17 +41,14 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message."""
-        match = ADDRESS.fullmatch(text)
-        if match is None:
+        if not (match := ADDRESS.fullmatch(text)):
             raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or fd:N)")
-        if match["fd"]:
-            return cls(fd=int(match["fd"]))
-        if match["path"]:
-            return cls(path=match["path"])
-        port = int(match["port"])
-        if port > 65535:
-            raise ValueError(f"not a port: {port} (the highest is 65535)")
-        return cls("127.0.0.1" if match["host"] is None else match["host"].strip("[]") or None, port)
+        fd, path, host, port = match.groups()
+        if fd or path:
+            return cls(path=path, fd=int(fd) if fd else None)
+        if int(port) > 65535:
+            raise ValueError(f"not a port: {int(port)} (the highest is 65535)")
+        return cls("127.0.0.1" if host is None else host.strip("[]") or None, int(port))
 
     def __str__(self) -> str:
         if self.fd is not None:

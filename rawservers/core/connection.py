@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from select import EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI
 
-from rawservers.core.limits import Connections
 from rawservers.core.loop import Loop
 from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, PROGRESS, Output, TruncatedError
 from rawservers.core.peer import Address, Peer, peer_address
@@ -34,12 +33,9 @@ from rawservers.core.transport import Transport
 
 log = logging.getLogger("rawservers")
 
-INPUT_EVENT = select.EPOLLIN
-INPUT_INTEREST = select.EPOLLIN | select.EPOLLPRI
-WRITE = select.EPOLLOUT
-PRIORITY = select.EPOLLPRI
-READ_ONCE = INPUT_INTEREST | select.EPOLLONESHOT  # for a connection that is read in turn: reported once
-HANGUP_ONLY = select.EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
+INPUT = EPOLLIN | EPOLLPRI
+READ_ONCE = INPUT | EPOLLONESHOT  # for a connection that is read in turn: reported once
+HANGUP_ONLY = EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
 
 RECEIVE_SIZE = 16384  # bytes of one recv: many requests or lines, and few enough that their output stays small
 SMALL_SIZE = 478  # bytes of one recv until a peer has sent more at once: Python allocates objects of up to 512 bytes faster
@@ -47,8 +43,7 @@ SEND_QUOTA = 1 << 18  # bytes sent in one turn, so that a fast reader of large f
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP = Closing.KEEP
-HEAD, BODY, IDLE, SEND = Deadline.HEAD, Deadline.BODY, Deadline.IDLE, Deadline.SEND
-LINGER, TURN, NONE = Deadline.LINGER, Deadline.TURN, Deadline.NONE
+IDLE, SEND, TURN, NONE = Deadline.IDLE, Deadline.SEND, Deadline.TURN, Deadline.NONE
 ACCEPTED, PREAMBLE, OPEN, LINGERING, CLOSED = Phase
 
 BYTES_PER_STEP = 512  # bytes of a large receive, or of a large response, that count as a step of work
@@ -75,15 +70,15 @@ class Connection(Peer):
     """
 
     __slots__ = (
-        "_connections", "_eof_received", "_events", "_greedy", "_loop", "_output", "_phase", "_protocol", "_recv_size",
+        "_eof_received", "_events", "_greedy", "_loop", "_on_close", "_output", "_phase", "_protocol", "_recv_size",
         "_response_sent", "_rest", "_resume_pending", "_resume_timer", "_service", "_sock", "_timer", "_timer_due",
         "_turn_events", "_waiting", "host", "service", "timer_started",
     )  # fmt: skip
 
     def __init__(
-        self, sock: Transport, address: Address, service: ServiceSpec, loop: Loop, connections: Connections[Connection]
+        self, sock: Transport, address: Address, service: ServiceSpec, loop: Loop, on_close: Callable[[Connection], None]
     ) -> None:
-        """connections: the set that it belongs to until it is closed."""
+        """on_close: called once, as soon as it is closed."""
         self.address = address  # this and the next three in place of a call of Peer.__init__
         self.clock = loop.clock
         self.counters = service.counters
@@ -93,7 +88,7 @@ class Connection(Peer):
         self._service = service
         self._sock = sock
         self._loop = loop
-        self._connections = connections
+        self._on_close = on_close
         self._phase = ACCEPTED
         self._protocol = NO_PROTOCOL
         self._waiting = NONE
@@ -105,7 +100,6 @@ class Connection(Peer):
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
         self._timer_due = NEVER
         self.timer_started = loop.clock.now
-        connections.add(self)
 
     def __repr__(self) -> str:
         return f"{self.service} connection from {self.address[0]} port {self.address[1]}"
@@ -113,7 +107,7 @@ class Connection(Peer):
     def introduce(self, preambles: Preambles) -> None:
         """Begin with preambles, and afterwards with the conversation."""
         self._enter(PREAMBLE, Introduction(self, preambles, self.begin))
-        self.ready(INPUT_EVENT)
+        self.ready(EPOLLIN)
 
     def begin(self, rest: bytes = b"") -> None:
         """Begin with the conversation. rest: input that the preambles have left over."""
@@ -123,7 +117,7 @@ class Connection(Peer):
         if protocol.greeting or protocol.closing is not KEEP:
             self._queue_and_flush((protocol.greeting,))
         if not rest and self._phase is OPEN and self._wants_read():
-            self.ready(INPUT_EVENT)
+            self.ready(EPOLLIN)
         else:
             self._update_interest()
 
@@ -143,10 +137,10 @@ class Connection(Peer):
     def ready(self, events: int) -> None:
         """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
         urgent = False
-        if events != INPUT_EVENT or self._events > INPUT_INTEREST:  # greater: WRITE, HANGUP_ONLY or READ_ONCE
-            if self._events == READ_ONCE or events & WRITE or not self._wants_read():
+        if events != EPOLLIN or self._events > INPUT:  # greater: EPOLLOUT, HANGUP_ONLY or READ_ONCE
+            if self._events == READ_ONCE or events & EPOLLOUT or not self._wants_read():
                 return self._handle_other(events)
-            urgent = events & PRIORITY != 0 and not self._sock.at_mark()
+            urgent = events & EPOLLPRI != 0 and not self._sock.at_mark()
         try:
             data = self._sock.recv(self._recv_size, DONTWAIT)
             if len(data) >= SMALL_SIZE:
@@ -181,7 +175,7 @@ class Connection(Peer):
                         self._response_sent = 0
                     self.timer_started = self.clock.now
                     self._waiting = waiting = protocol.waiting
-                    if protocol.closing is not KEEP or self._events != INPUT_INTEREST or waiting is not IDLE:
+                    if protocol.closing is not KEEP or self._events != INPUT or waiting is not IDLE:
                         self._update_interest()
                     return
         self._queue_and_flush(chunks, sent)
@@ -222,9 +216,7 @@ class Connection(Peer):
             if self._output is None:
                 self._output = Output(self._sock, self.counters, self._report, self._response_sent, sent)
             self._output.add(chunks, self.clock.now)
-            self._flush()
-        elif changed or self._events != INPUT_INTEREST or self._eof_received or protocol.closing is not KEEP:
-            self._update_interest()  # else nothing is to be sent, and epoll watches for input already
+        self._flush()
 
     def _flush(self) -> None:
         """Send unsent output, SEND_QUOTA bytes at most; the rest is sent in turn."""
@@ -256,11 +248,11 @@ class Connection(Peer):
                 return  # epoll reports nothing for it; its turn will find an error
             events = HANGUP_ONLY
         elif output is not None:
-            events = WRITE | INPUT_INTEREST if self._wants_read() else WRITE
+            events = EPOLLOUT | INPUT if self._wants_read() else EPOLLOUT
         elif protocol.closing is not KEEP:
             return self.hang_up()
         elif self._wants_read():
-            events = READ_ONCE if self._greedy else INPUT_INTEREST
+            events = READ_ONCE if self._greedy else INPUT
         else:
             events = HANGUP_ONLY
         if events != self._events:
@@ -272,7 +264,7 @@ class Connection(Peer):
             self._timer_due = due
             self._timer = self._loop.call_at(due, self, self._check_deadline)
 
-    def _join_turn_queue(self, events: int = INPUT_EVENT) -> None:
+    def _join_turn_queue(self, events: int = EPOLLIN) -> None:
         """Join the loop's queue of turns. events: to handle then; without any at worst a read is tried."""
         if not self._turn_events:
             self._loop.call_in_turn(self, self._take_turn)
@@ -306,7 +298,7 @@ class Connection(Peer):
         if self._phase is CLOSED:
             return
         self._loop.discard(self._sock.fileno())
-        self._connections.discard(self)
+        self._on_close(self)
         self._sock.close()
         if self._timer or self._resume_timer:
             self._loop.cancel(self._timer)

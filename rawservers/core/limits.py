@@ -15,11 +15,11 @@ lose it to a flood of incomplete heads. Telnet sessions, in which a person may b
 
 from __future__ import annotations
 
-import typing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import TypeAlias
 
+from rawservers.core.connection import Connection
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Deadline
 
@@ -35,25 +35,10 @@ RANKS = {IDLE: 0, LINGER: 1, HEAD: 2, BODY: 6}
 AFTER_OTHERS = 3
 
 
-class Member(typing.Protocol):
-    """A connection. service: the name of its service; host: its address in the limit per address; timer_started: when its
-    deadline was started, on the loop's clock."""
-
-    service: str
-    host: str
-    timer_started: float
-
-    @property
-    def waits_for(self) -> Deadline: ...
-    @property
-    def closable_when_idle(self) -> bool: ...
-    def has_unread(self) -> bool: ...
+Candidates: TypeAlias = list[tuple[int, float, Connection]]  # order, start of the timer
 
 
-M = TypeVar("M", bound=Member)
-
-
-class Connections(Generic[M]):
+class Connections:
     """The open connections of one process.
 
     max_total: of all services (0: no limit); max_per_address: of one client address (0: no limit); shares: maximum by service;
@@ -65,19 +50,19 @@ class Connections(Generic[M]):
         shares: Mapping[str, int] = {}, uncounted: Mapping[str, int] = {},
     ) -> None:  # fmt: skip
         self._clock = clock
-        self._open: set[M] = set()
+        self._open: set[Connection] = set()
         self._max_total = max_total
         self._max_per_address = max_per_address
         self._uncounted = uncounted
         self._remaining = defaultdict(lambda: UNLIMITED, {**shares, **uncounted})  # by service: how many it may add
         self._by_address: defaultdict[str, int] = defaultdict(int)
-        self._candidates: dict[str, list[tuple[int, float, M]]] = {}  # see `_scan`
+        self._candidates: dict[str, Candidates] = {}  # see `_scan`
         self.evictable_soon = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def __iter__(self) -> Iterator[M]:
+    def __iter__(self) -> Iterator[Connection]:
         """A snapshot: connections may close during the iteration."""
         return iter(tuple(self._open))
 
@@ -95,13 +80,13 @@ class Connections(Generic[M]):
         """Whether this address may have one more connection. The limit does not apply to unix sockets."""
         return self._max_per_address == 0 or self._by_address[host] < self._max_per_address or host.startswith("unix:")
 
-    def add(self, connection: M) -> None:
+    def add(self, connection: Connection) -> None:
         self._open.add(connection)
         self._remaining[connection.service] -= 1
         if self._max_per_address:
             self._by_address[connection.host] += 1
 
-    def discard(self, connection: M) -> None:
+    def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
         self._remaining[connection.service] += 1
         if self._max_per_address:
@@ -109,7 +94,7 @@ class Connections(Generic[M]):
             if not self._by_address[connection.host]:
                 del self._by_address[connection.host]
 
-    def evict(self, service: str = "") -> M | None:
+    def evict(self, service: str = "") -> Connection | None:
         """The connection to close in favour of a new one of `service` ("": of any service); None if there is none.
 
         `evictable_soon` then says whether a connection was only passed over because it has unread input or was accepted in this
@@ -120,7 +105,7 @@ class Connections(Generic[M]):
         self.evictable_soon = False
         return self._next_candidate(self._candidates.get(only, [])) or self._next_candidate(self._scan(only))
 
-    def _next_candidate(self, candidates: list[tuple[int, float, M]]) -> M | None:
+    def _next_candidate(self, candidates: Candidates) -> Connection | None:
         """The first that may still be closed; it and those before it are removed from the list."""
         while candidates:
             _, started, connection = candidates.pop()
@@ -134,11 +119,11 @@ class Connections(Generic[M]):
         """Drop the candidates of the last scans, some of which may have been closed. Called at each tick."""
         self._candidates.clear()
 
-    def _scan(self, only: str) -> list[tuple[int, float, M]]:
+    def _scan(self, only: str) -> Candidates:
         """Find all candidates of service `only` ("": of all), the first to be closed last, with their order and age."""
         now = self._clock.now
         self._clock.work += len(self._open) // SCAN_PER_STEP
-        found = self._candidates[only] = []
+        found: Candidates = []
         for connection in self._open:
             rank = rank_of(connection)
             if rank is None or (connection.service != only if only else connection.service in self._uncounted):
@@ -148,11 +133,11 @@ class Connections(Generic[M]):
                 self.evictable_soon = True
             elif rank != RANKS[BODY] or age >= SLOW_BODY:
                 found.append((rank + AFTER_OTHERS * (age < RECENT), connection.timer_started, connection))
-        found.sort(key=lambda candidate: candidate[:2], reverse=True)
-        return found
+        self._candidates[only] = sorted(found, key=lambda candidate: candidate[:2], reverse=True)
+        return self._candidates[only]
 
 
-def rank_of(connection: Member) -> int | None:
+def rank_of(connection: Connection) -> int | None:
     """The rank among the connections that may be closed to make room; None: it may not be closed."""
     waits_for = connection.waits_for
     return RANKS.get(waits_for) if waits_for is not IDLE or connection.closable_when_idle else None

@@ -68,14 +68,9 @@ class Listener:
     """
 
     def __init__(
-        self,
-        server: ServerSocket,
-        service: ServiceSpec,
-        loop: Loop,
-        connections: Connections[Connection],
-        transport: type[Transport] = Transport,
-        preambles: Preambles = (),
-    ) -> None:
+        self, server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections,
+        transport: type[Transport] = Transport, preambles: Preambles = (),
+    ) -> None:  # fmt: skip
         self.service = service.name
         self._service = service
         self._server = server
@@ -83,6 +78,7 @@ class Listener:
         self._family = int(server.sock.family)
         self._loop = loop
         self._connections = connections
+        self._on_close = connections.discard
         self._transport = transport
         self._preambles = preambles
         self._state = CLOSED
@@ -165,7 +161,8 @@ class Listener:
             return sock.close()
         self._service.counters.accepted += 1
         self._loop.clock.epoch += 1  # this peer's request may be younger than the wake's poll
-        connection = Connection(sock, peer, self._service, self._loop, self._connections)
+        connection = Connection(sock, peer, self._service, self._loop, self._on_close)
+        self._connections.add(connection)
         begin = partial(connection.introduce, self._preambles) if self._preambles else connection.begin
         self._loop.call_isolated(connection, begin)
 

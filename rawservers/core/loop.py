@@ -26,11 +26,10 @@ import os
 import select
 import signal
 import time
-import typing
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from rawservers.core.peer import Clock
 from rawservers.core.wakes import SHORT, WakeTimes
@@ -50,7 +49,7 @@ Callback: TypeAlias = Callable[[], None]
 Call: TypeAlias = "tuple[EventHandler, Callback]"  # a call to make on behalf of a handler
 
 
-class EventHandler(typing.Protocol):
+class EventHandler(Protocol):
     """Callbacks of a registered descriptor. service: the name of the service it works for, "" for none."""
 
     service: str

@@ -21,10 +21,8 @@ class Clock:
     __slots__ = ("epoch", "now", "time", "work")
 
     def __init__(self, now: float = 0.0, time: float = 0.0) -> None:
-        self.now = now
-        self.time = time
-        self.epoch = 0
-        self.work = 0
+        self.now, self.time = now, time
+        self.epoch = self.work = 0
 
 
 class Counters:

@@ -95,7 +95,7 @@ class Worker:
         self._counting: list[Connection] = []  # connections whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state, a second ago
         self._log = AccessLog(access_log, config.log_format, loop.clock)
-        self._connections: Connections[Connection] = Connections(
+        self._connections = Connections(
             loop.clock,
             max_connections(config),
             config.connections_per_address,

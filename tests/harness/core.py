@@ -41,7 +41,7 @@ class Running:
         self.protocol = protocol
         (self.server,) = bind(Endpoint("127.0.0.1", 0))
         self.address = self.server.sock.getsockname()
-        self.connections: Connections[Connection] = Connections(self.loop.clock)
+        self.connections = Connections(self.loop.clock)
         self.listener = Listener(self.server, service, self.loop, self.connections, transport, preambles)
         self.loop.at_tick.append(self.listener.tick)
         self.thread = threading.Thread(target=self.run)
@@ -125,7 +125,7 @@ class Pair:
         from rawservers.core.protocol import ServiceSpec
 
         self.loop = Loop()
-        self.connections: Connections[Connection] = Connections(self.loop.clock)
+        self.connections = Connections(self.loop.clock)
         ours, self.sock = socket.socketpair()
         self.sock.settimeout(DEADLINE)
         self.begun: list[Protocol] = []
@@ -139,8 +139,9 @@ class Pair:
             ("h", 1),
             ServiceSpec("test", start, {}, lambda *_: None),
             self.loop,
-            self.connections,
+            self.connections.discard,
         )
+        self.connections.add(self.connection)
         self.connection.begin()
 
     def give_turns(self) -> int:
