@@ -9,8 +9,8 @@ so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so th
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import logging
 import os
 import re
 import socket
@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rawservers.core.peer import peer_address
-
-log = logging.getLogger("rawservers")
 
 # Groups: descriptor, path, host, port.
 ADDRESS = re.compile(r"fd:([0-9]{1,9})|unix:((?s:.+))|(?:(\[[^]]*]|[^:]*):)?([0-9]+)", re.ASCII)
@@ -87,11 +85,9 @@ class ServerSocket:
         """Close the socket in this process, and remove a unix socket's file, unless another server has replaced it."""
         self.sock.close()
         path, self._path = self._path, ""
-        try:
+        with contextlib.suppress(OSError):  # what stays is removed by `_remove_stale`
             if path and os.stat(path).st_ino == self._inode:
                 os.unlink(path)
-        except OSError as error:
-            log.debug("cannot remove %s: %s", path, error.strerror)
 
 
 def bind(endpoint: Endpoint) -> list[ServerSocket]:

@@ -207,10 +207,8 @@ class Connection(Peer):
         protocol = self._protocol
         self.clock.work += protocol.steps + sent // BYTES_PER_STEP
         protocol.steps = 0
-        waiting = protocol.waiting
-        changed = waiting is not self._waiting
-        self._waiting = waiting
-        if self._output is None and (chunks or changed or waiting is IDLE):
+        former, self._waiting = self._waiting, protocol.waiting
+        if self._output is None and (chunks or self._waiting is not former or self._waiting is IDLE):
             self.timer_started = self.clock.now
         if chunks:
             if self._output is None:
@@ -260,9 +258,8 @@ class Connection(Peer):
             self._loop.watch(self._sock.fileno(), self, events)
         due = self.timer_started + (self._service.deadlines.get(protocol.waiting if output is None else SEND) or NEVER)
         if due < self._timer_due:
-            self._loop.cancel(self._timer)
             self._timer_due = due
-            self._timer = self._loop.call_at(due, self, self._check_deadline)
+            self._timer = self._loop.call_at(due, self, self._check_deadline, self._timer)
 
     def _join_turn_queue(self, events: int = EPOLLIN) -> None:
         """Join the loop's queue of turns. events: to handle then; without any at worst a read is tried."""
@@ -374,9 +371,8 @@ class Connection(Peer):
         self._loop.call_soon_threadsafe(self, self._resume)
 
     def call_later(self, seconds: float) -> None:
-        self._loop.cancel(self._resume_timer)
         if self._phase is not CLOSED:
-            self._resume_timer = self._loop.call_at(self.clock.now + seconds, self, self._resume)
+            self._resume_timer = self._loop.call_at(self.clock.now + seconds, self, self._resume, self._resume_timer)
 
     def _resume(self) -> None:
         if self._phase is not CLOSED:

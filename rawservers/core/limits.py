@@ -98,8 +98,8 @@ class Connections:
         """The connection to close in favour of a new one of `service` ("": of any service); None if there is none.
 
         `evictable_soon` then says whether a connection was only passed over because it has unread input or was accepted in this
-        wake, so that there may be one in the next wake. All connections are examined only when the
-        candidates found the last time are used up.
+        wake, so that there may be one in the next wake. All connections are examined only when the candidates found the last
+        time are used up.
         """
         only = service if self._remaining[service] <= 0 else ""
         self.evictable_soon = False
@@ -120,7 +120,7 @@ class Connections:
         self._candidates.clear()
 
     def _scan(self, only: str) -> Candidates:
-        """Find all candidates of service `only` ("": of all), the first to be closed last, with their order and age."""
+        """Find all candidates of service `only` ("": of all), the first to be closed last, and keep them."""
         now = self._clock.now
         self._clock.work += len(self._open) // SCAN_PER_STEP
         found: Candidates = []

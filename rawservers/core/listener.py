@@ -129,9 +129,8 @@ class Listener:
                 if not self._has_queued():
                     break
                 if not self._make_room(self.service):
-                    if connections.evictable_soon:
-                        return  # level-triggered: reported again in the next wake
-                    return self._enter(FULL)
+                    # Level-triggered: a connection in the queue is reported again in the next wake.
+                    return None if connections.evictable_soon else self._enter(FULL)
             free -= 1
             clock.work += ACCEPT_STEPS
             try:
@@ -185,7 +184,7 @@ class Listener:
     def _retry(self) -> None:
         """PAUSED: accept again. FULL: try to make room, since a connection may have become idle meanwhile."""
         if self._state is PAUSED:
-            self._enter(ACCEPTING)
+            self.open()
         elif self._state is FULL:
             if self._connections.free(self.service) <= 0:
                 self._make_room(self.service)
@@ -193,16 +192,14 @@ class Listener:
 
     def _make_room(self, service: str) -> bool:
         """Close one connection in favour of a new one of `service` ("": of any service); whether there was one to close."""
-        connection = self._connections.evict(service)
-        if connection is not None:
+        if connection := self._connections.evict(service):
             self._loop.call_isolated(connection, connection.close)
         return connection is not None
 
     def tick(self) -> None:
         """At each tick: accept connections whose EPOLLEXCLUSIVE wake-up went to a full worker."""
         self._accept_barred = self._loop.clock.now  # a tick takes long enough by itself
-        if self._state is ACCEPTING and self._has_queued():
-            self._accept()
+        self.ready(select.EPOLLIN)
 
     def _has_queued(self) -> bool:
         """Whether the accept queue holds a connection."""

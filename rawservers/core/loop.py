@@ -44,7 +44,6 @@ TURNS_TIME = 0.001  # seconds of a wake for turns, at the least
 STEPS_PER_CHECK = 64  # steps of work after which the time is read again: half a millisecond, or less
 FEW_EVENTS = 8  # so few events make no long wake, unless one of them is slow by itself
 
-Events: TypeAlias = "list[tuple[int, int]]"  # (file descriptor, select.EPOLL* flags), as epoll.poll gives them
 Callback: TypeAlias = Callable[[], None]
 Call: TypeAlias = "tuple[EventHandler, Callback]"  # a call to make on behalf of a handler
 
@@ -134,8 +133,12 @@ class Loop:
         self.clock.work = 0
         return time.monotonic() > self.clock.now + EVENTS_TIME
 
-    def call_at(self, when: float, handler: EventHandler, call: Callback) -> int:
-        """A timer: make `call` on behalf of `handler` in turn, once clock.now is `when`. Returns a number for `cancel`."""
+    def call_at(self, when: float, handler: EventHandler, call: Callback, replaced: int = 0) -> int:
+        """A timer: make `call` on behalf of `handler` in turn, once clock.now is `when`. Returns a number for `cancel`.
+
+        replaced: the number of a timer to cancel.
+        """
+        self._timers.pop(replaced, None)
         number = self._last_timer = self._last_timer + 1
         self._timers[number] = handler, call
         if len(self._schedule) > 2 * len(self._timers) + 64:  # most are cancelled
@@ -166,7 +169,7 @@ class Loop:
         """Run wakes until `stop`."""
         poll, monotonic, clock, short = self._epoll.poll, time.monotonic, self.clock, self.times.short
         handlers, new_handlers, turns = self._handlers, self._new_handlers, self._turns
-        left: Events | None = None  # events that the last wake had no time for
+        left: list[tuple[int, int]] | None = None  # events that the last wake had no time for
         self._set_clock()
         while self._running:
             if new_handlers and not left:  # they have events from this poll on
@@ -265,8 +268,7 @@ class Loop:
 
     def _set_clock(self) -> None:
         """Compare the two clocks: once a tick, so that a wake reads only one of them."""
-        self.clock.now = time.monotonic()
-        self.clock.time = time.time()
+        self.clock.now, self.clock.time = time.monotonic(), time.time()
         self._wall_offset = self.clock.time - self.clock.now
         self._next_tick = self.clock.now + TICK
         self._next_due = min(self._next_due, self._next_tick)

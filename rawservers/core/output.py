@@ -85,27 +85,22 @@ class Output:
         parts: list[bytes | memoryview] = []
         size = 0
         urgent = -1  # the index of the last urgent part
-        flags = DONTWAIT
         for chunk in self.chunks:
-            if type(chunk) is FileSlice:
-                flags = DONTWAIT_MORE  # the head travels in one packet with the beginning of the file
-                break
-            if type(chunk) is ResponseEnd:
-                continue
-            if size >= COALESCE_LIMIT:
+            if type(chunk) is FileSlice or size >= COALESCE_LIMIT:
                 break
             if type(chunk) is Urgent:
                 urgent = len(parts)
-            size += len(chunk)
-            parts.append(chunk)
+            if type(chunk) is not ResponseEnd:
+                size += len(chunk)
+                parts.append(chunk)
         if self._offset:
             parts[0] = memoryview(parts[0])[self._offset :]
+        # The head of a response travels in one packet with the beginning of its file.
+        flags = DONTWAIT_MORE if type(chunk) is FileSlice else DONTWAIT
         if urgent >= 0 and self._sock.family != socket.AF_UNIX:
             # TCP has one urgent pointer, to the last urgent byte: earlier ones lose their mark.
-            if urgent == 0:
-                return self._sock.send(parts[0], DONTWAIT_OOB)
-            del parts[urgent:]
-            flags = DONTWAIT
+            flags = DONTWAIT if urgent else DONTWAIT_OOB
+            del parts[urgent or 1 :]
         return self._sock.send(parts[0] if len(parts) == 1 else b"".join(parts), flags)
 
     def _send_file(self, piece: FileSlice, quota: int) -> int:
