@@ -66,8 +66,8 @@ class ServerSocket:
     def __init__(self, sock: socket.socket, owned: bool = True) -> None:
         name = sock.getsockname()
         is_unix = sock.family == socket.AF_UNIX
-        self.sock = sock
-        self.owned = owned
+        sock.setblocking(False)
+        self.sock, self.owned = sock, owned
         self.address = str(Endpoint(path=name) if is_unix else Endpoint(*peer_address(name)))
         self._path = name if owned and is_unix else ""
         self._inode = os.stat(name).st_ino if self._path else 0
@@ -124,7 +124,6 @@ def _inherit(fd: int) -> socket.socket:
         sock.detach()
         raise ValueError("not a stream socket that listens")
     sock.set_inheritable(False)
-    sock.setblocking(False)
     return sock
 
 
@@ -140,7 +139,6 @@ def _bind(family: int, address: Any, dual: bool = False) -> ServerSocket:
         sock.bind(address)
         server = ServerSocket(sock)  # sets its options before the first connection
         sock.listen(BACKLOG)
-        sock.setblocking(False)
         return server
     except OSError:
         sock.close()

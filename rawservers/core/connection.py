@@ -84,14 +84,9 @@ class Connection(Peer):
         self.counters = service.counters
         self.secure = False
         self.host = address[0]
-        self.service = service.name
-        self._service = service
-        self._sock = sock
-        self._loop = loop
-        self._on_close = on_close
-        self._phase = ACCEPTED
-        self._protocol = NO_PROTOCOL
-        self._waiting = NONE
+        self._service, self.service = service, service.name
+        self._sock, self._loop, self._on_close = sock, loop, on_close
+        self._phase, self._protocol, self._waiting = ACCEPTED, NO_PROTOCOL, NONE
         self._recv_size = SMALL_SIZE
         self._output: Output | None = None
         self._rest = b""

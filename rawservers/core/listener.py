@@ -18,7 +18,7 @@ from typing import Any
 from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
-from rawservers.core.loop import EVENTS_TIME, STEPS_PER_CHECK, TURNS_TIME, Loop
+from rawservers.core.loop import EVENTS_TIME, STEPS_PER_CHECK, TURNS_TIME, EventHandler, Loop
 from rawservers.core.peer import peer_address
 from rawservers.core.phases import Preambles
 from rawservers.core.protocol import ServiceSpec
@@ -61,7 +61,7 @@ WATCHING = {ACCEPTING, BACKLOG}  # states in which epoll reports new connections
 RETRY_TIMES = {FULL: 0.05, PAUSED: 1.0}  # seconds after which a listener in this state tries again
 
 
-class Listener:
+class Listener(EventHandler):
     """An event handler of the loop: accepts the connections of one server socket.
 
     transport: the class of their sockets; preambles: make what comes before each conversation.
@@ -71,16 +71,10 @@ class Listener:
         self, server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections,
         transport: type[Transport] = Transport, preambles: Preambles = (),
     ) -> None:  # fmt: skip
-        self.service = service.name
-        self._service = service
-        self._server = server
-        self._sock = server.sock
-        self._family = int(server.sock.family)
-        self._loop = loop
-        self._connections = connections
-        self._on_close = connections.discard
-        self._transport = transport
-        self._preambles = preambles
+        self._service, self.service = service, service.name
+        self._server, self._sock, self._family = server, server.sock, int(server.sock.family)
+        self._loop, self._connections, self._on_close = loop, connections, connections.discard
+        self._transport, self._preambles = transport, preambles
         self._state = CLOSED
         self._timer = 0  # of the state
         # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up.
@@ -96,7 +90,6 @@ class Listener:
     def _enter(self, state: ListenerState) -> None:
         """Change the state, the events watched for, the callback at the end of each wake, and the timer."""
         loop = self._loop
-        loop.unfinished_accepts += (state is BACKLOG) - (self._state is BACKLOG)
         loop.at_wake_end = [callback for callback in loop.at_wake_end if callback != self._wake_ended]
         if state in (BACKLOG, FULL):
             loop.at_wake_end.append(self._wake_ended)  # behind those of other listeners, which so come first in the next wake
@@ -110,9 +103,6 @@ class Listener:
     def ready(self, events: int) -> None:
         if self._state is ACCEPTING:
             self._accept()
-
-    def failed(self) -> None:
-        pass  # the listener stays
 
     def _accept(self, unlimited: bool = False) -> None:
         """Accept connections in the queue: up to ACCEPTS_PER_WAKE, for ACCEPT_TIME, or `unlimited`.

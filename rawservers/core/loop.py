@@ -57,15 +57,15 @@ class EventHandler(Protocol):
         """The kernel reports `events` (select.EPOLL*). Must not block."""
 
     def failed(self) -> None:
-        """A callback of this handler has raised, which was logged: release its resources."""
+        """A callback of this handler has raised, which was logged: release its resources. By default it stays."""
+        return None
 
 
-class Loop:
+class Loop(EventHandler):
     """The event loop of one process.
 
     at_tick, at_wake_end: callbacks, called at each tick and at the end of each wake. Do not remove from `at_wake_end` during a
-    wake: replace the list. times: durations of all wakes. unfinished_accepts: the number of listeners that go on accepting in
-    `at_wake_end`, which makes long wakes.
+    wake: replace the list. times: durations of all wakes.
     """
 
     service = ""
@@ -75,7 +75,6 @@ class Loop:
         self.times = WakeTimes()
         self.at_tick: list[Callback] = []
         self.at_wake_end: list[Callback] = []
-        self.unfinished_accepts = 0
         self._handlers: dict[int, EventHandler] = {}
         self._new_handlers: dict[int, EventHandler] = {}  # registered since the last poll, see `watch`
         self._epoll = select.epoll()
@@ -180,7 +179,7 @@ class Loop:
             began = clock.now = monotonic()
             clock.time = began + self._wall_offset
             clock.epoch += 1
-            if turns or self.unfinished_accepts or len(ready) > FEW_EVENTS:
+            if turns or len(ready) > FEW_EVENTS:
                 self.times.read_cpu()
             service = None  # the service that has worked since the last charge
             for fd, events in ready:
@@ -284,6 +283,3 @@ class Loop:
                 self.call_isolated(self, callback)
         for _ in range(len(self._threadsafe_calls)):
             self.call_isolated(*self._threadsafe_calls.popleft())
-
-    def failed(self) -> None:
-        pass  # a signal's callback has failed; the pipe stays

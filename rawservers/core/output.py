@@ -38,12 +38,9 @@ class Output:
     ) -> None:
         """on_end: called at the end of each response with the bytes of it that were sent; offset: bytes of the first chunk that
         have left already."""
-        self._sock = sock
-        self._counters = counters
-        self._on_end = on_end
-        self._offset = offset
+        self._sock, self._counters, self._on_end = sock, counters, on_end
+        self._offset, self.unsent = offset, -offset
         self.chunks: deque[Chunk] = deque()
-        self.unsent = -offset
         self.response_sent = response_sent
         self.since_progress = 0
 
