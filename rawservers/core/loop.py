@@ -169,7 +169,6 @@ class Loop(EventHandler):
         poll, monotonic, clock, short = self._epoll.poll, time.monotonic, self.clock, self.times.short
         handlers, new_handlers, turns = self._handlers, self._new_handlers, self._turns
         left: list[tuple[int, int]] | None = None  # events that the last wake had no time for
-        self._set_clock()
         while self._running:
             if new_handlers and not left:  # they have events from this poll on
                 handlers.update(new_handlers)
