@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
-from rawservers.http.cache import ResponseCache
+from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
@@ -59,11 +59,12 @@ class Service(NamedTuple):
 
 def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     """HTTP/1.0: files and handlers."""
-    cache = ResponseCache(clock, config.answers, config.answer_bytes)
+    freshness = FreshnessClock(clock)
+    cache = ResponseCache(freshness, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    sites = [(site.hosts, Site(site, clock, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
+    sites = [(site.hosts, Site(site, freshness, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
     router = Router(sites, config.handlers, cache, config.body_limit, config.server_header)
-    return lambda peer: Conversation(peer, router, config.requests, router.respond_to_error)
+    return lambda peer: Conversation(peer, router, config.requests)
 
 
 def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from select import EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI
 
 from rawservers.core.loop import Loop
-from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, PROGRESS, Output, TruncatedError
+from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, Output, TruncatedError
 from rawservers.core.peer import Address, Peer, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, ResponseEnd, ServiceSpec
@@ -219,8 +219,8 @@ class Connection(Peer):
             except OSError as error:
                 return self._abort(error)
             self.clock.work += -(-sent // SENT_PER_STEP)
-            if not output.chunks or output.since_progress >= PROGRESS:
-                self.timer_started, output.since_progress = self.clock.now, 0
+            if output.has_progressed():
+                self.timer_started = self.clock.now
             if not output.chunks:
                 self._output, self._response_sent = None, output.response_sent
             elif sent >= SEND_QUOTA:

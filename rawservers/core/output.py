@@ -27,11 +27,10 @@ class Output:
     """The unsent output. A connection has one only while there is some.
 
     chunks: what has not left whole, with the responses that have not ended; unsent: its bytes; response_sent: bytes of the
-    present response that have left, without those of the first chunk; since_progress: bytes that have left since the
-    connection has set it to 0.
+    present response that have left, without those of the first chunk.
     """
 
-    __slots__ = ("_counters", "_offset", "_on_end", "_sock", "chunks", "response_sent", "since_progress", "unsent")
+    __slots__ = ("_counters", "_offset", "_on_end", "_since_progress", "_sock", "chunks", "response_sent", "unsent")
 
     def __init__(
         self, sock: Transport, counters: Counters, on_end: Callable[[ResponseEnd, int], None], response_sent: int, offset: int
@@ -42,7 +41,7 @@ class Output:
         self._offset, self.unsent = offset, -offset
         self.chunks: deque[Chunk] = deque()
         self.response_sent = response_sent
-        self.since_progress = 0
+        self._since_progress = 0
 
     def add(self, chunks: Sequence[Chunk], now: float) -> None:
         """Append chunks. The responses that end in them began `now`, unless they say when."""
@@ -67,6 +66,13 @@ class Output:
         except BlockingIOError:
             pass
         return total
+
+    def has_progressed(self) -> bool:
+        """Whether PROGRESS bytes, or all the rest, have left since this was last true."""
+        if self.chunks and self._since_progress < PROGRESS:
+            return False
+        self._since_progress = 0
+        return True
 
     def abandon(self) -> None:
         """Report the responses that were not sent, or not whole, with the bytes of them that were."""
@@ -111,7 +117,7 @@ class Output:
         """`sent` more bytes have left: remove finished chunks, and report the responses that end there."""
         self._counters.sent += sent
         self.unsent -= sent
-        self.since_progress += sent
+        self._since_progress += sent
         self._offset += sent
         while self.chunks and self._offset >= (size := length(self.chunks[0])):
             chunk = self.chunks.popleft()

@@ -7,14 +7,7 @@ anyway.
 The ResponseCache finds whole responses by the bytes of the request, in two ways:
 
 - by the exact head. Clients repeat requests byte for byte, and such a request is not parsed at all;
-- by the head without the fields that no response depends on, such as Cookie and User-Agent (`normalized_key`). The same
-  response is sent, but logged with the Referer and User-Agent of this request.
-
-Why a normalized key is safe: only whole lines are removed, each of them as well formed as `parse` demands, and none after the
-end of the head. So if the rest equals what a valid head leaves, the head is valid, and asks for the same.
-
-Admission: one half of the cache takes any response, the other half only responses to requests that came before. So requests
-that are never repeated cannot evict the others.
+- by the head without the fields that no response depends on, such as Cookie and User-Agent (`normalized.py`).
 
 Freshness: an entry lists its dependencies, which are files, directories, and names that must not exist. Before it is used, each
 of them is checked by stat, at most once per freshness epoch: a check of the present epoch was made after the request had
@@ -23,29 +16,46 @@ arrived. An entry holds no content of its own. It shares that of its File, and i
 
 from __future__ import annotations
 
-import re
 import typing
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rawservers.core.peer import Clock
-from rawservers.http.framing import HEAD_LIMIT
-from rawservers.http.request import FIELD, FIELD_LIMIT, TOKEN, VALUE, Request, collect_fields
+from rawservers.http.admission import AdmissionFilter
+from rawservers.http.normalized import LOG_LINES_LIMIT, find_log_lines, normalized_key, parse_log_lines
+from rawservers.http.request import Request
 from rawservers.http.response import PreparedResponse
 
-ENTRY_OVERHEAD = 800  # bytes of Python objects for an entry, besides its content
-ADMISSION_FILTER_SIZE = 8192  # hashes in each of the two generations of the admission filter
+ENTRY_OVERHEAD = 900  # bytes of Python objects for an entry, besides its content
 LOG_BYTES = 6  # bytes of memory per logged byte: as received, as text, and in the log line, escaped to up to four
-LOG_LINES_LIMIT = 384  # bytes of Referer and User-Agent lines up to which an entry is shared by its normalized key
 
-# The fields that a response from a file may depend on. Code that reads another one must add it here.
-KEY_FIELDS = (
-    "accept-encoding", "authorization", "connection", "content-length", "host", "if-match", "if-modified-since",
-    "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
-)  # fmt: skip
-IGNORED_LINES = re.compile(rf"\n(?!(?i:{'|'.join(KEY_FIELDS)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
-LOG_LINES = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
+
+@dataclass(slots=True)
+class FreshnessClock:
+    """The loop's clock, with a freshness epoch of HTTP's own: a stat made in the present epoch need not be repeated.
+
+    The epoch is the sum of two counters that only grow: that of the loop, which counts wakes, turns and new connections, and
+    `rechecks`, which counts requests that may be younger than the wake's poll.
+    """
+
+    loop_clock: Clock
+    rechecks: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """The freshness epoch."""
+        return self.loop_clock.epoch + self.rechecks
+
+    @property
+    def time(self) -> float:
+        """Wall clock time in seconds since 1970."""
+        return self.loop_clock.time
+
+    def recheck(self) -> None:
+        """Begin another epoch: the next stat is made anew."""
+        self.rechecks += 1
 
 
 class Evictable(typing.Protocol):
@@ -121,27 +131,35 @@ class Cache(Generic[E]):
             entry.on_evict()
 
 
+@dataclass(slots=True, eq=False)
 class CacheEntry:
     """A response with its dependencies. log_lines: Referer and User-Agent lines of the request it was last sent for."""
 
-    __slots__ = ("_dependencies", "clock_mark", "cost", "epoch", "log_lines", "response")
-
-    def __init__(
-        self, response: PreparedResponse, log_lines: list[bytes], dependencies: Iterable[Dependency], cost: int, epoch: int
-    ) -> None:
-        self.response = response
-        self.log_lines = log_lines
-        self.cost = cost
-        self.epoch = self.clock_mark = epoch
-        self._dependencies = tuple(dependencies)
+    response: PreparedResponse
+    dependencies: tuple[Dependency, ...]
+    log_lines: list[bytes]
+    cost: int
+    epoch: int
+    clock_mark: int
 
     def is_fresh(self, epoch: int) -> bool:
         """Whether all dependencies are fresh."""
-        for dependency in self._dependencies:
+        for dependency in self.dependencies:
             if dependency.epoch != epoch and not dependency.is_fresh(epoch):
                 return False
         self.epoch = epoch
         return True
+
+    def response_to(self, head: bytes) -> PreparedResponse | None:
+        """The response, logged with the Referer and User-Agent of the request `head`; None if these are too long."""
+        log_lines = find_log_lines(head)
+        if log_lines != self.log_lines:
+            if sum(map(len, log_lines)) > LOG_LINES_LIMIT:
+                return None
+            self.log_lines = log_lines
+            self.response.set_log_fields(parse_log_lines(log_lines))
+        self.response.epoch = -1  # not a repeated request: keep it out of the epoch cache
+        return self.response
 
     def on_evict(self) -> None:
         pass
@@ -150,96 +168,46 @@ class CacheEntry:
 class ResponseCache:
     """Serialized responses by request: at most `entries`, and `size` bytes without the content of files."""
 
-    def __init__(self, clock: Clock, entries: int, size: int) -> None:
+    def __init__(self, clock: FreshnessClock, entries: int, size: int) -> None:
         self._clock = clock
+        self._loop_clock = clock.loop_clock
         self._cache: Cache[CacheEntry] = Cache(entries, size)
         self._get = self._cache.get
-        self._admission_filter: set[int] = set()  # hashes of requests that came once
-        self._previous_filter: set[int] = set()
+        self._admission = AdmissionFilter()
 
     def __len__(self) -> int:
         return len(self._cache)
 
-    def lookup(self, head: bytes) -> PreparedResponse | None:
-        """The response to the request with exactly this head, if it is cached and fresh."""
+    def lookup(self, head: bytes, recheck: bool = False) -> PreparedResponse | None:
+        """The response to the request with this head, if it is cached and fresh. recheck: whether no earlier stat counts."""
+        if recheck:
+            self._clock.recheck()
+        key: Hashable = head
         entry = self._get(head)
         if entry is None:
-            return self._lookup_normalized(head)
-        epoch = self._clock.epoch
-        if entry.epoch == epoch or entry.is_fresh(epoch):
-            return entry.response
-        self._cache.discard(head)
-        return None
-
-    def _lookup_normalized(self, head: bytes) -> PreparedResponse | None:
-        """The same by the normalized key."""
-        key = normalized_key(head)
-        entry = self._get(key)
-        if entry is None:
-            return None
-        epoch = self._clock.epoch
+            key = normalized_key(head)
+            entry = self._get(key)
+            if entry is None:
+                return None
+        epoch = self._loop_clock.epoch + self._clock.rechecks
         if entry.epoch != epoch and not entry.is_fresh(epoch):
             self._cache.discard(key)
             return None
-        log_lines = find_log_lines(head)
-        if log_lines != entry.log_lines:
-            if sum(map(len, log_lines)) > LOG_LINES_LIMIT:
-                return None
-            entry.log_lines = log_lines
-            entry.response.set_log_fields(parse_log_lines(log_lines))
-        entry.response.epoch = -1  # not a repeated request: keep it out of the epoch cache
-        return entry.response
+        return entry.response if key is head else entry.response_to(head)
 
     def store(self, request: Request, response: PreparedResponse, dependencies: Iterable[Dependency]) -> None:
         """Insert the response to a request, unless the cache is half full and the request is new."""
         head = request.head
         log_lines = find_log_lines(head)
         log_bytes = sum(map(len, log_lines))
-        normalized = normalized_key(head)
         key: Hashable = head
-        if not self._seen_before(head):
-            if normalized and normalized[0] != head and log_bytes <= LOG_LINES_LIMIT and self._seen_before(normalized):
+        if not self._admission.seen_before(head):
+            normalized = normalized_key(head)
+            if normalized not in (None, (head,)) and log_bytes <= LOG_LINES_LIMIT and self._admission.seen_before(normalized):
                 key, log_bytes = normalized, LOG_LINES_LIMIT
             elif not self._cache.half_empty:
                 return
-        cost = (
-            ENTRY_OVERHEAD
-            + len(head)
-            + len(response.status_line)
-            + len(response.header_tail)
-            + LOG_BYTES * (len(response.line) + log_bytes)
-        )
-        self._cache.put(key, CacheEntry(response, log_lines, dependencies, cost, self._clock.epoch))
-
-    def _seen_before(self, key: Hashable) -> bool:
-        """Whether `key` is in the admission filter; adds it."""
-        hashed = hash(key)
-        if hashed in self._admission_filter or hashed in self._previous_filter:
-            return True
-        if len(self._admission_filter) >= ADMISSION_FILTER_SIZE:
-            self._previous_filter, self._admission_filter = self._admission_filter, set()
-        self._admission_filter.add(hashed)
-        return False
-
-
-def normalized_key(head: bytes) -> tuple[bytes] | None:
-    """`head` without the lines of fields that no response depends on; None unless it is one whole head with CRLF line ends.
-
-    In a tuple, so that it never equals the exact bytes of a request, which are not yet validated.
-    """
-    size = len(head)
-    if size > HEAD_LIMIT or not head.endswith(b"\r\n\r\n") or (size > FIELD_LIMIT and head.count(b"\n") > FIELD_LIMIT):
-        return None
-    return (IGNORED_LINES.sub(b"", head),)
-
-
-def find_log_lines(head: bytes) -> list[bytes]:
-    """The Referer and User-Agent lines of a valid head."""
-    return LOG_LINES.findall(head)
-
-
-def parse_log_lines(lines: list[bytes]) -> dict[str, str]:
-    """The fields of lines that `find_log_lines` found, as `parse` would give them."""
-    fields: dict[str, str] = {}
-    collect_fields(FIELD.findall(b"".join(lines).decode("latin-1")), fields)
-    return fields
+        size = len(head) + len(response.status_line) + len(response.header_tail)
+        cost = ENTRY_OVERHEAD + size + LOG_BYTES * (len(response.record.line) + log_bytes)
+        epoch = self._clock.epoch
+        self._cache.put(key, CacheEntry(response, tuple(dependencies), log_lines, cost, epoch, epoch))

@@ -2,8 +2,8 @@
 
 The fast path comes first. Clients repeat requests byte for byte, so the bytes of one receive are looked up whole in the
 response cache (`Responder.lookup`); a hit needs no parsing. The chunks of a request that comes more than once in one freshness
-epoch, from any client, are sent again as they are (`CommonHeaders.epoch_cache`). All other requests take the slow path: collect
-input until a head is complete, cut it off, parse it, read the body, and get a response (`Responder.respond`).
+epoch, from any client, are sent again as they are (`EpochCache`). All other requests take the slow path: collect input until a
+head is complete, cut it off, parse it, read the body, and get a response (`Responder.respond`).
 
 A call does at most STEPS of work. Then the conversation takes a turn (Deadline.TURN), even if no input is left, so that a
 client with many requests is read in turn with the others.
@@ -13,14 +13,14 @@ After a malformed request the connection is closed, and what follows is discarde
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeAlias
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
-from rawservers.http.framing import HeadReader, first_line
+from rawservers.http.epoch_cache import EpochCache
+from rawservers.http.framing import cut_head, first_line
 from rawservers.http.request import HTTPError, Request, parse, parse_simple
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length, error_response
 
@@ -33,190 +33,163 @@ LOOKUP_STEPS = 1  # for a response from the cache
 ANSWER_STEPS = 8  # for any other response
 BYTES_PER_STEP = 512  # of a long request head
 
+Lookup: TypeAlias = Callable[[bytes, bool], PreparedResponse | None]
 
-class Responder(typing.Protocol):
-    """The source of a conversation's responses.
 
-    lookup(data):              the cached response to a request of exactly these bytes, if it is fresh
-    max_body(request):         the longest body accepted, in bytes; 0: none
-    respond(request):          the response to a request with its body, or a future of one. Raises HTTPError, nothing else
-    prepare(request, future):  the response of a future that is done. Raises nothing
+class Responder:
+    """The source of a conversation's responses. This one has no cache, takes no request bodies, and makes no futures.
+
+    lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
+    may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field.
     """
 
-    common_headers: CommonHeaders
+    def __init__(self, lookup: Lookup = lambda head, recheck: None, server_header: bool = True) -> None:
+        self.lookup = lookup
+        self.common_headers = CommonHeaders(server_header)
+        self.epoch_cache = EpochCache()
 
-    @property
-    def lookup(self) -> Callable[[bytes], PreparedResponse | None]: ...
-    def max_body(self, request: Request) -> int: ...
-    def respond(self, request: Request) -> PreparedResponse | Future[Response]: ...
-    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse: ...
+    def max_body(self, request: Request) -> int:
+        """The longest body accepted with `request`, in bytes; 0: none."""
+        return 0
 
+    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
+        """The response to `request` with its body, or a future of one, for `prepare`. Raises HTTPError, nothing else."""
+        raise NotImplementedError
 
-ErrorResponder: TypeAlias = Callable[[HTTPError, Request | None, str], PreparedResponse]
+    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
+        """The response of a future that is done. Raises nothing."""
+        raise NotImplementedError
 
-
-def respond_to_error(failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
-    """The error response. request: None if the head is malformed; line: the request line, as far as it arrived."""
-    return PreparedResponse(error_response(failure.status, failure.message), None, line)
+    def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
+        """The error response. request: None if the head is malformed; line: the request line, as far as it arrived."""
+        return PreparedResponse(error_response(failure.status, failure.message), None, line)
 
 
 class Conversation(Protocol):
-    """HTTP with one client.
-
-    max_requests: number of responses after which the connection is closed; 0: no limit. respond_to_error: makes the responses
-    to malformed requests.
-    """
+    """HTTP with one client. max_requests: number of responses after which the connection is closed; 0: no limit."""
 
     __slots__ = (
-        "_body",
-        "_buffer",
-        "_clock",
-        "_common_headers",
-        "_counters",
-        "_epoch_cacheable",
-        "_future",
-        "_handler_steps",
-        "_kept_alive_at",
-        "_looked_up",
-        "_lookup",
-        "_on_error",
-        "_peer",
-        "_reader",
-        "_request",
-        "_requests_left",
-        "_responder",
-        "_started_at",
-        "_steps",
-        "closing",
-        "steps",
-        "waiting",
-    )
+        "_body", "_buffer", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps",
+        "_kept_alive_at", "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
+        "closing", "steps", "waiting",
+    )  # fmt: skip
 
     closable_when_idle = True
 
-    def __init__(
-        self, peer: Peer, responder: Responder, max_requests: int = 0, respond_to_error: ErrorResponder = respond_to_error
-    ) -> None:
+    def __init__(self, peer: Peer, responder: Responder, max_requests: int = 0) -> None:
         self.closing = KEEP
         self.waiting = HEAD
-        self.steps = 0
+        self.steps = 0  # of work done in the present call, without handlers
+        self._handler_steps = 0  # of work done in the present call by handlers
         self._peer = peer
         self._clock = peer.clock
         self._counters = peer.counters
-        self._on_error = respond_to_error
         self._responder = responder
         self._lookup = responder.lookup
+        self._epoch_cache = responder.epoch_cache
         self._common_headers = responder.common_headers
         self._requests_left = max_requests  # until the connection is closed; 0: no limit
-        self._epoch_cacheable = False  # whether the fast path may use the epoch cache: nothing is pending, no limit of requests
         self._buffer = bytearray()  # input not yet processed
-        self._looked_up = 0  # length of the receive whose cache lookup failed; the same head is not looked up again
-        self._reader: HeadReader | None = None  # made for the first request on the slow path
+        self._scanned = 0  # bytes of the buffer in which no whole head was found
         self._started_at = 0.0  # when the first byte of the present request arrived
         self._kept_alive_at = 0.0  # when a response last left the connection open
         self._request: Request | None = None  # that waits for its body or its response
         self._body = bytearray()
         self._future: Future[Response] | None = None
-        self._steps = 0  # of work done in the present call, without handlers
-        self._handler_steps = 0  # of work done in the present call by handlers
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         clock = self._clock
-        common = self._common_headers
-        if self._epoch_cacheable and common.epoch == clock.epoch:
-            chunks = common.epoch_cache.get(data)
+        epoch_cache = self._epoch_cache
+        if epoch_cache.epoch == clock.epoch and self.waiting is IDLE and self.closing is KEEP and not self._requests_left:
+            chunks = epoch_cache.chunks.get(data)
             if chunks is not None:
                 self._counters.cache_hits += 1
                 return chunks
-        self._epoch_cacheable = False
+        looked_up = 0
         if not self._buffer and self._request is None and self.closing is KEEP:
             self._started_at = clock.now
-            response = self._lookup(data)
+            response = self._lookup(data, False)
             if response is not None:
                 self._counters.cache_hits += 1
                 chunks = self._serialize(response)
-                if response.epoch == clock.epoch and len(chunks) == 2 and response.keep_alive and self.closing is KEEP:
-                    common.epoch_cache[data] = chunks  # head and body in one chunk, and no file descriptor
-                response.epoch = clock.epoch
+                if response.epoch != clock.epoch:
+                    response.epoch = clock.epoch
+                elif response.keep_alive and len(chunks) == 2 and not self._requests_left:
+                    epoch_cache.add(data, chunks, clock.epoch)
                 return chunks
-            self._looked_up = len(data)
+            looked_up = len(data)
         self._buffer += data
-        return self._proceed()
-
-    def resume(self) -> Sequence[Chunk]:
-        return self._proceed()
+        return self.resume(looked_up)
 
     def end(self) -> Sequence[Chunk]:
-        self._epoch_cacheable = False
         if self.closing is KEEP:
             self.closing = Closing.CLOSE
         return ()
 
     def expire(self) -> Sequence[Chunk]:
-        self._epoch_cacheable = False
         self.closing = Closing.LINGER
         if not self._buffer and self._request is None:
             return ()
-        return self._serialize(
-            self._error_response(HTTPError(408, "The request did not arrive in time."), b""), self._started_at
-        )
+        return self._serialize(self._error_response(HTTPError(408, "The request did not arrive in time."), b""))
 
     def drain(self) -> Sequence[Chunk]:
-        self._epoch_cacheable = False
         self._requests_left = 1
         if not self._buffer and self._request is None:
             self.waiting = IDLE
         return ()
 
-    def connection_lost(self) -> None:
-        self._request = self._future = None
+    def resume(self, looked_up: int = 0) -> Sequence[Chunk]:
+        """Process the buffer until input is missing, the connection is to be closed, or the limits of a call are reached.
 
-    def _proceed(self) -> Sequence[Chunk]:
-        """Process the buffer until input is missing, the connection is to be closed, or the limits of a call are reached."""
-        clock = self._clock
+        looked_up: length of the receive whose cache lookup failed; a head of this length is not looked up again.
+        """
         chunks: list[Chunk] = []
-        queued = 0
-        self._steps = self._handler_steps = 0
+        queued = self.steps = self._handler_steps = 0
         if self.waiting is TURN:
             self.waiting = HEAD if self._buffer else IDLE
         while (self._buffer or self._request) and self.closing is KEEP:
-            if queued > HIGH_WATER or self._steps + self._handler_steps >= STEPS:
+            if queued > HIGH_WATER or self.steps + self._handler_steps >= STEPS:
                 break
-            response = self._next_response(chunks)
+            response = self._next_response(chunks, looked_up)
             if response is None:
                 break
-            more = self._serialize(response, self._started_at if self._started_at < clock.now else 0.0)
+            more = self._serialize(response)
             queued += body_length(more[:-1])
             chunks += more
-            self._steps += len(more) - 2  # each further chunk, as of a multipart response, is a system call
-            self._started_at = clock.now
-            clock.epoch += 1  # the next request may have been sent after this response: stat again
-        rests = self._steps >= STEPS or (self._buffer and (queued > HIGH_WATER or self._handler_steps))
+            self.steps += len(more) - 2  # each further chunk, as of a multipart response, is a system call
+            self._started_at = self._clock.now
+            looked_up = 0
+        rests = self.steps >= STEPS or (self._buffer and (queued > HIGH_WATER or self._handler_steps))
         if rests and self.waiting is not Deadline.NONE and self.closing is KEEP:
             self.waiting = TURN
-        self.steps += self._steps + self._handler_steps
+        self.steps += self._handler_steps
         return tuple(chunks)
 
-    def _next_response(self, chunks: list[Chunk]) -> PreparedResponse | None:
+    def _next_response(self, chunks: list[Chunk], looked_up: int) -> PreparedResponse | None:
         """The response to the first request in the buffer; None if the request is incomplete or its response not ready."""
         head = b""
         try:
             if self._request is None:
-                found = self._read_head()
-                if found is None:
+                head = cut_head(self._buffer, self._scanned)
+                self._scanned = 0 if head else len(self._buffer)
+                if not head:
                     self.waiting = HEAD
                     return None
-                head = found
-                self._steps += LOOKUP_STEPS
-                response = self._lookup(head) if len(head) != self._looked_up else None
-                self._looked_up = 0
+                self.steps += LOOKUP_STEPS
+                # Unless it was one receive, it may have been sent after an earlier response, or come in pieces: stat again.
+                response = self._lookup(head, True) if len(head) != looked_up else None
                 if response is not None:
                     self._counters.cache_hits += 1
                     return response
-                self._steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
-                self._request = self._parse(head)
+                self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
+                self._request = parse_simple(head) or parse(head)
                 self._check_body(self._request, chunks)
-            return self._respond(self._request)
+            response = self._respond(self._request)
+            if response is not None:
+                self._counters.answers += 1
+                self._request = self._future = None
+                self._body.clear()
+            return response
         except HTTPError as failure:
             self.closing = Closing.LINGER
             return self._error_response(failure, head)
@@ -226,10 +199,7 @@ class Conversation(Protocol):
         self._counters.answers += 1
         self._counters.bad_requests += 1
         line = self._request.line if self._request else first_line(head or bytes(self._buffer))
-        return self._on_error(failure, self._request, line)
-
-    def _parse(self, head: bytes) -> Request:
-        return parse_simple(head) or parse(head)
+        return self._responder.respond_to_error(failure, self._request, line)
 
     def _check_body(self, request: Request, chunks: list[Chunk]) -> None:
         """Check the length of the body; send 100 Continue if asked for (RFC 9110 §10.1.1). Raises HTTPError."""
@@ -239,7 +209,7 @@ class Conversation(Protocol):
         if max_body and request.length > max_body:
             raise HTTPError(413, f"The request body is longer than {max_body} bytes.")
         if not max_body:  # the body is discarded by lingering, so that it is never parsed as a request
-            request.keep_alive = request.connection_unspecified = False
+            request.keep_alive = False
             self.closing = Closing.LINGER
             request.length = 0
         elif request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
@@ -248,8 +218,7 @@ class Conversation(Protocol):
     def _respond(self, request: Request) -> PreparedResponse | None:
         """The response to `request`; None while its body is incomplete or its future pending. Raises HTTPError."""
         if self._future is None:
-            if len(self._body) < request.length:
-                missing = request.length - len(self._body)
+            if missing := request.length - len(self._body):
                 self._body += self._buffer[:missing]
                 del self._buffer[:missing]
                 self.waiting = Deadline.BODY
@@ -259,47 +228,23 @@ class Conversation(Protocol):
             response = self._responder.respond(request)
             self._handler_steps += request.steps
             if isinstance(response, PreparedResponse):
-                return self._finish(response)
+                return response
             self._future = response
             self.waiting = Deadline.NONE  # no input is read meanwhile
-            response.add_done_callback(lambda future: self._peer.wake())
-        if not self._future.done():
-            return None
-        return self._finish(self._responder.prepare(request, self._future))
+            peer = self._peer  # not `self`, which refers to the future: without the cycle it is freed with its connection
+            response.add_done_callback(lambda future: peer.wake())
+        return self._responder.prepare(request, self._future) if self._future.done() else None
 
-    def _finish(self, response: PreparedResponse) -> PreparedResponse:
-        self._counters.answers += 1
-        self._request = self._future = None
-        self._body = bytearray()
-        return response
-
-    def _read_head(self) -> bytes | None:
-        """One complete head, removed from the buffer; None while it is incomplete. Raises HTTPError."""
-        reader = self._reader
-        if reader is None:
-            reader = self._reader = HeadReader(self._buffer)
-        head = reader.read()
-        if reader.skipped:
-            self._clock.epoch += 1  # the request may have arrived after the empty lines were reported: stat again
-            reader.skipped = 0
-        return head
-
-    def _serialize(
-        self, response: PreparedResponse, started_at: float = 0.0
-    ) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
-        """The chunks of the response. Sets `closing` and `waiting` for what follows it.
-
-        started_at: when the request began to arrive, for the access log; 0.0: just now.
-        """
+    def _serialize(self, response: PreparedResponse) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
+        """The chunks of the response. Sets `closing` and `waiting` for what follows it."""
         clock = self._clock
         common = self._common_headers
-        if common.epoch != clock.epoch:
-            common.refresh(clock)
-        if self._requests_left != 1 and (response.keep_alive or (response.connection_unspecified and self._is_reused())):
+        if int(clock.time) != common.second:
+            common.refresh(int(clock.time))
+        if self._requests_left != 1 and (response.keep_alive or (response.keep_alive is None and self._is_reused())):
             if self._requests_left:
                 self._requests_left -= 1
             self.waiting = IDLE
-            self._epoch_cacheable = not self._requests_left and not self._buffer
             self._kept_alive_at = clock.now
             lines = common.keep_alive_lines
             end = response.end_keepalive or response.make_end(True, lines)
@@ -309,8 +254,8 @@ class Conversation(Protocol):
             self._buffer.clear()
             lines = common.close_lines if response.status_line else b""
             end = response.end_close or response.make_end(False, lines)
-        if started_at:
-            end = ResponseEnd(end.record, started_at)
+        if self._started_at < clock.now:
+            end = ResponseEnd(end.record, self._started_at)
         body = response.content.body
         if type(body) is bytes:
             return b"".join((response.status_line, lines, response.header_tail, body)), end

@@ -20,16 +20,22 @@ def prefers_json(accept: str) -> bool:
     With equal weights, the one that is named is preferred: programs send "application/json, */*".
     """
     ranges = parse_accept(accept)
-    as_json, as_html = quality("application/json", ranges), quality("text/html", ranges)
+    as_json = weight_of(ranges, "application/json", "application/*", "*/*")
+    as_html = weight_of(ranges, "text/html", "text/*", "*/*")
     return as_json > as_html or (as_json == as_html > 0 and "application/json" in ranges and "text/html" not in ranges)
 
 
 def rank_codings(accept_encoding: str, codings: Iterable[str]) -> list[str]:
     """The accepted content codings out of `codings`, best first, without those that weigh less than identity (§12.5.3)."""
-    weights = parse_accept(accept_encoding)
-    identity, others = weights.get("identity", 0.0), weights.get("*", 0.0)
-    ranked = [(-weights.get(coding, others), coding) for coding in codings]
-    return [coding for weight, coding in sorted(ranked, key=itemgetter(0)) if weight < 0 and -weight >= identity]
+    ranges = parse_accept(accept_encoding)
+    weights = [(coding, weight_of(ranges, coding, "*")) for coding in codings]
+    least = ranges.get("identity", 0.0)
+    return [coding for coding, weight in sorted(weights, key=itemgetter(1), reverse=True) if weight >= least and weight]
+
+
+def weight_of(ranges: dict[str, float], *names: str) -> float:
+    """The weight of the first of `names`, from a type or coding to its wildcards, that is in `ranges`; 0 if none is."""
+    return next((ranges[name] for name in names if name in ranges), 0.0)
 
 
 def parse_accept(accept: str) -> dict[str, float]:
@@ -42,22 +48,10 @@ def parse_accept(accept: str) -> dict[str, float]:
     members = QUOTED.sub("", accept[:MAX_CHARACTERS]).lower().split(",", MAX_MEMBERS)
     if len(accept) > MAX_CHARACTERS or len(members) > MAX_MEMBERS:
         del members[-1]
-    for element in members:
-        kind, *parameters = [part.strip(" \t") for part in element.split(";")]
+    for member in members:
+        name, *parameters = [part.strip(" \t") for part in member.split(";")]
         weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
-        if any(not QUALITY.fullmatch(weight) for weight in weights):
-            continue
-        weight = float(weights[0]) if weights else 1.0
-        if len(parameters) == len(weights):
-            ranges[kind] = weight
-        else:
-            ranges.setdefault(kind, weight)
+        if all(map(QUALITY.fullmatch, weights)):
+            weight = float(weights[0]) if weights else 1.0
+            ranges[name] = weight if len(parameters) == len(weights) else ranges.get(name, weight)
     return ranges
-
-
-def quality(kind: str, ranges: dict[str, float]) -> float:
-    """The weight of a media type: that of the most specific range that includes it, 0 if none does."""
-    for candidate in (kind, f"{kind.partition('/')[0]}/*", "*/*"):
-        if candidate in ranges:
-            return ranges[candidate]
-    return 0.0

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from rawservers.core.protocol import FileSlice
 from rawservers.http.dates import parse_date
 from rawservers.http.request import Request
-from rawservers.http.response import Headers, Response, error_response
+from rawservers.http.response import Headers, Response
 
 # Ranges in one request; with more, the file is sent whole. A reader of archives or PDF files requests a handful at once. Each
 # part of a large file costs two system calls and some 150 bytes of head, much more than a client spends on it. Apache's
@@ -28,10 +28,7 @@ MAX_RANGES = 16
 # Members of a Range field, with empty ones, which are allowed (RFC 9110 §5.6.1); with more, the file is sent whole.
 MAX_MEMBERS = 4 * MAX_RANGES
 
-BEYOND = 10**18  # beyond the end of any file
-BEYOND_DIGITS = 18
-
-BYTE_RANGE = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
+BYTE_RANGE = re.compile("[0-9]+-[0-9]*|-[0-9]+")
 PART_HEADERS = frozenset({"content-type", "content-encoding"})  # in a multipart response, fields of each part
 
 Span = tuple[int, int]  # offset and length in bytes
@@ -43,73 +40,43 @@ def requested_ranges(request: Request, size: int, tag: str, modified: int, now: 
     None: there is no valid Range field, or it has too many members, or If-Range does not match (§13.1.5). The spans are inside
     the file, and neither touch nor overlap. tag, modified, now: as for `conditional.precondition`, which comes first.
     """
-    fields = request.fields
-    if "range" not in fields or request.method != "GET":
+    unit, equals, members = request.fields.get("range", "").partition("=")
+    if request.method != "GET" or not equals or unit.lower() != "bytes":
         return None
-    unit, equals, members = fields["range"].partition("=")
-    if not equals or unit.lower() != "bytes":
-        return None
-    if "if-range" in fields and not _if_range_matches(fields["if-range"], tag, modified, now):
+    condition = request.fields.get("if-range", tag)
+    if condition != tag and not parse_date(condition, now) == modified < int(now):  # it may change again within this second
         return None
     split = members.split(",", MAX_MEMBERS)
     specs = [spec for member in split if (spec := member.strip("\t "))]
     return None if len(split) > MAX_MEMBERS or len(specs) > MAX_RANGES else _resolve(specs, size)
 
 
-def _if_range_matches(value: str, tag: str, modified: int, now: float) -> bool:
-    """Whether If-Range matches: the strong entity tag, or the exact date (§13.1.5).
-
-    A date does not match before its second has passed: the file may change again within it.
-    """
-    if value.endswith('"'):
-        return value == tag and not tag.startswith("W/")
-    return parse_date(value, now) == modified < int(now)
-
-
 def _resolve(specs: list[str], size: int) -> list[Span] | None:
     """The spans of the range-specs, coalesced; [] if one is malformed, or all are outside the file."""
     spans = []
-    for spec in specs:
-        match = BYTE_RANGE.fullmatch(spec)
-        if match is None:
+    for place, spec in enumerate(specs):
+        first, _, last = spec.partition("-")
+        if not BYTE_RANGE.fullmatch(spec) or (first and last and _number(last) < _number(first)):
             return []
-        first, last, suffix = match.groups()
-        if suffix:
-            begin, end = max(size - _number(suffix), 0), size
-            if not size and _number(suffix):
-                return None  # satisfiable (§14.1.2), but no Content-Range can express it
-        else:
-            begin, end = _number(first), min(_number(last) + 1, size) if last else size
-            if last and _number(last) < begin:
-                return []
+        if not (first or size) and _number(last):
+            return None  # satisfiable (§14.1.2), but no Content-Range can express it
+        begin = _number(first) if first else max(size - _number(last), 0)
+        end = min(_number(last) + 1, size) if first and last else size
         if begin < end:
-            spans.append((begin, end - begin))
-    return _coalesce(spans) if len(spans) > 1 else spans
-
-
-def _number(digits: str) -> int:
-    """The number, at most BEYOND: int() takes quadratic time for long ones, and raises above 4300 digits."""
-    if len(digits) > BEYOND_DIGITS:
-        digits = digits.lstrip("0") or "0"
-    return int(digits) if len(digits) <= BEYOND_DIGITS else BEYOND
-
-
-def _coalesce(spans: list[Span]) -> list[Span]:
-    """The spans, with those that touch or overlap merged in the place of the first of them (§15.3.7.2)."""
-    merged: list[tuple[int, int, int]] = []  # place, first byte, end
-    for place, (begin, count) in sorted(enumerate(spans), key=lambda item: item[1]):
-        end = begin + count
+            spans.append((begin, end, place))
+    merged: list[tuple[int, int, int]] = []  # place, begin, end: those that touch or overlap, in the place of the first one
+    for begin, end, place in sorted(spans):
         if merged and begin <= merged[-1][2]:
-            earlier, begin, reached = merged.pop()
-            place, end = min(place, earlier), max(end, reached)
-        merged.append((place, begin, end))
+            earlier, start, reached = merged.pop()
+            merged.append((min(place, earlier), start, max(end, reached)))
+        else:
+            merged.append((place, begin, end))
     return [(begin, end - begin) for _, begin, end in sorted(merged)]
 
 
-def range_not_satisfiable(size: int) -> Response:
-    """The 416 response: no requested range is inside the `size` bytes of the file (§15.5.17)."""
-    message = f"The requested range is not available: the file has {size} bytes."
-    return error_response(416, message, [("Content-Range", f"bytes */{size}")])
+def _number(digits: str) -> int:
+    """The number; for a very long one another that is beyond any file's end: int() takes quadratic time, or raises."""
+    return int(digits.lstrip("0")[:19] or "0")
 
 
 def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[Span], size: int) -> Response:
@@ -118,40 +85,29 @@ def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[S
     spans: as `requested_ranges` returns them, at least one. Several are sent as multipart/byteranges. Parts of a FileSlice are
     slices of the same file.
     """
-    if len(spans) == 1:
-        return Response(206, [*headers, _content_range(spans[0], size)], _slice(body, spans[0]))
-    boundary = _boundary(headers, spans, size)
+    parts = [
+        (
+            ("Content-Range", f"bytes {first}-{first + count - 1}/{size}"),
+            body[first : first + count] if isinstance(body, bytes) else FileSlice(body.file, body.offset + first, count),
+        )
+        for first, count in spans
+    ]
+    if len(parts) == 1:
+        return Response(206, [*headers, parts[0][0]], parts[0][1])
     described = [field for field in headers if field[0].lower() in PART_HEADERS]
-    wrapping = [field for field in headers if field not in described]
-    pieces: list[bytes | FileSlice] = []
-    for span in spans:
-        lines = [f"{name}: {value}\r\n" for name, value in (*described, _content_range(span, size))]
-        opening = f"--{boundary}\r\n{''.join(lines)}\r\n".encode("latin-1")
-        pieces += [b"\r\n" + opening if pieces else opening, _slice(body, span)]
-    pieces.append(f"\r\n--{boundary}--\r\n".encode())
-    small = [piece for piece in pieces if isinstance(piece, bytes)]
-    kind = ("Content-Type", f"multipart/byteranges; boundary={boundary}")
-    return Response(206, [kind, *wrapping], b"".join(small) if len(small) == len(pieces) else tuple(pieces))
-
-
-def _content_range(span: Span, size: int) -> tuple[str, str]:
-    first, count = span
-    return "Content-Range", f"bytes {first}-{first + count - 1}/{size}"
-
-
-def _slice(body: bytes | FileSlice, span: Span) -> bytes | FileSlice:
-    first, count = span
-    if isinstance(body, bytes):
-        return body[first : first + count]
-    return FileSlice(body.file, body.offset + first, count)
-
-
-def _boundary(headers: Headers, spans: Sequence[Span], size: int) -> str:
-    """The boundary of a multipart: a hash of 120 bits, which no file contains by chance.
-
-    It depends only on the response, so that all processes send the same. It can be planted in a file whose mtime and size are
-    known beforehand, but that affects responses with that file only.
-    """
     from hashlib import blake2b  # here, since it loads OpenSSL, and is rarely needed
 
-    return blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()
+    # A hash of 120 bits, which no file contains by chance, and of the response alone, so that all processes send the same. It
+    # can be planted in a file whose mtime and size are known beforehand, but that affects responses with that file only.
+    boundary = blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()
+    delimiter = f"--{boundary}"
+    pieces: list[bytes | FileSlice] = []
+    for content_range, content in parts:
+        lines = [f"{name}: {value}\r\n" for name, value in (*described, content_range)]
+        pieces += [f"{delimiter}\r\n{''.join(lines)}\r\n".encode("latin-1"), content]
+        delimiter = f"\r\n--{boundary}"
+    pieces.append(f"{delimiter}--\r\n".encode())
+    small = [piece for piece in pieces if isinstance(piece, bytes)]
+    kind = ("Content-Type", f"multipart/byteranges; boundary={boundary}")
+    wrapping = [kind, *(field for field in headers if field not in described)]
+    return Response(206, wrapping, b"".join(small) if len(small) == len(pieces) else tuple(pieces))

@@ -12,6 +12,7 @@ in Unicode only. The patterns list what is allowed, not what is forbidden.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
@@ -39,56 +40,38 @@ class HTTPError(Exception):
         self.message = message
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """A request whose head is valid, except for its target, which `decode_target` checks.
 
-    head:     the exact bytes of the head
-    line:     the request line, without its line end
-    method:   as sent
-    target:   as sent
-    version:  (1, 0) or (1, 1); (0, 9) for a simple request
-    fields:   header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
-    host:     the host name in lower case, without the port; "" if the request has none
-    query:    the query with its "?", "" if there is none; set by `decode_target`
-    length:   length of the body in bytes
-    body:     the body
-    steps:    steps of work that the response takes, see core/protocol.py
-    keep_alive:              whether the connection stays open after the response
-    connection_unspecified:  whether this is an HTTP/1.0 request without a Connection field
+    head:        the exact bytes of the head
+    line:        the request line, without its line end
+    method:      as sent
+    target:      as sent
+    version:     (1, 0) or (1, 1); (0, 9) for a simple request
+    fields:      header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
+    host:        the host name in lower case, without the port; "" if the request has none
+    length:      length of the body in bytes
+    keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
+                 if its client is known to understand persistence
+    body:        the body
+    query:       the query with its "?", "" if there is none; set by `decode_target`
+    steps:       steps of work that the response takes, see core/protocol.py
     """
 
-    __slots__ = (
-        "_path",
-        "body",
-        "connection_unspecified",
-        "fields",
-        "head",
-        "host",
-        "keep_alive",
-        "length",
-        "line",
-        "method",
-        "query",
-        "steps",
-        "target",
-        "version",
-    )
-
-    def __init__(self, head: bytes, line: str, method: str, target: str, version: tuple[int, int]) -> None:
-        self.head = head
-        self.line = line
-        self.method = method
-        self.target = target
-        self.version = version
-        self.fields: dict[str, str] = {}
-        self.host = ""
-        self.length = 0
-        self.keep_alive = False
-        self.connection_unspecified = False
-        self.body = b""
-        self.query = ""
-        self.steps = 0
-        self._path: bytes | None = None
+    head: bytes
+    line: str
+    method: str
+    target: str
+    version: tuple[int, int]
+    fields: dict[str, str] = field(default_factory=dict)
+    host: str = ""
+    length: int = 0
+    keep_alive: bool | None = False
+    body: bytes = b""
+    query: str = ""
+    steps: int = 0
+    _path: bytes | None = None
 
     @property
     def path(self) -> str:
@@ -134,36 +117,27 @@ def path_or_none(request: Request) -> bytes | None:
 def parse_simple(line: bytes) -> Request | None:
     """The HTTP/0.9 request (RFC 1945 §5) on `line`, line end included; None if it is not one."""
     match = SIMPLE_REQUEST.fullmatch(line.decode("latin-1"))
-    if match is None:
-        return None
-    return Request(line, match[0].rstrip("\r\n"), "GET", match[1], (0, 9))
-
-
-def check_request_line(line: bytes) -> None:
-    """Check a complete request line, line end included. Raises HTTPError unless it is one of HTTP/1."""
-    _request_line(line.decode("latin-1"))
+    return match and Request(line, match[0].rstrip("\r\n"), "GET", match[1], (0, 9))
 
 
 def parse(head: bytes) -> Request:
     """The request with the complete head `head`, blank line included. Raises HTTPError."""
     text = head.decode("latin-1")
-    match = _request_line(text)
-    request = Request(head, match[0].rstrip("\r\n"), match[1], match[2], (1, min(int(match[4]), 1)))
+    match = check_request_line(text)
     if FIELDS.fullmatch(text, match.end()) is None:
         raise HTTPError(400, "The request contains a malformed header line.")
-    names = collect_fields(FIELD.findall(text, match.end()), request.fields)
-    request.host = _host(request, names)
-    request.length = _content_length(request, names)
-    request.keep_alive = _is_keep_alive(request)
-    request.connection_unspecified = (
-        request.version == (1, 0) and "connection" not in names and request.method not in BODY_METHODS
-    )
+    fields = parse_fields(text[match.end() :])
+    request = Request(head, match[0].rstrip("\r\n"), match[1], match[2], (1, min(int(match[4]), 1)), fields)
+    request.host = _host(request)
+    request.length = _content_length(request)
+    request.keep_alive = _keep_alive(request)
     if request.method not in KNOWN_METHODS:
         raise HTTPError(501, "This server does not implement the request method.")
     return request
 
 
-def _request_line(text: str) -> re.Match[str]:
+def check_request_line(text: str) -> re.Match[str]:
+    """The match of REQUEST_LINE at the beginning of `text`. Raises HTTPError unless the version is one of HTTP/1."""
     match = REQUEST_LINE.match(text)
     if match is None:
         raise HTTPError(400, "The request line is malformed.")
@@ -172,27 +146,26 @@ def _request_line(text: str) -> re.Match[str]:
     return match
 
 
-def collect_fields(pairs: list[tuple[str, str]], fields: dict[str, str]) -> list[str]:
-    """Add header lines to `fields`; returns their names in order, so that repeated ones can be counted. Raises HTTPError."""
+def parse_fields(lines: str) -> dict[str, str]:
+    """The fields of well-formed header lines, as in `Request.fields`. Raises HTTPError if there are more than FIELD_LIMIT."""
+    pairs = FIELD.findall(lines)
     if len(pairs) > FIELD_LIMIT:
         raise HTTPError(431, f"The request has more than {FIELD_LIMIT} header lines.")
-    names = [name.lower() for name, _ in pairs]
-    for name, (_, value) in zip(names, pairs, strict=True):
-        value = value.rstrip(" \t")
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        name, value = name.lower(), value.rstrip(" \t")
         fields[name] = f"{fields[name]}, {value}" if name in fields else value
-    return names
+    return fields
 
 
-def _host(request: Request, names: list[str]) -> str:
+def _host(request: Request) -> str:
     """The host name. RFC 9112 §3.2: at most one valid Host field, in HTTP/1.1 exactly one."""
-    if names.count("host") > 1:
-        raise HTTPError(400, "The request has more than one Host header.")
     value = request.fields.get("host", "")
-    if not value:
-        if request.version == (1, 1):
-            raise HTTPError(400, "An HTTP/1.1 request must have a Host header.")
-        return ""
-    return parse_host(value)
+    if "," in value:  # repeated fields are joined by a comma, and no valid host has one
+        raise HTTPError(400, "The request has more than one Host header.")
+    if not value and request.version == (1, 1):
+        raise HTTPError(400, "An HTTP/1.1 request must have a Host header.")
+    return value and parse_host(value)
 
 
 def parse_host(value: str) -> str:
@@ -203,16 +176,16 @@ def parse_host(value: str) -> str:
     return value[: match.start(1) - 1 if match[1] is not None else None].lower()
 
 
-def _content_length(request: Request, names: list[str]) -> int:
+def _content_length(request: Request) -> int:
     """The length of the body in bytes (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
-    if "transfer-encoding" in names:
-        coding = request.fields["transfer-encoding"].lower()
-        if request.version == (1, 1) and coding == "chunked" and "content-length" not in names:
+    value = request.fields.get("content-length")
+    coding = request.fields.get("transfer-encoding")
+    if coding is not None:
+        if request.version == (1, 1) and coding.lower() == "chunked" and value is None:
             raise HTTPError(501, "This server does not support chunked requests. Send a Content-Length.")
         raise HTTPError(400, "The Transfer-Encoding is malformed, or not allowed in this request.")
-    if "content-length" not in names:
+    if value is None:
         return 0
-    value = request.fields["content-length"]
     if CONTENT_LENGTH.fullmatch(value) is None:  # repeated fields are joined by a comma
         raise HTTPError(400, "The Content-Length is malformed.")
     if value.strip("0") and request.method in {"GET", "HEAD"}:
@@ -220,17 +193,16 @@ def _content_length(request: Request, names: list[str]) -> int:
     return int(value)
 
 
-def _is_keep_alive(request: Request) -> bool:
+def _keep_alive(request: Request) -> bool | None:
     """Whether the connection persists. RFC 9112 §9.3: "close" wins over "keep-alive"; by default only HTTP/1.1 persists."""
     value = request.fields.get("connection")
+    modern = request.version == (1, 1)
+    if not modern and request.method in BODY_METHODS and (value is None or "content-length" not in request.fields):
+        return False  # an HTTP/1.0 body without a length ends with the connection
     if value is None:
-        keep_alive = request.version == (1, 1)
-    else:
-        options = {option.strip(" \t") for option in value.lower().split(",")}
-        keep_alive = "close" not in options and (request.version == (1, 1) or "keep-alive" in options)
-    if request.method in BODY_METHODS and "content-length" not in request.fields:
-        return keep_alive and request.version == (1, 1)  # an HTTP/1.0 body without a length ends with the connection
-    return keep_alive
+        return modern or None
+    options = {option.strip(" \t") for option in value.lower().split(",")}
+    return "close" not in options and (modern or "keep-alive" in options)
 
 
 def _split_absolute(target: str) -> tuple[str, str]:

@@ -19,11 +19,13 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from os import fsencode
+from typing import TypeAlias
 
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
+from rawservers.http.conversation import Responder
 from rawservers.http.request import HTTPError, Request, path_or_none
-from rawservers.http.response import CommonHeaders, PreparedResponse, Response, check_headers, error_response
+from rawservers.http.response import PreparedResponse, Response, check_headers, error_response
 from rawservers.http.site import Site
 from rawservers.settings import Handler
 
@@ -31,60 +33,49 @@ log = logging.getLogger("rawservers")
 
 HANDLER_STEPS = 1000  # of work that a call of a handler counts for: its cost is unknown, so one call per turn
 
+Sites: TypeAlias = Sequence[tuple[Sequence[str], Site]]  # host names and their site
+Handlers: TypeAlias = Sequence[tuple[str, Handler]]  # path prefix and handler
 
-class Router:
+
+class Router(Responder):
     """The Responder of the HTTP service.
 
-    sites: host names and their site, the default site first; handlers: path prefixes and their handlers, of which the longest
-    match is called; body_limit: the longest request body for a handler, in bytes; server_header: whether to send a Server
-    field.
+    sites: the default site first; handlers: path prefixes and their handlers, of which the longest
+    match is called; body_limit: the longest request body for a handler, in bytes.
     """
 
     def __init__(
-        self,
-        sites: Sequence[tuple[Sequence[str], Site]],
-        handlers: Sequence[tuple[str, Handler]],
-        cache: ResponseCache,
-        body_limit: int,
-        server_header: bool = True,
+        self, sites: Sites, handlers: Handlers, cache: ResponseCache, body_limit: int, server_header: bool = True
     ) -> None:
-        self.common_headers = CommonHeaders(server_header)
-        self.lookup = cache.lookup
+        super().__init__(cache.lookup, server_header)
         self._default = sites[0][1]
         self._sites = {host.lower().rstrip("."): site for hosts, site in sites for host in hosts}
         self._handlers = sorted(((fsencode(prefix), handler) for prefix, handler in handlers), key=lambda row: -len(row[0]))
         self._body_limit = body_limit
 
     def max_body(self, request: Request) -> int:
-        """The longest body accepted with `request`, in bytes: 0 unless a handler responds."""
         return self._body_limit if self._handler(request) else 0
 
     def respond(self, request: Request) -> PreparedResponse | Future[Response]:
-        """The response to `request`, or a future of one, for `prepare`. Raises HTTPError."""
         handler = self._handler(request)
         if handler is None:
             return self._site(request).respond(request)
         request.steps = HANDLER_STEPS
         try:
             response = handler(request)
+            return response if isinstance(response, Future) else prepare_valid(response, request)
         except Exception:
-            log.exception("handler for %s failed", request.target)
-            return self._internal_error(request)
-        return response if isinstance(response, Future) else self._validate(request, response)
+            return internal_error(request)
 
     def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
-        """The response of a future that is done."""
         if self._handler(request) is None:
             return self._site(request).prepare(request, future)
         try:
-            response = future.result(timeout=0)
+            return prepare_valid(future.result(timeout=0), request)
         except BaseException:  # of another thread; CancelledError is not an Exception
-            log.exception("handler for %s failed", request.target)
-            return self._internal_error(request)
-        return self._validate(request, response)
+            return internal_error(request)
 
     def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
-        """The response to a malformed request, by its site; by the default site if the host is unknown."""
         return (self._site(request) if request else self._default).respond_to_error(failure, line)
 
     def _site(self, request: Request) -> Site:
@@ -99,19 +90,20 @@ class Router:
                     return handler
         return None
 
-    def _validate(self, request: Request, response: object) -> PreparedResponse:
-        try:
-            if not isinstance(response, Response):
-                raise TypeError(f"not a Response: {response!r}")
-            if not 200 <= response.status <= 599:
-                raise ValueError(f"not the status of a final response: {response.status}")
-            check_headers(response.headers)
-            if not isinstance(response.body, bytes | FileSlice):
-                raise TypeError(f"not a body: {response.body!r}")
-            return PreparedResponse(response, request)
-        except (TypeError, ValueError, AttributeError):
-            log.exception("handler for %s returned an invalid response", request.target)
-            return self._internal_error(request)
 
-    def _internal_error(self, request: Request) -> PreparedResponse:
-        return PreparedResponse(error_response(500, "An internal error occurred. Please try again later."), request)
+def prepare_valid(response: object, request: Request) -> PreparedResponse:
+    """The prepared response of a handler. Raises TypeError, ValueError or AttributeError if it cannot be sent."""
+    if not isinstance(response, Response):
+        raise TypeError(f"not a Response: {response!r}")
+    if not 200 <= response.status <= 599:
+        raise ValueError(f"not the status of a final response: {response.status}")
+    check_headers(response.headers)
+    if not isinstance(response.body, bytes | FileSlice):
+        raise TypeError(f"not a body: {response.body!r}")
+    return PreparedResponse(response, request)
+
+
+def internal_error(request: Request) -> PreparedResponse:
+    """The response when a handler has failed. Logs the exception that is being handled."""
+    log.exception("handler for %s failed, or returned an invalid response", request.target)
+    return PreparedResponse(error_response(500, "An internal error occurred. Please try again later."), request)

@@ -13,49 +13,48 @@ import errno
 import logging
 import mimetypes
 import re
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
 from urllib.parse import quote
 
-from rawservers.core.peer import Clock
-from rawservers.http.cache import Dependency, ResponseCache
-from rawservers.http.conditional import etag, not_modified, precondition, precondition_failed
+from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
+from rawservers.http.conditional import etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
-from rawservers.http.files import DocumentRoot, File, FileCache, PathSnapshot, is_hidden
+from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
 from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import prefers_json, rank_codings
-from rawservers.http.ranges import partial_content, range_not_satisfiable, requested_ranges
+from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import HTTPError, Request, path_or_none
 from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
 from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
 
-ALLOWED_METHODS = "GET, HEAD, OPTIONS"
+METHODS = ("GET", "HEAD", "OPTIONS")
+ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
 COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
 TYPES = mimetypes.common_types | mimetypes.types_map | {
-    ".avif": "image/avif",
-    ".br": "application/octet-stream",
-    ".bz2": "application/x-bzip2",
-    ".gz": "application/gzip",  # a type, not a coding: clients must not decompress .tar.gz on the way
-    ".js": "text/javascript",
-    ".md": "text/markdown",
-    ".mjs": "text/javascript",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".xz": "application/x-xz",
-    ".zst": "application/zstd",
+    ".avif": "image/avif", ".js": "text/javascript", ".md": "text/markdown", ".mjs": "text/javascript",
+    ".woff": "font/woff", ".woff2": "font/woff2",
+    # Types, not codings: clients must not decompress .tar.gz on the way.
+    ".bz2": "application/x-bzip2", ".gz": "application/gzip", ".xz": "application/x-xz", ".zst": "application/zstd",
 }  # fmt: skip
 
-ERRNO_STATUS = {errno.EACCES: 403, errno.EPERM: 403, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503}
-ERRNO_STATUS |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR), 404)
+ERRNO_STATUS = {
+    errno.EACCES: 403, errno.EPERM: 403, errno.EAGAIN: 503, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503,
+    errno.EINVAL: 404, errno.EISDIR: 404, errno.ELOOP: 404, errno.ENAMETOOLONG: 404, errno.ENOENT: 404, errno.ENOTDIR: 404,
+}  # fmt: skip
 MESSAGES = {
+    301: "This page has moved to another address.",
     403: "You do not have permission to read this page.",
     404: "There is no page at this address.",
     405: "This page can only be read.",
+    412: "This page has changed since you last saw it.",
+    416: "The requested range is not available.",
     500: "The file could not be read.",
     503: "The server is overloaded. Please try again in a moment.",
 }
@@ -64,26 +63,22 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock: the loop's; cache, file_cache, listings: shared by all sites. Raises ValueError for a malformed header in `config`,
+    clock, cache, file_cache: shared by all sites. Raises ValueError for a malformed header in `config`,
     and OSError if the templates of listings cannot be read.
     """
 
-    def __init__(
-        self,
-        config: SiteConfig,
-        clock: Clock,
-        cache: ResponseCache,
-        file_cache: FileCache,
-        listings: builder.Builder = builder.default_builder,
-    ) -> None:
+    def __init__(self, config: SiteConfig, clock: FreshnessClock, cache: ResponseCache, file_cache: FileCache) -> None:
         self._config = config
         self._clock = clock
         self._cache = cache
-        self._types = TYPES | dict(config.types)
+        self._types = {
+            extension: f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
+            for extension, kind in (TYPES | dict(config.types)).items()
+        }
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
+        self._redirects = [(fsencode(source), target) for source, target in config.redirects]
         self._pages = dict(config.error_pages)
         self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
-        self._builder = listings
         check_headers([(name, value) for _, name, value in config.headers])
         check_headers([("Location", target) for _, target in config.redirects])
         if config.listing:
@@ -92,19 +87,17 @@ class Site:
     def respond(self, request: Request) -> PreparedResponse | Future[Response]:
         """The response to `request`, or a future of one, for `prepare`. Raises HTTPError if the target is malformed."""
         if request.method == "OPTIONS" and request.target == "*":
-            return PreparedResponse(Response(204, [("Allow", ALLOWED_METHODS)]), request)
-        if request.method not in {"GET", "HEAD", "OPTIONS"}:
-            return self._error(405, request, [("Allow", ALLOWED_METHODS)])
+            return PreparedResponse(Response(204, ALLOW), request)
+        if request.method not in METHODS:
+            return self._page(405, request, ALLOW)
         path = request.decode_target()
         if request.method == "OPTIONS":
-            return PreparedResponse(Response(204, self._with_site_headers(path, [("Allow", ALLOWED_METHODS)])), request)
+            return PreparedResponse(Response(204, self._with_site_headers(request, ALLOW)), request)
         location = self._redirect_target(path, request.query)
-        if location is not None:
-            return self._redirect(location, request)
         try:
-            return self._serve(path, request)
+            return self._page(301, request, [("Location", location)]) if location else self._serve(path, request)
         except IsADirectoryError:
-            return self._redirect(f"{quote(path)}/{request.query}", request)
+            return self._page(301, request, [("Location", f"{quote(path)}/{request.query}")])
         except OSError as failure:
             return self._os_error(failure, request)
 
@@ -116,66 +109,69 @@ class Site:
         if isinstance(failure, OSError):
             return self._os_error(failure, request)
         log.error("listing of %s failed", request.target, exc_info=failure)
-        return self._error(500, request)
+        return self._page(500, request)
+
+    def respond_to_error(self, failure: HTTPError, line: str) -> PreparedResponse:
+        """The response to a malformed request with the request line `line`."""
+        response = self._own_page(failure.status, ()) or error_response(failure.status, failure.message)
+        return PreparedResponse(response, None, line)
 
     # Files
 
     def _serve(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
         """The response from the file or directory at `path`. Raises OSError; IsADirectoryError if the path lacks its slash."""
+        if not path.endswith(b"/"):
+            return self._file_response(path, request)
         absent: list[Dependency] = []
-        if path.endswith(b"/"):
-            for name in self._config.index:
-                index = path + fsencode(name)
-                try:
-                    file = self._root.find(index)
-                except (FileNotFoundError, IsADirectoryError):
-                    absent.append(self._root.snapshot(index))
-                else:
-                    return self._file_response(index, file, request, absent)
-            return self._listing(path, request)
-        return self._file_response(path, self._root.find(path), request, absent)
+        for index in [path + fsencode(name) for name in self._config.index]:
+            try:
+                return self._file_response(index, request, absent)
+            except (FileNotFoundError, IsADirectoryError):
+                absent.append(self._root.snapshot(index))
+        return self._listing(path, request)
 
-    def _file_response(self, path: bytes, file: File, request: Request, absent: list[Dependency]) -> PreparedResponse:
-        """The response from `file`, by the request's header fields. absent: names that must not exist for it to stay valid."""
-        chosen, coding = self._negotiate(path, file, request)
-        tag = etag(chosen.modified_ns, chosen.size)
-        if coding:
-            tag = f'{tag[:-1]}-{coding}"'
-        headers = [("Content-Type", self._type(path))]
-        if coding:
-            headers.append(("Content-Encoding", coding))
-        if any(variant.signature for variant in file.variants):
-            headers.append(("Vary", "Accept-Encoding"))
+    def _file_response(self, path: bytes, request: Request, absent: Sequence[Dependency] = ()) -> PreparedResponse:
+        """The response from the file at `path`, by the request's header fields. Raises OSError if it cannot be opened.
+
+        absent: names that must not exist for the response to stay valid.
+        """
+        file = self._root.find(path)
+        chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
-        headers += [
+        tag = etag(chosen.mtime_ns, chosen.size, coding)
+        fields = [
+            ("Content-Type", self._type(path)),
+            ("Content-Encoding", coding),
+            ("Vary", "Accept-Encoding" if file.variants else ""),
             ("Last-Modified", http_date(min(chosen.modified, now))),  # never later than Date (RFC 9110 §8.8.2.1)
             ("ETag", tag),
             ("Accept-Ranges", "bytes"),
+            ("Cache-Control", "" if self._config.max_age is None else f"max-age={self._config.max_age}"),
         ]
-        if self._config.max_age is not None:
-            headers.append(("Cache-Control", f"max-age={self._config.max_age}"))
-        headers = self._with_site_headers(request.decode_target(), headers)
-        response = conditional_response(request, chosen, tag, headers, now)
-        if response.status in {412, 416}:
-            return self._error(response.status, request, response.headers, response)
+        headers = self._with_site_headers(request, [field for field in fields if field[1]])
+        status = precondition(request, tag, chosen.modified, now)
+        if status == 412:
+            return self._page(412, request)
+        if status == 304:
+            response = not_modified(headers)
+        else:
+            spans = requested_ranges(request, chosen.size, tag, chosen.modified, now)
+            if spans == []:
+                return self._page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
+            response = Response(200, headers, chosen.body)
+            if spans:
+                response = partial_content(headers, chosen.body, spans, chosen.size)
         prepared = PreparedResponse(response, request)
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
             if prepared.content is response:
                 prepared.content = chosen
-            self._cache.store(request, prepared, {file, chosen, *absent})
+            self._cache.store(request, prepared, {file, *file.dependencies, chosen, *chosen.dependencies, *absent})
         return prepared
 
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
         """The file and "", or its best accepted precompressed variant and its content coding (RFC 9110 §12.5.3)."""
-        accepted = request.fields.get("accept-encoding")
-        if not accepted or not any(variant.signature for variant in file.variants):
-            return file, ""
-        suffixes = {
-            coding: suffix
-            for variant, (suffix, coding) in zip(file.variants, CODINGS.items(), strict=True)
-            if variant.signature and not is_older(variant, file)  # an older variant has outdated content
-        }
-        for coding in rank_codings(accepted, suffixes):
+        suffixes = {CODINGS[suffix]: suffix for suffix, mtime_ns in file.variants.items() if not is_older(mtime_ns, file)}
+        for coding in rank_codings(request.fields.get("accept-encoding", ""), suffixes):
             with suppress(OSError):
                 return self._root.find(path + suffixes[coding]), coding
         return file, ""
@@ -187,145 +183,96 @@ class Site:
     def _type(self, path: bytes) -> str:
         """The media type by the file name's extension; text types with a charset."""
         _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
-        kind = self._types.get("." + extension.decode("latin-1").lower()) if dot else None
-        if kind is None:
-            return "application/octet-stream"
-        return f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
+        return self._types.get((dot + extension).decode("latin-1").lower(), "application/octet-stream")
 
-    def _with_site_headers(self, path: bytes, headers: Headers) -> list[tuple[str, str]]:
-        """`headers` with those that the site's configuration sets for `path`."""
-        fields = list(headers)
-        text = fsdecode(path)
+    def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
+        """`headers` with those that the site's configuration sets for the path of the request."""
+        path = fsdecode(path_or_none(request) or b"/")
         for pattern, name, value in self._headers:
-            if pattern.match(text):
-                fields = [field for field in fields if field[0].lower() != name.lower()]
-                fields.append((name, value))
-        return fields
+            if pattern.match(path):
+                headers = [*without(name, headers), (name, value)]
+        return headers
 
     # Listings, redirects, errors
 
     def _listing(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
         """The directory's listing; to a HEAD request, its header fields at once. Raises OSError."""
-        if not self._root.is_directory(path):
-            raise FileNotFoundError(errno.ENOENT, "no such directory")
+        self._root.open_directory(path)  # closed at once: raises OSError
         if not self._config.listing:
-            return self._error(403, request)
-        vary = ("Vary", "Accept")
+            return self._page(403, request)
         if prefers_json(request.fields.get("accept", "")):
             form = json.render
-            headers = [("Content-Type", "application/json"), vary]
+            headers = [("Content-Type", "application/json")]
         else:
             form = html.render
-            headers = [
-                ("Content-Type", "text/html; charset=utf-8"),
-                vary,
-                ("Content-Security-Policy", html.content_security_policy()),
-            ]
-        fields = self._with_site_headers(path, headers)
+            policy = html.content_security_policy()
+            headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", policy)]
+        fields = self._with_site_headers(request, [*headers, ("Vary", "Accept")])
         if request.method == "HEAD":
-            self._root.check_readable(path)
             return PreparedResponse(Response(200, fields), request, sized=False)
 
         def build() -> Response:
             entries = builder.throttled(self._root.list_directory(path))
             return Response(200, fields, builder.joined(builder.throttled(form(path, entries))))
 
-        try:
-            return self._builder.submit((self, path, form), build)
-        except builder.Busy:
-            return self._error(503, request, [("Retry-After", "1")])
+        return builder.default_builder.submit((self, path, form), build)
 
     def _redirect_target(self, path: bytes, query: str) -> str | None:
         """The redirect target for `path`, if there is one."""
-        for source, target in self._config.redirects:
-            rest = ""
-            if source.endswith("*") and path.startswith(fsencode(source[:-1])):
-                rest = quote(path[len(fsencode(source)) - 1 :])
-            elif path != fsencode(source):
-                continue
-            if target.endswith("*"):
-                rest = rest.lstrip("/") if target == "/*" else rest  # "//" would lead to another host
-                target = target[:-1] + rest
-            return target + query if "?" not in target else target
+        for source, target in self._redirects:
+            prefix = source.removesuffix(b"*")
+            if path == source or (prefix != source and path.startswith(prefix)):
+                if target.endswith("*"):
+                    rest = quote(path[len(prefix) :])
+                    target = target[:-1] + (rest.lstrip("/") if target == "/*" else rest)  # "//" would lead to another host
+                return target if "?" in target else target + query
         return None
 
-    def _redirect(self, location: str, request: Request) -> PreparedResponse:
-        message = "This page has moved to another address."
-        headers = self._with_site_headers(request.decode_target(), [("Location", location)])
-        return PreparedResponse(error_response(301, message, headers), request)
-
     def _os_error(self, failure: OSError, request: Request) -> PreparedResponse:
-        """The response when a file or directory cannot be opened or read."""
+        """The response when a file or directory cannot be opened or read: the configured fallback in place of 404."""
+        path, fallback = request.decode_target(), self._config.fallback
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
-            log.error("cannot read %r: %s", fsdecode(request.decode_target()), failure.strerror)
-        return self._fallback(request) if status == 404 else self._error(status, request)
+            log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
+        if status == 404 and fallback and not is_hidden(path) and b"." not in path.rpartition(b"/")[2]:
+            try:
+                return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)])
+            except OSError as further:
+                log.error("cannot read the fallback %s: %s", fallback, further.strerror)
+        return self._page(status, request, [("Retry-After", "1")] if status == 503 else ())
 
-    def _fallback(self, request: Request) -> PreparedResponse:
-        """The response when there is no such file: the configured fallback, or 404."""
-        path = request.decode_target()
-        fallback = self._config.fallback
-        if fallback is None or is_hidden(path) or b"." in path.rpartition(b"/")[2]:
-            return self._error(404, request)
-        try:
-            file = self._root.find(fsencode(fallback))
-        except OSError as failure:
-            log.error("cannot read the fallback %s: %s", fallback, failure.strerror)
-            return self._error(404, request)
-        return self._file_response(fsencode(fallback), file, request, [self._root.snapshot(path)])
+    def _page(self, status: int, request: Request, headers: Headers = ()) -> PreparedResponse:
+        """A response with a page about its status: the site's own one, else the built-in one."""
+        fields = without("Content-Type", self._with_site_headers(request, headers))
+        response = self._own_page(status, fields) or error_response(status, MESSAGES[status], fields)
+        return PreparedResponse(response, request)
 
-    def respond_to_error(self, failure: HTTPError, line: str) -> PreparedResponse:
-        """The response to a malformed request with the request line `line`."""
-        return PreparedResponse(self._error_page(failure.status) or error_response(failure.status, failure.message), None, line)
-
-    def _error(
-        self, status: int, request: Request, headers: Headers = (), response: Response | None = None
-    ) -> PreparedResponse:
-        """An error response: the site's own page, else `response`, else the built-in page."""
-        fields = self._with_site_headers(path_or_none(request) or b"/", headers)
-        return PreparedResponse(
-            self._error_page(status, fields) or response or error_response(status, MESSAGES[status], fields), request
-        )
-
-    def _error_page(self, status: int, headers: Headers = ()) -> Response | None:
+    def _own_page(self, status: int, headers: Headers) -> Response | None:
         """The response with the site's own page for `status`, if there is one."""
         page = self._pages.get(status)
         if page is None:
             return None
         try:
-            file = self._root.find(fsencode(page))
+            body = self._root.find(fsencode(page)).body
         except OSError as failure:
             log.error("cannot read the error page %s: %s", page, failure.strerror)
             return None
-        own = [field for field in headers if field[0].lower() != "content-type"]
-        return Response(status, [("Content-Type", self._type(fsencode(page))), *own], file.body)
+        return Response(status, [("Content-Type", self._type(fsencode(page))), *headers], body)
 
 
-def conditional_response(request: Request, file: File, tag: str, headers: list[tuple[str, str]], now: float) -> Response:
-    """The 200 response with `headers` and the content of `file`, or the 304, 412, 206 or 416 that the request asks for."""
-    status = precondition(request, tag, int(file.modified), now)
-    if status == 304:
-        return not_modified(headers)
-    if status == 412:
-        return precondition_failed()
-    spans = requested_ranges(request, file.size, tag, int(file.modified), now)
-    if spans is None:
-        return Response(200, headers, file.body)
-    return partial_content(headers, file.body, spans, file.size) if spans else range_not_satisfiable(file.size)
+def without(name: str, headers: Headers) -> Headers:
+    """The header fields of other names."""
+    return [field for field in headers if field[0].lower() != name.lower()]
 
 
-def is_older(variant: PathSnapshot, file: File) -> bool:
-    """Whether the variant is older than the file. Some compressors copy the file's time without the fraction of a second."""
-    whole = variant.modified == int(variant.modified)
-    return variant.modified < (int(file.modified) if whole else file.modified)
+def is_older(mtime_ns: int, file: File) -> bool:
+    """Whether a variant is older than the file. Some compressors copy the file's time without the fraction of a second."""
+    return mtime_ns < (file.mtime_ns if mtime_ns % SECOND else file.modified * SECOND)
 
 
 def is_cacheable(request: Request, response: Response, now: float) -> bool:
     """Whether the response depends on nothing but the bytes of the request and the state of files."""
     fields = request.fields
-    if response.status not in {200, 304} or request.length or request.version == (0, 9):
+    if response.status not in {200, 304} or request.version == (0, 9) or fields.keys() & {"authorization", "range", "if-range"}:
         return False
-    if not fields.keys().isdisjoint({"authorization", "range", "if-range"}):
-        return False
-    since = fields.get("if-modified-since")
-    return since is None or (parse_date(since, now) or 0) <= now
+    return "if-modified-since" not in fields or (parse_date(fields["if-modified-since"], now) or 0) <= now

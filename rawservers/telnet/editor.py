@@ -31,6 +31,10 @@ HISTORY = 16
 
 WIDTH_CACHE_SIZE = 4096  # characters whose width is cached, for all sessions together: a script, or several
 
+MAX_MARKS = (
+    1024  # combining characters erased with the one that they follow, a few milliseconds' work. Text in use has up to 30
+)
+
 _ESC, _CSI, _SS3 = b"\x1b", b"[", b"O"
 _CONTROL = bytes((*range(0x20), 0x7F))
 _MAX_CHARACTER = 4  # bytes in UTF-8
@@ -73,10 +77,10 @@ def character_start(line: bytes | bytearray, end: int) -> int:
 
 
 def _cluster_start(line: bytearray, end: int) -> int:
-    """The index where the last character of line[:end] that takes a column begins; only combining characters follow it."""
+    """The index where the last character of line[:end] that takes a column begins, or the last MAX_MARKS that take none."""
     start = end
-    while start:
-        end, start = start, character_start(line, start)
+    for _ in range(MAX_MARKS):
+        end, start = start, character_start(line, start) if start else 0
         if width(line[start:end]):
             break
     return start

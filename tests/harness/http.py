@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, ResponseEnd
-from rawservers.http.cache import ResponseCache
+from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.response import AccessRecord
@@ -29,9 +29,12 @@ def router(
     body_limit: int = 100,
     server_header: bool = True,
 ) -> Router:
-    cache = ResponseCache(clock, 100, 1 << 20)
+    freshness = FreshnessClock(clock)
+    cache = ResponseCache(freshness, 100, 1 << 20)
     files = FileCache(100, 1 << 20, 100)
-    return Router([(site.hosts, Site(site, clock, cache, files)) for site in sites], handlers, cache, body_limit, server_header)
+    return Router(
+        [(site.hosts, Site(site, freshness, cache, files)) for site in sites], handlers, cache, body_limit, server_header
+    )
 
 
 class Reply(NamedTuple):
@@ -45,7 +48,7 @@ class Client:
 
     def __init__(self, site: Router, clock: Clock, requests: int = 0) -> None:
         self.clock = clock
-        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests, site.respond_to_error)
+        self.conversation = Conversation(Peer(("192.0.2.1", 4711), clock), site, requests)
         self.said = b""
         self.spans: list[tuple[int, int]] = []  # where in `said` each answer begins and ends
         self.begun = 0

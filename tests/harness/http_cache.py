@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rawservers.core.peer import Clock
-from rawservers.http.cache import ResponseCache
+from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
@@ -22,9 +22,10 @@ class Remembering:
 
     def __init__(self, clock: Clock, *sites: SiteConfig, answers: int = 100, files: int = 100, **bounds: Any) -> None:
         self.clock = clock
-        self.answers = ResponseCache(clock, answers, bounds.get("answer_bytes", 1 << 20))
+        freshness = FreshnessClock(clock)
+        self.answers = ResponseCache(freshness, answers, bounds.get("answer_bytes", 1 << 20))
         self.files = FileCache(files, bounds.get("file_bytes", 1 << 20), bounds.get("open_files", 100))
-        made = [(site.hosts, Site(site, clock, self.answers, self.files)) for site in sites]
+        made = [(site.hosts, Site(site, freshness, self.answers, self.files)) for site in sites]
         self.router = Router(made, bounds.get("handlers", ()), self.answers, 100)
 
     def client(self) -> Client:

@@ -47,6 +47,9 @@ PURE = {
     "http.framing",
     "http.conversation",
     "http.cache",
+    "http.admission",
+    "http.normalized",
+    "http.epoch_cache",
     "http.listing.entries",
     "http.listing.html",
     "http.listing.json",
@@ -63,8 +66,8 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "site", "files", "listing", "cache", "conversation", "framing", "conditional", "ranges", "response",
-        "negotiation", "dates", "request",
+        "router", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache", "framing",
+        "conditional", "ranges", "response", "negotiation", "dates", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip
@@ -210,6 +213,31 @@ def test_an_import_circle_is_noticed(module: str, line: str) -> None:
     found = sources()
     found[module] += f"\n{line}\n"
     assert circle(found)
+
+
+def clock_writes(source: str) -> list[str]:
+    """Where `source` assigns to, or deletes, an attribute of a clock: of anything whose name ends in `clock`."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and ast.unparse(node.value).endswith("clock")
+    ]
+
+
+def test_protocols_only_read_the_clock() -> None:
+    protocols = {module: source for module, source in sources().items() if room(module) in {"http", "telnet"}}
+    assert len(protocols) > 20
+    assert {module: clock_writes(source) for module, source in protocols.items() if clock_writes(source)} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["self._clock.epoch += 1", "clock.work = 0", "peer.clock.now: float = 1.0", "clock.time, x = 1, 2", "del self.clock.now"],
+)
+def test_a_write_to_the_clock_is_noticed(line: str) -> None:
+    source = (PACKAGE / "http/conversation.py").read_text()
+    assert clock_writes(source) == []
+    assert len(clock_writes(f"{source}\n{line}\n")) == 1
 
 
 def too_long(module: str, source: str) -> list[str]:

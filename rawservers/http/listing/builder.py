@@ -4,17 +4,23 @@ A request submits a build under a key, and gets a future. A queued build is shar
 before it begins. One that has begun is not shared: what it has read may have changed before the new request. So for each key
 there is at most one build running and one queued, however many requests there are. Results are not cached.
 
+The thread ends with the last build: an idle one would have to be told when the process ends, and a start takes little of the
+time of a listing. As a daemon it does not keep the process alive.
+
 Python runs one thread at a time. So the thread works in slices with a pause after each, and during a build the switch interval
 of the interpreter is shortened, so that the event loop gets it back sooner.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
-from threading import Condition, Thread
+from functools import partial
+from threading import Lock, Thread
 from typing import TypeVar
 
 from rawservers.http.response import Body, Response
@@ -24,7 +30,6 @@ MAX_BUILDS = 16
 # Requests that wait, in all. They share results, so the limit is not for memory: all requests that wait for a build are served
 # in one iteration of the event loop.
 MAX_REQUESTS = 256
-IDLE_TIME = 5.0  # seconds without work after which the thread ends
 
 SLICE = 128  # items without a pause: less than a millisecond, with names of usual length
 PAUSE = 0.0005  # seconds: nearly as long as a slice, so that the event loop has about half of the time
@@ -37,99 +42,68 @@ PIECE_SIZE = 65536  # minimum size in bytes of a piece of the body: large enough
 T = TypeVar("T")
 
 
-class Busy(Exception):
+class Busy(OSError):
     """Too many builds or requests are waiting."""
 
 
-class Build:
-    """A queued or running build. requests: number of requests that share it."""
+class Build(Future[Response]):
+    """The future of a build. function: what makes the response; requests: number of requests that share it."""
 
-    __slots__ = ("build", "future", "requests")
-
-    def __init__(self, build: Callable[[], Response]) -> None:
-        self.build = build
-        self.future: Future[Response] = Future()
+    def __init__(self, function: Callable[[], Response]) -> None:
+        super().__init__()
+        self.function = function
         self.requests = 0
 
 
 class Builder:
-    """The queue of builds, and the thread that runs them.
+    """The queue of builds, and the thread that runs them."""
 
-    idle: seconds without a build after which the thread ends; it is started again when needed.
-    """
-
-    def __init__(self, idle: float = IDLE_TIME) -> None:
-        self._idle = idle
-        self._condition = Condition()  # guards the attributes below
-        self._waiting: dict[Hashable, Build] = {}  # by key, oldest first
+    def __init__(self) -> None:
+        self._lock = Lock()  # guards the attributes below
+        self._waiting: OrderedDict[Hashable, Build] = OrderedDict()  # by key, oldest first
         self._requests = 0
-        self._thread: Thread | None = None
+        self._running = False  # whether there is a thread
 
-    def submit(self, key: Hashable, build: Callable[[], Response]) -> Future[Response]:
-        """The future of a call of `build` in the thread, or of a queued one with the same key. Raises Busy.
+    def submit(self, key: Hashable, function: Callable[[], Response]) -> Future[Response]:
+        """The future of a call of `function` in the thread, or of a queued one with the same key. Raises Busy.
 
-        The future is shared, and must not be cancelled. Its exception is what the build raised.
+        The future is shared, and must not be cancelled. Its exception is what the function raised.
         """
-        with self._condition:
-            if self._requests >= MAX_REQUESTS:
-                raise Busy
-            waiting = self._waiting.get(key)
-            if waiting is None:
-                if len(self._waiting) >= MAX_BUILDS:
-                    raise Busy
-                self._start()
-                waiting = self._waiting[key] = Build(build)
-                self._condition.notify()
-            waiting.requests += 1
+        with self._lock:
+            build = self._waiting.get(key) or Build(function)
+            if self._requests >= MAX_REQUESTS or (not build.requests and len(self._waiting) >= MAX_BUILDS):
+                raise Busy(errno.EAGAIN, "too many listings")
+            if not self._running:
+                try:
+                    Thread(target=self._run, name="builder", daemon=True).start()
+                except RuntimeError as failure:
+                    raise Busy(errno.EAGAIN, "too many threads") from failure
+            self._running = True
+            self._waiting[key] = build
+            build.requests += 1
             self._requests += 1
-            return waiting.future
-
-    def _start(self) -> None:
-        """Start the thread, if it is not running. Raises Busy."""
-        if self._thread is None:
-            thread = Thread(target=self._run, name="builder", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as failure:  # the limit of threads is reached
-                raise Busy from failure
-            self._thread = thread
+            return build
 
     def _run(self) -> None:
-        while self._do_next():
-            pass
+        """Run the queued builds, oldest first, until there is none."""
+        usual = sys.getswitchinterval()
+        while build := self._begin_next():
+            sys.setswitchinterval(min(usual, SWITCH_INTERVAL))
+            try:
+                finish = partial(build.set_result, build.function())
+            except BaseException as failure:  # the thread continues
+                finish = partial(build.set_exception, failure)
+            sys.setswitchinterval(usual)
+            with self._lock:
+                self._requests -= build.requests  # before the future is done, and more requests follow
+            finish()
+            del build, finish  # they would keep the result alive during the next build
 
-    def _do_next(self) -> bool:
-        """Run the oldest queued build. Returns False, and the thread ends, if there was none for `idle` seconds.
-
-        A method of its own, so that no local variable of the thread keeps a result alive.
-        """
-        with self._condition:
-            if not self._waiting:
-                self._condition.wait(self._idle)
-            if not self._waiting:
-                self._thread = None
-                return False
-            build = self._waiting.pop(next(iter(self._waiting)))  # from here on, the same key is a new build
-        result = run(build.build)
-        with self._condition:
-            self._requests -= build.requests  # before the futures are done, and more requests follow
-        if isinstance(result, Response):
-            build.future.set_result(result)
-        else:
-            build.future.set_exception(result)
-        return True
-
-
-def run(build: Callable[[], Response]) -> Response | BaseException:
-    """The result of a build, or the exception that it raised. Raises nothing, so that the thread continues."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, SWITCH_INTERVAL))
-    try:
-        return build()
-    except BaseException as failure:
-        return failure
-    finally:
-        sys.setswitchinterval(before)
+    def _begin_next(self) -> Build | None:
+        """The oldest queued build, which is shared no more from here on. None, and the thread is to end, if there is none."""
+        with self._lock:
+            self._running = bool(self._waiting)
+            return self._waiting.popitem(last=False)[1] if self._running else None
 
 
 def throttled(items: Iterable[T]) -> Iterator[T]:
@@ -147,17 +121,14 @@ def pause() -> None:
 def joined(fragments: Iterable[bytes]) -> Body:
     """The body made of these fragments, joined to pieces of about PIECE_SIZE: each join is short, and few chunks are sent."""
     pieces = []
-    parts = []
-    size = 0
+    piece = bytearray()
     for fragment in fragments:
-        parts.append(fragment)
-        size += len(fragment)
-        if size >= PIECE_SIZE:
-            pieces.append(b"".join(parts))
-            parts.clear()
-            size = 0
-    if parts or not pieces:
-        pieces.append(b"".join(parts))
+        piece += fragment
+        if len(piece) >= PIECE_SIZE:
+            pieces.append(bytes(piece))
+            piece.clear()
+    if piece or not pieces:
+        pieces.append(bytes(piece))
     return pieces[0] if len(pieces) == 1 else tuple(pieces)
 
 

@@ -10,32 +10,28 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
 from heapq import merge
 from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from urllib.parse import quote
 
+from rawservers.http.dates import utc
+
 NUMBER = re.compile("0*([0-9]+)")
-EPOCH = datetime(1970, 1, 1)  # without a time zone, for isoformat without an offset
-EARLIEST, LATEST = -62135596800, 253402300799  # seconds since 1970: the years 1 to 9999, which have four digits
 RUN_SIZE = 512  # entries sorted at once, in about half a millisecond
 
 
-class ListingEntry:
+class ListingEntry(NamedTuple):
     """One name in a directory.
 
     name: its bytes, any but NUL and "/"; is_directory: else it is a file; size: the file's, in bytes; modified: the mtime, in
     seconds since 1970.
     """
 
-    __slots__ = ("is_directory", "modified", "name", "size")
-
-    def __init__(self, name: bytes, is_directory: bool, size: int, modified: float) -> None:
-        self.name = name
-        self.is_directory = is_directory
-        self.size = size
-        self.modified = modified
+    name: bytes
+    is_directory: bool
+    size: int
+    modified: float
 
 
 # An entry for sorting: whether it is a file, sort key, name, size, mtime.
@@ -57,7 +53,7 @@ def name_text(name: bytes) -> str:
 
 def iso_time(seconds: float) -> str:
     """Seconds since 1970 in ISO 8601: 1994-11-06T08:49:37Z."""
-    return f"{(EPOCH + timedelta(0, min(max(seconds, EARLIEST), LATEST) // 1)).isoformat()}Z"
+    return f"{utc(seconds).isoformat()}Z"
 
 
 # Order

@@ -18,30 +18,19 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from functools import cache
 from html import escape
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_runs, name_text, sorted_runs
 
 
-class Template(NamedTuple):
-    """style.css, and the parts of page.html in the order in which they are sent. table_end contains script.js."""
-
-    style: str
-    head: str
-    folders: bytes
-    files: bytes
-    table_end: bytes
-    end: bytes
+@cache
+def template() -> list[str]:
+    """style.css, and the parts of page.html: head, directories, files, end of the table with script.js, end. Raises OSError."""
+    return [read("style.css"), *re.split("<!-- .* -->\n", read("page.html").replace("{script}", read("script.js")))]
 
 
 @cache
-def template() -> Template:
-    """The template, read once from the files beside this module. Raises OSError."""
-    head, *parts = re.split("<!-- .* -->\n", read("page.html").replace("{script}", read("script.js")))
-    return Template(read("style.css"), head, *(part.encode() for part in parts))
-
-
 def read(name: str) -> str:
     return Path(__file__).with_name(name).read_text("utf-8")
 
@@ -49,15 +38,10 @@ def read(name: str) -> str:
 @cache
 def content_security_policy() -> str:
     """The Content-Security-Policy of the pages. Even if a file name were parsed as markup, no script of it would run."""
-    style, script = csp_hash("\n" + read("style.css")), csp_hash("\n" + read("script.js"))
-    return f"default-src 'none'; img-src data:; style-src {style}; script-src {script}"
-
-
-def csp_hash(source: str) -> str:
-    """The source expression of a Content-Security-Policy that allows this inline script or style."""
     from hashlib import sha256  # here, since it loads OpenSSL, and most sites have no listings
 
-    return f"'sha256-{b64encode(sha256(source.encode()).digest()).decode()}'"
+    hashes = [b64encode(sha256(f"\n{read(name)}".encode()).digest()).decode() for name in ("style.css", "script.js")]
+    return "default-src 'none'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'".format(*hashes)
 
 
 # Characters without a shape, or not allowed in HTML: controls, line separators, bidirectional marks, zero-width characters
@@ -81,58 +65,51 @@ def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
         files += sum([row[0] for row in run])
         total += len(run)
         runs.append(run)
-    page = template()
-    yield page.head.format(
-        title=escape_name(name_text(path)),
-        style=page.style,
-        breadcrumbs=breadcrumbs(path),
-        summary=('<a href="../">Parent folder</a> · ' if path != b"/" else "") + summary(total - files, files),
-    ).encode()
-    if total:
-        yield page.folders
-        in_files = False
-        for is_file, _, name, size, modified in merge_runs(runs):
-            if is_file and not in_files:
-                in_files = True
-                yield page.files
-            yield table_row(name, not is_file, size, modified).encode()
-        if not in_files:
-            yield page.files
-        yield page.table_end
-    yield page.end
+    style, head, directories_begin, files_begin, table_end, end = template()
+    parent = '<a href="../">Parent folder</a> · ' if path != b"/" else ""
+    counts = parent + summary(total - files, files)
+    yield head.format(title=name_html(path), style=style, breadcrumbs=breadcrumbs(path), summary=counts).encode()
+    if runs:
+        rows = (table_row(name, not is_file, size, modified).encode() for is_file, _, name, size, modified in merge_runs(runs))
+        yield directories_begin.encode()
+        yield from islice(rows, total - files)
+        yield files_begin.encode()
+        yield from rows
+        yield table_end.encode()
+    yield end.encode()
 
 
 # Parts of the page
 
 
 def table_row(name: bytes, is_directory: bool, size: int, modified: float) -> str:
-    text, when = escape_name(name_text(name)), iso_time(modified)
+    when = iso_time(modified)
     size_cell = "" if is_directory else f'<data value="{size}" title="{size:,} bytes">{human_size(size)}</data>'
     return (
-        f'<tr><td><a href="{href(name, is_directory)}"><bdi>{text}</bdi>{"/" if is_directory else ""}</a>'
+        f'<tr><td><a href="{href(name, is_directory)}"><bdi>{name_html(name)}</bdi>{"/" if is_directory else ""}</a>'
         f'<td>{size_cell}<td><time datetime="{when}">{when[:10]} {when[11:16]}</time>\n'
     )
 
 
 def breadcrumbs(path: bytes) -> str:
     """Links to the parent directories, and the directory itself."""
-    *ancestors, current = ["/", *(f"<bdi>{escape_name(part)}</bdi>/" for part in name_text(path).split("/")[1:-1])]
+    *ancestors, current = ["/", *(f"<bdi>{name_html(name)}</bdi>/" for name in path.split(b"/")[1:-1])]
     links = [f'<a href="{"../" * (len(ancestors) - depth)}">{name}</a>' for depth, name in enumerate(ancestors)]
     return "".join([*links, f'<span aria-current="page">{current}</span>'])
 
 
 def summary(folders: int, files: int) -> str:
-    if not folders + files:
-        return "This folder is empty."
-    counts = ((folders, "folder"), (files, "file"))
-    return ", ".join([f"{count:,} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count])
+    counts = [(folders, "folder"), (files, "file")]
+    said = [f"{count:,} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count]
+    return ", ".join(said) or "This folder is empty."
 
 
 # One entry
 
 
-def escape_name(text: str) -> str:
+def name_html(name: bytes) -> str:
     """The text of a name as HTML, with escapes for invisible characters."""
+    text = name_text(name)
     return escape(text if text.isprintable() else text.translate(ESCAPES))
 
 

@@ -230,6 +230,39 @@ def test_a_deadline_runs_for_what_is_waited_for() -> None:
         assert 0.9 < time.monotonic() - began < 4
 
 
+def test_a_deadline_that_is_restarted_still_ends() -> None:
+    with Running(Recording, idle=1, linger=0.1) as running, running.connect() as sock:
+        for _ in range(12):
+            sock.sendall(b"x")
+            assert receive_until(sock, b".") == b"."
+            select.select([], [], [], 0.1)
+        assert receive_all(sock) == b""
+        until(lambda: not running.connections, "it is closed")
+        assert running.loop._timers == {}
+
+
+def test_a_shorter_deadline_that_begins_without_output_is_kept() -> None:
+    class Partial(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.waiting = Deadline.HEAD
+            return ()
+
+    with Running(Partial, idle=3600, head=0.2) as running, running.connect() as sock:
+        until(lambda: bool(running.begun), "it waits for the first byte")
+        sock.sendall(b"x")
+        assert receive_all(sock) == b""
+
+
+def test_a_closed_connection_leaves_no_timer() -> None:
+    with Running(Recording, idle=3600) as running:
+        with running.connect() as sock:
+            sock.sendall(b"x")
+            assert receive_until(sock, b".") == b"."
+            assert len(running.loop._timers) == 1
+        until(lambda: not running.connections, "it is closed")
+        assert running.loop._timers == {}
+
+
 def test_no_deadline_without_a_limit() -> None:
     with Running(Recording, head=1) as running, running.connect() as sock:
         sock.settimeout(2.5)

@@ -10,12 +10,12 @@ import pytest
 
 from rawservers.core import listener
 from rawservers.core.bind import Endpoint, bind
-from rawservers.core.listener import ACCEPT_STEPS, Listener
+from rawservers.core.listener import ACCEPT_STEPS, Listener, ListenerState
 from rawservers.core.loop import STEPS_PER_CHECK, Loop
-from rawservers.core.protocol import Chunk, Closing
+from rawservers.core.protocol import Chunk, Closing, Deadline
 from tests.harness.core import Greedy, Pair, Recording, Running
 from tests.harness.sockets import receive_all
-from tests.harness.waiting import DEADLINE
+from tests.harness.waiting import DEADLINE, until
 
 
 def test_a_burst_is_accepted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +87,26 @@ def test_two_listeners_share_the_time_of_a_wake(monkeypatch: pytest.MonkeyPatch)
             sock.close()
         for server in servers:
             server.close()
+
+
+def test_a_full_listener_makes_room_as_soon_as_a_connection_is_idle() -> None:
+    class Worker(Recording):
+        waiting = Deadline.NONE
+        closable_when_idle = True
+
+        def resume(self) -> Sequence[Chunk]:
+            self.waiting = Deadline.IDLE
+            return (b"done",)
+
+    with Running(Worker) as running:
+        running.connections._max_total = 1
+        with running.connect() as first, running.connect() as second:
+            until(lambda: len(running.begun) == 1, "the first is accepted")
+            until(lambda: running.listener._state is ListenerState.FULL, "there is no room")
+            running.begun[0].peer.wake()  # type: ignore[attr-defined]
+            assert receive_all(first) == b"done"  # then it is idle, and closed for the second
+            until(lambda: len(running.begun) == 2, "the second is accepted")
+            second.close()
 
 
 def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import threading
@@ -161,6 +162,30 @@ def test_a_cancelled_timer_is_not_called_and_takes_no_room() -> None:
     loop.run()
     assert called == []
     assert loop._timers == {}
+    loop.close()
+
+
+def test_timers_keep_their_order_when_cancelled_ones_are_dropped() -> None:
+    loop = Loop()
+    called: list[int] = []
+    start = loop.clock.now
+    order = random.Random(1).sample(range(1000), 1000)
+    for when in order:
+        timer = loop.call_at(start + when / 1e6, loop, lambda when=when: called.append(when))  # type: ignore[misc]
+        if when % 3:
+            loop.cancel(timer)
+    loop.call_at(start + 1, loop, loop.stop)
+    loop.run()
+    assert called == list(range(0, 1000, 3))
+    loop.close()
+
+
+def test_a_timer_does_not_wait_for_the_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rawservers.core.loop.TICK", 3600.0)
+    loop = Loop()
+    loop.call_at(loop.clock.now, loop, lambda: None)
+    loop.call_at(loop.clock.now + 0.05, loop, lambda: loop.call_at(loop.clock.now + 0.05, loop, loop.stop) and None)
+    loop.run()
     loop.close()
 
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ResponseEnd
 from rawservers.http import files
-from rawservers.http.cache import ADMISSION_FILTER_SIZE, LOG_LINES_LIMIT, Cache
+from rawservers.http.admission import FILTER_SIZE
+from rawservers.http.cache import Cache
+from rawservers.http.normalized import LOG_LINES_LIMIT
 from rawservers.http.response import AccessRecord
 from rawservers.logs.access import FORMATS
 from rawservers.settings import SiteConfig
@@ -53,16 +55,16 @@ def test_a_flood_of_different_requests(clock: Clock, tmp_path: Path, make: Calla
             service.ask(*[request for request in useful if service.answers.lookup(request) is None])
     assert lost <= 6
     assert len(service.answers) <= max(len(useful) + most, 10)  # half the room is for any
-    assert len(service.answers._admission_filter) <= ADMISSION_FILTER_SIZE
+    assert len(service.answers._admission) <= FILTER_SIZE
 
 
 def test_sightings_are_bounded(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rawservers.http.cache.ADMISSION_FILTER_SIZE", 50)
+    monkeypatch.setattr("rawservers.http.admission.FILTER_SIZE", 50)
     Tree(tmp_path)
     service = Remembering(clock, SiteConfig(str(tmp_path / "release-1")), answers=4)
     for number in range(300):
         service.ask(get(f"/f?{number}", "Cookie: x"))
-        assert len(service.answers._admission_filter | service.answers._previous_filter) <= 100
+        assert len(service.answers._admission) <= 50
     assert len(service.answers) == 2  # the first, for which there was room
     service.ask(get("/f?299", "Cookie: y"), get("/f?200", "Cookie: y"))
     assert len(service.answers) == 3  # the other was too long ago

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Chunk, Closing
 from rawservers.http import conversation, framing
-from rawservers.http.cache import KEY_FIELDS, LOG_LINES_LIMIT, normalized_key
 from rawservers.http.conversation import Conversation
+from rawservers.http.normalized import KEY_FIELDS, LOG_LINES_LIMIT, normalized_key
 from rawservers.http.request import FIELD_LIMIT, Request, parse
 from rawservers.http.router import Router
 from rawservers.settings import SiteConfig
@@ -129,8 +129,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     service = Remembering(clock, site, answers=1000)
     recall = service.answers.lookup
 
-    def count(head: bytes) -> Any:
-        answer = recall(head)
+    def count(head: bytes, recheck: bool) -> Any:
+        answer = recall(head, recheck)
         if answer:
             hits.append(head)
         return answer
@@ -139,9 +139,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
         for method in ("GET", "HEAD"):
             for line in ("Accept-Encoding: gzip", "X: y"):
                 service.ask(*[get(target, line, f"Cookie: {number}", method=method) for number in range(3)])
-    service.router.lookup = count  # type: ignore[method-assign]
+    service.router.lookup = count
     long = Remembering(clock, site).router
-    long.lookup = lambda head: None  # type: ignore[method-assign]
+    long.lookup = lambda head, recheck: None
     return Pair(service.router, long, hits)
 
 
@@ -207,7 +207,7 @@ def parsed(head: bytes) -> object:
     except Exception:
         return None
     fields = {name: value for name, value in request.fields.items() if name in KEY_FIELDS}
-    return request.line, fields, request.host, request.keep_alive, request.connection_unspecified, request.length
+    return request.line, fields, request.host, request.keep_alive, request.length
 
 
 def test_as_many_lines_as_are_allowed(clock: Clock, tmp_path: Path) -> None:

@@ -267,6 +267,23 @@ def test_a_file_that_is_forgotten_within_a_wake(clock: Clock, tmp_path: Path) ->
         assert (client.said == said[: len(client.said)]) == (data is request)
 
 
+def test_a_file_that_an_error_page_drives_out_within_a_wake(clock: Clock, tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    service = Remembering(clock, SiteConfig(str(tree.root), error_pages=((408, "/page.html"),)), files=1)
+    request = get("/f")
+    expected = service.ask(*[request] * 3)[-200:]
+    clock.epoch += 1
+    kept, slow = service.client(), service.client()
+    slow.take(slow.conversation.receive(b"GET /f HT"))
+    kept.take(kept.conversation.receive(request))
+    slow.take(slow.conversation.expire())
+    assert [reply.status for reply in slow.replies()] == [408]
+    assert slow.said.endswith((tree.first / "page.html").read_bytes())
+    kept.take(kept.conversation.receive(request))
+    assert kept.said.endswith(expected)
+    assert len(kept.replies()) == 2
+
+
 def test_system_calls_per_level(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = Tree(tmp_path)
     looked: list[bytes] = []

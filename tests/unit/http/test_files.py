@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rawservers.core.peer import Clock
+from rawservers.http.cache import FreshnessClock
 from rawservers.http.files import DocumentRoot, FileCache
 from rawservers.settings import SiteConfig
 from tests.harness.http import Client, router
@@ -30,7 +31,7 @@ def test_an_entry_that_is_no_link_is_not_opened(clock: Clock, tmp_path: Path, mo
         "f": "1",
     }.items():
         (root / name).symlink_to(target)
-    files = DocumentRoot(str(root), clock, lambda path: (), FileCache(10, 1 << 20, 10))
+    files = DocumentRoot(str(root), FreshnessClock(clock), lambda path: (), FileCache(10, 1 << 20, 10))
     opened: list[bytes] = []
     really = os.open
     monkeypatch.setattr("rawservers.http.files.os.open", lambda path, *flags: opened.append(path) or really(path, *flags))

@@ -173,6 +173,18 @@ def test_a_range_that_cannot_be_had_keeps_its_header_on_a_page_of_ones_own(clock
     assert (reply.status, reply.body, headers(reply)["Content-Range"]) == (416, b"my own page", "bytes */4")
 
 
+@pytest.mark.parametrize(
+    ("fields", "status"), [({"If_Match": '"x"'}, 412), ({"Range": "bytes=100-"}, 416), ({"Range": "bytes=x"}, 416)]
+)
+def test_a_condition_that_fails_is_explained(clock: Clock, root: Path, fields: dict[str, str], status: int) -> None:
+    site = SiteConfig(str(root), headers=(("*", "X-All", "1"), ("*", "Content-Type", "text/weird")))
+    reply = get(clock, site, path="/main.htm", **fields)
+    assert (reply.status, headers(reply)["X-All"]) == (status, "1")
+    assert headers(reply).get("Content-Range") == ("bytes */4" if status == 416 else None)
+    assert [value for name, value in reply.headers if name == "Content-Type"] == ["text/html; charset=utf-8"]
+    assert b"<p>" in reply.body
+
+
 def test_the_fallback(clock: Clock, root: Path) -> None:
     site = SiteConfig(str(root), fallback="/index.html")
     for path in ("/users/42", "/users/", "/nope?x"):

@@ -35,9 +35,7 @@ PEER = Peer(("192.0.2.1", 4711), Clock())
 
 
 def record(line: str = "GET /f HTTP/1.0", referer: str = "", agent: str = "") -> AccessRecord:
-    made = AccessRecord(line, None, 200, 100, 12)
-    made.referer, made.agent = referer, agent
-    return made
+    return AccessRecord(line, 200, 100, 12, referer, agent)
 
 
 texts = st.one_of(

@@ -9,7 +9,7 @@ from unicodedata import combining, east_asian_width
 import pytest
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.telnet.editor import HISTORY, Editor, character_start, render, width
+from rawservers.telnet.editor import HISTORY, MAX_MARKS, Editor, character_start, render, width
 from rawservers.telnet.service import Dialogue, LineClient
 from rawservers.telnet.session import Session
 from tests.harness.telnet import start
@@ -296,3 +296,13 @@ def test_history_in_a_conversation_at_any_cut() -> None:
     assert whole.count("日> ".encode()) == 4
     one_by_one = in_character_mode()
     assert b"".join(said(one_by_one, data[i : i + 1]) for i in range(len(data))) == whole
+
+
+def test_the_marks_that_one_key_erases_are_bounded() -> None:
+    editor = Editor()
+    editor.insert(("ab" + "\u0301" * (2 * MAX_MARKS)).encode())
+    sizes = []
+    while editor.line:
+        sizes.append(len(editor.line))
+        editor.erase_character()
+    assert sizes == [2 + 4 * MAX_MARKS, 2 + 2 * MAX_MARKS, 2, 1]

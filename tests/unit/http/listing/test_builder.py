@@ -103,32 +103,41 @@ def test_so_many_requests_wait(work: Work) -> None:
 
 
 @pytest.mark.parametrize("failure", [OSError(13, "as told"), ZeroDivisionError("as told"), MemoryError(), SystemExit(1)])
-def test_a_build_that_fails_is_the_concern_of_those_who_asked(failure: BaseException) -> None:
+def test_a_build_that_fails_is_the_concern_of_those_who_asked(failure: BaseException, work: Work) -> None:
+    threads: list[threading.Thread] = []
+
     def fail() -> Response:
+        threads.append(threading.current_thread())
         raise failure
 
+    def succeed() -> Response:
+        threads.append(threading.current_thread())
+        return Response(204)
+
     builds = Builder()
-    assert builds.submit("key", fail).exception(DEADLINE) is failure
-    thread = builds._thread
-    assert builds.submit("key", nothing).result(DEADLINE).status == 204
-    assert builds._thread is thread
+    builds.submit("held", work)
+    work.await_begin()
+    failed, fine = builds.submit("key", fail), builds.submit("other", succeed)
+    work.let_go()
+    assert failed.exception(DEADLINE) is failure
+    assert fine.result(DEADLINE).status == 204
+    assert threads[0] is threads[1]
 
 
 def test_there_is_a_thread_only_while_there_is_work(work: Work) -> None:
-    before = threading.active_count()
-    builds = Builder(idle=0.001)
-    assert builds._thread is None
-    assert threading.active_count() == before
+    before = set(threading.enumerate())
+    builds = Builder()
+    assert set(threading.enumerate()) <= before
     for _ in range(3):
         future = builds.submit("key", work)
-        thread = builds._thread
-        assert thread
+        work.await_begin()
+        (thread,) = set(threading.enumerate()) - before
         assert thread.daemon
         work.let_go()
         future.result(DEADLINE)
         thread.join(DEADLINE)
         assert not thread.is_alive()
-        assert builds._thread is None
+        assert not builds._running
 
 
 def test_a_system_without_a_thread_to_spare_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,20 +153,23 @@ def test_a_system_without_a_thread_to_spare_is_busy(monkeypatch: pytest.MonkeyPa
     assert builds.submit("key", nothing).result(DEADLINE).status == 204
 
 
-def test_nothing_is_kept() -> None:
+def test_nothing_is_kept(work: Work) -> None:
     dropped = Event()
 
     def build() -> Response:
         return Response(200, body=FileSlice(OpenFile(-1, lambda fd: dropped.set()), 0, 0))
 
     builds = Builder()
+    builds.submit("first", work)
     future = builds.submit("key", build)
+    builds.submit("next", work)
+    work.let_go()
     assert future.result(DEADLINE).status == 200
     assert not dropped.is_set()
+    work.await_begin()
+    work.await_begin()  # the thread has gone on
     del future
     assert dropped.wait(DEADLINE)
-    assert builds._thread
-    assert builds._thread.is_alive()
 
 
 def test_the_interpreter_is_handed_over_sooner_during_a_build() -> None:
@@ -199,7 +211,7 @@ def test_pieces(sizes: list[int]) -> None:
 
 def test_many_threads_ask() -> None:
     """Each gets an answer that was begun after it asked, whoever else asks, and whether there is a thread or not."""
-    builds = Builder(idle=0.0)
+    builds = Builder()
     asked = [0] * 8
     stale: list[int] = []
 
@@ -221,4 +233,4 @@ def test_many_threads_ask() -> None:
         thread.join(DEADLINE)
         assert not thread.is_alive()
     assert (asked, stale) == ([200] * len(asked), [])
-    until(lambda: builds._thread is None, "the thread's end")
+    until(lambda: not builds._running, "the thread's end")
