@@ -9,28 +9,25 @@ so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so th
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import logging
 import os
 import re
 import socket
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rawservers.core.peer import peer_address
 
-log = logging.getLogger("rawservers")
-
-ADDRESS = re.compile(r"fd:(?P<fd>[0-9]{1,9})|unix:(?P<path>(?s:.+))|(?:(?P<host>\[[^]]*]|[^:]*):)?(?P<port>[0-9]+)", re.ASCII)
+# Groups: descriptor, path, host, port.
+ADDRESS = re.compile(r"fd:([0-9]{1,9})|unix:((?s:.+))|(?:(\[[^]]*]|[^:]*):)?([0-9]+)", re.ASCII)
 
 # Length of the accept queue: the kernel lowers it to net.core.somaxconn. A burst of connections is to be queued, not refused.
 BACKLOG = 0x7FFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """An address to listen on: host (None: all interfaces, IPv4 and IPv6) and port (0: a free one), the path of a unix socket,
     or the descriptor of a socket that is listening already."""
 
@@ -42,17 +39,14 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message."""
-        match = ADDRESS.fullmatch(text)
-        if match is None:
+        if not (match := ADDRESS.fullmatch(text)):
             raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or fd:N)")
-        if match["fd"]:
-            return cls(fd=int(match["fd"]))
-        if match["path"]:
-            return cls(path=match["path"])
-        port = int(match["port"])
-        if port > 65535:
-            raise ValueError(f"not a port: {port} (the highest is 65535)")
-        return cls("127.0.0.1" if match["host"] is None else match["host"].strip("[]") or None, port)
+        fd, path, host, port = match.groups()
+        if fd or path:
+            return cls(path=path, fd=int(fd) if fd else None)
+        if int(port) > 65535:
+            raise ValueError(f"not a port: {int(port)} (the highest is 65535)")
+        return cls("127.0.0.1" if host is None else host.strip("[]") or None, int(port))
 
     def __str__(self) -> str:
         if self.fd is not None:
@@ -72,8 +66,8 @@ class ServerSocket:
     def __init__(self, sock: socket.socket, owned: bool = True) -> None:
         name = sock.getsockname()
         is_unix = sock.family == socket.AF_UNIX
-        self.sock = sock
-        self.owned = owned
+        sock.setblocking(False)
+        self.sock, self.owned = sock, owned
         self.address = str(Endpoint(path=name) if is_unix else Endpoint(*peer_address(name)))
         self._path = name if owned and is_unix else ""
         self._inode = os.stat(name).st_ino if self._path else 0
@@ -91,11 +85,9 @@ class ServerSocket:
         """Close the socket in this process, and remove a unix socket's file, unless another server has replaced it."""
         self.sock.close()
         path, self._path = self._path, ""
-        try:
+        with contextlib.suppress(OSError):  # what stays is removed by `_remove_stale`
             if path and os.stat(path).st_ino == self._inode:
                 os.unlink(path)
-        except OSError as error:
-            log.debug("cannot remove %s: %s", path, error.strerror)
 
 
 def bind(endpoint: Endpoint) -> list[ServerSocket]:
@@ -132,7 +124,6 @@ def _inherit(fd: int) -> socket.socket:
         sock.detach()
         raise ValueError("not a stream socket that listens")
     sock.set_inheritable(False)
-    sock.setblocking(False)
     return sock
 
 
@@ -148,7 +139,6 @@ def _bind(family: int, address: Any, dual: bool = False) -> ServerSocket:
         sock.bind(address)
         server = ServerSocket(sock)  # sets its options before the first connection
         sock.listen(BACKLOG)
-        sock.setblocking(False)
         return server
     except OSError:
         sock.close()

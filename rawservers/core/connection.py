@@ -19,28 +19,23 @@ A connection lives for one exchange or one session. It carries bytes between its
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import select
 import socket
 from collections.abc import Callable, Sequence
+from select import EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI
 
-from rawservers.core.limits import Connections
 from rawservers.core.loop import Loop
 from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, Output, TruncatedError
-from rawservers.core.peer import Address, Peer, PeerConnection, peer_address
-from rawservers.core.phases import Introduction, Lingering, Phase, Preamble
+from rawservers.core.peer import Address, Peer, peer_address
+from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, ResponseEnd, ServiceSpec
 from rawservers.core.transport import Transport
 
 log = logging.getLogger("rawservers")
 
-INPUT_EVENT = select.EPOLLIN
-INPUT_INTEREST = select.EPOLLIN | select.EPOLLPRI
-WRITE = select.EPOLLOUT
-PRIORITY = select.EPOLLPRI
-READ_ONCE = INPUT_INTEREST | select.EPOLLONESHOT  # for a connection that is read in turn: reported once
-HANGUP_ONLY = select.EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
+INPUT = EPOLLIN | EPOLLPRI
+READ_ONCE = INPUT | EPOLLONESHOT  # for a connection that is read in turn: reported once
+HANGUP_ONLY = EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
 
 RECEIVE_SIZE = 16384  # bytes of one recv: many requests or lines, and few enough that their output stays small
 SMALL_SIZE = 478  # bytes of one recv until a peer has sent more at once: Python allocates objects of up to 512 bytes faster
@@ -48,8 +43,7 @@ SEND_QUOTA = 1 << 18  # bytes sent in one turn, so that a fast reader of large f
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP = Closing.KEEP
-HEAD, BODY, IDLE, SEND = Deadline.HEAD, Deadline.BODY, Deadline.IDLE, Deadline.SEND
-LINGER, TURN, NONE = Deadline.LINGER, Deadline.TURN, Deadline.NONE
+IDLE, SEND, TURN, NONE = Deadline.IDLE, Deadline.SEND, Deadline.TURN, Deadline.NONE
 ACCEPTED, PREAMBLE, OPEN, LINGERING, CLOSED = Phase
 
 BYTES_PER_STEP = 512  # bytes of a large receive, or of a large response, that count as a step of work
@@ -58,70 +52,67 @@ SENT_PER_STEP = 16384  # bytes sent from the queue, or from a file, that count a
 NEVER = float("inf")
 
 
-class Connection(PeerConnection):
-    """An event handler of the loop: one accepted socket and its protocol object. connections: the set that it belongs to until
-    it is closed; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives to `peer`;
-    timer_started: when the running deadline was started."""
+class Connection(Peer):
+    """An event handler of the loop: one accepted socket, its protocol object, and all that this protocol sees of both.
+
+    service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
+    timer_started: when the running deadline was started. Its state:
+
+    _waiting:        `protocol.waiting` after the last call
+    _recv_size:      maximum of the next recv, in bytes
+    _output:         None: nothing is unsent
+    _response_sent:  bytes of the present response that have left, while `_output` is None
+    _rest:           input left over by the preambles
+    _events:         events that epoll reports; 0: not registered, or disabled by EPOLLONESHOT
+    _turn_events:    while in the queue of turns: the events to handle then
+    _resume_pending: `protocol.resume` is to be called when the output has left and the turn has come
+    _greedy:         the protocol has used up its steps: the connection is read in turn
+    """
 
     __slots__ = (
-        "_clock", "_connections", "_counters", "_eof_received", "_events", "_fd", "_greedy", "_loop", "_output", "_phase",
-        "_preambles", "_protocol", "_recv_size", "_response_sent", "_rest", "_resume_pending", "_resume_timer", "_service",
-        "_sock", "_timer", "_timer_due", "_turn_events", "_waiting", "host", "peer", "service", "timer_started",
+        "_eof_received", "_events", "_greedy", "_loop", "_on_close", "_output", "_phase", "_protocol", "_recv_size",
+        "_response_sent", "_rest", "_resume_pending", "_resume_timer", "_service", "_sock", "_timer", "_timer_due",
+        "_turn_events", "_waiting", "host", "service", "timer_started",
     )  # fmt: skip
 
     def __init__(
-        self,
-        sock: Transport,
-        address: Address,
-        service: ServiceSpec,
-        loop: Loop,
-        connections: Connections[Connection],
-        preambles: Sequence[Callable[[], Preamble]] = (),
+        self, sock: Transport, address: Address, service: ServiceSpec, loop: Loop, on_close: Callable[[Connection], None]
     ) -> None:
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._service = service
-        self.service = service.name
-        self._counters = service.counters
-        self._loop = loop
-        self._clock = loop.clock
-        self._connections = connections
-        self._preambles = preambles
+        """on_close: called once, as soon as it is closed."""
+        self.address = address  # this and the next three in place of a call of Peer.__init__
+        self.clock = loop.clock
+        self.counters = service.counters
+        self.secure = False
         self.host = address[0]
-        self.peer = Peer(address, loop.clock, service.counters, self)
-        self._phase = ACCEPTED
-        self._protocol = NO_PROTOCOL
-        self._recv_size = SMALL_SIZE  # maximum of the next recv, in bytes
-        self._output: Output | None = None  # None: nothing is unsent
-        self._response_sent = 0  # bytes of the present response that have left, while `_output` is None
-        self._rest = b""  # input left over by the preambles
-        self._events = 0  # events that epoll reports; 0: not registered, or disabled by EPOLLONESHOT
-        self._eof_received = False
-        self._resume_pending = False  # protocol.resume is to be called when the output has left and the turn has come
-        self._turn_events = 0  # while in the queue of turns: the events to handle then
-        self._greedy = False  # the protocol has used up its steps: the connection is read in turn
-        self._waiting = NONE
-        self.timer_started = self._clock.now
+        self._service, self.service = service, service.name
+        self._sock, self._loop, self._on_close = sock, loop, on_close
+        self._phase, self._protocol, self._waiting = ACCEPTED, NO_PROTOCOL, NONE
+        self._recv_size = SMALL_SIZE
+        self._output: Output | None = None
+        self._rest = b""
+        self._eof_received = self._resume_pending = self._greedy = False
+        self._events = self._turn_events = self._response_sent = 0
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
         self._timer_due = NEVER
-        connections.add(self)
+        self.timer_started = loop.clock.now
 
     def __repr__(self) -> str:
-        return f"{self._service.name} connection from {self.peer.address[0]} port {self.peer.address[1]}"
+        return f"{self.service} connection from {self.address[0]} port {self.address[1]}"
+
+    def introduce(self, preambles: Preambles) -> None:
+        """Begin with preambles, and afterwards with the conversation."""
+        self._enter(PREAMBLE, Introduction(self, preambles, self.begin))
+        self.ready(EPOLLIN)
 
     def begin(self, rest: bytes = b"") -> None:
-        """Begin with the preambles, or else with the conversation. rest: input that the preambles have left over."""
-        if self._preambles:
-            preambles, self._preambles = [make() for make in self._preambles], ()
-            self._enter(PREAMBLE, Introduction(self.peer, preambles, self.begin))
-            return self.ready(INPUT_EVENT)
-        protocol = self._service.start(self.peer)
+        """Begin with the conversation. rest: input that the preambles have left over."""
+        protocol = self._service.start(self)
         self._enter(OPEN, protocol)
         self._rest = rest
         if protocol.greeting or protocol.closing is not KEEP:
             self._queue_and_flush((protocol.greeting,))
         if not rest and self._phase is OPEN and self._wants_read():
-            self.ready(INPUT_EVENT)
+            self.ready(EPOLLIN)
         else:
             self._update_interest()
 
@@ -131,7 +122,7 @@ class Connection(PeerConnection):
         former, self._protocol = self._protocol, protocol
         if protocol.waiting is not self._waiting:
             self._waiting = protocol.waiting
-            self.timer_started = self._clock.now
+            self.timer_started = self.clock.now
         if former is not NO_PROTOCOL:
             try:
                 former.connection_lost()
@@ -141,25 +132,25 @@ class Connection(PeerConnection):
     def ready(self, events: int) -> None:
         """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
         urgent = False
-        if events != INPUT_EVENT or self._events > INPUT_INTEREST:  # greater: WRITE, HANGUP_ONLY or READ_ONCE
-            if self._events == READ_ONCE or events & WRITE or not self._wants_read():
+        if events != EPOLLIN or self._events > INPUT:  # greater: EPOLLOUT, HANGUP_ONLY or READ_ONCE
+            if self._events == READ_ONCE or events & EPOLLOUT or not self._wants_read():
                 return self._handle_other(events)
-            urgent = events & PRIORITY != 0 and not self._sock.at_mark()
+            urgent = events & EPOLLPRI != 0 and not self._sock.at_mark()
         try:
             data = self._sock.recv(self._recv_size, DONTWAIT)
             if len(data) >= SMALL_SIZE:
                 if self._recv_size == SMALL_SIZE:
                     data = self._recv_rest(data, urgent)
-                self._clock.work += len(data) // BYTES_PER_STEP
+                self.clock.work += len(data) // BYTES_PER_STEP
         except OSError as error:
-            return self._recv_failed(error)
+            return self._update_interest() if isinstance(error, BlockingIOError) else self._abort(error)
         if not data:
             self._eof_received = True
             return self._queue_and_flush(self._protocol.end())
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
         if protocol.steps:
-            self._clock.work += protocol.steps
+            self.clock.work += protocol.steps
             protocol.steps = 0
         sent = 0
         if chunks and self._output is None:
@@ -169,17 +160,17 @@ class Connection(PeerConnection):
                     sent = self._sock.send(output, DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE)
                 except OSError:
                     sent = 0  # the queue will meet the same error, and handle it
-                self._counters.sent += sent
+                self.counters.sent += sent
                 if sent == len(output) <= UNCOUNTED_SIZE:
                     if type(end) is not ResponseEnd:
                         self._response_sent += sent
                     else:
-                        seconds = self._clock.now - end.started_at if end.started_at else 0.0
-                        self._service.report(self.peer, end.record, self._response_sent + sent, seconds)
+                        seconds = self.clock.now - end.started_at if end.started_at else 0.0
+                        self._service.report(self, end.record, self._response_sent + sent, seconds)
                         self._response_sent = 0
-                    self.timer_started = self._clock.now
+                    self.timer_started = self.clock.now
                     self._waiting = waiting = protocol.waiting
-                    if protocol.closing is not KEEP or self._events != INPUT_INTEREST or waiting is not IDLE:
+                    if protocol.closing is not KEEP or self._events != INPUT or waiting is not IDLE:
                         self._update_interest()
                     return
         self._queue_and_flush(chunks, sent)
@@ -192,7 +183,7 @@ class Connection(PeerConnection):
         elif self._output is not None or self._resume_pending or not events & HANGUP_ONLY:
             self._flush()  # on a broken connection, too: the next send says what has happened
         else:
-            self._abort(ConnectionResetError(errno.ECONNRESET, "connection reset by peer"))
+            self._abort(ConnectionResetError("connection reset by peer"))
 
     def _recv_rest(self, data: bytes, urgent: bool) -> bytes:
         """Read the rest of a burst that begins with `data`; use RECEIVE_SIZE from now on."""
@@ -202,30 +193,23 @@ class Connection(PeerConnection):
                 data += self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
         return data
 
-    def _recv_failed(self, error: OSError) -> None:
-        return self._update_interest() if isinstance(error, BlockingIOError) else self._abort(error)
-
     def _report(self, end: ResponseEnd, sent: int) -> None:
         """Report the end of a response of which `sent` bytes have left."""
-        self._service.report(self.peer, end.record, sent, self._clock.now - end.started_at if end.started_at else 0.0)
+        self._service.report(self, end.record, sent, self.clock.now - end.started_at)
 
     def _queue_and_flush(self, chunks: Sequence[Chunk], sent: int = 0) -> None:
         """Queue and send what the protocol has returned, of which `sent` bytes have left; act on `waiting` and `closing`."""
         protocol = self._protocol
-        self._clock.work += protocol.steps + sent // BYTES_PER_STEP
+        self.clock.work += protocol.steps + sent // BYTES_PER_STEP
         protocol.steps = 0
-        waiting = protocol.waiting
-        changed = waiting is not self._waiting
-        self._waiting = waiting
-        if self._output is None and (chunks or changed or waiting is IDLE):
-            self.timer_started = self._clock.now
+        former, self._waiting = self._waiting, protocol.waiting
+        if self._output is None and (chunks or self._waiting is not former or self._waiting is IDLE):
+            self.timer_started = self.clock.now
         if chunks:
             if self._output is None:
-                self._output = Output(self._sock, self._counters, self._report, self._response_sent, sent)
-            self._output.add(chunks, self._clock.now)
-            self._flush()
-        elif changed or self._events != INPUT_INTEREST or self._eof_received or protocol.closing is not KEEP:
-            self._update_interest()  # else nothing is to be sent, and epoll watches for input already
+                self._output = Output(self._sock, self.counters, self._report, self._response_sent, sent)
+            self._output.add(chunks, self.clock.now)
+        self._flush()
 
     def _flush(self) -> None:
         """Send unsent output, SEND_QUOTA bytes at most; the rest is sent in turn."""
@@ -234,10 +218,10 @@ class Connection(PeerConnection):
                 sent = output.flush(SEND_QUOTA)
             except OSError as error:
                 return self._abort(error)
-            self._clock.work += -(-sent // SENT_PER_STEP)
+            self.clock.work += -(-sent // SENT_PER_STEP)
             if output.has_progressed():
-                self.timer_started = self._clock.now
-            if output.is_empty():
+                self.timer_started = self.clock.now
+            if not output.chunks:
                 self._output, self._response_sent = None, output.response_sent
             elif sent >= SEND_QUOTA:
                 self._join_turn_queue()
@@ -257,23 +241,22 @@ class Connection(PeerConnection):
                 return  # epoll reports nothing for it; its turn will find an error
             events = HANGUP_ONLY
         elif output is not None:
-            events = WRITE | INPUT_INTEREST if self._wants_read() else WRITE
+            events = EPOLLOUT | INPUT if self._wants_read() else EPOLLOUT
         elif protocol.closing is not KEEP:
             return self.hang_up()
         elif self._wants_read():
-            events = READ_ONCE if self._greedy else INPUT_INTEREST
+            events = READ_ONCE if self._greedy else INPUT
         else:
             events = HANGUP_ONLY
         if events != self._events:
             self._events = events
-            self._loop.watch(self._fd, self, events)
+            self._loop.watch(self._sock.fileno(), self, events)
         due = self.timer_started + (self._service.deadlines.get(protocol.waiting if output is None else SEND) or NEVER)
         if due < self._timer_due:
-            self._loop.cancel(self._timer)
             self._timer_due = due
-            self._timer = self._loop.call_at(due, self, self._check_deadline)
+            self._timer = self._loop.call_at(due, self, self._check_deadline, self._timer)
 
-    def _join_turn_queue(self, events: int = INPUT_EVENT) -> None:
+    def _join_turn_queue(self, events: int = EPOLLIN) -> None:
         """Join the loop's queue of turns. events: to handle then; without any at worst a read is tried."""
         if not self._turn_events:
             self._loop.call_in_turn(self, self._take_turn)
@@ -306,8 +289,8 @@ class Connection(PeerConnection):
         """Close the socket. Responses that were not sent, or not whole, are reported with the bytes that were."""
         if self._phase is CLOSED:
             return
-        self._loop.discard(self._fd)
-        self._connections.discard(self)
+        self._loop.discard(self._sock.fileno())
+        self._on_close(self)
         self._sock.close()
         if self._timer or self._resume_timer:
             self._loop.cancel(self._timer)
@@ -316,7 +299,6 @@ class Connection(PeerConnection):
         if output is not None:
             output.abandon()
         self._enter(CLOSED, NO_PROTOCOL)
-        self.peer.detach()  # breaks the reference cycle, so that both are freed at once
 
     failed = close  # after an exception
 
@@ -357,11 +339,11 @@ class Connection(PeerConnection):
         if self._phase is CLOSED:
             return
         limit = self._service.deadlines.get(self._protocol.waiting if self._output is None else SEND)
-        if limit and self._clock.now >= self.timer_started + limit:
-            self.timer_started = self._clock.now
+        if limit and self.clock.now >= self.timer_started + limit:
+            self.timer_started = self.clock.now
             if self._output is not None:
                 self._sock.reset()
-                return self._abort(TimeoutError(errno.ETIMEDOUT, "send timed out"))
+                return self._abort(TimeoutError("send timed out"))
             self._queue_and_flush(self._protocol.expire())
         self._update_interest()
 
@@ -376,15 +358,16 @@ class Connection(PeerConnection):
     def closable_when_idle(self) -> bool:
         return self._protocol.closable_when_idle
 
-    def local_address(self) -> Address:
+    @property
+    def local(self) -> Address:
         return peer_address(self._sock.getsockname())
 
-    def resume_soon(self) -> None:
+    def wake(self) -> None:
         self._loop.call_soon_threadsafe(self, self._resume)
 
-    def resume_later(self, seconds: float) -> None:
-        self._loop.cancel(self._resume_timer)
-        self._resume_timer = self._loop.call_at(self._clock.now + seconds, self, self._resume)
+    def call_later(self, seconds: float) -> None:
+        if self._phase is not CLOSED:
+            self._resume_timer = self._loop.call_at(self.clock.now + seconds, self, self._resume, self._resume_timer)
 
     def _resume(self) -> None:
         if self._phase is not CLOSED:

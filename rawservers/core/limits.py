@@ -15,45 +15,30 @@ lose it to a flood of incomplete heads. Telnet sessions, in which a person may b
 
 from __future__ import annotations
 
-import typing
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import TypeAlias
 
+from rawservers.core.connection import Connection
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Deadline
+
+IDLE, LINGER, HEAD, BODY = Deadline.IDLE, Deadline.LINGER, Deadline.HEAD, Deadline.BODY
 
 UNLIMITED = 1 << 30  # the share of a service that has none
 RECENT = 0.1  # seconds
 SLOW_BODY = 5.0  # seconds
 SCAN_PER_STEP = 16  # connections examined in a step of work
-RANKS = {
-    Deadline.IDLE: 0,
-    Deadline.LINGER: 1,
-    Deadline.HEAD: 2,
-    Deadline.BODY: 3,
-}  # of candidates, the first to be closed first
+
+# The order of candidates, the first to be closed first. That of a recent one is higher by AFTER_OTHERS.
+RANKS = {IDLE: 0, LINGER: 1, HEAD: 2, BODY: 6}
+AFTER_OTHERS = 3
 
 
-class Member(typing.Protocol):
-    """A connection. service: the name of its service; host: its address in the limit per address; timer_started: when its
-    deadline was started, on the loop's clock."""
-
-    service: str
-    host: str
-    timer_started: float
-
-    @property
-    def waits_for(self) -> Deadline: ...
-    @property
-    def closable_when_idle(self) -> bool: ...
-    def has_unread(self) -> bool: ...
+Candidates: TypeAlias = list[tuple[int, float, Connection]]  # order, start of the timer
 
 
-M = TypeVar("M", bound=Member)
-
-
-class Connections(Generic[M]):
+class Connections:
     """The open connections of one process.
 
     max_total: of all services (0: no limit); max_per_address: of one client address (0: no limit); shares: maximum by service;
@@ -61,27 +46,23 @@ class Connections(Generic[M]):
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        max_total: int = 0,
-        max_per_address: int = 0,
-        shares: Mapping[str, int] = {},
-        uncounted: Mapping[str, int] = {},
-    ) -> None:
+        self, clock: Clock, max_total: int = 0, max_per_address: int = 0,
+        shares: Mapping[str, int] = {}, uncounted: Mapping[str, int] = {},
+    ) -> None:  # fmt: skip
         self._clock = clock
-        self._open: set[M] = set()
+        self._open: set[Connection] = set()
         self._max_total = max_total
         self._max_per_address = max_per_address
-        self._uncounted = dict(uncounted)
+        self._uncounted = uncounted
         self._remaining = defaultdict(lambda: UNLIMITED, {**shares, **uncounted})  # by service: how many it may add
+        self._by_address: defaultdict[str, int] = defaultdict(int)
+        self._candidates: dict[str, Candidates] = {}  # see `_scan`
         self.evictable_soon = False
-        self._by_address: Counter[str] = Counter()
-        self._candidates: dict[str, list[tuple[int, float, int, M]]] = {}  # see `_scan`
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def __iter__(self) -> Iterator[M]:
+    def __iter__(self) -> Iterator[Connection]:
         """A snapshot: connections may close during the iteration."""
         return iter(tuple(self._open))
 
@@ -99,68 +80,64 @@ class Connections(Generic[M]):
         """Whether this address may have one more connection. The limit does not apply to unix sockets."""
         return self._max_per_address == 0 or self._by_address[host] < self._max_per_address or host.startswith("unix:")
 
-    def add(self, connection: M) -> None:
+    def add(self, connection: Connection) -> None:
         self._open.add(connection)
         self._remaining[connection.service] -= 1
         if self._max_per_address:
             self._by_address[connection.host] += 1
 
-    def discard(self, connection: M) -> None:
+    def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
         self._remaining[connection.service] += 1
         if self._max_per_address:
-            host = connection.host
-            self._by_address[host] -= 1
-            if not self._by_address[host]:
-                del self._by_address[host]
+            self._by_address[connection.host] -= 1
+            if not self._by_address[connection.host]:
+                del self._by_address[connection.host]
 
-    def evict(self, service: str = "") -> M | None:
+    def evict(self, service: str = "") -> Connection | None:
         """The connection to close in favour of a new one of `service` ("": of any service); None if there is none.
 
         `evictable_soon` then says whether a connection was only passed over because it has unread input or was accepted in this
-        wake, so that there may be one in the next wake. All connections are examined only when the
-        candidates found the last time are used up.
+        wake, so that there may be one in the next wake. All connections are examined only when the candidates found the last
+        time are used up.
         """
         only = service if self._remaining[service] <= 0 else ""
         self.evictable_soon = False
-        candidates = self._candidates.get(only)
-        for scanned in (False, True):
-            while candidates:
-                _, started, _, connection = candidates.pop()
-                rank = rank_of(connection) if connection.timer_started == started and connection in self._open else None
-                if rank == RANKS[Deadline.LINGER] or (rank is not None and not connection.has_unread()):
+        return self._next_candidate(self._candidates.get(only, [])) or self._next_candidate(self._scan(only))
+
+    def _next_candidate(self, candidates: Candidates) -> Connection | None:
+        """The first that may still be closed; it and those before it are removed from the list."""
+        while candidates:
+            _, started, connection = candidates.pop()
+            if connection.timer_started == started and connection in self._open and (rank := rank_of(connection)) is not None:
+                if rank == RANKS[LINGER] or not connection.has_unread():
                     return connection
-                self.evictable_soon |= rank is not None
-            if not scanned:
-                candidates = self._candidates[only] = self._scan(only)
+                self.evictable_soon = True
         return None
 
     def forget_candidates(self) -> None:
         """Drop the candidates of the last scans, some of which may have been closed. Called at each tick."""
         self._candidates.clear()
 
-    def _scan(self, only: str) -> list[tuple[int, float, int, M]]:
-        """All candidates, of service `only` ("": of all), the first to be closed last."""
+    def _scan(self, only: str) -> Candidates:
+        """Find all candidates of service `only` ("": of all), the first to be closed last, and keep them."""
         now = self._clock.now
         self._clock.work += len(self._open) // SCAN_PER_STEP
-        found = []
+        found: Candidates = []
         for connection in self._open:
             rank = rank_of(connection)
             if rank is None or (connection.service != only if only else connection.service in self._uncounted):
                 continue
             age = now - connection.timer_started
-            if rank == RANKS[Deadline.HEAD] and age <= 0:  # accepted in this wake, and perhaps not read yet
+            if rank == RANKS[HEAD] and age <= 0:  # accepted in this wake, and perhaps not read yet
                 self.evictable_soon = True
-                continue
-            if rank == RANKS[Deadline.BODY] and age < SLOW_BODY:
-                continue
-            deferred = rank == RANKS[Deadline.BODY] or age < RECENT
-            found.append((rank + len(RANKS) * deferred, connection.timer_started, id(connection), connection))
-        found.sort(key=lambda candidate: candidate[:3], reverse=True)
-        return found
+            elif rank != RANKS[BODY] or age >= SLOW_BODY:
+                found.append((rank + AFTER_OTHERS * (age < RECENT), connection.timer_started, connection))
+        self._candidates[only] = sorted(found, key=lambda candidate: candidate[:2], reverse=True)
+        return self._candidates[only]
 
 
-def rank_of(connection: Member) -> int | None:
+def rank_of(connection: Connection) -> int | None:
     """The rank among the connections that may be closed to make room; None: it may not be closed."""
     waits_for = connection.waits_for
-    return RANKS.get(waits_for) if waits_for is not Deadline.IDLE or connection.closable_when_idle else None
+    return RANKS.get(waits_for) if waits_for is not IDLE or connection.closable_when_idle else None

@@ -26,14 +26,13 @@ import os
 import select
 import signal
 import time
-import typing
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from rawservers.core.peer import Clock
-from rawservers.core.wakes import LONG, SHORT, WakeTimes
+from rawservers.core.wakes import SHORT, WakeTimes
 
 log = logging.getLogger("rawservers")
 
@@ -45,11 +44,11 @@ TURNS_TIME = 0.001  # seconds of a wake for turns, at the least
 STEPS_PER_CHECK = 64  # steps of work after which the time is read again: half a millisecond, or less
 FEW_EVENTS = 8  # so few events make no long wake, unless one of them is slow by itself
 
-Events: TypeAlias = "list[tuple[int, int]]"  # (file descriptor, select.EPOLL* flags), as epoll.poll gives them
-Call: TypeAlias = "tuple[EventHandler, Callable[[], None]]"  # a call to make on behalf of a handler
+Callback: TypeAlias = Callable[[], None]
+Call: TypeAlias = "tuple[EventHandler, Callback]"  # a call to make on behalf of a handler
 
 
-class EventHandler(typing.Protocol):
+class EventHandler(Protocol):
     """Callbacks of a registered descriptor. service: the name of the service it works for, "" for none."""
 
     service: str
@@ -58,15 +57,15 @@ class EventHandler(typing.Protocol):
         """The kernel reports `events` (select.EPOLL*). Must not block."""
 
     def failed(self) -> None:
-        """A callback of this handler has raised, which was logged: release its resources."""
+        """A callback of this handler has raised, which was logged: release its resources. By default it stays."""
+        return None
 
 
-class Loop:
+class Loop(EventHandler):
     """The event loop of one process.
 
     at_tick, at_wake_end: callbacks, called at each tick and at the end of each wake. Do not remove from `at_wake_end` during a
-    wake: replace the list. times: durations of all wakes. unfinished_accepts: the number of listeners that go on accepting in
-    `at_wake_end`, which makes long wakes.
+    wake: replace the list. times: durations of all wakes.
     """
 
     service = ""
@@ -74,9 +73,8 @@ class Loop:
     def __init__(self) -> None:
         self.clock = Clock()
         self.times = WakeTimes()
-        self.at_tick: list[Callable[[], None]] = []
-        self.at_wake_end: list[Callable[[], None]] = []
-        self.unfinished_accepts = 0
+        self.at_tick: list[Callback] = []
+        self.at_wake_end: list[Callback] = []
         self._handlers: dict[int, EventHandler] = {}
         self._new_handlers: dict[int, EventHandler] = {}  # registered since the last poll, see `watch`
         self._epoll = select.epoll()
@@ -84,16 +82,12 @@ class Loop:
         self._timers: dict[int, Call] = {}  # by number
         self._schedule: list[tuple[float, int]] = []  # a heap: when a timer is due, and its number; cancelled ones included
         self._last_timer = 0
-        self._next_tick = 0.0
-        self._next_due = 0.0  # when the tick or the first timer is due
+        self._next_tick = self._next_due = 0.0  # when the tick is due; when the tick or the first timer is
         self._wall_offset = 0.0  # wall clock minus monotonic clock, in seconds
-        self._signals: dict[int, Callable[[], None]] = {}
+        self._signals: dict[int, Callback] = {}
         self._wakeup_sent = False
         self._threadsafe_calls: deque[Call] = deque()
         self._turns: deque[Call] = deque()
-        # Seconds of this wake by service; filled when several services work in it, and for ticks, turns and LONG wakes.
-        self._charged: dict[str, float] = {}
-        self._charged_until = 0.0  # when `_charged` was last updated; before clock.now: in an earlier wake
         self._pipe_read, self._pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._pipe_read, self, select.EPOLLIN)
         self._set_clock()
@@ -121,7 +115,7 @@ class Loop:
         self._handlers.pop(fd, None)
         self._new_handlers.pop(fd, None)
 
-    def call_soon_threadsafe(self, handler: EventHandler, call: Callable[[], None]) -> None:
+    def call_soon_threadsafe(self, handler: EventHandler, call: Callback) -> None:
         """Make `call` on behalf of `handler` in the next wake. The only method that other threads may use."""
         self._threadsafe_calls.append((handler, call))
         if not self._wakeup_sent:  # one byte in the pipe serves all calls that are queued when it is read
@@ -129,7 +123,7 @@ class Loop:
             with contextlib.suppress(OSError):  # the pipe is full, so the loop wakes anyway; or closed, as the loop is
                 os.write(self._pipe_write, b"\0")
 
-    def call_in_turn(self, handler: EventHandler, call: Callable[[], None]) -> None:
+    def call_in_turn(self, handler: EventHandler, call: Callback) -> None:
         """Append `call`, on behalf of `handler`, to the queue of turns."""
         self._turns.append((handler, call))
 
@@ -138,8 +132,12 @@ class Loop:
         self.clock.work = 0
         return time.monotonic() > self.clock.now + EVENTS_TIME
 
-    def call_at(self, when: float, handler: EventHandler, call: Callable[[], None]) -> int:
-        """A timer: make `call` on behalf of `handler` in turn, once clock.now is `when`. Returns a number for `cancel`."""
+    def call_at(self, when: float, handler: EventHandler, call: Callback, replaced: int = 0) -> int:
+        """A timer: make `call` on behalf of `handler` in turn, once clock.now is `when`. Returns a number for `cancel`.
+
+        replaced: the number of a timer to cancel.
+        """
+        self._timers.pop(replaced, None)
         number = self._last_timer = self._last_timer + 1
         self._timers[number] = handler, call
         if len(self._schedule) > 2 * len(self._timers) + 64:  # most are cancelled
@@ -158,7 +156,7 @@ class Loop:
         self._next_tick = min(self._next_tick, self.clock.now + seconds)
         self._next_due = min(self._next_due, self._next_tick)
 
-    def on_signal(self, number: int, callback: Callable[[], None]) -> None:
+    def on_signal(self, number: int, callback: Callback) -> None:
         """Call `callback` from the loop after signal `number`. In the main thread only."""
         self._signals[number] = callback
         signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)  # CPython writes the number into the pipe
@@ -170,17 +168,17 @@ class Loop:
         """Run wakes until `stop`."""
         poll, monotonic, clock, short = self._epoll.poll, time.monotonic, self.clock, self.times.short
         handlers, new_handlers, turns = self._handlers, self._new_handlers, self._turns
-        left: Events | None = None  # events that the last wake had no time for
-        self._set_clock()
+        left: list[tuple[int, int]] | None = None  # events that the last wake had no time for
         while self._running:
-            if new_handlers and not left:
-                self._add_handlers()
+            if new_handlers and not left:  # they have events from this poll on
+                handlers.update(new_handlers)
+                new_handlers.clear()
             timeout = self._next_due - clock.now
             ready, left = left or poll(timeout if timeout > 0.0 and not turns else 0.0, EVENTS_PER_WAKE), None
             began = clock.now = monotonic()
             clock.time = began + self._wall_offset
             clock.epoch += 1
-            if turns or self.unfinished_accepts or len(ready) > FEW_EVENTS:
+            if turns or len(ready) > FEW_EVENTS:
                 self.times.read_cpu()
             service = None  # the service that has worked since the last charge
             for fd, events in ready:
@@ -190,7 +188,7 @@ class Loop:
                     continue
                 if handler.service is not service:
                     if service is not None:
-                        self._charge(service)
+                        self.times.charge(service, began)
                     service = handler.service
                 try:
                     handler.ready(events)
@@ -210,58 +208,31 @@ class Loop:
             if (seconds := monotonic() - began) < SHORT:
                 short[0], short[1] = short[0] + 1, short[1] + seconds
             else:
-                self._record(service, seconds)
-
-    def _add_handlers(self) -> None:
-        """Let those that were registered since the last poll have events from the next one on."""
-        self._handlers.update(self._new_handlers)
-        self._new_handlers.clear()
+                self.times.add(seconds, service, began)
 
     def _run_due(self, service: str | None, began: float) -> None:
-        """Run what is due after the events of the wake that began then. service: as for `_charge`."""
-        self._charge(service)
+        """Run what is due after the events of the wake that began then. service: the last to work on them."""
+        charge = self.times.charge
+        charge(service, began)
         if began >= self._next_tick:
             self.times.add_short()
             self._set_clock()
-            self._charged_until = self.clock.now  # the clock has moved on, but the wake is the same
             for callback in self.at_tick:
                 self.call_isolated(self, callback)
         schedule = self._schedule
         for _ in range(TIMERS_PER_WAKE):
             if not schedule or schedule[0][0] > began:
                 break
-            if (call := self._timers.pop(heappop(schedule)[1], None)) is not None:
-                self._turns.append(call)
+            if timer := self._timers.pop(heappop(schedule)[1], None):
+                self._turns.append(timer)
         self._next_due = min(self._next_tick, schedule[0][0]) if schedule else self._next_tick
-        self._charge(None)
-        if self._turns:
-            self._run_turns(began + EVENTS_TIME)
-
-    def _run_turns(self, end: float) -> None:
-        """Serve the queue of turns until `end`, and for TURNS_TIME at least."""
-        end = max(end, self._charged_until + TURNS_TIME)
-        while self._turns and self._charged_until < end:
+        now = charge(None, began)
+        end = max(began + EVENTS_TIME, now + TURNS_TIME)
+        while self._turns and now < end:
             handler, call = self._turns.popleft()
             self.clock.epoch += 1  # input that is read now may be younger than what was checked so far
             self.call_isolated(handler, call)
-            self._charge(handler.service)
-
-    def _charge(self, service: str | None) -> None:
-        """Account the time since the last call to `service`; None, or "": to the loop itself."""
-        now = time.monotonic()
-        if self._charged_until < self.clock.now:  # the first call in this wake
-            self._charged_until = self.clock.now
-            self._charged.clear()
-        service = service or ""
-        self._charged[service] = self._charged.get(service, 0.0) + now - self._charged_until
-        self._charged_until = now
-
-    def _record(self, service: str | None, seconds: float) -> None:
-        """Count a wake that was not SHORT. service: as for `_charge`."""
-        self.times.add(seconds)
-        if seconds >= LONG:
-            self._charge(service)
-            self.times.blame(seconds, max(self._charged, key=self._charged.__getitem__))
+            now = charge(handler.service, began)
 
     def stop(self) -> None:
         """Return from `run` at the end of this wake."""
@@ -279,7 +250,7 @@ class Loop:
         fd, self._pipe_write = self._pipe_write, -1  # a thread must not write into whatever reuses the number
         os.close(fd)
 
-    def call_isolated(self, handler: EventHandler, call: Callable[[], None]) -> None:
+    def call_isolated(self, handler: EventHandler, call: Callback) -> None:
         """Make `call` on behalf of `handler`. An exception is logged, and `handler.failed` is called."""
         try:
             call()
@@ -294,9 +265,8 @@ class Loop:
             log.exception("unexpected error while dropping %r", handler)
 
     def _set_clock(self) -> None:
-        # The two clocks are compared once a tick, so that a wake reads only one of them.
-        self.clock.now = time.monotonic()
-        self.clock.time = time.time()
+        """Compare the two clocks: once a tick, so that a wake reads only one of them."""
+        self.clock.now, self.clock.time = time.monotonic(), time.time()
         self._wall_offset = self.clock.time - self.clock.now
         self._next_tick = self.clock.now + TICK
         self._next_due = min(self._next_due, self._next_tick)
@@ -308,12 +278,7 @@ class Loop:
         numbers = os.read(self._pipe_read, 4096)
         self._wakeup_sent = False  # before looking: a call that is added from here on writes a byte of its own
         for number in dict.fromkeys(numbers):  # the same signal several times counts once
-            callback = self._signals.get(number)
-            if callback is not None:
+            if callback := self._signals.get(number):
                 self.call_isolated(self, callback)
         for _ in range(len(self._threadsafe_calls)):
-            handler, call = self._threadsafe_calls.popleft()
-            self.call_isolated(handler, call)
-
-    def failed(self) -> None:
-        pass  # a signal's callback has failed; the pipe stays
+            self.call_isolated(*self._threadsafe_calls.popleft())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,37 +26,30 @@ class TruncatedError(OSError):
 class Output:
     """The unsent output. A connection has one only while there is some.
 
-    unsent: bytes in the queue; response_sent: bytes of the present response that have left, without those of the first chunk.
+    chunks: what has not left whole, with the responses that have not ended; unsent: its bytes; response_sent: bytes of the
+    present response that have left, without those of the first chunk.
     """
 
-    __slots__ = ("_chunks", "_counters", "_offset", "_on_end", "_since_progress", "_transport", "response_sent", "unsent")
+    __slots__ = ("_counters", "_offset", "_on_end", "_since_progress", "_sock", "chunks", "response_sent", "unsent")
 
     def __init__(
-        self,
-        transport: Transport,
-        counters: Counters,
-        on_end: Callable[[ResponseEnd, int], None],
-        response_sent: int,
-        offset: int,
+        self, sock: Transport, counters: Counters, on_end: Callable[[ResponseEnd, int], None], response_sent: int, offset: int
     ) -> None:
         """on_end: called at the end of each response with the bytes of it that were sent; offset: bytes of the first chunk that
         have left already."""
-        self._transport = transport
-        self._counters = counters
-        self._on_end = on_end
-        self._chunks: deque[Chunk] = deque()
-        self._offset = offset
-        self._since_progress = 0
+        self._sock, self._counters, self._on_end = sock, counters, on_end
+        self._offset, self.unsent = offset, -offset
+        self.chunks: deque[Chunk] = deque()
         self.response_sent = response_sent
-        self.unsent = -offset
+        self._since_progress = 0
 
     def add(self, chunks: Sequence[Chunk], now: float) -> None:
         """Append chunks. The responses that end in them began `now`, unless they say when."""
-        self.unsent += sum(map(length, chunks))
         for chunk in chunks:
-            self._chunks.append(
-                ResponseEnd(chunk.record, now) if type(chunk) is ResponseEnd and not chunk.started_at else chunk
-            )
+            if type(chunk) is ResponseEnd and not chunk.started_at:
+                chunk = ResponseEnd(chunk.record, now)
+            self.unsent += length(chunk)
+            self.chunks.append(chunk)
 
     def flush(self, quota: int) -> int:
         """Send until nothing is left, the socket's buffer is full, or `quota` bytes have left; returns their number.
@@ -67,7 +59,7 @@ class Output:
         total = 0
         self._account(0)  # removes what needs no sending: empty chunks, and one that has left whole
         try:
-            while self._chunks and total < quota:
+            while self.chunks and total < quota:
                 sent = self._send_some(quota)
                 total += sent
                 self._account(sent)
@@ -75,13 +67,9 @@ class Output:
             pass
         return total
 
-    def is_empty(self) -> bool:
-        """Whether all has left, and all responses have ended."""
-        return not self._chunks
-
     def has_progressed(self) -> bool:
         """Whether PROGRESS bytes, or all the rest, have left since this was last true."""
-        if self._chunks and self._since_progress < PROGRESS:
+        if self.chunks and self._since_progress < PROGRESS:
             return False
         self._since_progress = 0
         return True
@@ -89,45 +77,40 @@ class Output:
     def abandon(self) -> None:
         """Report the responses that were not sent, or not whole, with the bytes of them that were."""
         self.response_sent += self._offset
-        for chunk in self._chunks:
+        for chunk in self.chunks:
             if type(chunk) is ResponseEnd:
                 self._end(chunk)
 
     def _send_some(self, quota: int) -> int:
-        first = self._chunks[0]
+        first = self.chunks[0]
         if type(first) is FileSlice:
             return self._send_file(first, quota)
         parts: list[bytes | memoryview] = []
         size = 0
         urgent = -1  # the index of the last urgent part
-        flags = DONTWAIT
-        for chunk in self._chunks:
-            if type(chunk) is FileSlice:
-                flags = DONTWAIT_MORE  # the head travels in one packet with the beginning of the file
-                break
-            if type(chunk) is ResponseEnd:
-                continue
-            if size >= COALESCE_LIMIT:
+        for chunk in self.chunks:
+            if type(chunk) is FileSlice or size >= COALESCE_LIMIT:
                 break
             if type(chunk) is Urgent:
                 urgent = len(parts)
-            size += len(chunk)
-            parts.append(chunk)
+            if type(chunk) is not ResponseEnd:
+                size += len(chunk)
+                parts.append(chunk)
         if self._offset:
             parts[0] = memoryview(parts[0])[self._offset :]
-        if urgent >= 0 and self._transport.family != socket.AF_UNIX:
+        # The head of a response travels in one packet with the beginning of its file.
+        flags = DONTWAIT_MORE if type(chunk) is FileSlice else DONTWAIT
+        if urgent >= 0 and self._sock.family != socket.AF_UNIX:
             # TCP has one urgent pointer, to the last urgent byte: earlier ones lose their mark.
-            if urgent == 0:
-                return self._transport.send(parts[0], DONTWAIT_OOB)
-            del parts[urgent:]
-            flags = DONTWAIT
-        return self._transport.send(parts[0] if len(parts) == 1 else b"".join(parts), flags)
+            flags = DONTWAIT if urgent else DONTWAIT_OOB
+            del parts[urgent or 1 :]
+        return self._sock.send(parts[0] if len(parts) == 1 else b"".join(parts), flags)
 
     def _send_file(self, piece: FileSlice, quota: int) -> int:
         left = piece.count - self._offset
-        sent = self._transport.send_file(piece.file.fd, piece.offset + self._offset, min(left, quota))
+        sent = self._sock.send_file(piece.file.fd, piece.offset + self._offset, min(left, quota))
         if sent == 0 and left:  # no padding: the short body shows the client that it is incomplete
-            raise TruncatedError(errno.EIO, "file truncated while it was sent")
+            raise TruncatedError("file truncated while it was sent")
         return sent
 
     def _account(self, sent: int) -> None:
@@ -135,20 +118,13 @@ class Output:
         self._counters.sent += sent
         self.unsent -= sent
         self._since_progress += sent
-        left = self._offset + sent
-        chunks = self._chunks
-        while chunks:
-            chunk = chunks[0]
+        self._offset += sent
+        while self.chunks and self._offset >= (size := length(self.chunks[0])):
+            chunk = self.chunks.popleft()
+            self._offset -= size
+            self.response_sent += size
             if type(chunk) is ResponseEnd:
                 self._end(chunk)
-            else:
-                size = length(chunk)
-                if left < size:
-                    break
-                left -= size
-                self.response_sent += size
-            chunks.popleft()
-        self._offset = left
 
     def _end(self, end: ResponseEnd) -> None:
         sent, self.response_sent = self.response_sent, 0
@@ -157,8 +133,6 @@ class Output:
 
 def length(chunk: Chunk) -> int:
     """The number of bytes that `chunk` is on the wire."""
-    if type(chunk) is FileSlice:
-        return chunk.count
     if type(chunk) is ResponseEnd:
         return 0
-    return len(chunk)
+    return chunk.count if type(chunk) is FileSlice else len(chunk)

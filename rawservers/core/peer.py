@@ -21,10 +21,8 @@ class Clock:
     __slots__ = ("epoch", "now", "time", "work")
 
     def __init__(self, now: float = 0.0, time: float = 0.0) -> None:
-        self.now = now
-        self.time = time
-        self.epoch = 0
-        self.work = 0
+        self.now, self.time = now, time
+        self.epoch = self.work = 0
 
 
 class Counters:
@@ -44,58 +42,32 @@ class Counters:
         self.accepted = self.rejected = self.sent = self.answers = self.bad_requests = self.cache_hits = 0
 
 
-class PeerConnection:
-    """What a Peer needs of its connection. This one stands in where there is none: in tests, and after the end."""
-
-    __slots__ = ()
-
-    def local_address(self) -> Address:
-        return "", 0
-
-    def resume_soon(self) -> None:
-        pass
-
-    def resume_later(self, seconds: float) -> None:
-        pass
-
-
-NO_CONNECTION = PeerConnection()
-
-
 class Peer:
-    """The other end of a connection, as a protocol sees it.
+    """The other end of a connection, as a protocol sees it. This class is one without a connection, for tests of protocols;
+    the one of a connection is the connection itself (connection.py), of which a protocol uses no more than is declared here.
 
     address: the remote address; clock: the loop's; counters: those of the service, which the protocol increments; secure:
     whether the connection uses TLS.
     """
 
-    __slots__ = ("_connection", "address", "clock", "counters", "secure")
+    __slots__ = ("address", "clock", "counters", "secure")
 
-    def __init__(
-        self, address: Address, clock: Clock, counters: Counters | None = None, connection: PeerConnection = NO_CONNECTION
-    ) -> None:
+    def __init__(self, address: Address, clock: Clock, counters: Counters | None = None) -> None:
         self.address = address
         self.clock = clock
         self.counters = counters or Counters()
         self.secure = False
-        self._connection = connection
 
     @property
     def local(self) -> Address:
         """The local address of the connection. One getsockname call for each use."""
-        return self._connection.local_address()
+        return "", 0
 
     def wake(self) -> None:
         """Schedule a call of the protocol's `resume`. Thread-safe; does nothing once the connection is closed."""
-        self._connection.resume_soon()
 
     def call_later(self, seconds: float) -> None:
         """Schedule a call of the protocol's `resume` in `seconds`, in place of an earlier request. Not thread-safe."""
-        self._connection.resume_later(seconds)
-
-    def detach(self) -> None:
-        """Drop the reference to the connection, which is closed: without the cycle it is freed at once."""
-        self._connection = NO_CONNECTION
 
 
 def peer_address(address: tuple[Any, ...] | str) -> Address:

@@ -11,9 +11,9 @@ waits for the peer's. Any phase may be skipped on the way to the end.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum, auto
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import NamedTuple, TypeAlias
 from typing import Protocol as Interface
 
 from rawservers.core.peer import Address, Peer
@@ -27,11 +27,7 @@ LINGER_BYTES = 16 << 20  # discarded while lingering: a client that uploads 10 M
 class Phase(Enum):
     """Where a connection is in its life."""
 
-    ACCEPTED = auto()
-    PREAMBLE = auto()
-    OPEN = auto()
-    LINGERING = auto()
-    CLOSED = auto()
+    ACCEPTED, PREAMBLE, OPEN, LINGERING, CLOSED = range(5)
 
 
 class Done(NamedTuple):
@@ -52,17 +48,17 @@ class Preamble(Interface):
         """Take input, at least one byte. None: more is needed. Raises PreambleError, also when it becomes too long."""
 
 
-class Introduction(Protocol):
-    """The protocol of a connection until its preambles are complete.
+Preambles: TypeAlias = Sequence[Callable[[], Preamble]]  # what makes those of one connection
 
-    on_done: called with the input after the last one.
-    """
+
+class Introduction(Protocol):
+    """The protocol of a connection until its preambles are complete. on_done: called with the input after the last one."""
 
     waiting = Deadline.HEAD
 
-    def __init__(self, peer: Peer, preambles: Iterable[Preamble], on_done: Callable[[bytes], None]) -> None:
+    def __init__(self, peer: Peer, preambles: Preambles, on_done: Callable[[bytes], None]) -> None:
         self._peer = peer
-        self._preambles = list(preambles)
+        self._preambles = [make() for make in preambles]
         self._on_done = on_done
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
@@ -94,8 +90,4 @@ class Lingering(Protocol):
         self._left -= len(data)
         if self._left < 0:
             self.closing = Closing.CLOSE
-        return ()
-
-    def expire(self) -> Sequence[Chunk]:
-        self.closing = Closing.CLOSE
         return ()

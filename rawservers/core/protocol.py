@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
 from typing import TypeAlias, final
 
 from rawservers.core.peer import Counters, Peer
@@ -48,7 +48,7 @@ class Closing(Enum):
     # send a RST, and a RST discards what the peer has not yet read
 
 
-class Deadline(Enum):
+class Deadline(IntEnum):
     """What a conversation waits for, and so which deadline runs; the seconds are in `ServiceSpec.deadlines`.
 
     HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. SEND and LINGER
@@ -74,8 +74,7 @@ class OpenFile:
     __slots__ = ("_close", "fd")
 
     def __init__(self, fd: int, close: Callable[[int], None]) -> None:
-        self.fd = fd
-        self._close = close
+        self.fd, self._close = fd, close
 
     def __del__(self) -> None:
         self._close(self.fd)
@@ -88,9 +87,7 @@ class FileSlice:
     __slots__ = ("count", "file", "offset")
 
     def __init__(self, file: OpenFile, offset: int, count: int) -> None:
-        self.file = file
-        self.offset = offset
-        self.count = count
+        self.file, self.offset, self.count = file, offset, count
 
 
 @final
@@ -111,8 +108,7 @@ class ResponseEnd:
     __slots__ = ("record", "started_at")
 
     def __init__(self, record: object, started_at: float = 0.0) -> None:
-        self.record = record
-        self.started_at = started_at
+        self.record, self.started_at = record, started_at
 
 
 Chunk: TypeAlias = bytes | FileSlice | Urgent | ResponseEnd

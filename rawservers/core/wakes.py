@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 
 SHORT = 0.001  # seconds; shorter wakes are only counted, and added to the histograms once a second
 MEASURED = 0.020  # seconds of wall time from which on the processor time is measured
@@ -40,8 +40,6 @@ class WakeTimes:
     together; a list, since the loop adds to it in every wake.
     """
 
-    __slots__ = ("_cpu_read", "_slowest", "cpu", "long", "short", "wall")
-
     def __init__(self) -> None:
         self.wall = Histogram()
         self.cpu = Histogram()
@@ -49,17 +47,38 @@ class WakeTimes:
         self.short = [0, 0.0]
         self._slowest = (0.0, "")
         self._cpu_read = 0.0  # the thread's processor time when it was last read
+        # Seconds of this wake by service; filled when several services work in it, and for ticks, turns and LONG wakes.
+        self._charged: defaultdict[str, float] = defaultdict(float)
+        self._charged_until = 0.0  # when `_charged` was last updated
 
     def read_cpu(self) -> None:
         """Read the processor time: a wake begins that may become long."""
         self._cpu_read = time.thread_time()
 
-    def add(self, seconds: float) -> None:
-        """Count a wake of `seconds` wall time, SHORT or more.
+    def charge(self, service: str | None, began: float) -> float:
+        """Account the time since the last call in the wake that began then, or since it began; returns the time.
+
+        service: None, or "", for the loop itself.
+        """
+        if self._charged_until < began:
+            self._charged_until = began
+            self._charged.clear()
+        now = time.monotonic()
+        self._charged[service or ""] += now - self._charged_until
+        self._charged_until = now
+        return now
+
+    def add(self, seconds: float, service: str | None, began: float) -> None:
+        """Count a wake of `seconds` wall time, SHORT or more. service, began: as for `charge`.
 
         Its processor time is at most what was used since the last reading, which may include earlier wakes.
         """
         self.wall.add(seconds)
+        if seconds >= LONG:
+            self.charge(service, began)
+            service = max(self._charged, key=self._charged.__getitem__)
+            self.long[service] += 1
+            self._slowest = max(self._slowest, (seconds, service))
         if seconds >= MEASURED:
             before = self._cpu_read
             self.read_cpu()
@@ -74,12 +93,7 @@ class WakeTimes:
             histogram.sum += seconds
         self.short[:] = 0, 0.0
 
-    def blame(self, seconds: float, service: str) -> None:
-        """Count a LONG wake for `service`, which took most of it."""
-        self.long[service] += 1
-        self._slowest = max(self._slowest, (seconds, service))
-
     def slowest(self) -> tuple[float, str]:
-        """The longest wake that was counted by `blame` since the last call: its seconds, and the service."""
+        """The longest of the LONG wakes since the last call: its seconds, and the service that took most of it."""
         slowest, self._slowest = self._slowest, (0.0, "")
         return slowest

@@ -105,7 +105,7 @@ class Worker:
         self._states: Counter[str] = Counter()  # number of connections by service and state
         self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
-        self._connections: Connections[Connection] = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
+        self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
         self._services = make_services(config, loop.clock, self.access_log.add, self._get_status)
         self._listeners = [

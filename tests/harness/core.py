@@ -12,8 +12,8 @@ from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
-from rawservers.core.peer import Peer, PeerConnection
-from rawservers.core.phases import Preamble
+from rawservers.core.peer import Clock, Peer
+from rawservers.core.phases import Preambles
 from rawservers.core.protocol import Chunk, Deadline, Protocol, ServiceSpec
 from rawservers.core.transport import Transport
 from tests.harness.waiting import DEADLINE
@@ -26,7 +26,7 @@ class Running:
         self,
         protocol: type[Protocol],
         transport: type[Transport] = Transport,
-        preambles: Sequence[Callable[[], Preamble]] = (),
+        preambles: Preambles = (),
         **deadlines: float,
     ) -> None:
         self.loop = Loop()
@@ -41,7 +41,7 @@ class Running:
         self.protocol = protocol
         (self.server,) = bind(Endpoint("127.0.0.1", 0))
         self.address = self.server.sock.getsockname()
-        self.connections: Connections[Connection] = Connections(self.loop.clock)
+        self.connections = Connections(self.loop.clock)
         self.listener = Listener(self.server, service, self.loop, self.connections, transport, preambles)
         self.loop.at_tick.append(self.listener.tick)
         self.thread = threading.Thread(target=self.run)
@@ -75,13 +75,14 @@ class Running:
         self.loop.close()
 
 
-class Waking(PeerConnection):
-    """A connection that calls `wake` whenever a protocol asks to be resumed."""
+class Waking(Peer):
+    """A peer that calls `wake` whenever a protocol asks to be resumed."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
+        super().__init__(("192.0.2.1", 40000), Clock())
         self._wake = wake
 
-    def resume_soon(self) -> None:
+    def wake(self) -> None:
         self._wake()
 
 
@@ -124,7 +125,7 @@ class Pair:
         from rawservers.core.protocol import ServiceSpec
 
         self.loop = Loop()
-        self.connections: Connections[Connection] = Connections(self.loop.clock)
+        self.connections = Connections(self.loop.clock)
         ours, self.sock = socket.socketpair()
         self.sock.settimeout(DEADLINE)
         self.begun: list[Protocol] = []
@@ -138,8 +139,9 @@ class Pair:
             ("h", 1),
             ServiceSpec("test", start, {}, lambda *_: None),
             self.loop,
-            self.connections,
+            self.connections.discard,
         )
+        self.connections.add(self.connection)
         self.connection.begin()
 
     def give_turns(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from rawservers.core.peer import Clock, Peer
+from rawservers.core.peer import Peer
 from rawservers.core.protocol import Chunk, Deadline, Urgent
 from rawservers.settings import Config
 from rawservers.telnet.echo import EchoSession, echo
@@ -22,7 +22,7 @@ GRANTED = b"\xff\xfb\x01\xff\xfb\x03"  # ... and gets it
 
 
 def peer(wake: Callable[[], None] = lambda: None) -> Peer:
-    return Peer(("192.0.2.1", 40000), Clock(), connection=Waking(wake))
+    return Waking(wake)
 
 
 def start(peer: Peer, service: LineService = echo, longest_line: int = LONGEST_LINE, **settings: Any) -> Session:

@@ -53,7 +53,7 @@ def steps(folder: Path, service: str, *said: bytes, wakes: int = 9) -> list[str]
     config = Config(sites=(SiteConfig(str(folder)),))
     ours, theirs = socket.socketpair()
     spec = make_service(service, config, loop.clock, log.add, lambda: pytest.fail("it asks for the status"))
-    connection = Connection(Transport(fileno=ours.detach()), ("h", 1), spec, loop, set())
+    connection = Connection(Transport(fileno=ours.detach()), ("h", 1), spec, loop, lambda connection: None)
     connection.begin()
     for path in folder.iterdir():
         os.utime(path, (1_000_000_000, 1_000_000_000))

@@ -204,7 +204,7 @@ def test_no_import_circle() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("core.limits", "def f():\n    from rawservers.core.connection import Connection"),
+        ("core.connection", "def f():\n    from rawservers.core.limits import Connections"),
         ("daemon.startup", "from rawservers.daemon import worker"),
         ("settings", "if TYPE_CHECKING:\n    from rawservers.http.request import Request; from rawservers import settings"),
     ],

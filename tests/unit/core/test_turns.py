@@ -60,7 +60,7 @@ def test_who_rests_is_not_read_and_stands_in_the_queue_once() -> None:
         pair.sock.sendall(b"def")
         assert pair.sock.recv(9) == b"a"
         assert len(pair.loop._turns) == 1
-        pair.connection.peer.wake()
+        pair.connection.wake()
         pair.loop.ready(select.EPOLLIN)  # a wake-up makes no second place in the queue
         assert len(pair.loop._turns) == 1
         assert (pair.give_turns(), pair.sock.recv(9)) == (1, b"b")

@@ -60,9 +60,9 @@ def test_the_histograms_have_every_wake(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("rawservers.core.wakes.time.thread_time", lambda: next(cpu))
     times.short[:] = 10, 0.001
     times.add_short()
-    times.add(0.002)  # is not worth a look at the processor time
+    times.add(0.002, None, 0.0)  # is not worth a look at the processor time
     times.read_cpu()
-    times.add(0.3)
+    times.add(0.3, None, 0.0)
     assert sum(times.wall.counts) == sum(times.cpu.counts) == 12
     assert times.wall.counts[BOUNDS.index(1.0)] == 1
     assert times.cpu.counts[BOUNDS.index(0.005)] == 1

@@ -130,7 +130,7 @@ def test_an_answer_that_takes_its_time(clock: Clock) -> None:
     woken: list[bool] = []
     request = b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
     client = Client(router(clock, SiteConfig("/nonexistent"), handlers=(("/api/", lambda request: promise),)), clock)
-    client.conversation._peer._connection = Waking(lambda: woken.append(True))
+    client.conversation._peer = Waking(lambda: woken.append(True))
     client.patient = False
     client.send(request + request)
     assert (client.said, client.conversation.waiting) == (b"", Deadline.NONE)

@@ -243,7 +243,6 @@ def test_a_listing_that_fails_in_an_unexpected_way(
 def test_who_has_gone_does_not_disturb_the_others(clock: Clock, root: Path, reader: Reader) -> None:
     service = router(clock, SiteConfig(str(root), listing=True))
     busy, gone, there = (asking(service, clock) for _ in range(3))
-    gone.conversation._peer.detach()
     gone.end()
     reader.let_go(3)
     assert heard(busy).status == heard(there).status == 200
