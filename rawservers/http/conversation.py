@@ -20,8 +20,8 @@ from typing import TypeAlias
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
 from rawservers.http.epoch_cache import EpochCache
-from rawservers.http.framing import cut_head, first_line
-from rawservers.http.request import HTTPError, Request, parse, parse_simple
+from rawservers.http.framing import BLANK_LINES, cut_head
+from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length, error_response
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
@@ -52,17 +52,16 @@ class Responder:
         """The longest body accepted with `request`, in bytes; 0: none."""
         return 0
 
-    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
-        """The response to `request` with its body, or a future of one, for `prepare`. Raises HTTPError, nothing else."""
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
+        """The response to `request` with its body, or a future of one. Raises nothing.
+
+        future: one returned before that is done, for which this is called again.
+        """
         raise NotImplementedError
 
-    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
-        """The response of a future that is done. Raises nothing."""
-        raise NotImplementedError
-
-    def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
-        """The error response. request: None if the head is malformed; line: the request line, as far as it arrived."""
-        return PreparedResponse(error_response(failure.status, failure.message), None, line)
+    def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
+        """The error response to `request`, of which only the line is known if its head is malformed."""
+        return PreparedResponse(error_response(failure.status, failure.message), request)
 
 
 class Conversation(Protocol):
@@ -182,7 +181,8 @@ class Conversation(Protocol):
                     self._counters.cache_hits += 1
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
-                self._request = parse_simple(head) or parse(head)
+                self._request = parse(head)
+                self._request.decode_target()
                 self._check_body(self._request, chunks)
             response = self._respond(self._request)
             if response is not None:
@@ -196,10 +196,16 @@ class Conversation(Protocol):
 
     def _error_response(self, failure: HTTPError, head: bytes) -> PreparedResponse:
         """The response after which the connection is closed: to the present request, the malformed `head`, or part of one."""
+        request = self._request
+        if request is None:
+            first = BLANK_LINES.sub(b"", head or self._buffer, count=1).partition(b"\n")[0]
+            line = first.removesuffix(b"\r").decode("latin-1")
+            # Its method, since the client of a malformed HEAD request expects no body either.
+            request = Request(head, line, line.partition(" ")[0], "", (1, 0))
+        request.keep_alive = False
         self._counters.answers += 1
         self._counters.bad_requests += 1
-        line = self._request.line if self._request else first_line(head or bytes(self._buffer))
-        return self._responder.respond_to_error(failure, self._request, line)
+        return self._responder.respond_to_error(failure, request)
 
     def _check_body(self, request: Request, chunks: list[Chunk]) -> None:
         """Check the length of the body; send 100 Continue if asked for (RFC 9110 §10.1.1). Raises HTTPError."""
@@ -216,7 +222,7 @@ class Conversation(Protocol):
             chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
 
     def _respond(self, request: Request) -> PreparedResponse | None:
-        """The response to `request`; None while its body is incomplete or its future pending. Raises HTTPError."""
+        """The response to `request`; None while its body is incomplete or its future pending."""
         if self._future is None:
             if missing := request.length - len(self._body):
                 self._body += self._buffer[:missing]
@@ -225,15 +231,17 @@ class Conversation(Protocol):
                 if len(self._body) < request.length:
                     return None
             request.body = bytes(self._body)
-            response = self._responder.respond(request)
-            self._handler_steps += request.steps
-            if isinstance(response, PreparedResponse):
-                return response
-            self._future = response
-            self.waiting = Deadline.NONE  # no input is read meanwhile
-            peer = self._peer  # not `self`, which refers to the future: without the cycle it is freed with its connection
-            response.add_done_callback(lambda future: peer.wake())
-        return self._responder.prepare(request, self._future) if self._future.done() else None
+        elif not self._future.done():
+            return None
+        response = self._responder.respond(request, self._future)
+        self._handler_steps += request.steps
+        if isinstance(response, PreparedResponse):
+            return response
+        self._future = response
+        self.waiting = Deadline.NONE  # no input is read meanwhile
+        peer = self._peer  # not `self`, which refers to the future: without the cycle it is freed with its connection
+        response.add_done_callback(lambda future: peer.wake())
+        return self._respond(request)
 
     def _serialize(self, response: PreparedResponse) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
         """The chunks of the response. Sets `closing` and `waiting` for what follows it."""

@@ -19,8 +19,7 @@ FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 VALUE = r"[\t -~\x80-\xff]*"
-REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])\r?\n")
-SIMPLE_REQUEST = re.compile(r"GET ([!-~]+)\r?\n")
+REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
 HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
@@ -31,20 +30,19 @@ KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "P
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
+@dataclass(eq=False)
 class HTTPError(Exception):
     """An HTTP error response to a request: its status, and a sentence for the error page. The connection is closed after it."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(status, message)
-        self.status = status
-        self.message = message
+    status: int
+    message: str
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request whose head is valid, except for its target, which `decode_target` checks.
+    """A request. The head is valid but for the target, which `decode_target` checks; of a malformed head only `line` is known.
 
-    head:        the exact bytes of the head
+    head:        the exact bytes of the head, or of as much as has arrived
     line:        the request line, without its line end
     method:      as sent
     target:      as sent
@@ -55,7 +53,8 @@ class Request:
     keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
                  if its client is known to understand persistence
     body:        the body
-    query:       the query with its "?", "" if there is none; set by `decode_target`
+    query:       the query with its "?", "" if there is none
+    path_bytes:  the path, percent-decoded once; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
     """
 
@@ -70,78 +69,64 @@ class Request:
     keep_alive: bool | None = False
     body: bytes = b""
     query: str = ""
+    path_bytes: bytes = b""
     steps: int = 0
-    _path: bytes | None = None
 
     @property
     def path(self) -> str:
-        """The path as text; bytes that are not UTF-8 are surrogates (PEP 383). Raises HTTPError."""
-        return self.decode_target().decode("utf-8", "surrogateescape")
+        """The path as text; bytes that are not UTF-8 are surrogates (PEP 383)."""
+        return self.path_bytes.decode("utf-8", "surrogateescape")
 
-    def decode_target(self) -> bytes:
-        """The path in bytes, percent-decoded once (RFC 1945 §5.1.2); sets `query`. Raises HTTPError.
+    def decode_target(self) -> None:
+        """Set `path_bytes` (RFC 1945 §5.1.2) and `query`. Raises HTTPError if the target is malformed.
 
         The host of a target in absolute form replaces that of the Host field (RFC 9112 §3.2.2).
         """
-        if self._path is None:
-            self._path = self._decode_target()
-        return self._path
-
-    def _decode_target(self) -> bytes:
         target = self.target
+        if self.method == "CONNECT" or (self.method == "OPTIONS" and target == "*"):
+            return  # authority-form and asterisk-form: not a path
         if not target.startswith("/"):
             self.host, target = _split_absolute(target)
         if "#" in target:
             raise HTTPError(400, "The request target contains a fragment (#).")
         path, mark, query = target.partition("?")
         self.query = mark + query
-        if "%" not in path:
-            return path.encode("latin-1")
         if re.search("%(?![0-9A-Fa-f]{2})", path):
             raise HTTPError(400, "The path contains a percent sign that is not followed by two hexadecimal digits.")
         if "%00" in path:
             raise HTTPError(400, "The path contains a NUL byte.")
         if re.search("%2f", path, re.IGNORECASE):
             raise HTTPError(404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
-        return unquote_to_bytes(path)
-
-
-def path_or_none(request: Request) -> bytes | None:
-    """The path in bytes, or None if the target is malformed: for routing, which comes before the error response."""
-    try:
-        return request.decode_target()
-    except HTTPError:
-        return None
-
-
-def parse_simple(line: bytes) -> Request | None:
-    """The HTTP/0.9 request (RFC 1945 §5) on `line`, line end included; None if it is not one."""
-    match = SIMPLE_REQUEST.fullmatch(line.decode("latin-1"))
-    return match and Request(line, match[0].rstrip("\r\n"), "GET", match[1], (0, 9))
+        self.path_bytes = unquote_to_bytes(path)
 
 
 def parse(head: bytes) -> Request:
-    """The request with the complete head `head`, blank line included. Raises HTTPError."""
+    """The request with the complete head `head`: up to the blank line, or the line of a simple request. Raises HTTPError."""
     text = head.decode("latin-1")
     match = check_request_line(text)
+    line, method, target, minor = match[0].rstrip("\r\n"), match[1], match[2], match[4]
+    if minor is None:
+        return Request(head, line, method, target, (0, 9))
     if FIELDS.fullmatch(text, match.end()) is None:
         raise HTTPError(400, "The request contains a malformed header line.")
-    fields = parse_fields(text[match.end() :])
-    request = Request(head, match[0].rstrip("\r\n"), match[1], match[2], (1, min(int(match[4]), 1)), fields)
+    request = Request(head, line, method, target, (1, min(int(minor), 1)), parse_fields(text[match.end() :]))
     request.host = _host(request)
     request.length = _content_length(request)
     request.keep_alive = _keep_alive(request)
-    if request.method not in KNOWN_METHODS:
+    if method not in KNOWN_METHODS:
         raise HTTPError(501, "This server does not implement the request method.")
     return request
 
 
 def check_request_line(text: str) -> re.Match[str]:
-    """The match of REQUEST_LINE at the beginning of `text`. Raises HTTPError unless the version is one of HTTP/1."""
+    """The match of REQUEST_LINE at the beginning of `text`. Raises HTTPError.
+
+    Its group 3 is "1", or None for a simple request, of HTTP/0.9 (RFC 1945 §5).
+    """
     match = REQUEST_LINE.match(text)
-    if match is None:
+    if match is None or (match[3] is None and match[1] != "GET"):
         raise HTTPError(400, "The request line is malformed.")
-    if match[3] != "1":
+    if match[3] not in {None, "1"}:
         raise HTTPError(505, "This server supports HTTP/1.0 and HTTP/1.1 requests only.")
     return match
 

@@ -24,8 +24,8 @@ from typing import TypeAlias
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
-from rawservers.http.request import HTTPError, Request, path_or_none
-from rawservers.http.response import PreparedResponse, Response, check_headers, error_response
+from rawservers.http.request import HTTPError, Request
+from rawservers.http.response import PreparedResponse, Response, check_headers
 from rawservers.http.site import Site
 from rawservers.settings import Handler
 
@@ -56,39 +56,27 @@ class Router(Responder):
     def max_body(self, request: Request) -> int:
         return self._body_limit if self._handler(request) else 0
 
-    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handler = self._handler(request)
         if handler is None:
-            return self._site(request).respond(request)
-        request.steps = HANDLER_STEPS
+            return self._site(request).respond(request, future)
+        request.steps = 0 if future else HANDLER_STEPS
+        caught = BaseException if future else Exception  # a SystemExit of another thread is an error of this request only
         try:
-            response = handler(request)
+            response = future.result(timeout=0) if future else handler(request)
             return response if isinstance(response, Future) else prepare_valid(response, request)
-        except Exception:
-            return internal_error(request)
+        except caught:
+            log.exception("handler for %s failed, or returned an invalid response", request.target)
+            return self._site(request).page(500, request, message="An internal error occurred. Please try again later.")
 
-    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
-        if self._handler(request) is None:
-            return self._site(request).prepare(request, future)
-        try:
-            return prepare_valid(future.result(timeout=0), request)
-        except BaseException:  # of another thread; CancelledError is not an Exception
-            return internal_error(request)
-
-    def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
-        return (self._site(request) if request else self._default).respond_to_error(failure, line)
+    def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
+        return self._site(request).page(failure.status, request, message=failure.message)
 
     def _site(self, request: Request) -> Site:
-        path_or_none(request)  # sets the host from a target in absolute form
         return self._sites.get(request.host.rstrip("."), self._default)
 
     def _handler(self, request: Request) -> Handler | None:
-        if self._handlers:
-            path = path_or_none(request) or b""
-            for prefix, handler in self._handlers:
-                if path.startswith(prefix):
-                    return handler
-        return None
+        return next((handler for prefix, handler in self._handlers if request.path_bytes.startswith(prefix)), None)
 
 
 def prepare_valid(response: object, request: Request) -> PreparedResponse:
@@ -101,9 +89,3 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
     if not isinstance(response.body, bytes | FileSlice):
         raise TypeError(f"not a body: {response.body!r}")
     return PreparedResponse(response, request)
-
-
-def internal_error(request: Request) -> PreparedResponse:
-    """The response when a handler has failed. Logs the exception that is being handled."""
-    log.exception("handler for %s failed, or returned an invalid response", request.target)
-    return PreparedResponse(error_response(500, "An internal error occurred. Please try again later."), request)

@@ -27,7 +27,7 @@ from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidd
 from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
-from rawservers.http.request import HTTPError, Request, path_or_none
+from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
 from rawservers.settings import SiteConfig
 
@@ -84,24 +84,36 @@ class Site:
         if config.listing:
             html.template()  # read it before the process drops its privileges
 
-    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
-        """The response to `request`, or a future of one, for `prepare`. Raises HTTPError if the target is malformed."""
-        if request.method == "OPTIONS" and request.target == "*":
-            return PreparedResponse(Response(204, ALLOW), request)
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
+        """The response to `request`, or a future of one; that of the future if there is one, which is done."""
+        if future:
+            return self._finish(request, future)
         if request.method not in METHODS:
-            return self._page(405, request, ALLOW)
-        path = request.decode_target()
+            return self.page(405, request, ALLOW)
+        path = request.path_bytes
         if request.method == "OPTIONS":
             return PreparedResponse(Response(204, self._with_site_headers(request, ALLOW)), request)
         location = self._redirect_target(path, request.query)
         try:
-            return self._page(301, request, [("Location", location)]) if location else self._serve(path, request)
+            return self.page(301, request, [("Location", location)]) if location else self._serve(path, request)
         except IsADirectoryError:
-            return self._page(301, request, [("Location", f"{quote(path)}/{request.query}")])
+            return self.page(301, request, [("Location", f"{quote(path)}/{request.query}")])
         except OSError as failure:
             return self._os_error(failure, request)
 
-    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
+    def page(self, status: int, request: Request, headers: Headers = (), message: str = "") -> PreparedResponse:
+        """A response with a page about its status: the site's own one, else the built-in one, with `message` or the usual."""
+        fields = without("Content-Type", self._with_site_headers(request, headers))
+        response = error_response(status, message or MESSAGES[status], fields)
+        if page := self._pages.get(status):
+            try:
+                body = self._root.find(fsencode(page)).body
+                response = Response(status, [("Content-Type", self._type(fsencode(page))), *fields], body)
+            except OSError as failure:
+                log.error("cannot read the error page %s: %s", page, failure.strerror)
+        return PreparedResponse(response, request)
+
+    def _finish(self, request: Request, future: Future[Response]) -> PreparedResponse:
         """The response of a future that is done."""
         failure = future.exception(timeout=0)  # not raised: it is shared, and each raise would lengthen its traceback
         if failure is None:
@@ -109,12 +121,7 @@ class Site:
         if isinstance(failure, OSError):
             return self._os_error(failure, request)
         log.error("listing of %s failed", request.target, exc_info=failure)
-        return self._page(500, request)
-
-    def respond_to_error(self, failure: HTTPError, line: str) -> PreparedResponse:
-        """The response to a malformed request with the request line `line`."""
-        response = self._own_page(failure.status, ()) or error_response(failure.status, failure.message)
-        return PreparedResponse(response, None, line)
+        return self.page(500, request)
 
     # Files
 
@@ -151,13 +158,13 @@ class Site:
         headers = self._with_site_headers(request, [field for field in fields if field[1]])
         status = precondition(request, tag, chosen.modified, now)
         if status == 412:
-            return self._page(412, request)
+            return self.page(412, request)
         if status == 304:
             response = not_modified(headers)
         else:
             spans = requested_ranges(request, chosen.size, tag, chosen.modified, now)
             if spans == []:
-                return self._page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
+                return self.page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
             response = Response(200, headers, chosen.body)
             if spans:
                 response = partial_content(headers, chosen.body, spans, chosen.size)
@@ -187,7 +194,7 @@ class Site:
 
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
-        path = fsdecode(path_or_none(request) or b"/")
+        path = fsdecode(request.path_bytes or b"/")
         for pattern, name, value in self._headers:
             if pattern.match(path):
                 headers = [*without(name, headers), (name, value)]
@@ -199,7 +206,7 @@ class Site:
         """The directory's listing; to a HEAD request, its header fields at once. Raises OSError."""
         self._root.open_directory(path)  # closed at once: raises OSError
         if not self._config.listing:
-            return self._page(403, request)
+            return self.page(403, request)
         if prefers_json(request.fields.get("accept", "")):
             form = json.render
             headers = [("Content-Type", "application/json")]
@@ -230,7 +237,7 @@ class Site:
 
     def _os_error(self, failure: OSError, request: Request) -> PreparedResponse:
         """The response when a file or directory cannot be opened or read: the configured fallback in place of 404."""
-        path, fallback = request.decode_target(), self._config.fallback
+        path, fallback = request.path_bytes, self._config.fallback
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
@@ -239,25 +246,7 @@ class Site:
                 return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)])
             except OSError as further:
                 log.error("cannot read the fallback %s: %s", fallback, further.strerror)
-        return self._page(status, request, [("Retry-After", "1")] if status == 503 else ())
-
-    def _page(self, status: int, request: Request, headers: Headers = ()) -> PreparedResponse:
-        """A response with a page about its status: the site's own one, else the built-in one."""
-        fields = without("Content-Type", self._with_site_headers(request, headers))
-        response = self._own_page(status, fields) or error_response(status, MESSAGES[status], fields)
-        return PreparedResponse(response, request)
-
-    def _own_page(self, status: int, headers: Headers) -> Response | None:
-        """The response with the site's own page for `status`, if there is one."""
-        page = self._pages.get(status)
-        if page is None:
-            return None
-        try:
-            body = self._root.find(fsencode(page)).body
-        except OSError as failure:
-            log.error("cannot read the error page %s: %s", page, failure.strerror)
-            return None
-        return Response(status, [("Content-Type", self._type(fsencode(page))), *headers], body)
+        return self.page(status, request, [("Retry-After", "1")] if status == 503 else ())
 
 
 def without(name: str, headers: Headers) -> Headers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from re import Match
 from typing import Any, NamedTuple
 
 import pytest
@@ -287,8 +288,14 @@ def test_no_other_field_decides_what_is_remembered(clock: Clock, tmp_path: Path,
 
 
 def test_a_head_that_trickles_in_is_judged_once(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged: list[bytes] = []
-    monkeypatch.setattr(framing, "check_request_line", judged.append)
+    judged: list[str] = []
+    check = framing.check_request_line
+
+    def judge(text: str) -> Match[str]:
+        judged.append(text)
+        return check(text)
+
+    monkeypatch.setattr(framing, "check_request_line", judge)
     data = get("/" + "x" * 8000, *["X: " + "y" * 50] * 20)
     service = Remembering(clock, SiteConfig(str(tmp_path)))
     client = service.client().send(*[data[at : at + 1] for at in range(len(data))])

@@ -6,6 +6,7 @@ import email.policy
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future
 from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
@@ -294,7 +295,7 @@ class Saying(Responder):
         super().__init__()
         self.response = response
 
-    def respond(self, request: Request) -> PreparedResponse:
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse:
         return PreparedResponse(self.response, request)
 
 
