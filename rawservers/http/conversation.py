@@ -15,17 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeAlias
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
 from rawservers.http.epoch_cache import EpochCache
 from rawservers.http.framing import BLANK_LINES, cut_head
 from rawservers.http.request import HTTPError, Request, parse
-from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length, error_response
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
-KEEP = Closing.KEEP
+KEEP, CLOSE, LINGER = Closing
 HEAD, IDLE, TURN = Deadline.HEAD, Deadline.IDLE, Deadline.TURN
 
 STEPS = 64  # of work in one call, about half a millisecond
@@ -33,24 +32,22 @@ LOOKUP_STEPS = 1  # for a response from the cache
 ANSWER_STEPS = 8  # for any other response
 BYTES_PER_STEP = 512  # of a long request head
 
-Lookup: TypeAlias = Callable[[bytes, bool], PreparedResponse | None]
-
 
 class Responder:
-    """The source of a conversation's responses. This one has no cache, takes no request bodies, and makes no futures.
+    """The source of a conversation's responses.
 
     lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
     may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field.
     """
 
-    def __init__(self, lookup: Lookup = lambda head, recheck: None, server_header: bool = True) -> None:
+    def __init__(self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True) -> None:
         self.lookup = lookup
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
 
     def max_body(self, request: Request) -> int:
         """The longest body accepted with `request`, in bytes; 0: none."""
-        return 0
+        raise NotImplementedError
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         """The response to `request` with its body, or a future of one. Raises nothing.
@@ -61,7 +58,7 @@ class Responder:
 
     def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
         """The error response to `request`, of which only the line is known if its head is malformed."""
-        return PreparedResponse(error_response(failure.status, failure.message), request)
+        raise NotImplementedError
 
 
 class Conversation(Protocol):
@@ -122,11 +119,11 @@ class Conversation(Protocol):
 
     def end(self) -> Sequence[Chunk]:
         if self.closing is KEEP:
-            self.closing = Closing.CLOSE
+            self.closing = CLOSE
         return ()
 
     def expire(self) -> Sequence[Chunk]:
-        self.closing = Closing.LINGER
+        self.closing = LINGER
         if not self._buffer and self._request is None:
             return ()
         return self._serialize(self._error_response(HTTPError(408, "The request did not arrive in time."), b""))
@@ -191,7 +188,7 @@ class Conversation(Protocol):
                 self._body.clear()
             return response
         except HTTPError as failure:
-            self.closing = Closing.LINGER
+            self.closing = LINGER
             return self._error_response(failure, head)
 
     def _error_response(self, failure: HTTPError, head: bytes) -> PreparedResponse:
@@ -216,7 +213,7 @@ class Conversation(Protocol):
             raise HTTPError(413, f"The request body is longer than {max_body} bytes.")
         if not max_body:  # the body is discarded by lingering, so that it is never parsed as a request
             request.keep_alive = False
-            self.closing = Closing.LINGER
+            self.closing = LINGER
             request.length = 0
         elif request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
             chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
@@ -258,7 +255,7 @@ class Conversation(Protocol):
             end = response.end_keepalive or response.make_end(True, lines)
         else:
             if self.closing is KEEP:
-                self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
+                self.closing = LINGER if self._buffer else CLOSE
             self._buffer.clear()
             lines = common.close_lines if response.status_line else b""
             end = response.end_close or response.make_end(False, lines)

@@ -80,11 +80,11 @@ class PathState:
         """Whether the path is still in this state; checked at most once per epoch."""
         if self.epoch != epoch:
             try:
-                if self._view(self._read(self._path)) != self.state:
-                    return False
+                state = self._view(self._read(self._path))
             except OSError:
-                if self.state is not None:
-                    return False
+                state = None
+            if state != self.state:
+                return False
             self.epoch = epoch
         return True
 
@@ -113,7 +113,7 @@ class File(PathState):
         self.clock_mark = clock.epoch
         self.cost = FILE_OVERHEAD + len(path) + (self.size if isinstance(body, bytes) else 0)
         coarse = self.mtime_ns % SECOND == status.st_ctime_ns % SECOND == 0
-        age = clock.time - max(status.st_mtime, status.st_ctime)
+        age = clock.loop_clock.time - max(status.st_mtime, status.st_ctime)
         self.cacheable = age >= (MTIME_GRACE_COARSE if coarse else MTIME_GRACE)
 
     def on_evict(self) -> None:

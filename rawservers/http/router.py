@@ -19,7 +19,6 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from os import fsencode
-from typing import TypeAlias
 
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
@@ -27,31 +26,26 @@ from rawservers.http.conversation import Responder
 from rawservers.http.request import HTTPError, Request
 from rawservers.http.response import PreparedResponse, Response, check_headers
 from rawservers.http.site import Site
-from rawservers.settings import Handler
+from rawservers.settings import Config, Handler
 
 log = logging.getLogger("rawservers")
 
 HANDLER_STEPS = 1000  # of work that a call of a handler counts for: its cost is unknown, so one call per turn
 
-Sites: TypeAlias = Sequence[tuple[Sequence[str], Site]]  # host names and their site
-Handlers: TypeAlias = Sequence[tuple[str, Handler]]  # path prefix and handler
-
 
 class Router(Responder):
     """The Responder of the HTTP service.
 
-    sites: the default site first; handlers: path prefixes and their handlers, of which the longest
-    match is called; body_limit: the longest request body for a handler, in bytes.
+    sites: the default site first. config: its `handlers`, of which the one with the longest prefix is called, `body_limit`
+    and `server_header`.
     """
 
-    def __init__(
-        self, sites: Sites, handlers: Handlers, cache: ResponseCache, body_limit: int, server_header: bool = True
-    ) -> None:
-        super().__init__(cache.lookup, server_header)
-        self._default = sites[0][1]
-        self._sites = {host.lower().rstrip("."): site for hosts, site in sites for host in hosts}
-        self._handlers = sorted(((fsencode(prefix), handler) for prefix, handler in handlers), key=lambda row: -len(row[0]))
-        self._body_limit = body_limit
+    def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
+        super().__init__(cache.lookup, config.server_header)
+        self._default = sites[0]
+        self._sites = {host.lower().rstrip("."): site for site in sites for host in site.hosts}
+        self._handlers = sorted([(fsencode(prefix), call) for prefix, call in config.handlers], key=lambda row: -len(row[0]))
+        self._body_limit = config.body_limit
 
     def max_body(self, request: Request) -> int:
         return self._body_limit if self._handler(request) else 0

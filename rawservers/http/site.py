@@ -44,10 +44,8 @@ TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".bz2": "application/x-bzip2", ".gz": "application/gzip", ".xz": "application/x-xz", ".zst": "application/zstd",
 }  # fmt: skip
 
-ERRNO_STATUS = {
-    errno.EACCES: 403, errno.EPERM: 403, errno.EAGAIN: 503, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503,
-    errno.EINVAL: 404, errno.EISDIR: 404, errno.ELOOP: 404, errno.ENAMETOOLONG: 404, errno.ENOENT: 404, errno.ENOTDIR: 404,
-}  # fmt: skip
+ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
+ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
 MESSAGES = {
     301: "This page has moved to another address.",
     403: "You do not have permission to read this page.",
@@ -63,12 +61,13 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock, cache, file_cache: shared by all sites. Raises ValueError for a malformed header in `config`,
+    clock, cache, file_cache: shared by all sites; hosts: its host names. Raises ValueError for a malformed header in `config`,
     and OSError if the templates of listings cannot be read.
     """
 
     def __init__(self, config: SiteConfig, clock: FreshnessClock, cache: ResponseCache, file_cache: FileCache) -> None:
         self._config = config
+        self.hosts = config.hosts
         self._clock = clock
         self._cache = cache
         self._types = {
@@ -144,7 +143,7 @@ class Site:
         """
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
-        now = self._clock.time
+        now = self._clock.loop_clock.time
         tag = etag(chosen.mtime_ns, chosen.size, coding)
         fields = [
             ("Content-Type", self._type(path)),

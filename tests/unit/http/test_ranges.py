@@ -292,7 +292,7 @@ class Saying(Responder):
     """A service that answers every request alike."""
 
     def __init__(self, response: Response) -> None:
-        super().__init__()
+        super().__init__(lambda head, recheck: None)
         self.response = response
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse:
