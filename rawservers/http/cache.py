@@ -170,9 +170,6 @@ class ResponseCache:
         self._get = self._cache.get
         self._admission = AdmissionFilter()
 
-    def __len__(self) -> int:
-        return len(self._cache)
-
     def lookup(self, head: bytes, recheck: bool = False) -> PreparedResponse | None:
         """The response to the request with this head, if it is cached and fresh. recheck: whether no earlier stat counts."""
         if recheck:

@@ -25,7 +25,7 @@ ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # each alternative begins with it
 OPAQUE_TAG = re.compile(r'"[^"]*"')
 ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{MAX_TAGS}}}+[\t ,]*+')
 
-HEADERS_OF_304 = frozenset({"cache-control", "content-location", "etag", "expires", "vary"})  # those a cache needs (§15.4.5)
+HEADERS_OF_304 = {"cache-control", "content-location", "etag", "expires", "vary"}  # those a cache needs (§15.4.5)
 
 
 def etag(mtime_ns: int, size: int, coding: str = "") -> str:

@@ -65,8 +65,8 @@ class Conversation(Protocol):
     """HTTP with one client. max_requests: number of responses after which the connection is closed; 0: no limit."""
 
     __slots__ = (
-        "_body", "_buffer", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps",
-        "_kept_alive_at", "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
+        "_buffer", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps", "_kept_alive_at",
+        "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
         "closing", "steps", "waiting",
     )  # fmt: skip
 
@@ -90,7 +90,6 @@ class Conversation(Protocol):
         self._started_at = 0.0  # when the first byte of the present request arrived
         self._kept_alive_at = 0.0  # when a response last left the connection open
         self._request: Request | None = None  # that waits for its body or its response
-        self._body = bytearray()
         self._future: Future[Response] | None = None
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
@@ -185,7 +184,6 @@ class Conversation(Protocol):
             if response is not None:
                 self._counters.answers += 1
                 self._request = self._future = None
-                self._body.clear()
             return response
         except HTTPError as failure:
             self.closing = LINGER
@@ -221,13 +219,11 @@ class Conversation(Protocol):
     def _respond(self, request: Request) -> PreparedResponse | None:
         """The response to `request`; None while its body is incomplete or its future pending."""
         if self._future is None:
-            if missing := request.length - len(self._body):
-                self._body += self._buffer[:missing]
-                del self._buffer[:missing]
+            if len(self._buffer) < request.length:
                 self.waiting = Deadline.BODY
-                if len(self._body) < request.length:
-                    return None
-            request.body = bytes(self._body)
+                return None
+            request.body = bytes(self._buffer[: request.length])
+            del self._buffer[: request.length]
         elif not self._future.done():
             return None
         response = self._responder.respond(request, self._future)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from http import HTTPMethod
 from urllib.parse import unquote_to_bytes
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
@@ -24,10 +25,8 @@ FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
 HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
-
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
-BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
 @dataclass(eq=False)
@@ -36,6 +35,12 @@ class HTTPError(Exception):
 
     status: int
     message: str
+
+
+def require(valid: object, status: int, message: str) -> None:
+    """Raise HTTPError unless `valid`."""
+    if not valid:
+        raise HTTPError(status, message)
 
 
 @dataclass(slots=True, eq=False)
@@ -86,17 +91,17 @@ class Request:
         if self.method == "CONNECT" or (self.method == "OPTIONS" and target == "*"):
             return  # authority-form and asterisk-form: not a path
         if not target.startswith("/"):
-            self.host, target = _split_absolute(target)
-        if "#" in target:
-            raise HTTPError(400, "The request target contains a fragment (#).")
+            match = ABSOLUTE_FORM.fullmatch(target)
+            if match is None:
+                raise HTTPError(400, "The request target is malformed.")
+            require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
+            self.host, target = parse_host(match[2]), match[3] if match[3].startswith("/") else f"/{match[3]}"
+        require("#" not in target, 400, "The request target contains a fragment (#).")
         path, mark, query = target.partition("?")
         self.query = mark + query
-        if re.search("%(?![0-9A-Fa-f]{2})", path):
-            raise HTTPError(400, "The path contains a percent sign that is not followed by two hexadecimal digits.")
-        if "%00" in path:
-            raise HTTPError(400, "The path contains a NUL byte.")
-        if re.search("%2f", path, re.IGNORECASE):
-            raise HTTPError(404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
+        require(not BAD_ESCAPE.search(path), 400, "The path contains a percent sign without two hexadecimal digits after it.")
+        require("%00" not in path, 400, "The path contains a NUL byte.")
+        require("%2f" not in path.lower(), 404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
         self.path_bytes = unquote_to_bytes(path)
 
 
@@ -107,14 +112,12 @@ def parse(head: bytes) -> Request:
     line, method, target, minor = match[0].rstrip("\r\n"), match[1], match[2], match[4]
     if minor is None:
         return Request(head, line, method, target, (0, 9))
-    if FIELDS.fullmatch(text, match.end()) is None:
-        raise HTTPError(400, "The request contains a malformed header line.")
+    require(FIELDS.fullmatch(text, match.end()), 400, "The request contains a malformed header line.")
     request = Request(head, line, method, target, (1, min(int(minor), 1)), parse_fields(text[match.end() :]))
     request.host = _host(request)
     request.length = _content_length(request)
     request.keep_alive = _keep_alive(request)
-    if method not in KNOWN_METHODS:
-        raise HTTPError(501, "This server does not implement the request method.")
+    require(method in HTTPMethod.__members__, 501, "This server does not implement the request method.")
     return request
 
 
@@ -126,16 +129,14 @@ def check_request_line(text: str) -> re.Match[str]:
     match = REQUEST_LINE.match(text)
     if match is None or (match[3] is None and match[1] != "GET"):
         raise HTTPError(400, "The request line is malformed.")
-    if match[3] not in {None, "1"}:
-        raise HTTPError(505, "This server supports HTTP/1.0 and HTTP/1.1 requests only.")
+    require(match[3] in {None, "1"}, 505, "This server supports HTTP/1.0 and HTTP/1.1 requests only.")
     return match
 
 
 def parse_fields(lines: str) -> dict[str, str]:
     """The fields of well-formed header lines, as in `Request.fields`. Raises HTTPError if there are more than FIELD_LIMIT."""
     pairs = FIELD.findall(lines)
-    if len(pairs) > FIELD_LIMIT:
-        raise HTTPError(431, f"The request has more than {FIELD_LIMIT} header lines.")
+    require(len(pairs) <= FIELD_LIMIT, 431, f"The request has more than {FIELD_LIMIT} header lines.")
     fields: dict[str, str] = {}
     for name, value in pairs:
         name, value = name.lower(), value.rstrip(" \t")
@@ -146,10 +147,8 @@ def parse_fields(lines: str) -> dict[str, str]:
 def _host(request: Request) -> str:
     """The host name. RFC 9112 §3.2: at most one valid Host field, in HTTP/1.1 exactly one."""
     value = request.fields.get("host", "")
-    if "," in value:  # repeated fields are joined by a comma, and no valid host has one
-        raise HTTPError(400, "The request has more than one Host header.")
-    if not value and request.version == (1, 1):
-        raise HTTPError(400, "An HTTP/1.1 request must have a Host header.")
+    require("," not in value, 400, "The request has more than one Host header.")  # repeated fields are joined by a comma
+    require(value or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
     return value and parse_host(value)
 
 
@@ -171,30 +170,19 @@ def _content_length(request: Request) -> int:
         raise HTTPError(400, "The Transfer-Encoding is malformed, or not allowed in this request.")
     if value is None:
         return 0
-    if CONTENT_LENGTH.fullmatch(value) is None:  # repeated fields are joined by a comma
-        raise HTTPError(400, "The Content-Length is malformed.")
-    if value.strip("0") and request.method in {"GET", "HEAD"}:
-        raise HTTPError(400, "A GET or HEAD request must not have a body.")
-    return int(value)
+    require(CONTENT_LENGTH.fullmatch(value), 400, "The Content-Length is malformed.")  # also two fields, joined by a comma
+    length = int(value)
+    require(not length or request.method not in {"GET", "HEAD"}, 400, "A GET or HEAD request must not have a body.")
+    return length
 
 
 def _keep_alive(request: Request) -> bool | None:
     """Whether the connection persists. RFC 9112 §9.3: "close" wins over "keep-alive"; by default only HTTP/1.1 persists."""
     value = request.fields.get("connection")
     modern = request.version == (1, 1)
-    if not modern and request.method in BODY_METHODS and (value is None or "content-length" not in request.fields):
+    if not modern and request.method in {"POST", "PUT", "PATCH"} and "content-length" not in request.fields:
         return False  # an HTTP/1.0 body without a length ends with the connection
     if value is None:
         return modern or None
     options = {option.strip(" \t") for option in value.lower().split(",")}
     return "close" not in options and (modern or "keep-alive" in options)
-
-
-def _split_absolute(target: str) -> tuple[str, str]:
-    match = ABSOLUTE_FORM.fullmatch(target)
-    if match is None:
-        raise HTTPError(400, "The request target is malformed.")
-    scheme, authority, rest = match.groups()
-    if scheme.lower() != "http":
-        raise HTTPError(400, f"This server does not serve {scheme} URLs.")
-    return parse_host(authority), rest if rest.startswith("/") else "/" + rest

@@ -23,8 +23,8 @@ from rawservers.http.request import TOKEN, VALUE, Request
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 REASONS |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}  # RFC 9110; those of 3.11 are older
 STATUS_LINES = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
-RESERVED_HEADERS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
-BODILESS_STATUSES = frozenset({204, 304})  # without a body, and so without a Content-Length (RFC 1945 §7.2)
+RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
+BODILESS_STATUSES = {204, 304}  # without a body, and so without a Content-Length (RFC 1945 §7.2)
 
 ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -47,15 +47,11 @@ TYPES = mimetypes.common_types | mimetypes.types_map | {
 ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
 ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
 MESSAGES = {
-    301: "This page has moved to another address.",
-    403: "You do not have permission to read this page.",
-    404: "There is no page at this address.",
-    405: "This page can only be read.",
-    412: "This page has changed since you last saw it.",
-    416: "The requested range is not available.",
-    500: "The file could not be read.",
-    503: "The server is overloaded. Please try again in a moment.",
-}
+    301: "This page has moved to another address.", 403: "You do not have permission to read this page.",
+    404: "There is no page at this address.", 405: "This page can only be read.",
+    412: "This page has changed since you last saw it.", 416: "The requested range is not available.",
+    500: "The file could not be read.", 503: "The server is overloaded. Please try again in a moment.",
+}  # fmt: skip
 
 
 class Site:
@@ -78,8 +74,7 @@ class Site:
         self._redirects = [(fsencode(source), target) for source, target in config.redirects]
         self._pages = dict(config.error_pages)
         self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
-        check_headers([(name, value) for _, name, value in config.headers])
-        check_headers([("Location", target) for _, target in config.redirects])
+        check_headers([header[1:] for header in config.headers] + [("Location", target) for _, target in config.redirects])
         if config.listing:
             html.template()  # read it before the process drops its privileges
 
@@ -182,9 +177,9 @@ class Site:
                 return self._root.find(path + suffixes[coding]), coding
         return file, ""
 
-    def _suffixes(self, path: bytes) -> tuple[bytes, ...]:
+    def _suffixes(self, path: bytes) -> list[bytes]:
         """The suffixes of the precompressed variants that may be sent in place of the file at `path`."""
-        return tuple(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else ()
+        return list(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else []
 
     def _type(self, path: bytes) -> str:
         """The media type by the file name's extension; text types with a charset."""

@@ -244,7 +244,7 @@ def test_the_log_is_told_of_each_request(clock: Clock, tmp_path: Path) -> None:
     assert [(record.referer, record.agent) for record in client.records] == expected
     assert len(client.records) == len({id(record) for record in client.records}) + 1  # two askers in a row are told as one
     assert len({record.head_size + record.body_size for record in client.records}) == 1
-    assert len(service.answers) == 3  # the first as it came, what decides in it, and the one that has too much to tell
+    assert len(service.answers._cache) == 3  # the first as it came, what decides in it, and the one that has too much to tell
 
 
 class Watched(dict[str, str]):
