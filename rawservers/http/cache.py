@@ -16,11 +16,10 @@ arrived. An entry holds no content of its own. It shares that of its File, and i
 
 from __future__ import annotations
 
-import typing
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from rawservers.core.peer import Clock
 from rawservers.http.admission import AdmissionFilter
@@ -53,7 +52,7 @@ class FreshnessClock:
         self.rechecks += 1
 
 
-class Evictable(typing.Protocol):
+class Evictable(Protocol):
     """An entry of a Cache.
 
     cost: its size in bytes; epoch: freshness epoch of its last use; clock_mark: `epoch` as it was when last considered for
@@ -68,7 +67,7 @@ class Evictable(typing.Protocol):
         """The entry was removed: release its content."""
 
 
-class Dependency(typing.Protocol):
+class Dependency(Protocol):
     """A condition that a cached response depends on. epoch: freshness epoch of its last successful check."""
 
     epoch: int

@@ -123,9 +123,8 @@ class Conversation(Protocol):
 
     def expire(self) -> Sequence[Chunk]:
         self.closing = LINGER
-        if not self._buffer and self._request is None:
-            return ()
-        return self._serialize(self._error_response(HTTPError(408, "The request did not arrive in time."), b""))
+        failure = HTTPError(408, "The request did not arrive in time.")
+        return self._serialize(self._error_response(failure, b"")) if self._buffer or self._request else ()
 
     def drain(self) -> Sequence[Chunk]:
         self._requests_left = 1

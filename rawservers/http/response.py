@@ -8,12 +8,11 @@ response has the version HTTP/1.0 and a Content-Length, except that to a HEAD re
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from rawservers import __version__
 from rawservers.core.protocol import FileSlice, ResponseEnd
@@ -37,7 +36,6 @@ ERROR_PAGE = """<!DOCTYPE html>
 <p>{message}</p>
 </html>
 """
-
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small content, part of a file, or pieces of both
@@ -117,7 +115,7 @@ class AccessRecord:
     text: str = ""
 
 
-class HasBody(typing.Protocol):
+class HasBody(Protocol):
     """An object with a body: a Response or a File."""
 
     @property

@@ -64,7 +64,7 @@ class Site:
     def __init__(self, config: SiteConfig, clock: FreshnessClock, cache: ResponseCache, file_cache: FileCache) -> None:
         self._config = config
         self.hosts = config.hosts
-        self._clock = clock
+        self._clock = clock.loop_clock
         self._cache = cache
         self._types = {
             extension: f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
@@ -138,7 +138,7 @@ class Site:
         """
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
-        now = self._clock.loop_clock.time
+        now = self._clock.time
         tag = etag(chosen.mtime_ns, chosen.size, coding)
         fields = [
             ("Content-Type", self._type(path)),
@@ -153,15 +153,13 @@ class Site:
         status = precondition(request, tag, chosen.modified, now)
         if status == 412:
             return self.page(412, request)
-        if status == 304:
-            response = not_modified(headers)
+        spans = None if status else requested_ranges(request, chosen.size, tag, chosen.modified, now)
+        if spans == []:
+            return self.page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
+        if spans:
+            response = partial_content(headers, chosen.body, spans, chosen.size)
         else:
-            spans = requested_ranges(request, chosen.size, tag, chosen.modified, now)
-            if spans == []:
-                return self.page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
-            response = Response(200, headers, chosen.body)
-            if spans:
-                response = partial_content(headers, chosen.body, spans, chosen.size)
+            response = not_modified(headers) if status else Response(200, headers, chosen.body)
         prepared = PreparedResponse(response, request)
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
             if prepared.content is response:
@@ -201,13 +199,10 @@ class Site:
         self._root.open_directory(path)  # closed at once: raises OSError
         if not self._config.listing:
             return self.page(403, request)
-        if prefers_json(request.fields.get("accept", "")):
-            form = json.render
-            headers = [("Content-Type", "application/json")]
-        else:
-            form = html.render
+        form, headers = json.render, [("Content-Type", "application/json")]
+        if not prefers_json(request.fields.get("accept", "")):
             policy = html.content_security_policy()
-            headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", policy)]
+            form, headers = html.render, [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", policy)]
         fields = self._with_site_headers(request, [*headers, ("Vary", "Accept")])
         if request.method == "HEAD":
             return PreparedResponse(Response(200, fields), request, sized=False)
@@ -258,4 +253,4 @@ def is_cacheable(request: Request, response: Response, now: float) -> bool:
     fields = request.fields
     if response.status not in {200, 304} or request.version == (0, 9) or fields.keys() & {"authorization", "range", "if-range"}:
         return False
-    return "if-modified-since" not in fields or (parse_date(fields["if-modified-since"], now) or 0) <= now
+    return (parse_date(fields.get("if-modified-since", ""), now) or 0) <= now
