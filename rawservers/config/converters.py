@@ -180,7 +180,7 @@ def convert_url_path(path: str, context: Context) -> str:
 def convert_host(host: str, context: Context) -> str:
     """A host name that no other site has."""
     match = HOST.fullmatch(host)
-    if match is None or match[1] is not None:
+    if match is None or match[2] is not None:
         raise InvalidValue
     check_duplicate(host.lower().rstrip("."), f"host name {toml_string(host)}", context)
     return host

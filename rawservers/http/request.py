@@ -23,7 +23,7 @@ VALUE = r"[\t -~\x80-\xff]*"
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
-HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
+HOST = re.compile(r"((?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
@@ -95,7 +95,7 @@ class Request:
             if match is None:
                 raise HTTPError(400, "The request target is malformed.")
             require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
-            self.host, target = parse_host(match[2]), match[3] if match[3].startswith("/") else f"/{match[3]}"
+            self.host, target = parse_host(match[2]), f"/{match[3].removeprefix('/')}"
         require("#" not in target, 400, "The request target contains a fragment (#).")
         path, mark, query = target.partition("?")
         self.query = mark + query
@@ -155,21 +155,19 @@ def _host(request: Request) -> str:
 def parse_host(value: str) -> str:
     """The host name of `host[:port]`, in lower case. Raises HTTPError."""
     match = HOST.fullmatch(value)
-    if match is None or int(match[1] or 0) > 65535:
+    if match is None or int(match[2] or 0) > 65535:
         raise HTTPError(400, "The host name is malformed.")
-    return value[: match.start(1) - 1 if match[1] is not None else None].lower()
+    return match[1].lower()
 
 
 def _content_length(request: Request) -> int:
     """The length of the body in bytes (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
-    value = request.fields.get("content-length")
+    value = request.fields.get("content-length", "0")
     coding = request.fields.get("transfer-encoding")
     if coding is not None:
-        if request.version == (1, 1) and coding.lower() == "chunked" and value is None:
-            raise HTTPError(501, "This server does not support chunked requests. Send a Content-Length.")
+        chunked = request.version == (1, 1) and coding.lower() == "chunked" and "content-length" not in request.fields
+        require(not chunked, 501, "This server does not support chunked requests. Send a Content-Length.")
         raise HTTPError(400, "The Transfer-Encoding is malformed, or not allowed in this request.")
-    if value is None:
-        return 0
     require(CONTENT_LENGTH.fullmatch(value), 400, "The Content-Length is malformed.")  # also two fields, joined by a comma
     length = int(value)
     require(not length or request.method not in {"GET", "HEAD"}, 400, "A GET or HEAD request must not have a body.")
