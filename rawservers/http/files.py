@@ -80,11 +80,11 @@ class PathState:
         """Whether the path is still in this state; checked at most once per epoch."""
         if self.epoch != epoch:
             try:
-                state = self._view(self._read(self._path))
+                if self._view(self._read(self._path)) != self.state:
+                    return False
             except OSError:
-                state = None
-            if state != self.state:
-                return False
+                if self.state is not None:
+                    return False
             self.epoch = epoch
         return True
 
