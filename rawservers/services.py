@@ -62,8 +62,7 @@ def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    sites = [(site.hosts, Site(site, freshness, cache, file_cache)) for site in config.sites or (SiteConfig(),)]
-    router = Router(sites, config.handlers, cache, config.body_limit, config.server_header)
+    router = Router([Site(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)], config, cache)
     return lambda peer: Conversation(peer, router, config.requests)
 
 

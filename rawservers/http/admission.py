@@ -22,9 +22,8 @@ class AdmissionFilter(OrderedDict[int, None]):
     def seen_before(self, key: Hashable) -> bool:
         """Whether `key` was seen lately; adds it."""
         hashed = hash(key)
-        if hashed in self:
-            return True
+        known = hashed in self
         self[hashed] = None
         if len(self) > FILTER_SIZE:
             self.popitem(last=False)
-        return False
+        return known

@@ -16,16 +16,15 @@ arrived. An entry holds no content of its own. It shares that of its File, and i
 
 from __future__ import annotations
 
-import typing
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from rawservers.core.peer import Clock
 from rawservers.http.admission import AdmissionFilter
-from rawservers.http.normalized import LOG_LINES_LIMIT, find_log_lines, normalized_key, parse_log_lines
-from rawservers.http.request import Request
+from rawservers.http.normalized import LOG_LINES, LOG_LINES_LIMIT, normalized_key
+from rawservers.http.request import Request, parse_fields
 from rawservers.http.response import PreparedResponse
 
 ENTRY_OVERHEAD = 900  # bytes of Python objects for an entry, besides its content
@@ -48,17 +47,12 @@ class FreshnessClock:
         """The freshness epoch."""
         return self.loop_clock.epoch + self.rechecks
 
-    @property
-    def time(self) -> float:
-        """Wall clock time in seconds since 1970."""
-        return self.loop_clock.time
-
     def recheck(self) -> None:
         """Begin another epoch: the next stat is made anew."""
         self.rechecks += 1
 
 
-class Evictable(typing.Protocol):
+class Evictable(Protocol):
     """An entry of a Cache.
 
     cost: its size in bytes; epoch: freshness epoch of its last use; clock_mark: `epoch` as it was when last considered for
@@ -73,7 +67,7 @@ class Evictable(typing.Protocol):
         """The entry was removed: release its content."""
 
 
-class Dependency(typing.Protocol):
+class Dependency(Protocol):
     """A condition that a cached response depends on. epoch: freshness epoch of its last successful check."""
 
     epoch: int
@@ -152,12 +146,12 @@ class CacheEntry:
 
     def response_to(self, head: bytes) -> PreparedResponse | None:
         """The response, logged with the Referer and User-Agent of the request `head`; None if these are too long."""
-        log_lines = find_log_lines(head)
+        log_lines = LOG_LINES.findall(head)
         if log_lines != self.log_lines:
             if sum(map(len, log_lines)) > LOG_LINES_LIMIT:
                 return None
             self.log_lines = log_lines
-            self.response.set_log_fields(parse_log_lines(log_lines))
+            self.response.set_log_fields(parse_fields(b"".join(log_lines).decode("latin-1")))
         self.response.epoch = -1  # not a repeated request: keep it out of the epoch cache
         return self.response
 
@@ -174,9 +168,6 @@ class ResponseCache:
         self._cache: Cache[CacheEntry] = Cache(entries, size)
         self._get = self._cache.get
         self._admission = AdmissionFilter()
-
-    def __len__(self) -> int:
-        return len(self._cache)
 
     def lookup(self, head: bytes, recheck: bool = False) -> PreparedResponse | None:
         """The response to the request with this head, if it is cached and fresh. recheck: whether no earlier stat counts."""
@@ -198,7 +189,7 @@ class ResponseCache:
     def store(self, request: Request, response: PreparedResponse, dependencies: Iterable[Dependency]) -> None:
         """Insert the response to a request, unless the cache is half full and the request is new."""
         head = request.head
-        log_lines = find_log_lines(head)
+        log_lines = LOG_LINES.findall(head)
         log_bytes = sum(map(len, log_lines))
         key: Hashable = head
         if not self._admission.seen_before(head):

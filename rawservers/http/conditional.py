@@ -25,7 +25,7 @@ ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # each alternative begins with it
 OPAQUE_TAG = re.compile(r'"[^"]*"')
 ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{MAX_TAGS}}}+[\t ,]*+')
 
-HEADERS_OF_304 = frozenset({"cache-control", "content-location", "etag", "expires", "vary"})  # those a cache needs (§15.4.5)
+HEADERS_OF_304 = {"cache-control", "content-location", "etag", "expires", "vary"}  # those a cache needs (§15.4.5)
 
 
 def etag(mtime_ns: int, size: int, coding: str = "") -> str:
@@ -46,16 +46,12 @@ def precondition(request: Request, tag: str, modified: int, now: float) -> int |
     if "if-match" in fields:
         if not _matches(fields["if-match"], tag, ENTITY_TAG):
             return 412
-    elif "if-unmodified-since" in fields:
-        since = parse_date(fields["if-unmodified-since"], now)
-        if since is not None and modified > since:
-            return 412
+    elif (since := parse_date(fields.get("if-unmodified-since", ""), now)) is not None and modified > since:
+        return 412
     if "if-none-match" in fields:
         return 304 if _matches(fields["if-none-match"], tag, OPAQUE_TAG) else None
-    if "if-modified-since" in fields:
-        since = parse_date(fields["if-modified-since"], now)
-        return 304 if since is not None and modified <= since <= now else None  # no date in the future (RFC 1945 §10.9)
-    return None
+    since = parse_date(fields.get("if-modified-since", ""), now)
+    return 304 if since is not None and modified <= since <= now else None  # no date in the future (RFC 1945 §10.9)
 
 
 def _matches(value: str, tag: str, member: re.Pattern[str]) -> bool:

@@ -15,17 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeAlias
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
 from rawservers.http.epoch_cache import EpochCache
-from rawservers.http.framing import cut_head, first_line
-from rawservers.http.request import HTTPError, Request, parse, parse_simple
-from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length, error_response
+from rawservers.http.framing import BLANK_LINES, cut_head
+from rawservers.http.request import HTTPError, Request, parse
+from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
-KEEP = Closing.KEEP
+KEEP, CLOSE, LINGER = Closing
 HEAD, IDLE, TURN = Deadline.HEAD, Deadline.IDLE, Deadline.TURN
 
 STEPS = 64  # of work in one call, about half a millisecond
@@ -33,44 +32,41 @@ LOOKUP_STEPS = 1  # for a response from the cache
 ANSWER_STEPS = 8  # for any other response
 BYTES_PER_STEP = 512  # of a long request head
 
-Lookup: TypeAlias = Callable[[bytes, bool], PreparedResponse | None]
-
 
 class Responder:
-    """The source of a conversation's responses. This one has no cache, takes no request bodies, and makes no futures.
+    """The source of a conversation's responses.
 
     lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
     may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field.
     """
 
-    def __init__(self, lookup: Lookup = lambda head, recheck: None, server_header: bool = True) -> None:
+    def __init__(self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True) -> None:
         self.lookup = lookup
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
 
     def max_body(self, request: Request) -> int:
         """The longest body accepted with `request`, in bytes; 0: none."""
-        return 0
-
-    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
-        """The response to `request` with its body, or a future of one, for `prepare`. Raises HTTPError, nothing else."""
         raise NotImplementedError
 
-    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
-        """The response of a future that is done. Raises nothing."""
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
+        """The response to `request` with its body, or a future of one. Raises nothing.
+
+        future: one returned before that is done, for which this is called again.
+        """
         raise NotImplementedError
 
-    def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
-        """The error response. request: None if the head is malformed; line: the request line, as far as it arrived."""
-        return PreparedResponse(error_response(failure.status, failure.message), None, line)
+    def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
+        """The error response to `request`, of which only the line is known if its head is malformed."""
+        raise NotImplementedError
 
 
 class Conversation(Protocol):
     """HTTP with one client. max_requests: number of responses after which the connection is closed; 0: no limit."""
 
     __slots__ = (
-        "_body", "_buffer", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps",
-        "_kept_alive_at", "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
+        "_buffer", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps", "_kept_alive_at",
+        "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
         "closing", "steps", "waiting",
     )  # fmt: skip
 
@@ -94,7 +90,6 @@ class Conversation(Protocol):
         self._started_at = 0.0  # when the first byte of the present request arrived
         self._kept_alive_at = 0.0  # when a response last left the connection open
         self._request: Request | None = None  # that waits for its body or its response
-        self._body = bytearray()
         self._future: Future[Response] | None = None
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
@@ -123,14 +118,13 @@ class Conversation(Protocol):
 
     def end(self) -> Sequence[Chunk]:
         if self.closing is KEEP:
-            self.closing = Closing.CLOSE
+            self.closing = CLOSE
         return ()
 
     def expire(self) -> Sequence[Chunk]:
-        self.closing = Closing.LINGER
-        if not self._buffer and self._request is None:
-            return ()
-        return self._serialize(self._error_response(HTTPError(408, "The request did not arrive in time."), b""))
+        self.closing = LINGER
+        failure = HTTPError(408, "The request did not arrive in time.")
+        return self._serialize(self._error_response(failure, b"")) if self._buffer or self._request else ()
 
     def drain(self) -> Sequence[Chunk]:
         self._requests_left = 1
@@ -182,24 +176,30 @@ class Conversation(Protocol):
                     self._counters.cache_hits += 1
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
-                self._request = parse_simple(head) or parse(head)
+                self._request = parse(head)
+                self._request.decode_target()
                 self._check_body(self._request, chunks)
             response = self._respond(self._request)
             if response is not None:
                 self._counters.answers += 1
                 self._request = self._future = None
-                self._body.clear()
             return response
         except HTTPError as failure:
-            self.closing = Closing.LINGER
+            self.closing = LINGER
             return self._error_response(failure, head)
 
     def _error_response(self, failure: HTTPError, head: bytes) -> PreparedResponse:
         """The response after which the connection is closed: to the present request, the malformed `head`, or part of one."""
+        request = self._request
+        if request is None:
+            first = BLANK_LINES.sub(b"", head or self._buffer, count=1).partition(b"\n")[0]
+            line = first.removesuffix(b"\r").decode("latin-1")
+            # Its method, since the client of a malformed HEAD request expects no body either.
+            request = Request(head, line, line.partition(" ")[0], "", (1, 0))
+        request.keep_alive = False
         self._counters.answers += 1
         self._counters.bad_requests += 1
-        line = self._request.line if self._request else first_line(head or bytes(self._buffer))
-        return self._responder.respond_to_error(failure, self._request, line)
+        return self._responder.respond_to_error(failure, request)
 
     def _check_body(self, request: Request, chunks: list[Chunk]) -> None:
         """Check the length of the body; send 100 Continue if asked for (RFC 9110 §10.1.1). Raises HTTPError."""
@@ -210,30 +210,30 @@ class Conversation(Protocol):
             raise HTTPError(413, f"The request body is longer than {max_body} bytes.")
         if not max_body:  # the body is discarded by lingering, so that it is never parsed as a request
             request.keep_alive = False
-            self.closing = Closing.LINGER
+            self.closing = LINGER
             request.length = 0
         elif request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
             chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
 
     def _respond(self, request: Request) -> PreparedResponse | None:
-        """The response to `request`; None while its body is incomplete or its future pending. Raises HTTPError."""
+        """The response to `request`; None while its body is incomplete or its future pending."""
         if self._future is None:
-            if missing := request.length - len(self._body):
-                self._body += self._buffer[:missing]
-                del self._buffer[:missing]
+            if len(self._buffer) < request.length:
                 self.waiting = Deadline.BODY
-                if len(self._body) < request.length:
-                    return None
-            request.body = bytes(self._body)
-            response = self._responder.respond(request)
-            self._handler_steps += request.steps
-            if isinstance(response, PreparedResponse):
-                return response
-            self._future = response
-            self.waiting = Deadline.NONE  # no input is read meanwhile
-            peer = self._peer  # not `self`, which refers to the future: without the cycle it is freed with its connection
-            response.add_done_callback(lambda future: peer.wake())
-        return self._responder.prepare(request, self._future) if self._future.done() else None
+                return None
+            request.body = bytes(self._buffer[: request.length])
+            del self._buffer[: request.length]
+        elif not self._future.done():
+            return None
+        response = self._responder.respond(request, self._future)
+        self._handler_steps += request.steps
+        if isinstance(response, PreparedResponse):
+            return response
+        self._future = response
+        self.waiting = Deadline.NONE  # no input is read meanwhile
+        peer = self._peer  # not `self`, which refers to the future: without the cycle it is freed with its connection
+        response.add_done_callback(lambda future: peer.wake())
+        return self._respond(request)
 
     def _serialize(self, response: PreparedResponse) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
         """The chunks of the response. Sets `closing` and `waiting` for what follows it."""
@@ -250,7 +250,7 @@ class Conversation(Protocol):
             end = response.end_keepalive or response.make_end(True, lines)
         else:
             if self.closing is KEEP:
-                self.closing = Closing.LINGER if self._buffer else Closing.CLOSE
+                self.closing = LINGER if self._buffer else CLOSE
             self._buffer.clear()
             lines = common.close_lines if response.status_line else b""
             end = response.end_close or response.make_end(False, lines)

@@ -113,7 +113,7 @@ class File(PathState):
         self.clock_mark = clock.epoch
         self.cost = FILE_OVERHEAD + len(path) + (self.size if isinstance(body, bytes) else 0)
         coarse = self.mtime_ns % SECOND == status.st_ctime_ns % SECOND == 0
-        age = clock.time - max(status.st_mtime, status.st_ctime)
+        age = clock.loop_clock.time - max(status.st_mtime, status.st_ctime)
         self.cacheable = age >= (MTIME_GRACE_COARSE if coarse else MTIME_GRACE)
 
     def on_evict(self) -> None:
@@ -150,9 +150,7 @@ class FileCache:
 class DocumentRoot:
     """The files below the directory `root`. suffixes: those of the precompressed variants of a given path."""
 
-    def __init__(
-        self, root: str, clock: FreshnessClock, suffixes: Callable[[bytes], tuple[bytes, ...]], cache: FileCache
-    ) -> None:
+    def __init__(self, root: str, clock: FreshnessClock, suffixes: Callable[[bytes], list[bytes]], cache: FileCache) -> None:
         self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
         # The real path of the root, with a slash at its end, and its device and inode. Always replaced as a whole: the
         # builder's thread reads it as well.
@@ -199,10 +197,7 @@ class DocumentRoot:
         """
         directory = self.open_directory(path)
         with os.scandir(directory.fd) as found:
-            for item in found:
-                entry = self._listing_entry(path, item)
-                if entry is not None:
-                    yield entry
+            yield from filter(None, (self._listing_entry(path, item) for item in found))
 
     def _listing_entry(self, path: bytes, item: os.DirEntry[str]) -> ListingEntry | None:
         """The listing entry for `item` of the directory at `path`; None if it may not be served."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 
-from rawservers.http.request import HTTPError, check_request_line, parse_simple
+from rawservers.http.request import check_request_line, require
 
 LINE_LIMIT = 8192  # bytes of a request line. RFC 9112 §3: at least 8000; nginx and Apache: 8 KiB
 HEAD_LIMIT = 32768  # bytes of a whole head. nginx: 4 lines of 8 KiB
-BLANK_LIMIT = 4  # empty lines ignored before a request line. RFC 9112 §2.2: at least one
-BLANK_LINES = re.compile(rb"(?:\r?\n)*")
+BLANK_LINES = re.compile(rb"(?:\r?\n){0,4}")  # ignored before a request line. RFC 9112 §2.2: at least one
 TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in` is also true for b""
 HEAD_END = re.compile(rb"\n\r?\n")
 
@@ -24,47 +23,24 @@ def cut_head(buffer: bytearray, scanned: int = 0) -> bytes:
     order in which it arrives, so that the result does not depend on how it was cut into packets, and each part only once, so
     that a head that arrives byte by byte costs no more than its bytes.
     """
-    start = skip_blank_lines(buffer)
+    blank = BLANK_LINES.match(buffer)
+    start = blank.end() if blank else 0
+    require(buffer[start : start + 1] in TOKEN_BYTES or buffer[start:] == b"\r", 400, "This is not an HTTP request.")
     line_end = buffer.find(b"\n", start) + 1
-    if (line_end or len(buffer)) - start > LINE_LIMIT:
-        raise HTTPError(414, f"The request line is longer than {LINE_LIMIT} bytes.")
+    require((line_end or len(buffer)) - start <= LINE_LIMIT, 414, f"The request line is longer than {LINE_LIMIT} bytes.")
     if not line_end:
         return b""
     line = bytes(buffer[start:line_end]) if line_end > scanned else b""  # b"": it was checked
     del buffer[:start]
-    if line and parse_simple(line):
-        if bytes(buffer[len(line) :]) not in {b"", b"\n", b"\r\n"}:
-            raise HTTPError(400, "The request line has no HTTP version.")
+    if line and check_request_line(line.decode("latin-1"))[3] is None:
+        require(bytes(buffer[len(line) :]) in {b"", b"\n", b"\r\n"}, 400, "The request line has no HTTP version.")
         buffer.clear()
         return line
     end = HEAD_END.search(buffer, len(line) - 1 if line else scanned - 2)
     size = end.end() if end else len(buffer)
-    if end is None or size > HEAD_LIMIT:
-        if line:
-            check_request_line(line.decode("latin-1"))
-        if size > HEAD_LIMIT:
-            raise HTTPError(431, f"The request head is longer than {HEAD_LIMIT} bytes.")
+    require(size <= HEAD_LIMIT, 431, f"The request head is longer than {HEAD_LIMIT} bytes.")
+    if end is None:
         return b""
     head = bytes(buffer[:size])
     del buffer[:size]
     return head
-
-
-def skip_blank_lines(buffer: bytes | bytearray) -> int:
-    """The offset of the request line. Raises HTTPError as soon as what is there cannot be one."""
-    blank = BLANK_LINES.match(buffer)
-    start = blank.end() if blank else 0
-    if buffer.count(b"\n", 0, start) > BLANK_LIMIT:
-        raise HTTPError(400, "The request begins with too many empty lines.")
-    if buffer[start : start + 1] not in TOKEN_BYTES and buffer[start:] != b"\r":
-        raise HTTPError(400, "This is not an HTTP request.")
-    return start
-
-
-def first_line(head: bytes) -> str:
-    """The request line of a head that may be malformed or incomplete, for the access log."""
-    try:
-        start = skip_blank_lines(head)
-    except HTTPError:
-        start = 0
-    return head[start:].partition(b"\n")[0].removesuffix(b"\r").decode("latin-1")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from rawservers.http.framing import HEAD_LIMIT
-from rawservers.http.request import FIELD_LIMIT, TOKEN, VALUE, parse_fields
+from rawservers.http.request import FIELD_LIMIT, TOKEN, VALUE
 
 LOG_LINES_LIMIT = 384  # bytes of Referer and User-Agent lines up to which a response is shared by its normalized key
 
@@ -25,7 +25,7 @@ KEY_FIELDS = (
     "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
 )  # fmt: skip
 IGNORED_LINES = re.compile(rf"\n(?!(?i:{'|'.join(KEY_FIELDS)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
-LOG_LINES = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
+LOG_LINES = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")  # of a valid head
 
 
 def normalized_key(head: bytes) -> tuple[bytes] | None:
@@ -37,13 +37,3 @@ def normalized_key(head: bytes) -> tuple[bytes] | None:
     if size > HEAD_LIMIT or not head.endswith(b"\r\n\r\n") or (size > FIELD_LIMIT and head.count(b"\n") > FIELD_LIMIT):
         return None
     return (IGNORED_LINES.sub(b"", head),)
-
-
-def find_log_lines(head: bytes) -> list[bytes]:
-    """The Referer and User-Agent lines of a valid head."""
-    return LOG_LINES.findall(head)
-
-
-def parse_log_lines(lines: list[bytes]) -> dict[str, str]:
-    """The fields of lines that `find_log_lines` found, as `parse` would give them."""
-    return parse_fields(b"".join(lines).decode("latin-1"))

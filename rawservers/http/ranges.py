@@ -29,7 +29,7 @@ MAX_RANGES = 16
 MAX_MEMBERS = 4 * MAX_RANGES
 
 BYTE_RANGE = re.compile("[0-9]+-[0-9]*|-[0-9]+")
-PART_HEADERS = frozenset({"content-type", "content-encoding"})  # in a multipart response, fields of each part
+PART_HEADERS = {"content-type", "content-encoding"}  # in a multipart response, fields of each part
 
 Span = tuple[int, int]  # offset and length in bytes
 
@@ -85,15 +85,13 @@ def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[S
     spans: as `requested_ranges` returns them, at least one. Several are sent as multipart/byteranges. Parts of a FileSlice are
     slices of the same file.
     """
-    parts = [
-        (
-            ("Content-Range", f"bytes {first}-{first + count - 1}/{size}"),
-            body[first : first + count] if isinstance(body, bytes) else FileSlice(body.file, body.offset + first, count),
-        )
+    ranges = [f"bytes {first}-{first + count - 1}/{size}" for first, count in spans]
+    contents = [
+        body[first : first + count] if isinstance(body, bytes) else FileSlice(body.file, body.offset + first, count)
         for first, count in spans
     ]
-    if len(parts) == 1:
-        return Response(206, [*headers, parts[0][0]], parts[0][1])
+    if len(spans) == 1:
+        return Response(206, [*headers, ("Content-Range", ranges[0])], contents[0])
     described = [field for field in headers if field[0].lower() in PART_HEADERS]
     from hashlib import blake2b  # here, since it loads OpenSSL, and is rarely needed
 
@@ -101,10 +99,10 @@ def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[S
     # can be planted in a file whose mtime and size are known beforehand, but that affects responses with that file only.
     boundary = blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()
     delimiter = f"--{boundary}"
+    lines = "".join([f"{name}: {value}\r\n" for name, value in described])
     pieces: list[bytes | FileSlice] = []
-    for content_range, content in parts:
-        lines = [f"{name}: {value}\r\n" for name, value in (*described, content_range)]
-        pieces += [f"{delimiter}\r\n{''.join(lines)}\r\n".encode("latin-1"), content]
+    for content_range, content in zip(ranges, contents, strict=True):
+        pieces += [f"{delimiter}\r\n{lines}Content-Range: {content_range}\r\n\r\n".encode("latin-1"), content]
         delimiter = f"\r\n--{boundary}"
     pieces.append(f"{delimiter}--\r\n".encode())
     small = [piece for piece in pieces if isinstance(piece, bytes)]

@@ -13,38 +13,41 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from http import HTTPMethod
 from urllib.parse import unquote_to_bytes
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 VALUE = r"[\t -~\x80-\xff]*"
-REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+) HTTP/([0-9])\.([0-9])\r?\n")
-SIMPLE_REQUEST = re.compile(r"GET ([!-~]+)\r?\n")
+REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
-HOST = re.compile(r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
+HOST = re.compile(r"((?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
 
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT"})
-BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
-
+@dataclass(eq=False)
 class HTTPError(Exception):
     """An HTTP error response to a request: its status, and a sentence for the error page. The connection is closed after it."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(status, message)
-        self.status = status
-        self.message = message
+    status: int
+    message: str
+
+
+def require(valid: object, status: int, message: str) -> None:
+    """Raise HTTPError unless `valid`."""
+    if not valid:
+        raise HTTPError(status, message)
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request whose head is valid, except for its target, which `decode_target` checks.
+    """A request. The head is valid but for the target, which `decode_target` checks; of a malformed head only `line` is known.
 
-    head:        the exact bytes of the head
+    head:        the exact bytes of the head, or of as much as has arrived
     line:        the request line, without its line end
     method:      as sent
     target:      as sent
@@ -55,7 +58,8 @@ class Request:
     keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
                  if its client is known to understand persistence
     body:        the body
-    query:       the query with its "?", "" if there is none; set by `decode_target`
+    query:       the query with its "?", "" if there is none
+    path_bytes:  the path, percent-decoded once; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
     """
 
@@ -70,87 +74,69 @@ class Request:
     keep_alive: bool | None = False
     body: bytes = b""
     query: str = ""
+    path_bytes: bytes = b""
     steps: int = 0
-    _path: bytes | None = None
 
     @property
     def path(self) -> str:
-        """The path as text; bytes that are not UTF-8 are surrogates (PEP 383). Raises HTTPError."""
-        return self.decode_target().decode("utf-8", "surrogateescape")
+        """The path as text; bytes that are not UTF-8 are surrogates (PEP 383)."""
+        return self.path_bytes.decode("utf-8", "surrogateescape")
 
-    def decode_target(self) -> bytes:
-        """The path in bytes, percent-decoded once (RFC 1945 §5.1.2); sets `query`. Raises HTTPError.
+    def decode_target(self) -> None:
+        """Set `path_bytes` (RFC 1945 §5.1.2) and `query`. Raises HTTPError if the target is malformed.
 
         The host of a target in absolute form replaces that of the Host field (RFC 9112 §3.2.2).
         """
-        if self._path is None:
-            self._path = self._decode_target()
-        return self._path
-
-    def _decode_target(self) -> bytes:
         target = self.target
+        if self.method == "CONNECT" or (self.method == "OPTIONS" and target == "*"):
+            return  # authority-form and asterisk-form: not a path
         if not target.startswith("/"):
-            self.host, target = _split_absolute(target)
-        if "#" in target:
-            raise HTTPError(400, "The request target contains a fragment (#).")
+            match = ABSOLUTE_FORM.fullmatch(target)
+            if match is None:
+                raise HTTPError(400, "The request target is malformed.")
+            require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
+            self.host, target = parse_host(match[2]), f"/{match[3].removeprefix('/')}"
+        require("#" not in target, 400, "The request target contains a fragment (#).")
         path, mark, query = target.partition("?")
         self.query = mark + query
-        if "%" not in path:
-            return path.encode("latin-1")
-        if re.search("%(?![0-9A-Fa-f]{2})", path):
-            raise HTTPError(400, "The path contains a percent sign that is not followed by two hexadecimal digits.")
-        if "%00" in path:
-            raise HTTPError(400, "The path contains a NUL byte.")
-        if re.search("%2f", path, re.IGNORECASE):
-            raise HTTPError(404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
-        return unquote_to_bytes(path)
-
-
-def path_or_none(request: Request) -> bytes | None:
-    """The path in bytes, or None if the target is malformed: for routing, which comes before the error response."""
-    try:
-        return request.decode_target()
-    except HTTPError:
-        return None
-
-
-def parse_simple(line: bytes) -> Request | None:
-    """The HTTP/0.9 request (RFC 1945 §5) on `line`, line end included; None if it is not one."""
-    match = SIMPLE_REQUEST.fullmatch(line.decode("latin-1"))
-    return match and Request(line, match[0].rstrip("\r\n"), "GET", match[1], (0, 9))
+        require(not BAD_ESCAPE.search(path), 400, "The path contains a percent sign without two hexadecimal digits after it.")
+        require("%00" not in path, 400, "The path contains a NUL byte.")
+        require("%2f" not in path.lower(), 404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
+        self.path_bytes = unquote_to_bytes(path)
 
 
 def parse(head: bytes) -> Request:
-    """The request with the complete head `head`, blank line included. Raises HTTPError."""
+    """The request with the complete head `head`: up to the blank line, or the line of a simple request. Raises HTTPError."""
     text = head.decode("latin-1")
     match = check_request_line(text)
-    if FIELDS.fullmatch(text, match.end()) is None:
-        raise HTTPError(400, "The request contains a malformed header line.")
-    fields = parse_fields(text[match.end() :])
-    request = Request(head, match[0].rstrip("\r\n"), match[1], match[2], (1, min(int(match[4]), 1)), fields)
+    line, method, target, minor = match[0].rstrip("\r\n"), match[1], match[2], match[4]
+    if minor is None:
+        return Request(head, line, method, target, (0, 9))
+    require(FIELDS.fullmatch(text, match.end()), 400, "The request contains a malformed header line.")
+    request = Request(head, line, method, target, (1, min(int(minor), 1)), parse_fields(text[match.end() :]))
     request.host = _host(request)
     request.length = _content_length(request)
     request.keep_alive = _keep_alive(request)
-    if request.method not in KNOWN_METHODS:
-        raise HTTPError(501, "This server does not implement the request method.")
+    require(method in HTTPMethod.__members__, 501, "This server does not implement the request method.")
     return request
 
 
 def check_request_line(text: str) -> re.Match[str]:
-    """The match of REQUEST_LINE at the beginning of `text`. Raises HTTPError unless the version is one of HTTP/1."""
+    """The match of REQUEST_LINE at the beginning of `text`. Raises HTTPError.
+
+    Its group 3 is "1", or None for a simple request, of HTTP/0.9 (RFC 1945 §5).
+    """
     match = REQUEST_LINE.match(text)
-    if match is None:
+    if match is None or (match[3] is None and match[1] != "GET"):
         raise HTTPError(400, "The request line is malformed.")
-    if match[3] != "1":
-        raise HTTPError(505, "This server supports HTTP/1.0 and HTTP/1.1 requests only.")
+    require(match[3] in {None, "1"}, 505, "This server supports HTTP/1.0 and HTTP/1.1 requests only.")
     return match
 
 
 def parse_fields(lines: str) -> dict[str, str]:
     """The fields of well-formed header lines, as in `Request.fields`. Raises HTTPError if there are more than FIELD_LIMIT."""
     pairs = FIELD.findall(lines)
-    if len(pairs) > FIELD_LIMIT:
-        raise HTTPError(431, f"The request has more than {FIELD_LIMIT} header lines.")
+    require(len(pairs) <= FIELD_LIMIT, 431, f"The request has more than {FIELD_LIMIT} header lines.")
     fields: dict[str, str] = {}
     for name, value in pairs:
         name, value = name.lower(), value.rstrip(" \t")
@@ -161,55 +147,40 @@ def parse_fields(lines: str) -> dict[str, str]:
 def _host(request: Request) -> str:
     """The host name. RFC 9112 §3.2: at most one valid Host field, in HTTP/1.1 exactly one."""
     value = request.fields.get("host", "")
-    if "," in value:  # repeated fields are joined by a comma, and no valid host has one
-        raise HTTPError(400, "The request has more than one Host header.")
-    if not value and request.version == (1, 1):
-        raise HTTPError(400, "An HTTP/1.1 request must have a Host header.")
+    require("," not in value, 400, "The request has more than one Host header.")  # repeated fields are joined by a comma
+    require(value or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
     return value and parse_host(value)
 
 
 def parse_host(value: str) -> str:
     """The host name of `host[:port]`, in lower case. Raises HTTPError."""
     match = HOST.fullmatch(value)
-    if match is None or int(match[1] or 0) > 65535:
+    if match is None or int(match[2] or 0) > 65535:
         raise HTTPError(400, "The host name is malformed.")
-    return value[: match.start(1) - 1 if match[1] is not None else None].lower()
+    return match[1].lower()
 
 
 def _content_length(request: Request) -> int:
     """The length of the body in bytes (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
-    value = request.fields.get("content-length")
+    value = request.fields.get("content-length", "0")
     coding = request.fields.get("transfer-encoding")
     if coding is not None:
-        if request.version == (1, 1) and coding.lower() == "chunked" and value is None:
-            raise HTTPError(501, "This server does not support chunked requests. Send a Content-Length.")
+        chunked = request.version == (1, 1) and coding.lower() == "chunked" and "content-length" not in request.fields
+        require(not chunked, 501, "This server does not support chunked requests. Send a Content-Length.")
         raise HTTPError(400, "The Transfer-Encoding is malformed, or not allowed in this request.")
-    if value is None:
-        return 0
-    if CONTENT_LENGTH.fullmatch(value) is None:  # repeated fields are joined by a comma
-        raise HTTPError(400, "The Content-Length is malformed.")
-    if value.strip("0") and request.method in {"GET", "HEAD"}:
-        raise HTTPError(400, "A GET or HEAD request must not have a body.")
-    return int(value)
+    require(CONTENT_LENGTH.fullmatch(value), 400, "The Content-Length is malformed.")  # also two fields, joined by a comma
+    length = int(value)
+    require(not length or request.method not in {"GET", "HEAD"}, 400, "A GET or HEAD request must not have a body.")
+    return length
 
 
 def _keep_alive(request: Request) -> bool | None:
     """Whether the connection persists. RFC 9112 §9.3: "close" wins over "keep-alive"; by default only HTTP/1.1 persists."""
     value = request.fields.get("connection")
     modern = request.version == (1, 1)
-    if not modern and request.method in BODY_METHODS and (value is None or "content-length" not in request.fields):
+    if not modern and request.method in {"POST", "PUT", "PATCH"} and "content-length" not in request.fields:
         return False  # an HTTP/1.0 body without a length ends with the connection
     if value is None:
         return modern or None
     options = {option.strip(" \t") for option in value.lower().split(",")}
     return "close" not in options and (modern or "keep-alive" in options)
-
-
-def _split_absolute(target: str) -> tuple[str, str]:
-    match = ABSOLUTE_FORM.fullmatch(target)
-    if match is None:
-        raise HTTPError(400, "The request target is malformed.")
-    scheme, authority, rest = match.groups()
-    if scheme.lower() != "http":
-        raise HTTPError(400, f"This server does not serve {scheme} URLs.")
-    return parse_host(authority), rest if rest.startswith("/") else "/" + rest

@@ -8,27 +8,22 @@ response has the version HTTP/1.0 and a Content-Length, except that to a HEAD re
 from __future__ import annotations
 
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from rawservers import __version__
 from rawservers.core.protocol import FileSlice, ResponseEnd
 from rawservers.http.dates import http_date
-from rawservers.http.request import TOKEN, Request
+from rawservers.http.request import TOKEN, VALUE, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
-REASONS |= {
-    413: "Content Too Large",
-    414: "URI Too Long",
-    416: "Range Not Satisfiable",
-}  # RFC 9110; Python 3.11 has older names
+REASONS |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}  # RFC 9110; those of 3.11 are older
 STATUS_LINES = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
-RESERVED_HEADERS = frozenset({"connection", "content-length", "date", "server", "transfer-encoding"})
-BODILESS_STATUSES = frozenset({204, 304})  # without a body, and so without a Content-Length (RFC 1945 §7.2)
+RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
+BODILESS_STATUSES = {204, 304}  # without a body, and so without a Content-Length (RFC 1945 §7.2)
 
 ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -41,7 +36,6 @@ ERROR_PAGE = """<!DOCTYPE html>
 <p>{message}</p>
 </html>
 """
-
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small content, part of a file, or pieces of both
@@ -72,7 +66,7 @@ def error_response(status: int, message: str, headers: Headers = ()) -> Response
 def check_headers(headers: Headers) -> None:
     """Check the syntax of header fields. Raises ValueError or TypeError, also for fields that the server sets itself."""
     for name, value in headers:
-        if not re.fullmatch(TOKEN, name) or not re.fullmatch(r"[\t -~\x80-\xff]*", value):
+        if not re.fullmatch(TOKEN, name) or not re.fullmatch(VALUE, value):
             raise ValueError(f"malformed header: {name!r}: {value!r}")
         if name.lower() in RESERVED_HEADERS:
             raise ValueError(f"header is set by the server: {name}")
@@ -121,7 +115,7 @@ class AccessRecord:
     text: str = ""
 
 
-class HasBody(typing.Protocol):
+class HasBody(Protocol):
     """An object with a body: a Response or a File."""
 
     @property
@@ -145,8 +139,8 @@ class PreparedResponse:
         "content", "end_close", "end_keepalive", "epoch", "header_tail", "keep_alive", "record", "status_line",
     )  # fmt: skip
 
-    def __init__(self, response: Response, request: Request | None, line: str = "", *, sized: bool = True) -> None:
-        """Serialize the response to `request`, or to a malformed request, of which only the request line `line` is known.
+    def __init__(self, response: Response, request: Request, sized: bool = True) -> None:
+        """Serialize the response to `request`.
 
         sized: whether the length of the body is known. False only for a HEAD request, whose response then has no
         Content-Length.
@@ -155,18 +149,17 @@ class PreparedResponse:
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         if status not in BODILESS_STATUSES and sized:
             head += f"Content-Length: {size}\r\n"
-        method = request.method if request else line.partition(" ")[0]
-        bodiless = status in BODILESS_STATUSES or method == "HEAD"  # also for a malformed HEAD: its client expects no body
+        bodiless = status in BODILESS_STATUSES or request.method == "HEAD"
         self.status_line = STATUS_LINES.get(status) or f"HTTP/1.0 {status} \r\n".encode()
         self.header_tail = f"{head}\r\n".encode("latin-1")
-        if request and request.version == (0, 9):
+        if request.version == (0, 9):
             self.status_line = self.header_tail = b""
         self.content: HasBody = EMPTY if bodiless else response
-        self.keep_alive = request.keep_alive if request else False
+        self.keep_alive = request.keep_alive
         self.epoch = -1
         head_size = len(self.status_line) + len(self.header_tail)
-        self.record = AccessRecord(request.line if request else line, status, head_size, 0 if bodiless else size)
-        self.set_log_fields(request.fields if request else {})
+        self.record = AccessRecord(request.line, status, head_size, 0 if bodiless else size)
+        self.set_log_fields(request.fields)
 
     def set_log_fields(self, fields: Mapping[str, str]) -> None:
         """Use Referer and User-Agent of these header fields for the access log from now on."""

@@ -19,76 +19,58 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from os import fsencode
-from typing import TypeAlias
 
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
-from rawservers.http.request import HTTPError, Request, path_or_none
-from rawservers.http.response import PreparedResponse, Response, check_headers, error_response
+from rawservers.http.request import HTTPError, Request
+from rawservers.http.response import PreparedResponse, Response, check_headers
 from rawservers.http.site import Site
-from rawservers.settings import Handler
+from rawservers.settings import Config, Handler
 
 log = logging.getLogger("rawservers")
 
 HANDLER_STEPS = 1000  # of work that a call of a handler counts for: its cost is unknown, so one call per turn
 
-Sites: TypeAlias = Sequence[tuple[Sequence[str], Site]]  # host names and their site
-Handlers: TypeAlias = Sequence[tuple[str, Handler]]  # path prefix and handler
-
 
 class Router(Responder):
     """The Responder of the HTTP service.
 
-    sites: the default site first; handlers: path prefixes and their handlers, of which the longest
-    match is called; body_limit: the longest request body for a handler, in bytes.
+    sites: the default site first. config: its `handlers`, of which the one with the longest prefix is called, `body_limit`
+    and `server_header`.
     """
 
-    def __init__(
-        self, sites: Sites, handlers: Handlers, cache: ResponseCache, body_limit: int, server_header: bool = True
-    ) -> None:
-        super().__init__(cache.lookup, server_header)
-        self._default = sites[0][1]
-        self._sites = {host.lower().rstrip("."): site for hosts, site in sites for host in hosts}
-        self._handlers = sorted(((fsencode(prefix), handler) for prefix, handler in handlers), key=lambda row: -len(row[0]))
-        self._body_limit = body_limit
+    def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
+        super().__init__(cache.lookup, config.server_header)
+        self._default = sites[0]
+        self._sites = {host.lower().rstrip("."): site for site in sites for host in site.hosts}
+        self._handlers = sorted([(fsencode(prefix), call) for prefix, call in config.handlers], key=lambda row: -len(row[0]))
+        self._body_limit = config.body_limit
 
     def max_body(self, request: Request) -> int:
         return self._body_limit if self._handler(request) else 0
 
-    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handler = self._handler(request)
         if handler is None:
-            return self._site(request).respond(request)
-        request.steps = HANDLER_STEPS
+            return self._site(request).respond(request, future)
+        request.steps = 0 if future else HANDLER_STEPS
+        caught = BaseException if future else Exception  # a SystemExit of another thread is an error of this request only
         try:
-            response = handler(request)
+            response = future.result(timeout=0) if future else handler(request)
             return response if isinstance(response, Future) else prepare_valid(response, request)
-        except Exception:
-            return internal_error(request)
+        except caught:
+            log.exception("handler for %s failed, or returned an invalid response", request.target)
+            return self._site(request).page(500, request, message="An internal error occurred. Please try again later.")
 
-    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
-        if self._handler(request) is None:
-            return self._site(request).prepare(request, future)
-        try:
-            return prepare_valid(future.result(timeout=0), request)
-        except BaseException:  # of another thread; CancelledError is not an Exception
-            return internal_error(request)
-
-    def respond_to_error(self, failure: HTTPError, request: Request | None, line: str) -> PreparedResponse:
-        return (self._site(request) if request else self._default).respond_to_error(failure, line)
+    def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
+        return self._site(request).page(failure.status, request, message=failure.message)
 
     def _site(self, request: Request) -> Site:
-        path_or_none(request)  # sets the host from a target in absolute form
         return self._sites.get(request.host.rstrip("."), self._default)
 
     def _handler(self, request: Request) -> Handler | None:
-        if self._handlers:
-            path = path_or_none(request) or b""
-            for prefix, handler in self._handlers:
-                if path.startswith(prefix):
-                    return handler
-        return None
+        return next((handler for prefix, handler in self._handlers if request.path_bytes.startswith(prefix)), None)
 
 
 def prepare_valid(response: object, request: Request) -> PreparedResponse:
@@ -101,9 +83,3 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
     if not isinstance(response.body, bytes | FileSlice):
         raise TypeError(f"not a body: {response.body!r}")
     return PreparedResponse(response, request)
-
-
-def internal_error(request: Request) -> PreparedResponse:
-    """The response when a handler has failed. Logs the exception that is being handled."""
-    log.exception("handler for %s failed, or returned an invalid response", request.target)
-    return PreparedResponse(error_response(500, "An internal error occurred. Please try again later."), request)

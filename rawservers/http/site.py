@@ -27,7 +27,7 @@ from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidd
 from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
-from rawservers.http.request import HTTPError, Request, path_or_none
+from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
 from rawservers.settings import SiteConfig
 
@@ -44,32 +44,27 @@ TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".bz2": "application/x-bzip2", ".gz": "application/gzip", ".xz": "application/x-xz", ".zst": "application/zstd",
 }  # fmt: skip
 
-ERRNO_STATUS = {
-    errno.EACCES: 403, errno.EPERM: 403, errno.EAGAIN: 503, errno.EMFILE: 503, errno.ENFILE: 503, errno.ENOMEM: 503,
-    errno.EINVAL: 404, errno.EISDIR: 404, errno.ELOOP: 404, errno.ENAMETOOLONG: 404, errno.ENOENT: 404, errno.ENOTDIR: 404,
-}  # fmt: skip
+ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
+ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
 MESSAGES = {
-    301: "This page has moved to another address.",
-    403: "You do not have permission to read this page.",
-    404: "There is no page at this address.",
-    405: "This page can only be read.",
-    412: "This page has changed since you last saw it.",
-    416: "The requested range is not available.",
-    500: "The file could not be read.",
-    503: "The server is overloaded. Please try again in a moment.",
-}
+    301: "This page has moved to another address.", 403: "You do not have permission to read this page.",
+    404: "There is no page at this address.", 405: "This page can only be read.",
+    412: "This page has changed since you last saw it.", 416: "The requested range is not available.",
+    500: "The file could not be read.", 503: "The server is overloaded. Please try again in a moment.",
+}  # fmt: skip
 
 
 class Site:
     """The responses from the files of one site.
 
-    clock, cache, file_cache: shared by all sites. Raises ValueError for a malformed header in `config`,
+    clock, cache, file_cache: shared by all sites; hosts: its host names. Raises ValueError for a malformed header in `config`,
     and OSError if the templates of listings cannot be read.
     """
 
     def __init__(self, config: SiteConfig, clock: FreshnessClock, cache: ResponseCache, file_cache: FileCache) -> None:
         self._config = config
-        self._clock = clock
+        self.hosts = config.hosts
+        self._clock = clock.loop_clock
         self._cache = cache
         self._types = {
             extension: f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
@@ -79,29 +74,40 @@ class Site:
         self._redirects = [(fsencode(source), target) for source, target in config.redirects]
         self._pages = dict(config.error_pages)
         self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
-        check_headers([(name, value) for _, name, value in config.headers])
-        check_headers([("Location", target) for _, target in config.redirects])
+        check_headers([header[1:] for header in config.headers] + [("Location", target) for _, target in config.redirects])
         if config.listing:
             html.template()  # read it before the process drops its privileges
 
-    def respond(self, request: Request) -> PreparedResponse | Future[Response]:
-        """The response to `request`, or a future of one, for `prepare`. Raises HTTPError if the target is malformed."""
-        if request.method == "OPTIONS" and request.target == "*":
-            return PreparedResponse(Response(204, ALLOW), request)
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
+        """The response to `request`, or a future of one; that of the future if there is one, which is done."""
+        if future:
+            return self._finish(request, future)
         if request.method not in METHODS:
-            return self._page(405, request, ALLOW)
-        path = request.decode_target()
+            return self.page(405, request, ALLOW)
+        path = request.path_bytes
         if request.method == "OPTIONS":
             return PreparedResponse(Response(204, self._with_site_headers(request, ALLOW)), request)
         location = self._redirect_target(path, request.query)
         try:
-            return self._page(301, request, [("Location", location)]) if location else self._serve(path, request)
+            return self.page(301, request, [("Location", location)]) if location else self._serve(path, request)
         except IsADirectoryError:
-            return self._page(301, request, [("Location", f"{quote(path)}/{request.query}")])
+            return self.page(301, request, [("Location", f"{quote(path)}/{request.query}")])
         except OSError as failure:
             return self._os_error(failure, request)
 
-    def prepare(self, request: Request, future: Future[Response]) -> PreparedResponse:
+    def page(self, status: int, request: Request, headers: Headers = (), message: str = "") -> PreparedResponse:
+        """A response with a page about its status: the site's own one, else the built-in one, with `message` or the usual."""
+        fields = without("Content-Type", self._with_site_headers(request, headers))
+        response = error_response(status, message or MESSAGES[status], fields)
+        if page := self._pages.get(status):
+            try:
+                body = self._root.find(fsencode(page)).body
+                response = Response(status, [("Content-Type", self._type(fsencode(page))), *fields], body)
+            except OSError as failure:
+                log.error("cannot read the error page %s: %s", page, failure.strerror)
+        return PreparedResponse(response, request)
+
+    def _finish(self, request: Request, future: Future[Response]) -> PreparedResponse:
         """The response of a future that is done."""
         failure = future.exception(timeout=0)  # not raised: it is shared, and each raise would lengthen its traceback
         if failure is None:
@@ -109,12 +115,7 @@ class Site:
         if isinstance(failure, OSError):
             return self._os_error(failure, request)
         log.error("listing of %s failed", request.target, exc_info=failure)
-        return self._page(500, request)
-
-    def respond_to_error(self, failure: HTTPError, line: str) -> PreparedResponse:
-        """The response to a malformed request with the request line `line`."""
-        response = self._own_page(failure.status, ()) or error_response(failure.status, failure.message)
-        return PreparedResponse(response, None, line)
+        return self.page(500, request)
 
     # Files
 
@@ -151,16 +152,14 @@ class Site:
         headers = self._with_site_headers(request, [field for field in fields if field[1]])
         status = precondition(request, tag, chosen.modified, now)
         if status == 412:
-            return self._page(412, request)
-        if status == 304:
-            response = not_modified(headers)
+            return self.page(412, request)
+        spans = None if status else requested_ranges(request, chosen.size, tag, chosen.modified, now)
+        if spans == []:
+            return self.page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
+        if spans:
+            response = partial_content(headers, chosen.body, spans, chosen.size)
         else:
-            spans = requested_ranges(request, chosen.size, tag, chosen.modified, now)
-            if spans == []:
-                return self._page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
-            response = Response(200, headers, chosen.body)
-            if spans:
-                response = partial_content(headers, chosen.body, spans, chosen.size)
+            response = not_modified(headers) if status else Response(200, headers, chosen.body)
         prepared = PreparedResponse(response, request)
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
             if prepared.content is response:
@@ -176,9 +175,9 @@ class Site:
                 return self._root.find(path + suffixes[coding]), coding
         return file, ""
 
-    def _suffixes(self, path: bytes) -> tuple[bytes, ...]:
+    def _suffixes(self, path: bytes) -> list[bytes]:
         """The suffixes of the precompressed variants that may be sent in place of the file at `path`."""
-        return tuple(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else ()
+        return list(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else []
 
     def _type(self, path: bytes) -> str:
         """The media type by the file name's extension; text types with a charset."""
@@ -187,7 +186,7 @@ class Site:
 
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
-        path = fsdecode(path_or_none(request) or b"/")
+        path = fsdecode(request.path_bytes or b"/")
         for pattern, name, value in self._headers:
             if pattern.match(path):
                 headers = [*without(name, headers), (name, value)]
@@ -199,14 +198,11 @@ class Site:
         """The directory's listing; to a HEAD request, its header fields at once. Raises OSError."""
         self._root.open_directory(path)  # closed at once: raises OSError
         if not self._config.listing:
-            return self._page(403, request)
-        if prefers_json(request.fields.get("accept", "")):
-            form = json.render
-            headers = [("Content-Type", "application/json")]
-        else:
-            form = html.render
+            return self.page(403, request)
+        form, headers = json.render, [("Content-Type", "application/json")]
+        if not prefers_json(request.fields.get("accept", "")):
             policy = html.content_security_policy()
-            headers = [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", policy)]
+            form, headers = html.render, [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", policy)]
         fields = self._with_site_headers(request, [*headers, ("Vary", "Accept")])
         if request.method == "HEAD":
             return PreparedResponse(Response(200, fields), request, sized=False)
@@ -230,7 +226,7 @@ class Site:
 
     def _os_error(self, failure: OSError, request: Request) -> PreparedResponse:
         """The response when a file or directory cannot be opened or read: the configured fallback in place of 404."""
-        path, fallback = request.decode_target(), self._config.fallback
+        path, fallback = request.path_bytes, self._config.fallback
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
@@ -239,25 +235,7 @@ class Site:
                 return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)])
             except OSError as further:
                 log.error("cannot read the fallback %s: %s", fallback, further.strerror)
-        return self._page(status, request, [("Retry-After", "1")] if status == 503 else ())
-
-    def _page(self, status: int, request: Request, headers: Headers = ()) -> PreparedResponse:
-        """A response with a page about its status: the site's own one, else the built-in one."""
-        fields = without("Content-Type", self._with_site_headers(request, headers))
-        response = self._own_page(status, fields) or error_response(status, MESSAGES[status], fields)
-        return PreparedResponse(response, request)
-
-    def _own_page(self, status: int, headers: Headers) -> Response | None:
-        """The response with the site's own page for `status`, if there is one."""
-        page = self._pages.get(status)
-        if page is None:
-            return None
-        try:
-            body = self._root.find(fsencode(page)).body
-        except OSError as failure:
-            log.error("cannot read the error page %s: %s", page, failure.strerror)
-            return None
-        return Response(status, [("Content-Type", self._type(fsencode(page))), *headers], body)
+        return self.page(status, request, [("Retry-After", "1")] if status == 503 else ())
 
 
 def without(name: str, headers: Headers) -> Headers:
@@ -275,4 +253,4 @@ def is_cacheable(request: Request, response: Response, now: float) -> bool:
     fields = request.fields
     if response.status not in {200, 304} or request.version == (0, 9) or fields.keys() & {"authorization", "range", "if-range"}:
         return False
-    return "if-modified-since" not in fields or (parse_date(fields["if-modified-since"], now) or 0) <= now
+    return (parse_date(fields.get("if-modified-since", ""), now) or 0) <= now

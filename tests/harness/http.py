@@ -15,7 +15,7 @@ from rawservers.http.files import FileCache
 from rawservers.http.response import AccessRecord
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import Handler, SiteConfig
+from rawservers.settings import Config, Handler, SiteConfig
 from tests.harness import wire
 from tests.harness.waiting import DEADLINE
 
@@ -32,9 +32,8 @@ def router(
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, 100, 1 << 20)
     files = FileCache(100, 1 << 20, 100)
-    return Router(
-        [(site.hosts, Site(site, freshness, cache, files)) for site in sites], handlers, cache, body_limit, server_header
-    )
+    config = Config(handlers=tuple(handlers), body_limit=body_limit, server_header=server_header)
+    return Router([Site(site, freshness, cache, files) for site in sites], config, cache)
 
 
 class Reply(NamedTuple):

@@ -13,7 +13,7 @@ from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import SiteConfig
+from rawservers.settings import Config, SiteConfig
 from tests.harness.http import Client
 
 
@@ -25,8 +25,8 @@ class Remembering:
         freshness = FreshnessClock(clock)
         self.answers = ResponseCache(freshness, answers, bounds.get("answer_bytes", 1 << 20))
         self.files = FileCache(files, bounds.get("file_bytes", 1 << 20), bounds.get("open_files", 100))
-        made = [(site.hosts, Site(site, freshness, self.answers, self.files)) for site in sites]
-        self.router = Router(made, bounds.get("handlers", ()), self.answers, 100)
+        made = [Site(site, freshness, self.answers, self.files) for site in sites]
+        self.router = Router(made, Config(handlers=bounds.get("handlers", ()), body_limit=100), self.answers)
 
     def client(self) -> Client:
         return Client(self.router, self.clock)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import errno
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from threading import Lock, Thread
+from time import sleep
 from typing import TypeVar
 
 from rawservers.http.response import Body, Response
@@ -111,11 +111,7 @@ def throttled(items: Iterable[T]) -> Iterator[T]:
     for count, item in enumerate(items, 1):
         yield item
         if count % SLICE == 0:
-            pause()
-
-
-def pause() -> None:
-    time.sleep(PAUSE)
+            sleep(PAUSE)
 
 
 def joined(fragments: Iterable[bytes]) -> Body:

@@ -46,13 +46,11 @@ def content_security_policy() -> str:
 
 # Characters without a shape, or not allowed in HTML: controls, line separators, bidirectional marks, zero-width characters
 # except the joiners that some scripts and emoji need, and noncharacters.
-INVISIBLE = (
-    *(*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x2028, 0x202F)),
-    *(*range(0x2060, 0x2070), *range(0xFDD0, 0xFDF0), 0xFEFF, *range(0xFFF9, 0xFFFC)),
-    *(plane << 16 | low for plane in range(17) for low in (0xFFFE, 0xFFFF)),
+NONCHARACTERS = "".join([chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF)])
+INVISIBLE = re.compile(
+    "[\0-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff\ufff9-\ufffb"
+    f"{NONCHARACTERS}]"
 )
-# With braces, since \x85 is the escape of a byte that is not UTF-8.
-ESCAPES = {code: f"\\x{code:02x}" if code < 0x80 else f"\\u{{{code:x}}}" for code in INVISIBLE}
 
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -109,8 +107,13 @@ def summary(folders: int, files: int) -> str:
 
 def name_html(name: bytes) -> str:
     """The text of a name as HTML, with escapes for invisible characters."""
-    text = name_text(name)
-    return escape(text if text.isprintable() else text.translate(ESCAPES))
+    return escape(INVISIBLE.sub(escape_character, name_text(name)))
+
+
+def escape_character(character: re.Match[str]) -> str:
+    """Beyond ASCII with braces, since \\x85 is the escape of a byte that is not UTF-8."""
+    code = ord(character[0])
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{{{code:x}}}"
 
 
 def human_size(size: int) -> str:

@@ -19,12 +19,9 @@ def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
     between = ""
     for is_file, _, name, size, modified in merge_runs(list(sorted_runs(entries))):
         entry = {
-            "name": name_text(name),
-            "href": href(name, not is_file),
-            "type": "file" if is_file else "directory",
-            "size": size if is_file else None,
-            "modified": iso_time(modified),
-        }
+            "name": name_text(name), "href": href(name, not is_file), "type": "file" if is_file else "directory",
+            "size": size if is_file else None, "modified": iso_time(modified),
+        }  # fmt: skip
         yield f"{between}{json.dumps(entry)}".encode()
         between = ", "
     yield b"]}\n"

@@ -54,7 +54,7 @@ def test_a_flood_of_different_requests(clock: Clock, tmp_path: Path, make: Calla
             lost += sum(service.answers.lookup(request) is None for request in useful)
             service.ask(*[request for request in useful if service.answers.lookup(request) is None])
     assert lost <= 6
-    assert len(service.answers) <= max(len(useful) + most, 10)  # half the room is for any
+    assert len(service.answers._cache) <= max(len(useful) + most, 10)  # half the room is for any
     assert len(service.answers._admission) <= FILTER_SIZE
 
 
@@ -65,9 +65,9 @@ def test_sightings_are_bounded(clock: Clock, tmp_path: Path, monkeypatch: pytest
     for number in range(300):
         service.ask(get(f"/f?{number}", "Cookie: x"))
         assert len(service.answers._admission) <= 50
-    assert len(service.answers) == 2  # the first, for which there was room
+    assert len(service.answers._cache) == 2  # the first, for which there was room
     service.ask(get("/f?299", "Cookie: y"), get("/f?200", "Cookie: y"))
-    assert len(service.answers) == 3  # the other was too long ago
+    assert len(service.answers._cache) == 3  # the other was too long ago
 
 
 AGENT = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
@@ -101,14 +101,14 @@ def test_bills_are_true(clock: Clock, tmp_path: Path, lines: list[str], alike: b
     tracemalloc.start()
     try:
         files_took = ask("Authorization: x")  # whose answers are never remembered
-        assert (len(service.files.small), len(service.answers)) == (count, 0)
+        assert (len(service.files.small), len(service.answers._cache)) == (count, 0)
         assert files_took <= service.files.small.used_bytes + 10_000
         assert service.files.small.used_bytes <= 2 * files_took
         answers_took = ask(*lines, "Cookie: 1") - files_took
         if alike:
             answers_took = ask(*lines, "Cookie: 2") - files_took
         count += count * alike
-        assert len(service.answers) == count
+        assert len(service.answers._cache) == count
         assert (
             answers_took - 10_000
             <= service.answers._cache.used_bytes
@@ -117,7 +117,7 @@ def test_bills_are_true(clock: Clock, tmp_path: Path, lines: list[str], alike: b
         if alike:  # others ask, at the greatest length
             for agent in ("\xe9" * (LOG_LINES_LIMIT - 14), "x" * 4000):
                 answers_took = ask("Cookie: 3", f"User-Agent: {agent}") - files_took
-            assert len(service.answers) == count + 100  # the longer one is told too much to be alike
+            assert len(service.answers._cache) == count + 100  # the longer one is told too much to be alike
             assert answers_took - 10_000 <= service.answers._cache.used_bytes
     finally:
         tracemalloc.stop()
@@ -131,7 +131,7 @@ def test_an_answer_holds_no_content_that_its_file_has_not(clock: Clock, tmp_path
     requests = [get(f"/{number}") for number in range(40)]
     for request in requests:
         service.ask(*[request] * 3)
-    assert len(service.answers) == 40
+    assert len(service.answers._cache) == 40
     assert sum(service.answers.lookup(request) is not None for request in requests) <= 10
     gc.collect()
     contents = [thing for thing in gc.get_objects() if type(thing) is files.File and hasattr(thing, "body")]

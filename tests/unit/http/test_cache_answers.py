@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from re import Match
 from typing import Any, NamedTuple
 
 import pytest
@@ -243,7 +244,7 @@ def test_the_log_is_told_of_each_request(clock: Clock, tmp_path: Path) -> None:
     assert [(record.referer, record.agent) for record in client.records] == expected
     assert len(client.records) == len({id(record) for record in client.records}) + 1  # two askers in a row are told as one
     assert len({record.head_size + record.body_size for record in client.records}) == 1
-    assert len(service.answers) == 3  # the first as it came, what decides in it, and the one that has too much to tell
+    assert len(service.answers._cache) == 3  # the first as it came, what decides in it, and the one that has too much to tell
 
 
 class Watched(dict[str, str]):
@@ -287,8 +288,14 @@ def test_no_other_field_decides_what_is_remembered(clock: Clock, tmp_path: Path,
 
 
 def test_a_head_that_trickles_in_is_judged_once(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged: list[bytes] = []
-    monkeypatch.setattr(framing, "check_request_line", judged.append)
+    judged: list[str] = []
+    check = framing.check_request_line
+
+    def judge(text: str) -> Match[str]:
+        judged.append(text)
+        return check(text)
+
+    monkeypatch.setattr(framing, "check_request_line", judge)
     data = get("/" + "x" * 8000, *["X: " + "y" * 50] * 20)
     service = Remembering(clock, SiteConfig(str(tmp_path)))
     client = service.client().send(*[data[at : at + 1] for at in range(len(data))])

@@ -69,4 +69,4 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(clock: Clock, root: 
         clock.time = changed + age
         service = router(clock, SiteConfig(str(root)))
         Client(service, clock).send(*[b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n"] * 3)
-        assert len(service.lookup.__self__) == remembered  # type: ignore[attr-defined]
+        assert len(service.lookup.__self__._cache) == remembered  # type: ignore[attr-defined]

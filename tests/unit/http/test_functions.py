@@ -101,6 +101,13 @@ def test_a_function_that_raises(clock: Clock, caplog: pytest.LogCaptureFixture) 
     assert b"ZeroDivisionError" not in client.said
 
 
+def test_a_function_that_fails_is_answered_by_the_site_s_own_page(clock: Clock, root: Path) -> None:
+    site = SiteConfig(str(root), error_pages=((500, "/oops.html"),), headers=(("*", "X-All", "1"),))
+    client = Client(router(clock, site, handlers=(("/api/", lambda request: None),)), clock)
+    (reply,) = client.send(b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n").replies()
+    assert (reply.status, reply.body, dict(reply.headers)["X-All"]) == (500, b"my own page", "1")
+
+
 @pytest.mark.parametrize(
     "response",
     [
@@ -147,7 +154,9 @@ def test_a_promise_that_is_broken(clock: Clock, caplog: pytest.LogCaptureFixture
     broken.set_exception(RuntimeError("as told"))
     cancelled: Future[Response] = Future()
     cancelled.cancel()
-    for promise in (broken, cancelled):
+    left: Future[Response] = Future()
+    left.set_exception(SystemExit())  # of a thread: no reason to end the server
+    for promise in (broken, cancelled, left):
         client = answering(clock, lambda request, promise=promise: promise, b"GET /api/ HTTP/1.1\r\nHost: h\r\n\r\n")
         assert [reply.status for reply in client.replies()] == [500]
     assert "RuntimeError: as told" in caplog.text

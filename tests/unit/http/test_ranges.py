@@ -6,6 +6,7 @@ import email.policy
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future
 from email.message import Message
 from email.parser import BytesParser
 from pathlib import Path
@@ -291,10 +292,10 @@ class Saying(Responder):
     """A service that answers every request alike."""
 
     def __init__(self, response: Response) -> None:
-        super().__init__()
+        super().__init__(lambda head, recheck: None)
         self.response = response
 
-    def respond(self, request: Request) -> PreparedResponse:
+    def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse:
         return PreparedResponse(self.response, request)
 
 

@@ -75,7 +75,12 @@ def test_headers_by_path(clock: Clock, root: Path) -> None:
     for other in ("/nope", "/sub", "/sub/"):
         assert headers(get(clock, site, path=other))["X-All"] == "1"
     assert headers(get(clock, site, path="/f", method="OPTIONS"))["X-All"] == "1"
-    assert headers(get(clock, site, path="/f%zz", method="PUT"))["X-All"] == "1"
+    assert headers(get(clock, site, path="*", method="OPTIONS"))["X-All"] == "1"
+    malformed = get(clock, site, path="/f%zz", method="PUT")
+    assert (malformed.status, headers(malformed)["X-All"]) == (400, "1")
+    for data in (b"\0", b"GET / HTTP/2.0\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
+        (reply,) = Client(router(clock, site), clock).send(data).replies()
+        assert headers(reply)["X-All"] == "1"
 
 
 @pytest.mark.parametrize("rule", [("*", "X", "a\r\nY: b"), ("*", "X Y", "a"), ("*", "Connection", "close"), ("*", "", "a")])

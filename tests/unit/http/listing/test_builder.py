@@ -188,7 +188,7 @@ def test_the_interpreter_is_handed_over_sooner_during_a_build() -> None:
 def test_a_build_rests_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
     rested = [0]
-    monkeypatch.setattr(builder, "pause", lambda: rested.append(taken))
+    monkeypatch.setattr(builder, "sleep", lambda seconds: rested.append(taken))
     for step in throttled(iter(range(10 * SLICE + 5))):
         assert step == taken
         taken += 1

@@ -281,7 +281,7 @@ def test_no_slice_of_a_listing_is_long(clock: Clock, tmp_path: Path, monkeypatch
 
     for number in range(3 * builder.SLICE):
         (tmp_path / f"{number}").touch()
-    monkeypatch.setattr(builder, "pause", counts.clear)
+    monkeypatch.setattr(builder, "sleep", lambda seconds: counts.clear())
     monkeypatch.setattr(DocumentRoot, "_listing_entry", counted("looked up", DocumentRoot._listing_entry))
     monkeypatch.setattr(entries, "natural_key", counted("keyed", entries.natural_key))
     monkeypatch.setattr(html, "table_row", counted("written", html.table_row))
