@@ -60,7 +60,7 @@ class Router(Responder):
             response = future.result(timeout=0) if future else handler(request)
             return response if isinstance(response, Future) else prepare_valid(response, request)
         except caught:
-            log.exception("handler for %s failed, or returned an invalid response", request.target)
+            log.exception("handler for %s failed", request.target)
             return self._site(request).page(500, request, message="An internal error occurred. Please try again later.")
 
     def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
