@@ -139,13 +139,14 @@ class Scoreboard:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end would be a SIGBUS
         self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
         os.close(fd)
+        self._own = Slot(self._memory, 0)
         self._used = {0}  # numbers of slots
         self.server = Metrics(gauges=Counter({"server.started_ms": int(time.time() * 1000), "server.slots": 1}))
         self.publish()
 
     def publish(self) -> None:
         """Write slot 0, whatever another process has made of it."""
-        Slot(self._memory, 0).publish(self.server)
+        self._own.publish(self.server)
 
     def count(self, name: str) -> None:
         """Increment a counter of the server: reloads_begun, reloads or reloads_failed."""
@@ -176,17 +177,16 @@ class Scoreboard:
 
     def total(self) -> Metrics:
         """The sum over all workers, present and former. Gauge "server.workers": the number of present ones."""
-        server = Slot(self._memory, 0)
         for _ in range(MAX_READS):
-            sequence = server.sequence
-            total = server.read()
+            sequence = self._own.sequence
+            total = self._own.read()
             merged_pid = total.gauges["server.merged_pid"]  # its slot is about to be freed
             for number in range(1, min(total.gauges["server.slots"], SLOTS)):
                 slot = Slot(self._memory, number)
                 if slot.heartbeat[0] not in {0, merged_pid}:
                     total.add(slot.read())
                     total.gauges["server.workers"] += 1
-            if sequence == server.sequence:  # else a worker was merged meanwhile
+            if sequence == self._own.sequence:  # else a worker was merged meanwhile
                 break
         return total
 

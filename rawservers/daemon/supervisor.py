@@ -33,7 +33,7 @@ from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
-from rawservers.daemon.worker import COMMANDS, MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
+from rawservers.daemon.worker import MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
@@ -156,7 +156,7 @@ class Supervisor:
             case ActionKind.CLOSE:
                 self._resources.pop(action.generation).close(self._resources.values())
             case ActionKind.COMMAND:
-                self._children[action.pid].send_command(COMMANDS[action.phase])
+                self._children[action.pid].send_command(action.phase.name.encode())
             case ActionKind.ABORT:
                 silence = time.monotonic() - self._children[action.pid].heard_at
                 log.error("worker %d stuck for %.0f seconds without a heartbeat: dumping its stack", action.pid, silence)

@@ -33,7 +33,7 @@ from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
 from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
-from rawservers.daemon.transitions import EventKind, WorkerPhase
+from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
 from rawservers.settings import Config
@@ -53,15 +53,11 @@ STATUS_CONNECTIONS = 16  # beside all others, so that the status is available wh
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
 
-# Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair.
-RETIRE = b"retire"  # stop accepting, and exit with the last connection
-STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
-STOP_NOW = b"stop now"  # close all connections, and exit
-REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
-COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
-
-READY = b"ready"  # accepting
-RETIRED = b"retired"  # no longer accepting, after RETIRE
+# Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair. A command is the name of the
+# WorkerPhase that it begins (RETIRING, STOPPING or STOPPING_NOW), or REOPEN.
+REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet
+READY = b"READY"  # accepting
+RETIRED = b"RETIRED"  # no longer accepting, after RETIRING
 REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 MAX_PACKET = 16  # bytes
@@ -145,7 +141,7 @@ class Worker(EventHandler):
         except ConnectionResetError:  # it has exited with replies unread
             command = b""
         if command != REOPEN:
-            {RETIRE: self.retire, STOP: self.finish}.get(command, self.loop.stop)()
+            {b"RETIRING": self.retire, b"STOPPING": self.finish}.get(command, self.loop.stop)()
         elif fds:  # none if this process is out of descriptors
             self.access_log.reopen(fds[0])
 
@@ -266,7 +262,7 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
         faulthandler.enable(2)
         drop_privileges(resources.credentials)
         worker = Worker(resources, scoreboard, slot)
-        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
+        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOPPING as well
         gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are
         worker.loop.at_tick += [error_log.flush, collect_garbage]
         worker.run(sock)
