@@ -198,6 +198,10 @@ def make_status(metrics: Metrics, now: float) -> Status:
     """The status from total metrics, whatever is missing in them. now: seconds since 1970."""
     counters, gauges = metrics.counters, metrics.gauges
     services = [name.removesuffix(".answers") for name in counters if name.endswith(".answers")]
+    wakes: dict[str, WakeHistogram] = {}
+    for clock in WAKE_CLOCKS:
+        counts = {f"{bound}": counters[f"wakes.{clock} {bound}"] for bound in (*BOUNDS, "more")}
+        wakes[clock] = WakeHistogram(counts, counters[f"wakes.{clock} us"] / 1e6, metrics.maxima[f"{clock} us"] / 1e6)
     return Status(
         version=__version__,
         uptime=round(max(0.0, now - gauges["server.started_ms"] / 1000), 3),
@@ -207,11 +211,5 @@ def make_status(metrics: Metrics, now: float) -> Status:
         connections={service: {state: gauges[f"{service}.{state}"] for state in STATES} for service in services},
         counters={service: {name: counters[f"{service}.{name}"] for name in COUNTERS} for service in services},
         log_lines_dropped=counters["log.dropped"],
-        wakes={clock: make_histogram(clock, metrics) for clock in WAKE_CLOCKS},
+        wakes=wakes,
     )
-
-
-def make_histogram(clock: str, metrics: Metrics) -> WakeHistogram:
-    """The histogram by this clock, from total metrics."""
-    counts = {f"{bound}": metrics.counters[f"wakes.{clock} {bound}"] for bound in (*BOUNDS, "more")}
-    return WakeHistogram(counts, metrics.counters[f"wakes.{clock} us"] / 1e6, metrics.maxima[f"{clock} us"] / 1e6)
