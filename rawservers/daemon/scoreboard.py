@@ -25,7 +25,7 @@ import re
 import struct
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rawservers import __version__
 from rawservers.core.wakes import BOUNDS
@@ -89,15 +89,20 @@ class Slot:
         return HEARTBEAT.unpack_from(self._memory, self._start)
 
     def write_heartbeat(self, pid: int, now: float) -> None:
-        store(self._memory, self._start, HEARTBEAT.pack(pid, now))
+        self._store(0, HEARTBEAT.pack(pid, now))
 
     def write(self, metrics: Metrics) -> None:
         """Write these metrics, unless they do not fit."""
         text = metrics.dump()
         if len(text) <= MAX_TEXT:
             sequence = (self.sequence + 1) % MAX_NUMBER
-            store(self._memory, self._buffer(sequence), INTEGER.pack(len(text)) + text)
-            store(self._memory, self._start + HEARTBEAT.size, INTEGER.pack(sequence))
+            self._store(self._buffer(sequence), INTEGER.pack(len(text)) + text)
+            self._store(HEARTBEAT.size, INTEGER.pack(sequence))
+
+    def _store(self, offset: int, data: bytes) -> None:
+        """Copy `data`; a concurrent reader sees each number old or new, never torn. (pack_into() writes zeros first.)"""
+        begin = self._start + offset
+        self._memory[begin : begin + len(data)] = data
 
     def publish(self, metrics: Metrics) -> None:
         """Write these metrics, and a heartbeat of this process."""
@@ -108,7 +113,7 @@ class Slot:
         """The metrics written last; empty ones if they are malformed, or each of MAX_READS was interrupted by a write."""
         for _ in range(MAX_READS):
             sequence = self.sequence
-            begin = self._buffer(sequence) + INTEGER.size
+            begin = self._start + self._buffer(sequence) + INTEGER.size
             (length,) = INTEGER.unpack_from(self._memory, begin - INTEGER.size)
             text = self._memory[begin : begin + min(max(0, length), MAX_TEXT)]
             if sequence == self.sequence:
@@ -122,7 +127,7 @@ class Slot:
 
     def _buffer(self, sequence: int) -> int:
         """The offset of the buffer that this write uses."""
-        return self._start + BUFFERS_OFFSET + sequence % 2 * BUFFER_SIZE
+        return BUFFERS_OFFSET + sequence % 2 * BUFFER_SIZE
 
 
 class Scoreboard:
@@ -134,13 +139,14 @@ class Scoreboard:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end would be a SIGBUS
         self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
         os.close(fd)
+        self._own = Slot(self._memory, 0)
         self._used = {0}  # numbers of slots
         self.server = Metrics(gauges=Counter({"server.started_ms": int(time.time() * 1000), "server.slots": 1}))
         self.publish()
 
     def publish(self) -> None:
         """Write slot 0, whatever another process has made of it."""
-        Slot(self._memory, 0).publish(self.server)
+        self._own.publish(self.server)
 
     def count(self, name: str) -> None:
         """Increment a counter of the server: reloads_begun, reloads or reloads_failed."""
@@ -159,8 +165,9 @@ class Scoreboard:
 
     def release(self, slot: Slot, pid: int) -> None:
         """Merge the counters of a worker that has exited, with this process id, and free its slot."""
-        merged = Metrics.parse(self.server.dump(), SERVER_METRIC)  # a copy
-        merged.add(replace(slot.read(), gauges=Counter()))
+        merged = slot.read()
+        merged.gauges.clear()
+        merged.add(self.server)
         if Metrics.parse(merged.dump()[:MAX_TEXT], SERVER_METRIC) == merged:  # else the worker has written too much
             self.server = merged
         self.server.gauges["server.merged_pid"] = pid
@@ -170,17 +177,16 @@ class Scoreboard:
 
     def total(self) -> Metrics:
         """The sum over all workers, present and former. Gauge "server.workers": the number of present ones."""
-        server = Slot(self._memory, 0)
         for _ in range(MAX_READS):
-            sequence = server.sequence
-            total = server.read()
+            sequence = self._own.sequence
+            total = self._own.read()
             merged_pid = total.gauges["server.merged_pid"]  # its slot is about to be freed
             for number in range(1, min(total.gauges["server.slots"], SLOTS)):
                 slot = Slot(self._memory, number)
                 if slot.heartbeat[0] not in {0, merged_pid}:
                     total.add(slot.read())
                     total.gauges["server.workers"] += 1
-            if sequence == server.sequence:  # else a worker was merged meanwhile
+            if sequence == self._own.sequence:  # else a worker was merged meanwhile
                 break
         return total
 
@@ -188,16 +194,14 @@ class Scoreboard:
         self._memory.close()
 
 
-def store(memory: mmap.mmap, offset: int, data: bytes) -> None:
-    """Copy `data`; a concurrent reader sees each aligned number old or new, never torn. (pack_into() writes zeros first.)"""
-    memory[offset : offset + len(data)] = data
-
-
 def make_status(metrics: Metrics, now: float) -> Status:
     """The status from total metrics, whatever is missing in them. now: seconds since 1970."""
     counters, gauges = metrics.counters, metrics.gauges
-    names = dict.fromkeys(name.partition(".")[0] for name in counters)
-    services = [name for name in names if name not in {"server", "log", "wakes"}]
+    services = [name.removesuffix(".answers") for name in counters if name.endswith(".answers")]
+    wakes: dict[str, WakeHistogram] = {}
+    for clock in WAKE_CLOCKS:
+        counts = {f"{bound}": counters[f"wakes.{clock} {bound}"] for bound in (*BOUNDS, "more")}
+        wakes[clock] = WakeHistogram(counts, counters[f"wakes.{clock} us"] / 1e6, metrics.maxima[f"{clock} us"] / 1e6)
     return Status(
         version=__version__,
         uptime=round(max(0.0, now - gauges["server.started_ms"] / 1000), 3),
@@ -207,11 +211,5 @@ def make_status(metrics: Metrics, now: float) -> Status:
         connections={service: {state: gauges[f"{service}.{state}"] for state in STATES} for service in services},
         counters={service: {name: counters[f"{service}.{name}"] for name in COUNTERS} for service in services},
         log_lines_dropped=counters["log.dropped"],
-        wakes={clock: make_histogram(clock, metrics) for clock in WAKE_CLOCKS},
+        wakes=wakes,
     )
-
-
-def make_histogram(clock: str, metrics: Metrics) -> WakeHistogram:
-    """The histogram by this clock, from total metrics."""
-    counts = {f"{bound}": metrics.counters[f"wakes.{clock} {bound}"] for bound in (*BOUNDS, "more")}
-    return WakeHistogram(counts, metrics.counters[f"wakes.{clock} us"] / 1e6, metrics.maxima[f"{clock} us"] / 1e6)

@@ -141,10 +141,7 @@ class Resources:
         if self.access_log >= 0:
             os.close(self.access_log)
         for server in self.servers.keys() - {server for other in others for server in other.servers}:
-            if in_worker:
-                server.sock.close()
-            else:
-                server.close()
+            (server.sock if in_worker else server).close()
 
 
 def raise_descriptor_limit(config: Config) -> None:

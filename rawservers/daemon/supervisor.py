@@ -28,12 +28,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from rawservers.core.errors import os_error_text
-from rawservers.core.loop import TICK, Loop
+from rawservers.core.loop import TICK, EventHandler, Loop
 from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
-from rawservers.daemon.worker import COMMANDS, MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
+from rawservers.daemon.worker import MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
 from rawservers.settings import Config, ConfigError
@@ -156,7 +156,7 @@ class Supervisor:
             case ActionKind.CLOSE:
                 self._resources.pop(action.generation).close(self._resources.values())
             case ActionKind.COMMAND:
-                self._children[action.pid].send_command(COMMANDS[action.phase])
+                self._children[action.pid].send_command(action.phase.name.encode())
             case ActionKind.ABORT:
                 silence = time.monotonic() - self._children[action.pid].heard_at
                 log.error("worker %d stuck for %.0f seconds without a heartbeat: dumping its stack", action.pid, silence)
@@ -250,7 +250,7 @@ class Supervisor:
 
 
 @dataclass(eq=False, slots=True)
-class Child:
+class Child(EventHandler):
     """A worker process, and the event handler of the socket that leads to it.
 
     on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat.
@@ -263,7 +263,7 @@ class Child:
     loop: Loop
     on_reply: Callable[[EventKind, int], None]
     heard_at: float = field(default_factory=time.monotonic)
-    service: str = ""
+    service = ""
 
     def __post_init__(self) -> None:
         self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
@@ -278,9 +278,6 @@ class Child:
         elif not reply:  # it has exited; SIGCHLD follows
             self.close()
 
-    def failed(self) -> None:
-        pass  # keep reading replies
-
     def close(self) -> None:
         self.loop.watch(self.sock.fileno(), self, 0)
         self.sock.close()
@@ -288,7 +285,7 @@ class Child:
     def send_command(self, command: bytes, *fds: int) -> None:
         """Send a command without waiting. A failure is ignored: a worker that does not comply is killed in time."""
         with contextlib.suppress(OSError):
-            socket.send_fds(self.sock, [command], list(fds), socket.MSG_DONTWAIT)
+            socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT)
 
     def is_stuck(self, now: float, gap: float) -> bool:
         """Whether it has sent no heartbeat for `stuck_time` since one was due. gap: seconds since the last check.

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 RESPAWN_DELAY = 0.1, 5.0  # seconds between two forks, lowest and highest; doubled while workers exit before they are ready
 START_TIME = 30.0  # seconds for the workers of a new generation to become ready, and for the old ones to stop accepting
-KILL_DELAY = 2.0  # seconds to SIGKILL, from SIGABRT (for the stack dump), from STOP_NOW, or from the end of drain_time
+KILL_DELAY = 2.0  # seconds to SIGKILL, from SIGABRT (for the stack dump), from STOPPING_NOW, or from the end of drain_time
 
 
 class WorkerPhase(IntEnum):
@@ -163,7 +163,7 @@ class ServerState(NamedTuple):
             state = state.fail("the new workers did not become ready in time")
         if state.handover:
             retiring = any(worker.phase is WorkerPhase.RETIRING for worker in state.workers.values())
-            if not retiring or state.now > state.reload_deadline:  # one that hangs finds RETIRE in its socket later
+            if not retiring or state.now > state.reload_deadline:  # one that hangs finds the command in its socket later
                 state = state._replace(handover=False).act(ActionKind.COMPLETE, generation=state.current)
         if state.reload_requested and not state.next and not state.handover:
             if not state.former():  # the new configuration may remove the cause of failures, so the delay ends

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import itertools
 import logging
 import os
 import select
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import NoReturn
@@ -27,14 +27,13 @@ from typing import NoReturn
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
-from rawservers.core.loop import Loop
-from rawservers.core.peer import Clock
+from rawservers.core.loop import Callback, EventHandler, Loop
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
 from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
-from rawservers.daemon.transitions import EventKind, WorkerPhase
+from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
 from rawservers.settings import Config
@@ -54,18 +53,17 @@ STATUS_CONNECTIONS = 16  # beside all others, so that the status is available wh
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
 
-# Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair.
-RETIRE = b"retire"  # stop accepting, and exit with the last connection
-STOP = b"stop"  # stop accepting, finish responses, and exit within drain_time
-STOP_NOW = b"stop now"  # close all connections, and exit
-REOPEN = b"reopen"  # write the access log to the descriptor that comes with this packet
-COMMANDS = {WorkerPhase.RETIRING: RETIRE, WorkerPhase.STOPPING: STOP, WorkerPhase.STOPPING_NOW: STOP_NOW}
-
-READY = b"ready"  # accepting
-RETIRED = b"retired"  # no longer accepting, after RETIRE
+# Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair. A command is the name of the
+# WorkerPhase that it begins (RETIRING, STOPPING or STOPPING_NOW), or REOPEN.
+REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet
+READY = b"READY"  # accepting
+RETIRED = b"RETIRED"  # no longer accepting, after RETIRING
 REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 MAX_PACKET = 16  # bytes
+
+FULL_COLLECTION = 3600  # ticks between two garbage collections of all objects
+collections_done = itertools.count(1)
 
 
 def serve(config: Config) -> None:
@@ -85,7 +83,7 @@ def serve(config: Config) -> None:
     scoreboard.close()
 
 
-class Worker:
+class Worker(EventHandler):
     """Also the event handler of the socket that leads to the supervisor, if there is one.
 
     slot: where it writes its metrics and heartbeat. In the end it closes the access log.
@@ -108,10 +106,8 @@ class Worker:
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
         self._services = make_services(config, loop.clock, self.access_log.add, self._get_status)
-        self._listeners = [
-            Listener(server, self._services[listen.service], loop, self._connections)
-            for server, listen in resources.servers.items()
-        ]
+        servers = resources.servers.items()
+        self._listeners = [Listener(server, self._services[its.service], loop, self._connections) for server, its in servers]
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -144,19 +140,10 @@ class Worker:
             command, fds, *_ = socket.recv_fds(self._supervisor, MAX_PACKET, 1, socket.MSG_DONTWAIT)
         except ConnectionResetError:  # it has exited with replies unread
             command = b""
-        if command == RETIRE:
-            self.retire()
-            with contextlib.suppress(OSError):  # it has exited, which the next read reports
-                self._supervisor.send(RETIRED)
-        elif command == STOP:
-            self.finish()
-        elif command != REOPEN:
-            self.loop.stop()
+        if command != REOPEN:
+            {b"RETIRING": self.retire, b"STOPPING": self.finish}.get(command, self.loop.stop)()
         elif fds:  # none if this process is out of descriptors
             self.access_log.reopen(fds[0])
-
-    def failed(self) -> None:
-        pass  # keep reading commands
 
     # Stop
 
@@ -173,20 +160,21 @@ class Worker:
             self._drain(self._config.drain_time)
 
     def retire(self) -> None:
-        """Stop accepting, and exit with the last connection."""
+        """Stop accepting, and exit with the last connection. The supervisor gets a reply."""
         if self._stop_began == inf:
             self._drain(self._config.reload_drain)
+        with contextlib.suppress(OSError):  # it has exited, which the next read reports
+            self._supervisor.send(RETIRED)
 
     def _drain(self, limit: float) -> None:
         """Exit with the last connection, or after `limit` seconds (0: no limit)."""
-        self.loop.cancel(self._limit_timer)
-        if limit:
-            self._limit_timer = self.loop.call_at(self.loop.clock.now + limit, self.loop, self.loop.stop)
+        loop = self.loop
+        self._limit_timer = loop.call_at(loop.clock.now + (limit or inf), loop, loop.stop, self._limit_timer)
         for listener in self._listeners:
             listener.close()
         for connection in self._connections:
-            self.loop.call_isolated(connection, connection.drain)
-        self.loop.at_wake_end.append(self._stop_when_done)
+            loop.call_isolated(connection, connection.drain)
+        loop.at_wake_end.append(self._stop_when_done)
 
     def _stop_when_done(self) -> None:
         if not self._connections:
@@ -248,47 +236,35 @@ def state_of(connection: Connection) -> str:
     return f"{connection.service}.{STATES.get(connection.waits_for, 'busy')}"
 
 
-class GarbageCollector:
-    """Python's cyclic garbage collector, called once a second, on new objects only.
+def collect_garbage() -> None:
+    """Collect cyclic garbage among new objects: called at each tick, in place of Python's automatic full collections.
 
-    By default it scans all objects from time to time; with full caches that takes tens of milliseconds, during which nothing is
-    served. Here the objects that survive a collection are excluded from later ones (gc.freeze), except once every EVERY
-    seconds.
+    Those scan all objects; with full caches that takes tens of milliseconds, during which nothing is served. Here the objects
+    that survive a collection are excluded from later ones (gc.freeze), except once in FULL_COLLECTION ticks.
     """
-
-    EVERY = 3600.0
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._last_full = clock.now
-        gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are
-
-    def __call__(self) -> None:
-        if self._clock.now - self._last_full >= self.EVERY:
-            self._last_full = self._clock.now
-            gc.unfreeze()
-        gc.collect()
-        gc.freeze()
+    if next(collections_done) % FULL_COLLECTION == 0:
+        gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
-def run_worker(
-    resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket, close_inherited: Callable[[], None]
-) -> NoReturn:
+def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: socket.socket, prepare: Callback) -> NoReturn:
     """Serve in this process, a new worker, until its supervisor wants it to exit, or until there is an error, which is logged.
 
-    Exits, without what the supervisor has yet to do. sock: leads to the supervisor.
+    Exits, without what the supervisor has yet to do. sock: leads to the supervisor; prepare: called first.
     """
     status = 1
     try:
-        close_inherited()
+        prepare()
         for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         faulthandler.enable(2)
         drop_privileges(resources.credentials)
         worker = Worker(resources, scoreboard, slot)
-        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOP as well
-        worker.loop.at_tick += [error_log.flush, GarbageCollector(worker.loop.clock)]
+        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOPPING as well
+        gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are
+        worker.loop.at_tick += [error_log.flush, collect_garbage]
         worker.run(sock)
         status = 0
     except CannotStart as error:

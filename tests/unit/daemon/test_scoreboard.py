@@ -113,6 +113,15 @@ def test_a_sum_never_falls_when_somebody_ends(scoreboard: Scoreboard) -> None:
     assert scoreboard.total().gauges["server.workers"] == 0
 
 
+def test_the_connections_of_a_worker_end_with_it(scoreboard: Scoreboard) -> None:
+    slot = scoreboard.allocate()
+    slot.publish(Metrics(Counter({"http.answers": 1}), Counter({"http.idle": 5}), Counter({"wall us": 7})))
+    assert scoreboard.total().gauges["http.idle"] == 5
+    scoreboard.release(slot, os.getpid())
+    total = scoreboard.total()
+    assert (total.counters["http.answers"], total.gauges["http.idle"], total.maxima["wall us"]) == (1, 0, 7)
+
+
 # What any worker may have written
 
 HOSTILE = [

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 from types import SimpleNamespace
 
 import pytest
 
-from rawservers.core.peer import Clock
 from rawservers.daemon import worker
-from rawservers.daemon.worker import GarbageCollector
 
 
 def test_what_has_lived_through_a_look_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for name in ("collect", "freeze", "unfreeze", "set_threshold"):
+    for name in ("collect", "freeze", "unfreeze"):
         monkeypatch.setattr(f"rawservers.daemon.worker.gc.{name}", lambda *_, name=name: calls.append(name))
-    clock = Clock(now=100.0)
-    collector = GarbageCollector(clock)
-    collector()
-    clock.now += GarbageCollector.EVERY - 1
-    collector()
-    assert calls == ["set_threshold", "collect", "freeze", "collect", "freeze"]
-    clock.now += 1
-    collector()
-    assert calls[5:] == ["unfreeze", "collect", "freeze"]
+    monkeypatch.setattr(worker, "collections_done", itertools.count(1))
+    for _ in range(worker.FULL_COLLECTION - 1):
+        worker.collect_garbage()
+    assert calls == ["collect", "freeze"] * (worker.FULL_COLLECTION - 1)
+    calls.clear()
+    worker.collect_garbage()
+    worker.collect_garbage()
+    assert calls == ["unfreeze", "collect", "freeze", "collect", "freeze"]
 
 
 def test_a_supervisor_that_has_gone_without_listening() -> None:
