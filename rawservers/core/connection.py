@@ -101,11 +101,12 @@ class Connection(Peer):
 
     def introduce(self, preambles: Preambles) -> None:
         """Begin with preambles, and afterwards with the conversation."""
-        self._enter(PREAMBLE, Introduction(self, preambles, self.begin))
+        self._enter(PREAMBLE, Introduction(self, preambles, self.begin, self.drain))
         self.ready(EPOLLIN)
 
     def begin(self, rest: bytes = b"") -> None:
         """Begin with the conversation. rest: input that the preambles have left over."""
+        self.clock.epoch += 1  # this peer's input may be younger than the wake's poll
         protocol = self._service.start(self)
         self._enter(OPEN, protocol)
         self._rest = rest
@@ -169,8 +170,8 @@ class Connection(Peer):
                         self._service.report(self, end.record, self._response_sent + sent, seconds)
                         self._response_sent = 0
                     self.timer_started = self.clock.now
-                    self._waiting = waiting = protocol.waiting
-                    if protocol.closing is not KEEP or self._events != INPUT or waiting is not IDLE:
+                    former, self._waiting = self._waiting, protocol.waiting
+                    if protocol.closing is not KEEP or self._events != INPUT or former is not IDLE or self._waiting is not IDLE:
                         self._update_interest()
                     return
         self._queue_and_flush(chunks, sent)
@@ -241,7 +242,7 @@ class Connection(Peer):
                 return  # epoll reports nothing for it; its turn will find an error
             events = HANGUP_ONLY
         elif output is not None:
-            events = EPOLLOUT | INPUT if self._wants_read() else EPOLLOUT
+            events = EPOLLOUT | INPUT if self._wants_read() and not self._rest else EPOLLOUT
         elif protocol.closing is not KEEP:
             return self.hang_up()
         elif self._wants_read():
@@ -271,7 +272,7 @@ class Connection(Peer):
         elif self._resume_pending:
             self._resume_pending = False
             self._queue_and_flush(self._protocol.resume())
-        elif self._rest:
+        elif self._rest and self._wants_read():
             rest, self._rest = self._rest, b""
             self._queue_and_flush(self._protocol.receive(rest))
         else:
@@ -296,9 +297,9 @@ class Connection(Peer):
             self._loop.cancel(self._timer)
             self._loop.cancel(self._resume_timer)
         output, self._output = self._output, None
+        self._enter(CLOSED, NO_PROTOCOL)
         if output is not None:
             output.abandon()
-        self._enter(CLOSED, NO_PROTOCOL)
 
     failed = close  # after an exception
 
@@ -333,13 +334,19 @@ class Connection(Peer):
         """Tell the protocol that the server is stopping."""
         self._queue_and_flush(self._protocol.drain())
 
+    def _is_overdue(self) -> bool:
+        """Whether the running deadline is over."""
+        limit = self._service.deadlines.get(self._protocol.waiting if self._output is None else SEND) or NEVER
+        return self.clock.now >= self.timer_started + limit
+
     def _check_deadline(self) -> None:
         """The timer's call. A deadline that was restarted meanwhile gets a timer now: so most restarts cost nothing."""
         self._timer_due = NEVER
         if self._phase is CLOSED:
             return
-        limit = self._service.deadlines.get(self._protocol.waiting if self._output is None else SEND)
-        if limit and self.clock.now >= self.timer_started + limit:
+        if self._is_overdue() and self._output is None and self._wants_read():
+            self.ready(EPOLLIN)  # input may have come in time, if the loop was late
+        if self._phase is not CLOSED and not self._turn_events and self._is_overdue():
             self.timer_started = self.clock.now
             if self._output is not None:
                 self._sock.reset()

@@ -58,6 +58,7 @@ class ListenerState(Enum):
 
 ACCEPTING, BACKLOG, FULL, PAUSED, CLOSED = ListenerState
 WATCHING = {ACCEPTING, BACKLOG}  # states in which epoll reports new connections
+MAX_WAIT = 0.1  # seconds that a backlog waits for a wake with time left
 RETRY_TIMES = {FULL: 0.05, PAUSED: 1.0}  # seconds after which a listener in this state tries again
 
 
@@ -77,8 +78,8 @@ class Listener(EventHandler):
         self._transport, self._preambles = transport, preambles
         self._state = CLOSED
         self._timer = 0  # of the state
-        # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up.
-        self._accept_barred = 0.0
+        # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up; and of the last accept.
+        self._accept_barred = self._accepted_at = 0.0
 
     def __repr__(self) -> str:
         return f"{self.service} listener on {self._server.address}"
@@ -112,7 +113,7 @@ class Listener(EventHandler):
         """
         clock, connections = self._loop.clock, self._connections
         end = min(time.monotonic() + ACCEPT_TIME, clock.now + WAKE_TIME)
-        work_at_check = clock.work
+        work_at_check, self._accepted_at = clock.work, clock.now
         free = connections.free(self.service)
         for _ in range(MAX_BACKLOG if unlimited else ACCEPTS_PER_WAKE):
             if free <= 0 and (free := connections.free(self.service)) <= 0:
@@ -149,20 +150,19 @@ class Listener(EventHandler):
             self._service.counters.rejected += 1
             return sock.close()
         self._service.counters.accepted += 1
-        self._loop.clock.epoch += 1  # this peer's request may be younger than the wake's poll
         connection = Connection(sock, peer, self._service, self._loop, self._on_close)
         self._connections.add(connection)
         begin = partial(connection.introduce, self._preambles) if self._preambles else connection.begin
         self._loop.call_isolated(connection, begin)
 
     def _wake_ended(self) -> None:
-        """BACKLOG: go on accepting, if the wake has time left. FULL: accept again, if there is room now."""
-        clock = self._loop.clock
-        if self._state is FULL:
-            if self._connections.free(self.service) > 0:
-                self._enter(ACCEPTING)
-        elif clock.now > self._accept_barred and time.monotonic() <= clock.now + WAKE_TIME:
+        """BACKLOG: go on accepting, if the wake has time left, or none had for MAX_WAIT. FULL: accept, if there is room now."""
+        now = self._loop.clock.now
+        has_time = time.monotonic() <= now + WAKE_TIME or now > self._accepted_at + MAX_WAIT
+        if self._state is BACKLOG and now > self._accept_barred and has_time:
             self._accept()
+        elif self._state is FULL and self._connections.free(self.service) > 0:
+            self._enter(ACCEPTING)
 
     def _pause(self, error: OSError) -> None:
         """Stop accepting for a while: level-triggered, the socket would be reported in every wake, in vain."""
@@ -176,7 +176,7 @@ class Listener(EventHandler):
         if self._state is PAUSED:
             self.open()
         elif self._state is FULL:
-            if self._connections.free(self.service) <= 0:
+            if self._connections.free(self.service) <= 0 and self._has_queued():
                 self._make_room(self.service)
             self._enter(FULL)
 

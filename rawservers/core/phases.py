@@ -52,14 +52,18 @@ Preambles: TypeAlias = Sequence[Callable[[], Preamble]]  # what makes those of o
 
 
 class Introduction(Protocol):
-    """The protocol of a connection until its preambles are complete. on_done: called with the input after the last one."""
+    """The protocol of a connection until its preambles are complete. on_done: called with the input after the last one;
+    on_drain: afterwards, if the server is stopping."""
 
     waiting = Deadline.HEAD
 
-    def __init__(self, peer: Peer, preambles: Preambles, on_done: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, peer: Peer, preambles: Preambles, on_done: Callable[[bytes], None], on_drain: Callable[[], None]
+    ) -> None:
         self._peer = peer
         self._preambles = [make() for make in preambles]
-        self._on_done = on_done
+        self._on_done, self._on_drain = on_done, on_drain
+        self._draining = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         try:
@@ -75,6 +79,12 @@ class Introduction(Protocol):
             log.info("connection from %s port %d closed: %s", *self._peer.address, error)
         else:
             self._on_done(data)
+            if self._draining:
+                self._on_drain()
+        return ()
+
+    def drain(self) -> Sequence[Chunk]:
+        self._draining = True  # the conversation is told of it as soon as it begins
         return ()
 
 

@@ -84,8 +84,11 @@ class Supervisor:
         while event:
             self._state, actions = transition(self._state, event)
             event = None
-            for action in actions:
-                event = self._carry_out(action)
+            for action in actions:  # one that fails keeps none of the others back
+                try:
+                    event = self._carry_out(action)
+                except Exception:
+                    log.exception("unexpected error in %s", action.kind.name)
         if (wait := self._state.fork_at - time.monotonic()) > 0:
             self._loop.tick_within(wait)
 

@@ -126,10 +126,10 @@ class Worker(EventHandler):
         self.loop.at_tick.append(self._tick)
         self.loop.at_wake_end.append(self.access_log.flush)
         self.loop.run()
-        for connection in self._connections:
-            self.loop.call_isolated(connection, connection.close)
         for listener in self._listeners:
             listener.close()
+        for connection in self._connections:
+            self.loop.call_isolated(connection, connection.close)
         self._write_metrics()
         self.access_log.close()
         self.loop.close()

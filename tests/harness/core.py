@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rawservers.core.bind import Endpoint, bind
 from rawservers.core.connection import Connection
@@ -121,9 +121,13 @@ class Greedy(Protocol):
 class Pair:
     """A connection of a protocol, and its peer's socket, with a loop that nobody runs."""
 
-    def __init__(self, protocol: Callable[[Peer], Protocol]) -> None:
-        from rawservers.core.protocol import ServiceSpec
-
+    def __init__(
+        self,
+        protocol: Callable[[Peer], Protocol],
+        deadlines: Mapping[Deadline, float] = {},
+        report: Callable[..., None] = lambda *_: None,
+        preambles: Preambles = (),
+    ) -> None:
         self.loop = Loop()
         self.connections = Connections(self.loop.clock)
         ours, self.sock = socket.socketpair()
@@ -137,12 +141,12 @@ class Pair:
         self.connection = Connection(
             Transport(fileno=ours.detach()),
             ("h", 1),
-            ServiceSpec("test", start, {}, lambda *_: None),
+            ServiceSpec("test", start, deadlines, report),
             self.loop,
             self.connections.discard,
         )
         self.connections.add(self.connection)
-        self.connection.begin()
+        self.connection.introduce(preambles) if preambles else self.connection.begin()
 
     def give_turns(self) -> int:
         """Each that waits has one; how many had."""

@@ -17,7 +17,7 @@ from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, OpenFile, Protocol, ResponseEnd, Urgent
 from rawservers.core.transport import Transport
-from tests.harness.core import Recording, Running
+from tests.harness.core import Pair, Recording, Running
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import DEADLINE, until
 
@@ -251,6 +251,58 @@ def test_a_shorter_deadline_that_begins_without_output_is_kept() -> None:
         until(lambda: bool(running.begun), "it waits for the first byte")
         sock.sendall(b"x")
         assert receive_all(sock) == b""
+
+
+def test_the_idle_deadline_runs_after_a_quick_answer_to_a_late_request() -> None:
+    class Late(Recording):
+        waiting = Deadline.HEAD
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.waiting = Deadline.IDLE
+            return super().receive(data, urgent)
+
+    with Running(Late, head=3600, idle=0.2, linger=0.1) as running, running.connect() as sock:
+        until(lambda: len(running.loop._timers) == 1, "it waits for the head")
+        sock.sendall(b"x")
+        assert receive_all(sock) == b"."
+
+
+def test_input_that_has_come_in_time_is_read_before_the_deadline_is_judged() -> None:
+    """The loop may have been late."""
+
+    class Expiring(Recording):
+        waiting = Deadline.HEAD
+
+        def expire(self) -> Sequence[Chunk]:
+            self.heard.append((b"expired", False))
+            return super().expire()
+
+    with Pair(Expiring, {Deadline.HEAD: 1}) as pair:
+        pair.sock.sendall(b"x")
+        pair.loop.clock.now += 2
+        pair.connection._check_deadline()
+        assert pair.begun[0].heard == [(b"x", False)]  # type: ignore[attr-defined]
+        pair.loop.clock.now += 2
+        pair.connection._check_deadline()
+        assert pair.begun[0].heard == [(b"x", False), (b"expired", False)]  # type: ignore[attr-defined]
+
+
+def test_a_report_that_fails_closes_the_connection_once() -> None:
+    class Large(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            return (bytes(10_000_000), ResponseEnd("record"))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("as told")
+
+    with Pair(Large, report=fail) as pair:
+        pair.sock.sendall(b"x")
+        pair.connection.ready(select.EPOLLIN)
+        free = pair.connections.free("test")
+        with pytest.raises(RuntimeError):
+            pair.connection.close()
+        pair.connection.failed()
+        assert (len(pair.connections), pair.connections.free("test")) == (0, free + 1)
 
 
 def test_a_closed_connection_leaves_no_timer() -> None:

@@ -129,3 +129,39 @@ def test_a_short_connection_never_enters_the_epoll_set(monkeypatch: pytest.Monke
         with running:
             assert receive_all(sock) == b"here before it is accepted"
             assert watched == [running.server.sock.fileno()]
+
+
+def test_a_backlog_is_accepted_from_however_slow_all_wakes_are() -> None:
+    with Pair(Greedy) as pair:
+        (server,) = bind(Endpoint("127.0.0.1", 0))
+        listening = Listener(server, pair.connection._service, pair.loop, pair.connections)
+        listening.open()
+        listening._enter(ListenerState.BACKLOG)
+        with socket.create_connection(server.sock.getsockname(), DEADLINE):
+            pair.loop.clock.now -= 1  # the wake takes a second
+            listening._accepted_at = pair.loop.clock.now
+            listening._wake_ended()
+            assert len(pair.connections) == 1
+            listening._accepted_at -= 1
+            listening._wake_ended()
+            assert len(pair.connections) == 2
+        for connection in pair.connections:
+            connection.close()
+        server.close()
+
+
+def test_no_connection_is_closed_for_one_that_is_not_there() -> None:
+    class Idle(Recording):
+        closable_when_idle = True
+
+    with Pair(Idle) as pair:
+        pair.connections._max_total = 1
+        (server,) = bind(Endpoint("127.0.0.1", 0))
+        listening = Listener(server, pair.connection._service, pair.loop, pair.connections)
+        listening._enter(ListenerState.FULL)
+        listening._retry()
+        assert len(pair.connections) == 1
+        with socket.create_connection(server.sock.getsockname(), DEADLINE):
+            listening._retry()
+            assert len(pair.connections) == 0
+        server.close()

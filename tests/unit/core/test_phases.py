@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.peer import Peer
 from rawservers.core.phases import Done, Phase, PreambleError
 from rawservers.core.protocol import Chunk, Deadline, Protocol
-from tests.harness.core import Recording, Running
+from tests.harness.core import Pair, Recording, Running
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import until
 
@@ -151,3 +152,39 @@ def test_phases_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
         sock.close()
         until(lambda: not running.connections, "it is closed")
     assert phases == [Phase.PREAMBLE, Phase.OPEN, Phase.LINGERING, Phase.CLOSED]
+
+
+class Greeting(Recording):
+    greeting = bytes(60_000)
+    drained = 0
+
+    def drain(self) -> Sequence[Chunk]:
+        self.drained += 1
+        return ()
+
+
+def test_later_input_does_not_overtake_what_came_with_the_preamble() -> None:
+    with Pair(Greeting, preambles=[FourBytes]) as pair:
+        pair.connection._sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )  # so that the greeting does not leave at once
+        pair.sock.sendall(b"abcdfirst")
+        pair.connection.ready(select.EPOLLIN)
+        pair.sock.sendall(b"second")
+        assert pair.connection._events == select.EPOLLOUT
+
+
+def test_input_that_follows_a_preamble_is_younger_than_what_was_checked() -> None:
+    with Pair(Recording, preambles=[FourBytes]) as pair:
+        epoch = pair.loop.clock.epoch
+        pair.sock.sendall(b"abcd")
+        pair.connection.ready(select.EPOLLIN)
+        assert pair.loop.clock.epoch > epoch
+
+
+def test_a_conversation_that_begins_while_the_server_stops_is_told() -> None:
+    with Pair(Greeting, preambles=[FourBytes]) as pair:
+        pair.connection.drain()
+        pair.sock.sendall(b"abcd")
+        pair.connection.ready(select.EPOLLIN)
+        assert pair.begun[0].drained == 1  # type: ignore[attr-defined]

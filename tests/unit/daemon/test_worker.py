@@ -10,6 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from rawservers.daemon import worker
+from rawservers.daemon.scoreboard import Scoreboard
+from rawservers.daemon.startup import Resources
+from rawservers.settings import Config, ListenConfig
+from tests.harness.waiting import DEADLINE
 
 
 def test_what_has_lived_through_a_look_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +41,18 @@ def test_a_supervisor_that_has_gone_without_listening() -> None:
     with theirs:
         orphan.ready(select.EPOLLIN)
     assert told == ["stop at once"]
+
+
+def test_who_is_accepted_in_the_end_is_closed_too() -> None:
+    resources = Resources.prepare(Config(listen=(ListenConfig("telnet", "127.0.0.1:0"),), access_log="off"), {})
+    scoreboard = Scoreboard()
+    ended = worker.Worker(resources, scoreboard, scoreboard.allocate())
+    (server,) = resources.servers
+    with socket.create_connection(server.sock.getsockname(), DEADLINE) as sock:
+        ended.loop.stop()
+        ended.run()
+        assert len(ended._connections) == 0
+        assert sock.recv(1) == b""
+    resources.access_log = -1
+    resources.close()
+    scoreboard.close()
