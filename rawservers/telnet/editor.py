@@ -31,9 +31,8 @@ HISTORY = 16
 
 WIDTH_CACHE_SIZE = 4096  # characters whose width is cached, for all sessions together: a script, or several
 
-MAX_MARKS = (
-    1024  # combining characters erased with the one that they follow, a few milliseconds' work. Text in use has up to 30
-)
+# Combining characters erased with the one that they follow, at most: a few milliseconds' work. Text in use has up to 30.
+MAX_MARKS = 1024
 
 _ESC, _CSI, _SS3 = b"\x1b", b"[", b"O"
 _CONTROL = bytes((*range(0x20), 0x7F))

@@ -91,12 +91,9 @@ class Options:
 
     __slots__ = ("_echo_for_password", "him", "us")
 
-    OURS = frozenset({BINARY, ECHO, SGA})
-    HIS = frozenset({BINARY, SGA})
-
     def __init__(self) -> None:
-        self.us = Side(WILL, WONT, self.OURS)
-        self.him = Side(DO, DONT, self.HIS)
+        self.us = Side(WILL, WONT, frozenset({BINARY, ECHO, SGA}))
+        self.him = Side(DO, DONT, frozenset({BINARY, SGA}))
         self._echo_for_password = False  # our ECHO is on only while a password is typed
 
     def receive(self, verb: int, option: int) -> bytes:

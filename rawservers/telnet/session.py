@@ -100,15 +100,11 @@ class Session(LineClient):
 
     def receive(self, data: bytes, urgent: bool = False) -> tuple[Chunk, ...]:
         """The output for `data`."""
-        if self.closing is not Closing.KEEP:
-            return ()
         self._pending.append((data, urgent))
         return self._run_steps(self.steps + STEPS)
 
     def resume(self) -> tuple[Chunk, ...]:
         """Pushed lines, and the output for more of the pending input."""
-        if self.closing is not Closing.KEEP:
-            return ()
         limit = self.steps + STEPS
         self.write_pushed(limit)
         return self._run_steps(limit)
@@ -118,7 +114,6 @@ class Session(LineClient):
         self._eof_received = True
         if self.closing is not Closing.KEEP:
             self.closing = Closing.CLOSE
-            return ()
         return self._run_steps(self.steps + STEPS)
 
     def expire(self) -> tuple[Chunk, ...]:
@@ -138,7 +133,10 @@ class Session(LineClient):
     # Input.
 
     def _run_steps(self, limit: int) -> tuple[Chunk, ...]:
-        """Handle pending input until there is none or `steps` has reached `limit`; returns the output."""
+        """Handle pending input until there is none or `steps` has reached `limit`; returns the output: none after the end."""
+        if self.closing is not Closing.KEEP:
+            self._pending.clear()
+            return ()
         self._paused_input = work = self._paused_input or self._handle_input()
         for _ in work:
             if self.steps >= limit or self.closing is not Closing.KEEP:
@@ -146,13 +144,8 @@ class Session(LineClient):
         else:
             self._paused_input = None
         self.waiting = Deadline.TURN if self._paused_input or self.pushed else Deadline.IDLE
-        self._fast_path_allowed = (
-            self.waiting is Deadline.IDLE
-            and self.closing is Closing.KEEP
-            and self.nvt.at_boundary
-            and self.editor.at_new_line
-            and not (self.echoing or self._discarding)
-        )
+        idle = self.waiting is Deadline.IDLE and self.closing is Closing.KEEP and not (self.echoing or self._discarding)
+        self._fast_path_allowed = idle and self.nvt.at_boundary and self.editor.at_new_line
         return self.flush()
 
     def _handle_input(self) -> Iterator[None]:
