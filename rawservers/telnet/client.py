@@ -68,12 +68,6 @@ class LineClient(Protocol):
             self._output += data
             self.steps += 1 + len(data) // BYTES_PER_STEP
 
-    def write_prompt(self, prompt: bytes, hidden: bool) -> None:
-        """Write `prompt`. hidden: whether the line typed after it is not echoed."""
-        self.hide_input(hidden)
-        self.prompt = encode(prompt, self._sends_binary)
-        self.write(self.prompt)
-
     def write_synch(self) -> None:
         """Write a Synch: IAC, then DM as urgent data (RFC 854 p. 8)."""
         self.write(b"\xff\xf2")
