@@ -65,7 +65,7 @@ class Session(LineClient):
 
     __slots__ = (
         "_counters", "_dialogue", "_discarding", "_eof_received", "_fast_path_allowed", "_longest_line", "_on_failure",
-        "_paused_input", "_pending", "failure", "greeting", "waiting",
+        "_paused_input", "_pending", "greeting", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +84,6 @@ class Session(LineClient):
         """
         super().__init__(peer)
         self.waiting = Deadline.IDLE
-        self.failure: Exception | None = None  # the last exception that the service raised
         self._counters = peer.counters
         self._on_failure = on_failure
         self._longest_line = longest_line
@@ -130,7 +129,6 @@ class Session(LineClient):
     def connection_lost(self) -> None:
         """Close the dialogue and release everything that refers to this session."""
         self._hang_up()
-        self.failure = None  # its traceback refers to this session
 
     # Input.
 
@@ -249,13 +247,9 @@ class Session(LineClient):
         except StopIteration:
             self._hang_up()
         except Exception as error:
-            self._report_failure(error)
+            self._on_failure(error)
             self.send_line(FAILURE_MESSAGE)
             self._hang_up()
-
-    def _report_failure(self, error: Exception) -> None:
-        self.failure = error
-        self._on_failure(error)
 
     def _hang_up(self) -> None:
         """End the session: no more input is handled."""
@@ -270,7 +264,7 @@ class Session(LineClient):
             if dialogue is not None:
                 dialogue.close()
         except Exception as error:
-            self._report_failure(error)
+            self._on_failure(error)
 
     # Commands.
 
