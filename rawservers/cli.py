@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from rawservers import __version__, status
 from rawservers.config.checks import check_directory, check_user
@@ -121,13 +120,12 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
     args: from `parse`; inherited: descriptors of inherited listening sockets, by service. Raises ConfigError for the file, and
     CannotStart for the command line.
     """
-    config = Config(listen=())
-    server_options, site_options = options(args, Config), options(args, SiteConfig)
+    config, settings = Config(listen=()), settings_of(SiteConfig) | settings_of(Config)
+    given = {name: value for name, value in vars(args).items() if name in settings and value is not None}
     if args.config is not None:
         from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
 
-        settings = settings_of(SiteConfig) | settings_of(Config)
-        config = load(args.config, default_addresses(), [settings[name].key for name in server_options | site_options])
+        config = load(args.config, default_addresses(), [settings[name].key for name in given])
     if args.root is not None:
         with errors_as(CannotStart):
             check_directory(args.root)
@@ -135,13 +133,8 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
     listen = listeners(flags, config.listen or (), inherited or {})
     if not listen:
         raise CannotStart("nothing to serve")
-    first = replace(config.sites[0], **site_options)
-    return replace(config, sites=(first, *config.sites[1:]), listen=listen, **server_options)
-
-
-def options(args: argparse.Namespace, config: type[SiteConfig] | type[Config]) -> dict[str, Any]:
-    """The values of the options that set fields of `config`, by the names of the fields."""
-    return {name: value for name, value in vars(args).items() if name in settings_of(config) and value is not None}
+    first = replace(config.sites[0], **{name: given.pop(name) for name in settings_of(SiteConfig) if name in given})
+    return replace(config, sites=(first, *config.sites[1:]), listen=listen, **given)
 
 
 def listeners(

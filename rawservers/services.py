@@ -69,13 +69,12 @@ def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
 def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
 
-    def report_failure(failure: Exception) -> None:
+    def on_failure(failure: Exception) -> None:
         log.error("unexpected error in the telnet service", exc_info=failure)
 
-    service, limit, greeting = config.telnet_service, config.longest_line, config.telnet_greeting.encode()
-    if service is None:
-        return partial(EchoSession, longest_line=limit, greeting=greeting)
-    return partial(Session, service=service, longest_line=limit, greeting=greeting, on_failure=report_failure)
+    service = config.telnet_service
+    make: Callable[..., Session] = EchoSession if service is None else partial(Session, service=service, on_failure=on_failure)
+    return partial(make, longest_line=config.longest_line, greeting=config.telnet_greeting.encode())
 
 
 def prepare_status(config: Config, clock: Clock, get_status: GetStatus) -> Start:

@@ -34,8 +34,8 @@ def suggestion(path: KeyPath) -> str:
 
     The last parts are compared. Of several keys with the same one, that is taken which as a whole resembles it most.
     """
-    names = [*KEYS, *TABLES]
-    close = difflib.get_close_matches(str(path[-1]), [name.rpartition(".")[2] for name in names], 1, 0.7)
-    candidates = [name for name in names if name.rpartition(".")[2] in close]
+    last = {name: name.rpartition(".")[2] for name in [*KEYS, *TABLES]}
+    close = difflib.get_close_matches(str(path[-1]), last.values(), 1, 0.7)
+    candidates = [name for name in last if last[name] in close]
     best = max(candidates, key=lambda name: difflib.SequenceMatcher(None, name, dotted_key(path)).ratio(), default="")
     return f" (did you mean {best}?)" if best else ""

@@ -26,16 +26,14 @@ def not_toml(path: str, text: str, error: Exception) -> str:
     what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     if at := POSITION.search(what):
         return f"{path}:{at[1]}: not TOML: {what[: at.start()]}, at column {at[2]}"
-    line = next((line for line, statement in statements(text) if not is_toml(statement)), text.count("\n"))
+    line = text.count("\n")
+    for start, statement in statements(text):
+        try:
+            tomllib.loads(statement)
+        except (ValueError, RecursionError):
+            line = start
+            break
     return f"{path}:{line}: not TOML: {what.removesuffix(' (at end of document)')}"
-
-
-def is_toml(text: str) -> bool:
-    try:
-        tomllib.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def statements(text: str) -> Iterator[tuple[int, str]]:

@@ -222,7 +222,7 @@ class Worker(EventHandler):
             numbers.update({f"{name}.{field}": getattr(counters, field) for field in counters.__slots__})
             numbers[f"{name}.answers"] += counters.cache_hits
             numbers[f"{name}.long_wakes"] = times.long[name]
-        numbers["log.dropped"] = self.access_log.dropped
+        numbers["log.dropped"] = self.access_log.sink.dropped
         for clock, histogram in (("wall", times.wall), ("cpu", times.cpu)):
             buckets = zip((*BOUNDS, "more"), histogram.counts, strict=True)
             numbers.update({f"wakes.{clock} {bound}": number for bound, number in buckets})

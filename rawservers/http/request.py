@@ -23,7 +23,8 @@ VALUE = r"[\t -~\x80-\xff]*"
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
-HOST = re.compile(r"((?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])(?::([0-9]{0,5}))?")
+HOST_NAME = r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])"
+HOST = re.compile(rf"({HOST_NAME})(?::([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")

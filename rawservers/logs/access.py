@@ -37,21 +37,16 @@ WHOLE_ESCAPES = re.compile(r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*')  # up to a 
 
 
 class AccessLog:
-    """fd: a descriptor, owned by the log, -1 for none; style: a key of FORMATS."""
+    """fd: a descriptor, owned by the log, -1 for none; style: a key of FORMATS. sink: its output; it counts dropped lines."""
 
     def __init__(self, fd: int, style: str, clock: Clock) -> None:
         self._format = FORMATS[style]
         self._clock = clock
         self._off = fd < 0
-        self._sink = open_sink(fd)
+        self.sink = open_sink(fd)
         self._lines: list[str] = []  # of this wake
         self._second = -1
         self._time = self._host = self._start = ""
-
-    @property
-    def dropped(self) -> int:
-        """Number of lines dropped so far."""
-        return self._sink.dropped
 
     def add(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
         """Add the line of a response. sent: bytes, with the head; seconds: taken until the last of them was sent."""
@@ -69,7 +64,7 @@ class AccessLog:
 
     def flush(self, now: float = 0.0) -> None:
         """Write the lines of this wake. Report dropped lines, at most once a second. now: in place of the clock's."""
-        sink = self._sink
+        sink = self.sink
         if self._lines or sink.stalled:
             sink.write("".join(self._lines).encode("ascii", "backslashreplace"))
             self._lines.clear()
@@ -80,12 +75,12 @@ class AccessLog:
         """Change to another descriptor. Lines that were not completely written to the old one go to the new one, whole."""
         self.flush()
         self._off = fd < 0
-        self._sink = self._sink.reopen(fd)
+        self.sink = self.sink.reopen(fd)
 
     def close(self) -> None:
         """Write pending lines, wait up to a second for a slow reader, and close the descriptor."""
         self.flush()
-        self._sink.close()
+        self.sink.close()
         self._off = True
         self.flush(math.inf)
 

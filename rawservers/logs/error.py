@@ -70,10 +70,8 @@ class ErrorLog(logging.Handler):
             message = record.getMessage()
         except Exception:  # its arguments do not match
             message = str(record.msg)
-        more = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
-        if record.stack_info:
-            more += "\n" + record.stack_info
-        return [message, *(f"  {line}" for line in more.split("\n") if line)]
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+        return [message, *(f"  {line}" for line in f"{trace}\n{record.stack_info or ''}".split("\n") if line)]
 
     def _write(self, lines: Sequence[str] = (), level: int = logging.WARNING, now: float = 0.0) -> None:
         self.sink.write(b"".join([self._line(line, level) for line in lines]))

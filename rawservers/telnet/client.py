@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import Chunk, Closing, Protocol, Urgent
 from rawservers.telnet.editor import Editor, render
@@ -66,12 +68,6 @@ class LineClient(Protocol):
             self._output += data
             self.steps += 1 + len(data) // BYTES_PER_STEP
 
-    def write_prompt(self, prompt: bytes, hidden: bool) -> None:
-        """Write `prompt`. hidden: whether the line typed after it is not echoed."""
-        self.hide_input(hidden)
-        self.prompt = encode(prompt, self._sends_binary)
-        self.write(self.prompt)
-
     def write_synch(self) -> None:
         """Write a Synch: IAC, then DM as urgent data (RFC 854 p. 8)."""
         self.write(b"\xff\xf2")
@@ -107,19 +103,18 @@ class LineClient(Protocol):
 
     def negotiate(self, verb: int, option: int) -> None:
         """Reply to the peer's `verb` (DO, DONT, WILL or WONT) for `option`."""
-        options = self._options = self._options or Options()
-        self.write(options.receive(verb, option))
-        self._apply_options(options)
+        self._change_options(Options.receive, verb, option)
 
     def hide_input(self, hidden: bool) -> None:
         """Hide the line being typed from now on, or show it. To hide it our ECHO is turned on, and nothing is echoed."""
         if hidden != self.hidden:
             self.hidden = hidden
-            options = self._options = self._options or Options()
-            self.write(options.hide_input(hidden))
-            self._apply_options(options)
+            self._change_options(Options.hide_input, hidden)
 
-    def _apply_options(self, options: Options) -> None:
+    def _change_options(self, change: Callable[..., bytes], *arguments: int) -> None:
+        """Call `change` with the options, write what it returns, and apply the options."""
+        options = self._options = self._options or Options()
+        self.write(change(options, *arguments))
         self.echoing = options.us[ECHO] is YES
         self._sends_binary = options.us[BINARY] is YES  # RFC 856
         self.nvt.binary = options.him[BINARY] is YES

@@ -62,14 +62,10 @@ class EchoSession(Session):
                     if not unfinished and data.endswith(b"\n") and len(data) <= self._longest_line:
                         self._counters.answers += len(full) - len(bare)  # the number of lines: a CR each
                         return (full,)
-                    if self._fits(bare):
+                    whole = bytes(unfinished) + bare
+                    if len(whole) <= self._longest_line or max(map(len, whole.split(b"\n"))) <= self._longest_line:
                         return self._echo_parts(full)
         return Session.receive(self, data, urgent)  # super() would make every call slower, the fast path included
-
-    def _fits(self, text: bytes) -> bool:
-        """Whether no line grows too long by `text`, whose lines end in LF."""
-        text = bytes(self.editor.line) + text
-        return len(text) <= self._longest_line or max(map(len, text.split(b"\n"))) <= self._longest_line
 
     def _echo_parts(self, text: bytes) -> tuple[Chunk, ...]:
         """The output for `text`, plain lines that end in CR LF, the first or last of which may be a part of one."""

@@ -31,9 +31,8 @@ HISTORY = 16
 
 WIDTH_CACHE_SIZE = 4096  # characters whose width is cached, for all sessions together: a script, or several
 
-MAX_MARKS = (
-    1024  # combining characters erased with the one that they follow, a few milliseconds' work. Text in use has up to 30
-)
+# Combining characters erased with the one that they follow, at most: a few milliseconds' work. Text in use has up to 30.
+MAX_MARKS = 1024
 
 _ESC, _CSI, _SS3 = b"\x1b", b"[", b"O"
 _CONTROL = bytes((*range(0x20), 0x7F))
@@ -100,24 +99,20 @@ def _word_start(line: bytearray) -> int:
 class Editor:
     """Editor of one line, with a history.
 
-    line:     the line so far
-    visible:  whether it is shown on the screen by the editor
+    line:          the line so far
+    visible:       whether it is shown on the screen by the editor
+    escape_state:  ESC, CSI or SS3, which an unfinished escape sequence of a key begins with; b"" outside of one
     """
 
-    __slots__ = ("_draft", "_escape_state", "_history", "_history_index", "line", "visible")
+    __slots__ = ("_draft", "_history", "_history_index", "escape_state", "line", "visible")
 
     def __init__(self) -> None:
         self.line = bytearray()
         self.visible = False
-        self._escape_state = b""  # ESC, CSI or SS3, which an unfinished escape sequence begins with
+        self.escape_state = b""
         self._history: tuple[bytes, ...] = ()
         self._history_index = 0  # of the line being edited; len(_history) for the new line
         self._draft = b""  # the new line, while another is recalled
-
-    @property
-    def in_escape_sequence(self) -> bool:
-        """Whether the next byte may belong to the escape sequence of a key."""
-        return self._escape_state != b""
 
     @property
     def at_new_line(self) -> bool:
@@ -127,7 +122,7 @@ class Editor:
     def set_visible(self, visible: bool) -> None:
         """Show the line on the screen from now on, or not."""
         self.visible = visible
-        self._escape_state = b""
+        self.escape_state = b""
 
     def insert(self, text: bytes) -> bytes:
         """Append `text`, which has no line ends. Returns the update of the screen, as all methods that edit do."""
@@ -135,16 +130,13 @@ class Editor:
         return render(text) if self.visible else b""
 
     def erase_character(self) -> bytes:
-        return self._truncate(_cluster_start(self.line, len(self.line)))
+        return self.erase(_cluster_start(self.line, len(self.line)))
 
     def erase_word(self) -> bytes:
-        return self._truncate(_word_start(self.line))
+        return self.erase(_word_start(self.line))
 
-    def erase_line(self) -> bytes:
-        return self._truncate(0)
-
-    def _truncate(self, start: int) -> bytes:
-        """Erase line[start:]. A character begins at `start`."""
+    def erase(self, start: int = 0) -> bytes:
+        """Erase line[start:], by default all of it. A character begins at `start`."""
         columns = width(self.line[start:]) if self.visible else 0
         del self.line[start:]
         return b"\b" * columns + b" " * columns + b"\b" * columns
@@ -154,13 +146,13 @@ class Editor:
 
         Returns the update of the screen; None if `byte` belongs to no sequence. An ESC that begins none is dropped.
         """
-        before, self._escape_state = self._escape_state, b""
+        before, self.escape_state = self.escape_state, b""
         if byte == _ESC:
-            self._escape_state = _ESC
+            self.escape_state = _ESC
         elif before == _ESC and byte in (_CSI, _SS3):
-            self._escape_state = byte
+            self.escape_state = byte
         elif before == _CSI and b" " <= byte <= b"?":  # parameters
-            self._escape_state = before
+            self.escape_state = before
         elif before in (_CSI, _SS3) and b"@" <= byte <= b"~":
             return self._recall({b"A": -1, b"B": 1}.get(byte, 0))
         else:
@@ -175,7 +167,7 @@ class Editor:
         if self.at_new_line:
             self._draft = bytes(self.line)
         self._history_index = index
-        return self.erase_line() + self.insert((*self._history, self._draft)[index])
+        return self.erase() + self.insert((*self._history, self._draft)[index])
 
     def take_line(self) -> bytes:
         """The line, which is entered: a new one begins. Added to the history if it was visible."""
@@ -188,5 +180,5 @@ class Editor:
     def clear(self) -> None:
         """Discard the line; a new one begins."""
         self.line.clear()
-        self._escape_state = b""
+        self.escape_state = b""
         self._history_index = len(self._history)

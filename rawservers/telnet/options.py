@@ -15,7 +15,7 @@ next state.
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum
 
 from rawservers.telnet.nvt import DO, DONT, IAC, WILL, WONT
 
@@ -23,18 +23,8 @@ BINARY, ECHO, SGA, TIMING_MARK, LOGOUT = 0, 1, 3, 6, 18  # RFC 856, 857, 858, 86
 CHARACTER_MODE = {ECHO: SGA, SGA: ECHO}  # the options that make it up, each with the other
 REQUESTS = (TIMING_MARK, LOGOUT)  # have no state: each DO is granted by a WILL
 
-
-class State(Enum):
-    """State of one option at one end (RFC 1143 §7)."""
-
-    NO = auto()
-    YES = auto()
-    WANTNO = auto()
-    WANTNO_OPPOSITE = auto()
-    WANTYES = auto()
-    WANTYES_OPPOSITE = auto()
-
-
+# State of one option at one end (RFC 1143 §7).
+State = Enum("State", "NO YES WANTNO WANTNO_OPPOSITE WANTYES WANTYES_OPPOSITE")
 NO, YES, WANTNO, WANTNO_OPPOSITE, WANTYES, WANTYES_OPPOSITE = State
 ACCEPT, REFUSE, ENABLE, DISABLE = range(4)  # events: the peer sends yes, the peer sends no, we want it on, we want it off
 
@@ -91,12 +81,9 @@ class Options:
 
     __slots__ = ("_echo_for_password", "him", "us")
 
-    OURS = frozenset({BINARY, ECHO, SGA})
-    HIS = frozenset({BINARY, SGA})
-
     def __init__(self) -> None:
-        self.us = Side(WILL, WONT, self.OURS)
-        self.him = Side(DO, DONT, self.HIS)
+        self.us = Side(WILL, WONT, frozenset({BINARY, ECHO, SGA}))
+        self.him = Side(DO, DONT, frozenset({BINARY, SGA}))
         self._echo_for_password = False  # our ECHO is on only while a password is typed
 
     def receive(self, verb: int, option: int) -> bytes:

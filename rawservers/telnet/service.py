@@ -58,6 +58,5 @@ def run_service(service: LineService, client: LineClient) -> Dialogue:
     handler = cast("LineHandler", service)
     while True:
         line = yield b""
-        text = handler(line)
-        if text is not None:
+        if (text := handler(line)) is not None:
             client.send_line(text)

@@ -37,6 +37,8 @@ from rawservers.telnet.nvt import encode
 from rawservers.telnet.options import LOGOUT
 from rawservers.telnet.service import Dialogue, Hidden, LineService, run_service
 
+KEEP, CLOSE, LINGER = Closing
+
 # Steps of one call, at most, besides those of the event that it handled last: about half a millisecond, too little to delay
 # other connections and enough that a turn costs little beside it. They return little more than HIGH_WATER bytes.
 STEPS = HIGH_WATER // BYTES_PER_STEP
@@ -52,7 +54,7 @@ _ESC, _EOT = b"\x1b", b"\x04"  # ^D
 _KEYS = {b"\b": nvt.EC, b"\x7f": nvt.EC, b"\x15": nvt.EL, b"\x17": _ERASE_WORD}  # BS DEL ^U ^W
 _KEYS_WHILE_ECHOING = {**_KEYS, b"\x03": nvt.IP, b"\x12": _REDRAW}  # ^C ^R
 _REPLIES = {nvt.AYT: b"\r\n[Yes]\r\n", _REDRAW: b"^R\r\n"}
-_ERASE = {nvt.EC: Editor.erase_character, nvt.EL: Editor.erase_line, _ERASE_WORD: Editor.erase_word}
+_ERASE = {nvt.EC: Editor.erase_character, nvt.EL: Editor.erase, _ERASE_WORD: Editor.erase_word}
 
 SPECIAL_BYTES = b"\0" + _EOT + b"".join(_KEYS)  # not plain text: NUL, which the parser handles, and the keys
 _SPECIAL_WHILE_ECHOING = _ESC + _EOT + b"".join(_KEYS_WHILE_ECHOING)
@@ -63,7 +65,7 @@ class Session(LineClient):
 
     __slots__ = (
         "_counters", "_dialogue", "_discarding", "_eof_received", "_fast_path_allowed", "_longest_line", "_on_failure",
-        "_paused_input", "_pending", "failure", "greeting", "waiting",
+        "_paused_input", "_pending", "greeting", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +84,6 @@ class Session(LineClient):
         """
         super().__init__(peer)
         self.waiting = Deadline.IDLE
-        self.failure: Exception | None = None  # the last exception that the service raised
         self._counters = peer.counters
         self._on_failure = on_failure
         self._longest_line = longest_line
@@ -100,15 +101,11 @@ class Session(LineClient):
 
     def receive(self, data: bytes, urgent: bool = False) -> tuple[Chunk, ...]:
         """The output for `data`."""
-        if self.closing is not Closing.KEEP:
-            return ()
         self._pending.append((data, urgent))
         return self._run_steps(self.steps + STEPS)
 
     def resume(self) -> tuple[Chunk, ...]:
         """Pushed lines, and the output for more of the pending input."""
-        if self.closing is not Closing.KEEP:
-            return ()
         limit = self.steps + STEPS
         self.write_pushed(limit)
         return self._run_steps(limit)
@@ -116,14 +113,13 @@ class Session(LineClient):
     def end(self) -> tuple[Chunk, ...]:
         """The output for the unfinished last line; then the session ends."""
         self._eof_received = True
-        if self.closing is not Closing.KEEP:
-            self.closing = Closing.CLOSE
-            return ()
+        if self.closing is not KEEP:
+            self.closing = CLOSE
         return self._run_steps(self.steps + STEPS)
 
     def expire(self) -> tuple[Chunk, ...]:
         """IDLE_MESSAGE; the session ends."""
-        if self.closing is not Closing.KEEP:
+        if self.closing is not KEEP:
             return ()
         self.write(self.row_start())
         self.send_line(IDLE_MESSAGE)
@@ -133,26 +129,23 @@ class Session(LineClient):
     def connection_lost(self) -> None:
         """Close the dialogue and release everything that refers to this session."""
         self._hang_up()
-        self.failure = None  # its traceback refers to this session
 
     # Input.
 
     def _run_steps(self, limit: int) -> tuple[Chunk, ...]:
-        """Handle pending input until there is none or `steps` has reached `limit`; returns the output."""
+        """Handle pending input until there is none or `steps` has reached `limit`; returns the output: none after the end."""
+        if self.closing is not KEEP:
+            self._pending.clear()
+            return ()
         self._paused_input = work = self._paused_input or self._handle_input()
         for _ in work:
-            if self.steps >= limit or self.closing is not Closing.KEEP:
+            if self.steps >= limit or self.closing is not KEEP:
                 break
         else:
             self._paused_input = None
         self.waiting = Deadline.TURN if self._paused_input or self.pushed else Deadline.IDLE
-        self._fast_path_allowed = (
-            self.waiting is Deadline.IDLE
-            and self.closing is Closing.KEEP
-            and self.nvt.at_boundary
-            and self.editor.at_new_line
-            and not (self.echoing or self._discarding)
-        )
+        idle = self.waiting is Deadline.IDLE and self.closing is KEEP and not (self.echoing or self._discarding)
+        self._fast_path_allowed = idle and self.nvt.at_boundary and self.editor.at_new_line
         return self.flush()
 
     def _handle_input(self) -> Iterator[None]:
@@ -182,7 +175,7 @@ class Session(LineClient):
     def _handle_keys(self, keys: bytes) -> Iterator[None]:
         """Handle part of a line: all at once if it is plain, else key by key."""
         plain = keys.translate(None, _SPECIAL_WHILE_ECHOING if self.echoing else SPECIAL_BYTES)
-        size = max(1, len(keys)) if len(plain) == len(keys) and not self.editor.in_escape_sequence else 1
+        size = max(1, len(keys)) if len(plain) == len(keys) and not self.editor.escape_state else 1
         for start in range(0, len(keys), size):
             if self._discarding:
                 return
@@ -248,21 +241,19 @@ class Session(LineClient):
         """Run the dialogue up to its next prompt. line: the value of its `yield`; None starts it."""
         try:
             prompt = cast("Dialogue", self._dialogue).send(cast("bytes", line))
-            self.write_prompt(prompt, isinstance(prompt, Hidden))
+            self.hide_input(isinstance(prompt, Hidden))
+            self.prompt = encode(prompt, self._sends_binary)
+            self.write(self.prompt)
         except StopIteration:
             self._hang_up()
         except Exception as error:
-            self._report_failure(error)
+            self._on_failure(error)
             self.send_line(FAILURE_MESSAGE)
             self._hang_up()
 
-    def _report_failure(self, error: Exception) -> None:
-        self.failure = error
-        self._on_failure(error)
-
     def _hang_up(self) -> None:
         """End the session: no more input is handled."""
-        self.closing = Closing.CLOSE if self._eof_received else Closing.LINGER
+        self.closing = CLOSE if self._eof_received else LINGER
         self.waiting = Deadline.IDLE
         self._fast_path_allowed = False
         self._paused_input = None
@@ -273,7 +264,7 @@ class Session(LineClient):
             if dialogue is not None:
                 dialogue.close()
         except Exception as error:
-            self._report_failure(error)
+            self._on_failure(error)
 
     # Commands.
 

@@ -25,10 +25,15 @@ def peer(wake: Callable[[], None] = lambda: None) -> Peer:
     return Waking(wake)
 
 
+def unexpected(failure: Exception) -> None:
+    """Raises what a service has raised, so that the test fails."""
+    raise failure
+
+
 def start(peer: Peer, service: LineService = echo, longest_line: int = LONGEST_LINE, **settings: Any) -> Session:
     if service is echo:
         return EchoSession(peer, longest_line=longest_line, **settings)
-    return Session(peer, service, longest_line=longest_line, **settings)
+    return Session(peer, service, longest_line=longest_line, **{"on_failure": unexpected, **settings})
 
 
 def conversation(answer: LineService = echo, **settings: Any) -> Session:

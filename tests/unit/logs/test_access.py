@@ -132,7 +132,7 @@ def test_a_log_that_is_off_is_told_nothing(tmp_path: Path) -> None:
     log.add(PEER, record(), 112, 0.0)
     log.flush()
     log.close()
-    assert log.dropped == 0
+    assert log.sink.dropped == 0
     assert Path(path).read_text().count("\n") == 1
     assert Path(path).read_text().count("\n") == 1
 
@@ -195,7 +195,7 @@ def test_lines_that_the_old_file_has_not_taken_go_to_the_new_one_whole(disk: Pat
     assert new.pop() == ""
     assert set(old) == set(new) == {line}
     assert 1 + len(old) + len(new) == 101
-    assert log.dropped == 0
+    assert log.sink.dropped == 0
 
 
 # A reader that does not read
@@ -212,7 +212,7 @@ def test_a_flush_is_no_more_work_for_a_reader_that_has_stopped_for_long(mode: st
         if wake % 100 == 99:
             counts.append(len(calls_of(log.flush)))
         log.flush()
-    assert bool(log.dropped) is (mode == "dropped")
+    assert bool(log.sink.dropped) is (mode == "dropped")
     assert max(counts[-3:]) == min(counts[-3:]) <= 25
     os.close(reader)
     log.close()
@@ -220,7 +220,7 @@ def test_a_flush_is_no_more_work_for_a_reader_that_has_stopped_for_long(mode: st
 
 def settle(log: AccessLog) -> None:
     """Wait until the thread has done what it can."""
-    sink = log._sink
+    sink = log.sink
     assert isinstance(sink, QueueSink)
     until(lambda: sink._queued == sink._done, "all is written, or cannot be")
 
@@ -274,7 +274,7 @@ def test_a_loss_is_told_once_a_second_and_adds_up(caplog: pytest.LogCaptureFixtu
     assert answers(2) == []
     log.close()
     assert warnings(caplog) == [2]
-    assert log.dropped == 15
+    assert log.sink.dropped == 15
 
 
 def test_a_loss_is_told_once_a_minute_while_nothing_is_taken(caplog: pytest.LogCaptureFixture) -> None:
@@ -283,7 +283,7 @@ def test_a_loss_is_told_once_a_minute_while_nothing_is_taken(caplog: pytest.LogC
     log = AccessLog(writer, "combined", clock)
     told: list[int] = []
     noted = 0
-    while not log.dropped:
+    while not log.sink.dropped:
         log.add(PEER, record(), 112, 0.0)
         log.flush()
         noted += 1
@@ -298,8 +298,8 @@ def test_a_loss_is_told_once_a_minute_while_nothing_is_taken(caplog: pytest.LogC
     told += warnings(caplog)
     assert len(told) == 2
     taken = 0
-    assert isinstance(log._sink, QueueSink)
-    while log._sink._queued > log._sink._done:
+    assert isinstance(log.sink, QueueSink)
+    while log.sink._queued > log.sink._done:
         taken += drain(reader).count(b"\n")
         log.flush()
     clock.now += 1
@@ -307,6 +307,6 @@ def test_a_loss_is_told_once_a_minute_while_nothing_is_taken(caplog: pytest.LogC
     told += warnings(caplog)
     log.close()
     assert taken + drain(reader).count(b"\n") + sum(told) == noted
-    assert sum(told) == log.dropped
+    assert sum(told) == log.sink.dropped
     assert warnings(caplog) == []
     os.close(reader)

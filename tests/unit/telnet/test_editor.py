@@ -275,14 +275,14 @@ class TestHistory:
     def test_other_keys_do_nothing(self, keys: bytes) -> None:
         editor = self.editor(b"one")
         assert self.press(editor, keys) == b""
-        assert not editor.in_escape_sequence
+        assert not editor.escape_state
 
     @pytest.mark.parametrize("keys", [b"\x1bx", b"\x1b\x7f", b"\x1b[\x03", b"\x1b[\xc3", b"\x1bO\n"])
     def test_what_ends_a_broken_sequence_is_a_key_of_its_own(self, keys: bytes) -> None:
         editor = self.editor()
         self.press(editor, keys[:-1])
         assert editor.handle_escape(keys[-1:]) is None
-        assert not editor.in_escape_sequence
+        assert not editor.escape_state
 
 
 def test_arrow_keys_are_data_while_the_peer_echoes() -> None:
