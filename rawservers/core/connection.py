@@ -150,9 +150,6 @@ class Connection(Peer):
             return self._queue_and_flush(self._protocol.end())
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
-        if protocol.steps:
-            self.clock.work += protocol.steps
-            protocol.steps = 0
         sent = 0
         if chunks and self._output is None:
             output, end, count = chunks[0], chunks[-1], len(chunks)
@@ -162,7 +159,9 @@ class Connection(Peer):
                 except OSError:
                     sent = 0  # the queue will meet the same error, and handle it
                 self.counters.sent += sent
-                if sent == len(output) <= UNCOUNTED_SIZE:
+                if sent == len(output) <= HIGH_WATER:
+                    if protocol.steps or sent > UNCOUNTED_SIZE:
+                        self._count_work(protocol, sent)
                     if type(end) is not ResponseEnd:
                         self._response_sent += sent
                     else:
@@ -198,11 +197,15 @@ class Connection(Peer):
         """Report the end of a response of which `sent` bytes have left."""
         self._service.report(self, end.record, sent, self.clock.now - end.started_at)
 
+    def _count_work(self, protocol: Protocol, sent: int) -> None:
+        """Count the steps of the protocol, and those of sending so many bytes."""
+        self.clock.work += protocol.steps + (sent // BYTES_PER_STEP if sent > UNCOUNTED_SIZE else 0)
+        protocol.steps = 0
+
     def _queue_and_flush(self, chunks: Sequence[Chunk], sent: int = 0) -> None:
         """Queue and send what the protocol has returned, of which `sent` bytes have left; act on `waiting` and `closing`."""
         protocol = self._protocol
-        self.clock.work += protocol.steps + sent // BYTES_PER_STEP
-        protocol.steps = 0
+        self._count_work(protocol, sent)
         former, self._waiting = self._waiting, protocol.waiting
         if self._output is None and (chunks or self._waiting is not former or self._waiting is IDLE):
             self.timer_started = self.clock.now
