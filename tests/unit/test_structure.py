@@ -77,19 +77,19 @@ MAX_FUNCTION_LINES = 45
 
 # The most of each room, as `python3 -m tests.size` counts, and of the whole package. What grows pays for it elsewhere.
 BUDGET = {
-    "__init__": Size(24, 141),
+    "__init__": Size(25, 209),
     "__main__": Size(3, 16),
-    "cli": Size(138, 1332),
-    "config": Size(397, 4081),
-    "core": Size(1237, 9579),
-    "daemon": Size(1019, 8559),
-    "http": Size(1846, 16365),
-    "logs": Size(434, 3774),
-    "services": Size(44, 544),
-    "settings": Size(201, 1313),
-    "status": Size(145, 1361),
-    "telnet": Size(838, 7289),
-    TOTAL: Size(6326, 54354),
+    "cli": Size(111, 1124),
+    "config": Size(312, 3270),
+    "core": Size(1146, 10092),
+    "daemon": Size(948, 9137),
+    "http": Size(1420, 13801),
+    "logs": Size(300, 2784),
+    "services": Size(67, 855),
+    "settings": Size(87, 1134),
+    "status": Size(111, 1152),
+    "telnet": Size(580, 5546),
+    TOTAL: Size(5110, 49120),
 }
 
 
