@@ -84,12 +84,12 @@ BUDGET = {
     "core": Size(1146, 10092),
     "daemon": Size(948, 9137),
     "http": Size(1420, 13801),
-    "logs": Size(300, 2784),
+    "logs": Size(305, 2869),
     "services": Size(67, 855),
     "settings": Size(87, 1134),
     "status": Size(111, 1152),
     "telnet": Size(580, 5546),
-    TOTAL: Size(5110, 49120),
+    TOTAL: Size(5115, 49205),
 }
 
 
