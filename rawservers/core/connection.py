@@ -152,8 +152,9 @@ class Connection(Peer):
         chunks = protocol.receive(data, urgent)
         sent = 0
         if chunks and self._output is None:
-            output, end, count = chunks[0], chunks[-1], len(chunks)
-            if type(output) is bytes and (count == 1 or (count == 2 and type(end) is ResponseEnd)):
+            output, count = chunks[0], len(chunks)
+            end = chunks[1] if count == 2 else None
+            if type(output) is bytes and (count == 1 or type(end) is ResponseEnd):
                 try:  # MSG_MORE: the FIN follows at once
                     sent = self._sock.send(output, DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE)
                 except OSError:
@@ -169,8 +170,14 @@ class Connection(Peer):
                         self._service.report(self, end.record, self._response_sent + sent, seconds)
                         self._response_sent = 0
                     self.timer_started = self.clock.now
-                    former, self._waiting = self._waiting, protocol.waiting
-                    if protocol.closing is not KEEP or self._events != INPUT or former is not IDLE or self._waiting is not IDLE:
+                    waiting = protocol.waiting
+                    if (
+                        protocol.closing is not KEEP
+                        or self._events != INPUT
+                        or waiting is not IDLE
+                        or self._waiting is not IDLE
+                    ):
+                        self._waiting = waiting
                         self._update_interest()
                     return
         self._queue_and_flush(chunks, sent)

@@ -48,23 +48,21 @@ class EchoSession(Session):
 
     def receive(self, data: bytes, urgent: bool = False) -> tuple[Chunk, ...]:
         """The output for `data`."""
-        if self._fast_path_allowed and not urgent:
-            unfinished = self.editor.line
-            if len(data) <= self._short_packet and not unfinished:
-                line = data.removesuffix(b"\r\n")
-                if line is not data and line.translate(_CHANGE_SPECIAL) is line:
-                    self._counters.answers += 1
-                    return (data,)
-            if is_plain(data):
-                bare = data.replace(b"\r", b"")  # much quicker than a replacement of CR LF
-                full = bare.replace(b"\n", b"\r\n")
-                if full == data or len(bare) == len(data):  # all lines end in CR LF, or all in LF
-                    if not unfinished and data.endswith(b"\n") and len(data) <= self._longest_line:
-                        self._counters.answers += len(full) - len(bare)  # the number of lines: a CR each
-                        return (full,)
-                    whole = bytes(unfinished) + bare
-                    if len(whole) <= self._longest_line or max(map(len, whole.split(b"\n"))) <= self._longest_line:
-                        return self._echo_parts(full)
+        if self._at_line_start and not urgent and len(data) <= self._short_packet:
+            line = data.removesuffix(b"\r\n")
+            if line is not data and line.translate(_CHANGE_SPECIAL) is line:
+                self._counters.answers += 1
+                return (data,)
+        if self._plain_allowed and not urgent and is_plain(data):
+            bare = data.replace(b"\r", b"")  # much quicker than a replacement of CR LF
+            full = bare.replace(b"\n", b"\r\n")
+            if full == data or len(bare) == len(data):  # all lines end in CR LF, or all in LF
+                if self._at_line_start and data.endswith(b"\n") and len(data) <= self._longest_line:
+                    self._counters.answers += len(full) - len(bare)  # the number of lines: a CR each
+                    return (full,)
+                whole = bytes(self.editor.line) + bare
+                if len(whole) <= self._longest_line or max(map(len, whole.split(b"\n"))) <= self._longest_line:
+                    return self._echo_parts(full)
         return Session.receive(self, data, urgent)  # super() would make every call slower, the fast path included
 
     def _echo_parts(self, text: bytes) -> tuple[Chunk, ...]:
@@ -75,6 +73,7 @@ class EchoSession(Session):
             self._counters.answers += text.count(b"\n")
             lines = escape_iac(self.editor.take_line()) + lines + newline
         self.editor.line += rest
+        self._at_line_start = not self.editor.line
         return (lines,) if newline else ()
 
     def _start_service(self, service: LineService) -> None:

@@ -64,8 +64,8 @@ class Session(LineClient):
     """One session of a line service."""
 
     __slots__ = (
-        "_counters", "_dialogue", "_discarding", "_eof_received", "_fast_path_allowed", "_longest_line", "_on_failure",
-        "_paused_input", "_pending", "greeting", "waiting",
+        "_at_line_start", "_counters", "_dialogue", "_discarding", "_eof_received", "_longest_line", "_on_failure",
+        "_paused_input", "_pending", "_plain_allowed", "greeting", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +89,8 @@ class Session(LineClient):
         self._longest_line = longest_line
         self._discarding = False  # the rest of a line that was too long
         self._eof_received = False
-        self._fast_path_allowed = True  # nothing is pending, and a plain line means itself
+        self._plain_allowed = True  # nothing is pending, and plain text means itself
+        self._at_line_start = True  # and the line being typed is empty
         self._pending: list[tuple[bytes, bool]] = []  # packets received and not handled, each with `urgent`
         self._paused_input: Iterator[None] | None = None  # _handle_input, if it has stopped with input left
         self._dialogue: Dialogue | None = None
@@ -145,7 +146,8 @@ class Session(LineClient):
             self._paused_input = None
         self.waiting = Deadline.TURN if self._paused_input or self.pushed else Deadline.IDLE
         idle = self.waiting is Deadline.IDLE and self.closing is KEEP and not (self.echoing or self._discarding)
-        self._fast_path_allowed = idle and self.nvt.at_boundary and self.editor.at_new_line
+        self._plain_allowed = idle and self.nvt.at_boundary and self.editor.at_new_line
+        self._at_line_start = self._plain_allowed and not self.editor.line
         return self.flush()
 
     def _handle_input(self) -> Iterator[None]:
@@ -255,7 +257,7 @@ class Session(LineClient):
         """End the session: no more input is handled."""
         self.closing = CLOSE if self._eof_received else LINGER
         self.waiting = Deadline.IDLE
-        self._fast_path_allowed = False
+        self._plain_allowed = self._at_line_start = False
         self._paused_input = None
         self._pending.clear()
         self.pushed.clear()
