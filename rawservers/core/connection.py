@@ -170,16 +170,10 @@ class Connection(Peer):
                         self._service.report(self, end.record, self._response_sent + sent, seconds)
                         self._response_sent = 0
                     self.timer_started = self.clock.now
-                    waiting = protocol.waiting
-                    if (
-                        protocol.closing is not KEEP
-                        or self._events != INPUT
-                        or waiting is not IDLE
-                        or self._waiting is not IDLE
-                    ):
-                        self._waiting = waiting
-                        self._update_interest()
-                    return
+                    if self._waiting is IDLE is protocol.waiting and protocol.closing is KEEP and self._events == INPUT:
+                        return
+                    self._waiting = protocol.waiting
+                    return self._update_interest()
         self._queue_and_flush(chunks, sent)
 
     def _handle_other(self, events: int) -> None:

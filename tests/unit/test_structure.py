@@ -81,15 +81,15 @@ BUDGET = {
     "__main__": Size(3, 16),
     "cli": Size(111, 1124),
     "config": Size(312, 3270),
-    "core": Size(1146, 10092),
+    "core": Size(1147, 10082),
     "daemon": Size(948, 9137),
     "http": Size(1420, 13801),
     "logs": Size(305, 2869),
     "services": Size(67, 855),
     "settings": Size(87, 1134),
     "status": Size(111, 1152),
-    "telnet": Size(580, 5546),
-    TOTAL: Size(5115, 49205),
+    "telnet": Size(581, 5582),
+    TOTAL: Size(5117, 49231),
 }
 
 
