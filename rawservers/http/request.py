@@ -12,6 +12,7 @@ in Unicode only. The patterns list what is allowed, not what is forbidden.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from urllib.parse import unquote_to_bytes
@@ -23,8 +24,13 @@ VALUE = r"[\t -~\x80-\xff]*"
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
-HOST_NAME = r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])"
-HOST = re.compile(rf"({HOST_NAME})(?::([0-9]{{0,5}}))?")
+# RFC 3986 §3.2.2: reg-name and IP-literal, the latter with a zone as RFC 6874 writes it, or as clients do. Without the comma,
+# by which repeated fields are joined, and names of dots only.
+UNRESERVED = r"[0-9A-Za-z._~-]|%[0-9A-Fa-f]{2}"
+REG_NAME = rf"(?!\.*(?::|\Z))(?:[!$&'()*+;=]|{UNRESERVED})++"
+IP_LITERAL = rf"\[(?:([0-9A-Fa-f:.]++)(?:%(?:{UNRESERVED})++)?|[Vv][0-9A-Fa-f]++\.(?:[0-9A-Za-z._~!$&'()*+;=:-])++)\]"
+HOST_NAME = rf"(?:{REG_NAME}|{IP_LITERAL})"
+HOST = re.compile(rf"({HOST_NAME})(?::0*+([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
@@ -54,7 +60,8 @@ class Request:
     target:      as sent
     version:     (1, 0) or (1, 1); (0, 9) for a simple request
     fields:      header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
-    host:        the host name in lower case, without the port; "" if the request has none
+    host:        the host name in lower case, without the port, a final dot, and a zone; an IPv6 address in its shortest form.
+                 "" if the request has none
     length:      length of the body in bytes
     keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
                  if its client is known to understand persistence
@@ -96,7 +103,7 @@ class Request:
             if match is None:
                 raise HTTPError(400, "The request target is malformed.")
             require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
-            self.host, target = parse_host(match[2]), f"/{match[3].removeprefix('/')}"
+            self.host, target = valid_host(match[2]), f"/{match[3].removeprefix('/')}"
         require("#" not in target, 400, "The request target contains a fragment (#).")
         path, mark, query = target.partition("?")
         self.query = mark + query
@@ -149,16 +156,29 @@ def _host(request: Request) -> str:
     """The host name. RFC 9112 §3.2: at most one valid Host field, in HTTP/1.1 exactly one."""
     value = request.fields.get("host", "")
     require("," not in value, 400, "The request has more than one Host header.")  # repeated fields are joined by a comma
-    require(value or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
-    return value and parse_host(value)
+    require("host" in request.fields or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
+    return value and valid_host(value)
+
+
+def valid_host(value: str) -> str:
+    """`parse_host`, for a request. Raises HTTPError."""
+    try:
+        return parse_host(value)
+    except ValueError:
+        raise HTTPError(400, "The host name is malformed.") from None
 
 
 def parse_host(value: str) -> str:
-    """The host name of `host[:port]`, in lower case. Raises HTTPError."""
+    """The host name of `host[:port]`, by which sites are found: see `Request.host`. Raises ValueError."""
     match = HOST.fullmatch(value)
-    if match is None or int(match[2] or 0) > 65535:
-        raise HTTPError(400, "The host name is malformed.")
-    return match[1].lower()
+    if match and int(match[3] or 0) <= 65535:
+        if match[2] is None:
+            return match[1].lower().rstrip(".")
+        from ipaddress import IPv6Address  # here, since few requests need it
+
+        with suppress(ValueError):
+            return f"[{IPv6Address(match[2])}]"
+    raise ValueError(f"malformed host name: {value!r}")
 
 
 def _content_length(request: Request) -> int:

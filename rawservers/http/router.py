@@ -23,7 +23,7 @@ from os import fsencode
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
-from rawservers.http.request import HTTPError, Request
+from rawservers.http.request import HTTPError, Request, parse_host
 from rawservers.http.response import PreparedResponse, Response, check_headers
 from rawservers.http.site import Site
 from rawservers.settings import Config, Handler
@@ -37,13 +37,13 @@ class Router(Responder):
     """The Responder of the HTTP service.
 
     sites: the default site first. config: its `handlers`, of which the one with the longest prefix is called, `body_limit`
-    and `server_header`.
+    and `server_header`. Raises ValueError if a site has a malformed host name.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
         super().__init__(cache.lookup, config.server_header)
         self._default = sites[0]
-        self._sites = {host.lower().rstrip("."): site for site in sites for host in site.hosts}
+        self._sites = {parse_host(host): site for site in sites for host in site.hosts}
         self._handlers = sorted([(fsencode(prefix), call) for prefix, call in config.handlers], key=lambda row: -len(row[0]))
         self._body_limit = config.body_limit
 
@@ -67,7 +67,7 @@ class Router(Responder):
         return self._site(request).page(failure.status, request, message=failure.message)
 
     def _site(self, request: Request) -> Site:
-        return self._sites.get(request.host.rstrip("."), self._default)
+        return self._sites.get(request.host, self._default)
 
     def _handler(self, request: Request) -> Handler | None:
         return next((handler for prefix, handler in self._handlers if request.path_bytes.startswith(prefix)), None)
