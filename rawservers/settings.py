@@ -226,6 +226,11 @@ class Config:
     """Maximum number of connections from one client address, in each worker; further ones are closed at once. 0: no limit,
     as in nginx (limit_conn), since many clients may share an address behind a NAT or a proxy."""
 
+    encoded_slash: bool = setting(False, "http.encoded_slash")
+    """Whether an encoded slash (%2F) in a path is a slash, as npm needs it for /@scope%2fname. The path is decoded once, then
+    checked like any other. Off: such paths are 404, since a proxy in front may take %2F for a part of a name, and its rules for
+    a directory would be evaded. Apache: AllowEncodedSlashes, off."""
+
     server_header: bool = setting(True, "http.server_header")
     """Server header field, with the name and version of the program. nginx: server_tokens, which hides only the version."""
 

@@ -22,6 +22,7 @@ from rawservers.http.epoch_cache import EpochCache
 from rawservers.http.framing import BLANK_LINES, cut_head
 from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
+from rawservers.http.target import decode_target
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP, CLOSE, LINGER = Closing
@@ -38,10 +39,14 @@ class Responder:
 
     lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
     may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field.
+    encoded_slash: as for `decode_target`.
     """
 
-    def __init__(self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True) -> None:
+    def __init__(
+        self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True, encoded_slash: bool = False
+    ) -> None:
         self.lookup = lookup
+        self.encoded_slash = encoded_slash
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
 
@@ -177,7 +182,7 @@ class Conversation(Protocol):
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 self._request = parse(head)
-                self._request.decode_target()
+                decode_target(self._request, self._responder.encoded_slash)
                 self._check_body(self._request, chunks)
             response = self._respond(self._request)
             if response is not None:

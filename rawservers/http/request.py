@@ -15,7 +15,6 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
-from urllib.parse import unquote_to_bytes
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -32,8 +31,6 @@ IP_LITERAL = rf"\[(?:([0-9A-Fa-f:.]++)(?:%(?:{UNRESERVED})++)?|[Vv][0-9A-Fa-f]++
 HOST_NAME = rf"(?:{REG_NAME}|{IP_LITERAL})"
 HOST = re.compile(rf"({HOST_NAME})(?::0*+([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
-BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
 
 
 @dataclass(eq=False)
@@ -52,7 +49,7 @@ def require(valid: object, status: int, message: str) -> None:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request. The head is valid but for the target, which `decode_target` checks; of a malformed head only `line` is known.
+    """A request. The head is valid but for the target, which target.py decodes; of a malformed head only `line` is known.
 
     head:        the exact bytes of the head, or of as much as has arrived
     line:        the request line, without its line end
@@ -67,7 +64,7 @@ class Request:
                  if its client is known to understand persistence
     body:        the body
     query:       the query with its "?", "" if there is none
-    path_bytes:  the path, percent-decoded once; b"" for a target that is none, or is malformed
+    path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
     """
 
@@ -89,28 +86,6 @@ class Request:
     def path(self) -> str:
         """The path as text; bytes that are not UTF-8 are surrogates (PEP 383)."""
         return self.path_bytes.decode("utf-8", "surrogateescape")
-
-    def decode_target(self) -> None:
-        """Set `path_bytes` (RFC 1945 §5.1.2) and `query`. Raises HTTPError if the target is malformed.
-
-        The host of a target in absolute form replaces that of the Host field (RFC 9112 §3.2.2).
-        """
-        target = self.target
-        if self.method == "CONNECT" or (self.method == "OPTIONS" and target == "*"):
-            return  # authority-form and asterisk-form: not a path
-        if not target.startswith("/"):
-            match = ABSOLUTE_FORM.fullmatch(target)
-            if match is None:
-                raise HTTPError(400, "The request target is malformed.")
-            require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
-            self.host, target = valid_host(match[2]), f"/{match[3].removeprefix('/')}"
-        require("#" not in target, 400, "The request target contains a fragment (#).")
-        path, mark, query = target.partition("?")
-        self.query = mark + query
-        require(not BAD_ESCAPE.search(path), 400, "The path contains a percent sign without two hexadecimal digits after it.")
-        require("%00" not in path, 400, "The path contains a NUL byte.")
-        require("%2f" not in path.lower(), 404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
-        self.path_bytes = unquote_to_bytes(path)
 
 
 def parse(head: bytes) -> Request:

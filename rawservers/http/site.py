@@ -29,6 +29,7 @@ from rawservers.http.negotiation import prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
+from rawservers.http.target import slash_location
 from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
@@ -91,7 +92,7 @@ class Site:
         try:
             return self.page(301, request, [("Location", location)]) if location else self._serve(path, request)
         except IsADirectoryError:
-            return self.page(301, request, [("Location", f"{quote(path)}/{request.query}")])
+            return self.page(301, request, [("Location", slash_location(request))])
         except OSError as failure:
             return self._os_error(failure, request)
 

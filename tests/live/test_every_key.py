@@ -251,6 +251,13 @@ def test_server_header(place: Path) -> None:
                 assert ("\nServer: rawservers/" in ask(server, path)) == (says == "true")
 
 
+@acts("http.encoded_slash")
+def test_encoded_slash(place: Path) -> None:
+    for says in ("true", "false"):
+        with started(place, f"http.encoded_slash = {says}") as server:
+            assert ask(server, "/sub%2finner.txt").endswith("\r\n\r\ninner") == (says == "true")
+
+
 @acts("http.body_limit")
 def test_body_limit(short: Server) -> None:
     assert ask(short, "/say", body="abc").endswith("\r\n\r\nabc")
