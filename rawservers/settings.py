@@ -144,7 +144,8 @@ class Config:
     if that is root. nginx: user, nobody."""
 
     handlers: tuple[tuple[str, Handler], ...] = ()
-    """Functions that answer in place of files: a path prefix, and a function Request -> Response (see http/router.py)."""
+    """Functions that answer in place of files: a path, with all that is below it, and a function Request -> Response (see
+    http/router.py)."""
 
     body_limit: int = setting(1 << 20, "http.body_limit", max=1 << 30)
     """Maximum size of a request body in bytes; a longer one is answered by 413. It matters only to programs that embed the
