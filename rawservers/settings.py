@@ -118,8 +118,9 @@ class SiteConfig:
     """Custom error pages: a status code, and the path of a file below the root."""
 
     fallback: str | None = setting(None, "http.fallback", "path", aliases={"off": None}, example='fallback = "/index.html"')
-    """File to send for paths that do not exist and have no dot in their last segment, as single-page applications need.
-    nginx: try_files. "off": such paths are 404."""
+    """File to send for paths that do not exist, as single-page applications need. If there is a dot in the last segment, as in
+    /app.js or /user/john.doe, only clients that name text/html in Accept get it, as browsers do for a page. nginx: try_files.
+    "off": such paths are 404."""
 
     types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".wasm" = "application/wasm"')
     """Media types by file name extension, taking precedence over those of Python's mimetypes module."""

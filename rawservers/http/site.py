@@ -25,7 +25,7 @@ from rawservers.http.conditional import etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
 from rawservers.http.listing import builder, html, json
-from rawservers.http.negotiation import prefers_json, rank_codings
+from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
@@ -132,10 +132,12 @@ class Site:
                 absent.append(self._root.snapshot(index))
         return self._listing(path, request)
 
-    def _file_response(self, path: bytes, request: Request, absent: Sequence[Dependency] = ()) -> PreparedResponse:
+    def _file_response(
+        self, path: bytes, request: Request, absent: Sequence[Dependency] = (), is_fallback: bool = False
+    ) -> PreparedResponse:
         """The response from the file at `path`, by the request's header fields. Raises OSError if it cannot be opened.
 
-        absent: names that must not exist for the response to stay valid.
+        absent: names that must not exist for the response to stay valid. is_fallback: whether it stands for another path.
         """
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
@@ -144,7 +146,7 @@ class Site:
         fields = [
             ("Content-Type", self._type(path)),
             ("Content-Encoding", coding),
-            ("Vary", "Accept-Encoding" if file.variants else ""),
+            ("Vary", ", ".join(["Accept"] * is_fallback + ["Accept-Encoding"] * bool(file.variants))),
             ("Last-Modified", http_date(min(chosen.modified, now))),  # never later than Date (RFC 9110 §8.8.2.1)
             ("ETag", tag),
             ("Accept-Ranges", "bytes"),
@@ -165,7 +167,8 @@ class Site:
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
             if prepared.content is response:
                 prepared.content = chosen
-            self._cache.store(request, prepared, {file, *file.dependencies, chosen, *chosen.dependencies, *absent})
+            dependencies = {file, *file.dependencies, chosen, *chosen.dependencies, *absent}
+            self._cache.store(request, prepared, dependencies, exact=is_fallback and not is_route(request.path_bytes))
         return prepared
 
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
@@ -231,17 +234,24 @@ class Site:
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
-        if status == 404 and fallback and not is_hidden(path) and b"." not in path.rpartition(b"/")[2]:
-            try:
-                return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)])
-            except OSError as further:
-                log.error("cannot read the fallback %s: %s", fallback, further.strerror)
+        if status == 404 and fallback:
+            if not is_hidden(path) and (is_route(path) or accepts_html(request.fields.get("accept", ""))):
+                try:
+                    return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)], is_fallback=True)
+                except OSError as further:
+                    log.error("cannot read the fallback %s: %s", fallback, further.strerror)
+            return self.page(404, request, [("Vary", "Accept")])
         return self.page(status, request, [("Retry-After", "1")] if status == 503 else ())
 
 
 def without(name: str, headers: Headers) -> Headers:
     """The header fields of other names."""
     return [field for field in headers if field[0].lower() != name.lower()]
+
+
+def is_route(path: bytes) -> bool:
+    """Whether a path without a file is one of an application, not an asset: its last segment has no dot."""
+    return b"." not in path.rpartition(b"/")[2]
 
 
 def is_older(mtime_ns: int, file: File) -> bool:
