@@ -1,9 +1,8 @@
 """The path and the query of a request target: RFC 9112 §3.2, RFC 3986 §3.3 and §5.2.4.
 
 A path is normalised once, before anything looks at it: handlers, redirects, header fields of a site, hidden names, files and
-the response cache all see the same path. Dot segments and empty ones are removed from the path as it was sent; only then is it
-decoded, once. A dot segment that is there only after that is refused: somebody in front of this server may have taken it for a
-name.
+the response cache all see the same path. Dot segments and empty ones are removed, then it is decoded, once. What would give
+another path in the other order, in which some proxies work, is refused, lest their rules be evaded.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from rawservers.http.request import HTTPError, Request, require, valid_host
 ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
 BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 REMOVABLE = re.compile(r"/(?:/|\.\.?(?:/|\Z))")  # an empty segment or a dot segment. One slash at the end is none
-DECODED_DOTS = re.compile(rb"/\.\.?(?:/|\Z)")
+ENCODED_DOTS = re.compile(r"(?i)(?!/\.\.?(?:/|\Z))(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|\Z)")  # a dot segment only once decoded
 SLASHES = re.compile(rb"/{2,}")
 
 
@@ -38,12 +37,11 @@ def decode_target(request: Request, encoded_slash: bool = False) -> None:
     require("#" not in target, 400, "The request target contains a fragment (#).")
     path, mark, query = target.partition("?")
     request.query = mark + query
-    require(not BAD_ESCAPE.search(path), 400, "The path contains a percent sign without two hexadecimal digits after it.")
-    request.path_bytes = decode_path(normalize_path(path), encoded_slash)
+    request.path_bytes = decode_path(path, encoded_slash)
 
 
 def normalize_path(path: str) -> str:
-    """`path` without its dot segments and empty ones (RFC 3986 §5.2.4). Raises HTTPError if it leads above the root.
+    """`path` without its dot segments and empty ones (RFC 3986 §5.2.4). Raises HTTPError.
 
     A final one of them leaves a slash. An empty segment is removed before the ".." behind it is looked at: /a//../b is /b.
     """
@@ -54,7 +52,7 @@ def normalize_path(path: str) -> str:
     for segment in segments:
         if segment == "..":
             require(len(kept) > 1, 400, "The path leads above the root.")
-            kept.pop()
+            require("%2f" not in kept.pop().lower(), 400, "The path has an encoded slash (%2F) in a segment that is removed.")
         elif segment not in {"", "."}:
             kept.append(segment)
     if len(kept) == 1 or segments[-1] in {"", ".", ".."}:
@@ -63,14 +61,17 @@ def normalize_path(path: str) -> str:
 
 
 def decode_path(path: str, encoded_slash: bool) -> bytes:
-    """The bytes of a normalised path, percent-decoded. Raises HTTPError."""
-    decoded = unquote_to_bytes(path)
-    require(b"\0" not in decoded, 400, "The path contains a NUL byte.")
-    if "%2f" in path.lower():
-        require(encoded_slash, 404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
-        decoded = SLASHES.sub(b"/", decoded)
-    require(not DECODED_DOTS.search(decoded), 400, "The path contains an encoded dot segment (%2E).")
-    return decoded
+    """`path`, normalised, then percent-decoded. Raises HTTPError."""
+    if "%" not in path:
+        return normalize_path(path).encode()
+    require(not BAD_ESCAPE.search(path), 400, "The path contains a percent sign without two hexadecimal digits after it.")
+    require("%00" not in path, 400, "The path contains a NUL byte.")
+    has_slash = "%2f" in path.lower()
+    text = "The path contains an encoded slash (%2F), and no file name contains a slash."
+    require(encoded_slash or not has_slash, 404, text)
+    require(not ENCODED_DOTS.search(path), 400, "The path contains a dot segment only once it is decoded.")
+    decoded = unquote_to_bytes(normalize_path(path))
+    return SLASHES.sub(b"/", decoded) if has_slash else decoded
 
 
 def slash_location(request: Request) -> str:
