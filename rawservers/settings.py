@@ -85,7 +85,8 @@ class SiteConfig:
     welcome page."""
 
     hosts: tuple[str, ...] = setting((), "http.hosts", "hosts", example='hosts = ["www.example.org", "example.org"]')
-    """Host names of this site, without ports. The first site also answers requests for all other names."""
+    """Host names of this site, without ports; an IPv6 address is in brackets. The first site also answers requests for all
+    other names."""
 
     index: tuple[str, ...] = setting(("index.html",), "http.index", "names")
     """Index files of a directory, in the order of preference."""

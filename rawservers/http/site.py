@@ -37,6 +37,7 @@ log = logging.getLogger("rawservers")
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
+AUTHORITY = re.compile(r"((?:[^/?#]+:)?//[^/?#]+)?/?")  # a URL without a path, or "/"
 COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
 TYPES = mimetypes.common_types | mimetypes.types_map | {
     ".avif": "image/avif", ".js": "text/javascript", ".md": "text/markdown", ".mjs": "text/javascript",
@@ -223,8 +224,10 @@ class Site:
             prefix = source.removesuffix(b"*")
             if path == source or (prefix != source and path.startswith(prefix)):
                 if target.endswith("*"):
-                    rest = quote(path[len(prefix) :])
-                    target = target[:-1] + (rest.lstrip("/") if target == "/*" else rest)  # "//" would lead to another host
+                    target, rest = target[:-1], quote(path[len(prefix) :])
+                    if AUTHORITY.fullmatch(target):  # the rest is a path, not more of the host, nor "//" and another host
+                        target, rest = target.removesuffix("/") + "/", rest.lstrip("/")
+                    target += rest
                 return target if "?" in target else target + query
         return None
 

@@ -279,6 +279,28 @@ def test_a_redirect_to_the_root_does_not_lead_to_another_host(clock: Clock, root
 
 
 @pytest.mark.parametrize(
+    ("target", "path", "location"),
+    [
+        ("https://docs.example*", "/old.evil.example", "https://docs.example/.evil.example"),
+        ("https://docs.example*", "/old:80", "https://docs.example/%3A80"),
+        ("https://docs.example*", "/old/x", "https://docs.example/x"),
+        ("https://docs.example*", "/old", "https://docs.example/"),
+        ("https://docs.example/*", "/old/x", "https://docs.example/x"),
+        ("https://docs.example/v*", "/old2", "https://docs.example/v2"),
+        ("//docs.example*", "/old.evil", "//docs.example/.evil"),
+        ("/*", "/old", "/"),
+        ("/*", "/old%2f/evil.example", "/evil.example"),
+        ("/*", "/old%5Cevil.example", "/%5Cevil.example"),
+        ("/new*", "/old/x", "/new/x"),
+    ],
+)
+def test_the_rest_of_a_path_does_not_become_a_host(clock: Clock, root: Path, target: str, path: str, location: str) -> None:
+    service = router(clock, SiteConfig(str(root), redirects=(("/old*", target),)), encoded_slash=True)
+    (reply,) = Client(service, clock).send(f"GET {path} HTTP/1.0\r\n\r\n".encode()).replies()
+    assert (reply.status, headers(reply)["Location"]) == (301, location)
+
+
+@pytest.mark.parametrize(
     ("of_the_file", "of_the_neighbour", "taken"), [(1.9, 1.1, False), (1.9, 1.0, True), (1.9, 1.9, True), (1.9, 0.9, False)]
 )
 def test_a_neighbour_that_is_older(clock: Clock, root: Path, of_the_file: float, of_the_neighbour: float, taken: bool) -> None:
