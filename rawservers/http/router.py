@@ -10,7 +10,8 @@
 A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
 Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
 handler raises, or returns anything else, the response is 500 and the traceback is logged. A handler is called for every method.
-A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler.
+A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler. It is handed
+over whole, whether the client sent it with a Content-Length or in chunks.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Router(Responder):
         self._handlers = sorted([(fsencode(prefix), call) for prefix, call in config.handlers], key=lambda row: -len(row[0]))
         self._body_limit = config.body_limit
 
-    def max_body(self, request: Request) -> int:
-        return self._body_limit if self._handler(request) else 0
+    def max_body(self, request: Request) -> int | None:
+        return self._body_limit if self._handler(request) else None
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handler = self._handler(request)

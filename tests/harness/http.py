@@ -12,7 +12,8 @@ from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, Respon
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
-from rawservers.http.response import AccessRecord
+from rawservers.http.request import Request
+from rawservers.http.response import AccessRecord, Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, Handler, SiteConfig
@@ -34,6 +35,11 @@ def router(
     files = FileCache(100, 1 << 20, 100)
     config = Config(handlers=tuple(handlers), body_limit=body_limit, server_header=server_header)
     return Router([Site(site, freshness, cache, files) for site in sites], config, cache)
+
+
+def echo(request: Request) -> Response:
+    """The function below /fn that the vectors ask."""
+    return Response(200, [("Content-Type", "text/plain; charset=utf-8")], request.body)
 
 
 class Reply(NamedTuple):
