@@ -38,11 +38,15 @@ class Responder:
     """The source of a conversation's responses.
 
     lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
-    may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field.
+    may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field. version:
+    of the status line of responses to HTTP/1.1 requests, 1.0 or 1.1.
     """
 
-    def __init__(self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True) -> None:
+    def __init__(
+        self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True, version: str = "1.0"
+    ) -> None:
         self.lookup = lookup
+        self.version = f"HTTP/{version}".encode()
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
 
@@ -178,9 +182,11 @@ class Conversation(Protocol):
                     self._counters.cache_hits += 1
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
-                self._request = parse(head)
-                self._request.decode_target()
-                self._check_body(self._request, chunks)
+                request = self._request = parse(head)
+                if request.version == (1, 1):
+                    request.response_version = self._responder.version
+                request.decode_target()
+                self._check_body(request, chunks)
             response = self._respond(self._request)
             if response is not None:
                 self._counters.answers += 1

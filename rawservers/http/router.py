@@ -37,12 +37,12 @@ HANDLER_STEPS = 1000  # of work that a call of a handler counts for: its cost is
 class Router(Responder):
     """The Responder of the HTTP service.
 
-    sites: the default site first. config: its `handlers`, of which the one with the longest prefix is called, `body_limit`
-    and `server_header`.
+    sites: the default site first. config: its `handlers`, of which the one with the longest prefix is called, `body_limit`,
+    `server_header` and `http_version`.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
-        super().__init__(cache.lookup, config.server_header)
+        super().__init__(cache.lookup, config.server_header, config.http_version)
         self._default = sites[0]
         self._sites = {host.lower().rstrip("."): site for site in sites for host in site.hosts}
         self._handlers = sorted([(fsencode(prefix), call) for prefix, call in config.handlers], key=lambda row: -len(row[0]))

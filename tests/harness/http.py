@@ -29,11 +29,12 @@ def router(
     handlers: Sequence[tuple[str, Handler]] = (),
     body_limit: int = 100,
     server_header: bool = True,
+    http_version: str = "1.0",
 ) -> Router:
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, 100, 1 << 20)
     files = FileCache(100, 1 << 20, 100)
-    config = Config(handlers=tuple(handlers), body_limit=body_limit, server_header=server_header)
+    config = Config(handlers=tuple(handlers), body_limit=body_limit, server_header=server_header, http_version=http_version)
     return Router([Site(site, freshness, cache, files) for site in sites], config, cache)
 
 
@@ -108,7 +109,7 @@ class Client:
 
     @staticmethod
     def parse(answer: bytes) -> Reply:
-        if not answer.startswith(b"HTTP/1.0 "):
+        if not answer.startswith((b"HTTP/1.0 ", b"HTTP/1.1 ")):
             return Reply(0, [], answer)
         head, _, body = answer.partition(b"\r\n\r\n")
         line, *fields = head.decode("latin-1").split("\r\n")
