@@ -2,8 +2,8 @@
 
 A request head is validated as a whole, by a few compiled patterns, before any part of it is used. The first check that fails
 decides the response, in this order: request line, header syntax, Host, body length, method, target. Where the end of the
-request is in doubt (a malformed Content-Length, any Transfer-Encoding), the connection is closed after the response, so that
-what follows is never parsed as another request (request smuggling).
+request is in doubt (a malformed Content-Length, a Transfer-Encoding that is not just "chunked"), the connection is closed after
+the response, so that what follows is never parsed as another request (request smuggling).
 
 Text is Latin-1 throughout: each octet is one character, nothing is lost, and no octet matches white space or digits that exist
 in Unicode only. The patterns list what is allowed, not what is forbidden.
@@ -20,6 +20,7 @@ FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 VALUE = r"[\t -~\x80-\xff]*"
+QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
@@ -31,6 +32,9 @@ IP_LITERAL = rf"\[(?:([0-9A-Fa-f:.]++)(?:%(?:{UNRESERVED})++)?|[Vv][0-9A-Fa-f]++
 HOST_NAME = rf"(?:{REG_NAME}|{IP_LITERAL})"
 HOST = re.compile(rf"({HOST_NAME})(?::0*+([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
+CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
+CODINGS = re.compile(rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)")  # RFC 9112 §6.1: chunked once, and last
+CODING_LINE = re.compile(rb"\n(?i:transfer-encoding):")
 
 
 @dataclass(eq=False)
@@ -59,7 +63,8 @@ class Request:
     fields:      header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
     host:        the host name in lower case, without the port, a final dot, and a zone; an IPv6 address in its shortest form.
                  "" if the request has none
-    length:      length of the body in bytes
+    length:      length of the body in bytes; -1 for a chunked one until all of it has arrived
+    response_version: of the status line of its response
     keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
                  if its client is known to understand persistence
     body:        the body
@@ -76,6 +81,7 @@ class Request:
     fields: dict[str, str] = field(default_factory=dict)
     host: str = ""
     length: int = 0
+    response_version: bytes = b"HTTP/1.0"
     keep_alive: bool | None = False
     body: bytes = b""
     query: str = ""
@@ -157,16 +163,20 @@ def parse_host(value: str) -> str:
 
 
 def _content_length(request: Request) -> int:
-    """The length of the body in bytes (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
-    value = request.fields.get("content-length", "0")
-    coding = request.fields.get("transfer-encoding")
+    """The length of the body in bytes, -1 if it is chunked (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
+    fields = request.fields
+    bodiless = request.method in {"GET", "HEAD"}
+    coding = fields.get("transfer-encoding")
     if coding is not None:
-        chunked = request.version == (1, 1) and coding.lower() == "chunked" and "content-length" not in request.fields
-        require(not chunked, 501, "This server does not support chunked requests. Send a Content-Length.")
-        raise HTTPError(400, "The Transfer-Encoding is malformed, or not allowed in this request.")
+        allowed = request.version == (1, 1) and "content-length" not in fields and not bodiless
+        valid = CODINGS.fullmatch(coding) and len(CODING_LINE.findall(request.head)) == 1
+        require(allowed and valid, 400, "The Transfer-Encoding is malformed, or not allowed in this request.")
+        require(coding.lower() == "chunked", 501, "This server does not implement transfer codings other than chunked.")
+        return -1
+    value = fields.get("content-length", "0")
     require(CONTENT_LENGTH.fullmatch(value), 400, "The Content-Length is malformed.")  # also two fields, joined by a comma
     length = int(value)
-    require(not length or request.method not in {"GET", "HEAD"}, 400, "A GET or HEAD request must not have a body.")
+    require(not length or not bodiless, 400, "A GET or HEAD request must not have a body.")
     return length
 
 

@@ -14,7 +14,8 @@ path is normalised, see target.py; `Request.target` is as sent.
 A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
 Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
 handler raises, or returns anything else, the response is 500 and the traceback is logged. A handler is called for every method.
-A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler.
+A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler. It is handed
+over whole, whether the client sent it with a Content-Length or in chunks.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Router(Responder):
     """The Responder of the HTTP service.
 
     sites: the default site first. config: its `handlers`, of which the one with the longest path is called, `body_limit`,
-    `server_header` and `encoded_slash`. Raises ValueError if a site has a malformed host name.
+    `server_header`, `http_version` and `encoded_slash`. Raises ValueError if a site has a malformed host name.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
-        super().__init__(cache.lookup, config.server_header, config.encoded_slash)
+        super().__init__(cache.lookup, config.server_header, config.http_version, config.encoded_slash)
         self._default = sites[0]
         self._sites = {parse_host(host): site for site in sites for host in site.hosts}
         self._handlers = [
@@ -54,8 +55,8 @@ class Router(Responder):
         ]
         self._body_limit = config.body_limit
 
-    def max_body(self, request: Request) -> int:
-        return self._body_limit if self._handler(request) else 0
+    def max_body(self, request: Request) -> int | None:
+        return self._body_limit if self._handler(request) else None
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handler = self._handler(request)

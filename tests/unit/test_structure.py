@@ -46,6 +46,7 @@ PURE = {
     "http.ranges",
     "http.conditional",
     "http.framing",
+    "http.chunked",
     "http.conversation",
     "http.cache",
     "http.admission",
@@ -68,7 +69,7 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 ORDERS = {
     "http": (
         "router", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache", "framing",
-        "conditional", "ranges", "response", "negotiation", "dates", "target", "request",
+        "chunked", "conditional", "ranges", "response", "negotiation", "dates", "target", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip
