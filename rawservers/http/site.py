@@ -157,6 +157,9 @@ class Site:
         if spans == []:
             return self.page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
         if spans:
+            if "if-range" in request.fields:  # its client has the other fields already (RFC 9110 §15.3.7)
+                headers = without("Last-Modified", headers)
+            request.steps = len(spans) - 1
             response = partial_content(headers, chosen.body, spans, chosen.size)
         else:
             response = not_modified(headers) if status else Response(200, headers, chosen.body)

@@ -101,9 +101,13 @@ def test_ranges(value: str, spans: list[Span] | None) -> None:
 
 @pytest.mark.parametrize(
     ("value", "spans"),
-    [("0-", []), ("0-0", []), ("5-9", []), ("-0", []), ("-5", None), ("0-,-5", None), ("x", []), ("5-2", [])],
+    [
+        *[(value, None) for value in ("0-", "0-0", "0-99", "5-", "5-9", "-0", "-5", "0-,-5", "0-0,5-9", ", 0-,")],
+        *[(value, []) for value in ("", ",", "x", "-", "5-2", "0-,x", "-5,x", "x,-5", "0-,5-2")],
+    ],
 )
 def test_ranges_of_an_empty_file(value: str, spans: list[Span] | None) -> None:
+    """Nothing can be a part of it, so ranges are ignored (§14.2), but a malformed one is refused as of any file."""
     assert requested_ranges(asking(f"Range: bytes={value}"), 0, TAG, MODIFIED, NOW) == spans
 
 
@@ -136,6 +140,10 @@ def test_too_many_ranges_get_the_whole() -> None:
     assert ask(MAX_RANGES + 1, "{0}-{0}") is None
     assert ask(MAX_RANGES, "0-") == [(0, 1000)]
     assert ask(MAX_RANGES + 1, "0-") is None
+
+
+def test_as_many_ranges_as_programs_ask_for_at_once() -> None:
+    assert MAX_RANGES == 64  # zsync asks for 20 at a time
 
 
 SPECS = st.one_of(
