@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import mimetypes
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
+from pathlib import Path
 from urllib.parse import quote
 
 from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
@@ -36,13 +36,13 @@ log = logging.getLogger("rawservers")
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
-COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
-TYPES = mimetypes.common_types | mimetypes.types_map | {
-    ".avif": "image/avif", ".js": "text/javascript", ".md": "text/markdown", ".mjs": "text/javascript",
-    ".woff": "font/woff", ".woff2": "font/woff2",
-    # Types, not codings: clients must not decompress .tar.gz on the way.
-    ".bz2": "application/x-bzip2", ".gz": "application/gzip", ".xz": "application/x-xz", ".zst": "application/zstd",
-}  # fmt: skip
+COMPRESSIBLE = re.compile(
+    r"(?:text|message)/|.*(?:json|javascript|xml|yaml|toml|wasm|sql|rtf|postscript|x-sh|x-tex|[ot]tf|collection|fontobject|icon|bmp)\b"
+)
+OTHER_TYPE = "application/octet-stream"
+# By the ending, or by the whole name of a file without one. Not those of the mimetypes module, which differ between systems.
+MEDIA_TYPES = Path(__file__).with_name("media_types.txt").read_text("ascii")
+TYPES = {name: kind for kind, *names in map(str.split, re.findall("(?m)^[^#\n].*", MEDIA_TYPES)) for name in names}
 
 ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
 ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
@@ -183,9 +183,10 @@ class Site:
         return list(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else []
 
     def _type(self, path: bytes) -> str:
-        """The media type by the file name's extension; text types with a charset."""
+        """The media type by the file name's extension, or by a name without one; text types with a charset."""
         _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
-        return self._types.get((dot + extension).decode("latin-1").lower(), "application/octet-stream")
+        other = OTHER_TYPE if dot else self._types.get("", OTHER_TYPE)
+        return self._types.get((dot + extension).decode("latin-1").lower(), other)
 
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
