@@ -35,7 +35,7 @@ PART_HEADERS = {"content-type", "content-encoding"}  # in a multipart response, 
 Span = tuple[int, int]  # offset and length in bytes
 
 
-def requested_ranges(request: Request, size: int, tag: str, modified: int, now: float) -> list[Span] | None:
+def requested_ranges(request: Request, size: int, tag: str, modified: int | None, now: float) -> list[Span] | None:
     """The requested spans of a file of `size` bytes, in the order of the request; [] for 416, None for the whole file (§14.2).
 
     None: there is no valid Range field, or it has too many members, or If-Range does not match (§13.1.5), or the file is empty.
@@ -45,12 +45,17 @@ def requested_ranges(request: Request, size: int, tag: str, modified: int, now: 
     unit, equals, members = request.fields.get("range", "").partition("=")
     if request.method != "GET" or not equals or unit.lower() != "bytes":
         return None
-    condition = request.fields.get("if-range", tag)
-    if condition != tag and not parse_date(condition, now) == modified < int(now):  # it may change again within this second
+    condition = request.fields.get("if-range")
+    if condition is not None and not ((tag and condition == tag) or _date_matches(condition, modified, now)):
         return None
     split = members.split(",", MAX_MEMBERS)
     specs = [spec for member in split if (spec := member.strip("\t "))]
     return None if len(split) > MAX_MEMBERS or len(specs) > MAX_RANGES else _resolve(specs, size)
+
+
+def _date_matches(condition: str, modified: int | None, now: float) -> bool:
+    """Whether an If-Range field has the date of a file that cannot change again with the same one: after this second."""
+    return modified is not None and parse_date(condition, now) == modified < int(now)
 
 
 def _resolve(specs: list[str], size: int) -> list[Span] | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
-from rawservers.http.conditional import etag, not_modified, precondition
+from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
 from rawservers.http.listing import builder, html, json
@@ -139,12 +139,14 @@ class Site:
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
-        tag = etag(chosen.mtime_ns, chosen.size, coding)
+        tag = etag(chosen.version, coding)
+        second = chosen.mtime_ns // SECOND
         fields = [
             ("Content-Type", self._type(path)),
             ("Content-Encoding", coding),
             ("Vary", "Accept-Encoding" if file.variants else ""),
-            ("Last-Modified", http_date(min(chosen.modified, now))),  # never later than Date (RFC 9110 §8.8.2.1)
+            # Never later than Date (RFC 9110 §8.8.2.1). From a date before 1980, caches would derive a lifetime of years.
+            ("Last-Modified", http_date(min(second, now)) if second >= YEAR_1980 else ""),
             ("ETag", tag),
             ("Accept-Ranges", "bytes"),
             ("Cache-Control", "" if self._config.max_age is None else f"max-age={self._config.max_age}"),
@@ -249,7 +251,7 @@ def without(name: str, headers: Headers) -> Headers:
 
 def is_older(mtime_ns: int, file: File) -> bool:
     """Whether a variant is older than the file. Some compressors copy the file's time without the fraction of a second."""
-    return mtime_ns < (file.mtime_ns if mtime_ns % SECOND else file.modified * SECOND)
+    return mtime_ns < (file.mtime_ns if mtime_ns % SECOND else file.mtime_ns // SECOND * SECOND)
 
 
 def is_cacheable(request: Request, response: Response, now: float) -> bool:

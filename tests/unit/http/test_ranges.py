@@ -212,6 +212,23 @@ def test_if_range(value: str, holds: bool) -> None:
     assert requested_ranges(request, 100, TAG, MODIFIED, NOW) == ([(0, 2)] if holds else None)
 
 
+@pytest.mark.parametrize(
+    ("value", "tag", "holds"),
+    [
+        ('"e"', TAG, True),
+        *[(value, TAG, False) for value in ('"x"', DATE, "yesterday", "")],
+        *[(value, "", False) for value in ('"e"', '""', DATE, "")],
+    ],
+)
+def test_if_range_where_the_time_is_not_reliable(value: str, tag: str, holds: bool) -> None:
+    request = asking("Range: bytes=0-1", f"If-Range: {value}")
+    assert requested_ranges(request, 100, tag, None, NOW) == ([(0, 2)] if holds else None)
+
+
+def test_ranges_of_a_file_without_validators() -> None:
+    assert requested_ranges(asking("Range: bytes=0-1"), 100, "", None, NOW) == [(0, 2)]
+
+
 def test_a_date_of_this_second_may_not_be_the_last() -> None:
     request = asking("Range: bytes=0-1", f"If-Range: {DATE}")
     assert requested_ranges(request, 100, TAG, MODIFIED, MODIFIED + 0.9) is None
