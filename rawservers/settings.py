@@ -123,8 +123,9 @@ class SiteConfig:
     /app.js or /user/john.doe, only clients that name text/html in Accept get it, as browsers do for a page. nginx: try_files.
     "off": such paths are 404."""
 
-    types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".wasm" = "application/wasm"')
-    """Media types by file name extension, taking precedence over those of Python's mimetypes module."""
+    types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".log" = "text/x-log"')
+    """Media types by file name extension, taking precedence over the built-in ones (rawservers/http/media_types.txt). "": the
+    type of names without a dot, those excepted that have a built-in type, such as README. Default: application/octet-stream."""
 
 
 @dataclass(frozen=True, slots=True)

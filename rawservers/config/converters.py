@@ -24,7 +24,10 @@ KEY_PATTERNS = {
     "headers": (r"(?s)[/*?[].*", "the pattern matches no path: paths begin with a slash"),
     "pages": (r"[45][0-9][0-9]", "not an error status: expected 400 to 599"),
     "redirects": (r"/[^\0]*", "not a path: expected a leading slash"),
-    "types": (r"\.[^./\0A-Z]+", "not a file name extension: expected the last dot and what follows it, in lower case"),
+    "types": (
+        r"(\.[^./\0A-Z]+)?",
+        'not a file name extension: expected the last dot and what follows it, in lower case, or ""',
+    ),
 }
 
 

@@ -36,13 +36,14 @@ from weakref import WeakValueDictionary
 
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.cache import Cache, FreshnessClock
+from rawservers.http.conditional import fingerprint, is_reliable, version
 from rawservers.http.listing.entries import ListingEntry
 from rawservers.http.response import body_length
 
 log = logging.getLogger("rawservers")
 
 SMALL_FILE = 16384  # bytes up to which the content is cached in memory, and sent in one chunk with the head
-FILE_OVERHEAD = 900  # bytes of Python objects for a cached file, besides its content
+FILE_OVERHEAD = 1000  # bytes of Python objects for a cached file, besides its content
 DEPENDENCY_OVERHEAD = 250  # and for each of its dependencies
 
 SECOND = 1_000_000_000  # nanoseconds
@@ -101,27 +102,40 @@ class File(PathState):
 
     body:          the content, or a slice of the whole file
     size:          in bytes
-    mtime_ns, modified:  mtime in nanoseconds, and in whole seconds, since 1970
+    mtime_ns:      mtime in nanoseconds since 1970
+    modified:      mtime in whole seconds since 1970; None if it is not reliable
+    version:       what its entity tag is made from; "" if nothing tells its versions apart
     cacheable:     whether it is in the cache; false for a file that has just changed
     variants:      mtimes in nanoseconds, by suffix, of those path + .br, .zst, .gz that exist
     dependencies:  what else must stay as it is: the directories above it, a link to it, and its variants, present or not
     """
 
-    __slots__ = ("body", "cacheable", "clock_mark", "cost", "dependencies", "modified", "mtime_ns", "size", "variants")
+    __slots__ = (
+        "body", "cacheable", "clock_mark", "cost", "dependencies", "modified", "mtime_ns", "size", "variants", "version",
+    )  # fmt: skip
 
     def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: FreshnessClock) -> None:
         super().__init__(path, os.lstat, signature, signature(status), clock.epoch)
         self.body = body
         self.size = body_length(body)
         self.mtime_ns = status.st_mtime_ns
-        self.modified = self.mtime_ns // SECOND
+        now, second = clock.loop_clock.time, self.mtime_ns // SECOND
+        self.modified = second if is_reliable(second, now) else None
         self.variants: dict[bytes, int] = {}
         self.dependencies: list[PathState] = []
         self.clock_mark = clock.epoch
         self.cost = FILE_OVERHEAD + len(path) + (self.size if isinstance(body, bytes) else 0)
         coarse = self.mtime_ns % SECOND == status.st_ctime_ns % SECOND == 0
-        age = clock.loop_clock.time - max(status.st_mtime, status.st_ctime)
-        self.cacheable = age >= (MTIME_GRACE_COARSE if coarse else MTIME_GRACE)
+        grace = MTIME_GRACE_COARSE if coarse else MTIME_GRACE
+        settled = now - status.st_ctime >= grace
+        self.cacheable = settled and now - status.st_mtime >= grace
+        self.version = ""
+        if self.modified is not None:
+            self.version = version(self.mtime_ns, self.size)
+        elif isinstance(body, bytes):
+            self.version = fingerprint(body)
+        elif settled and is_reliable(status.st_ctime_ns // SECOND, now):  # else another content may have the same times
+            self.version = fingerprint(repr(signature(status)[1:]).encode())  # not the device, which may change with each start
 
     def on_evict(self) -> None:
         """Release the content, and invalidate the cached responses that share it."""

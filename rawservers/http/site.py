@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import errno
 import logging
-import mimetypes
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
+from pathlib import Path
 from urllib.parse import quote
 
 from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
-from rawservers.http.conditional import etag, not_modified, precondition
+from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
 from rawservers.http.listing import builder, html, json
@@ -38,13 +38,13 @@ METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
 AUTHORITY = re.compile(r"((?:[^/?#]+:)?//[^/?#]+)?/?")  # a URL without a path, or "/"
-COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
-TYPES = mimetypes.common_types | mimetypes.types_map | {
-    ".avif": "image/avif", ".js": "text/javascript", ".md": "text/markdown", ".mjs": "text/javascript",
-    ".woff": "font/woff", ".woff2": "font/woff2",
-    # Types, not codings: clients must not decompress .tar.gz on the way.
-    ".bz2": "application/x-bzip2", ".gz": "application/gzip", ".xz": "application/x-xz", ".zst": "application/zstd",
-}  # fmt: skip
+COMPRESSIBLE = re.compile(
+    r"(?:text|message)/|.*(?:json|javascript|xml|yaml|toml|wasm|sql|rtf|postscript|x-sh|x-tex|[ot]tf|collection|fontobject|icon|bmp)\b"
+)
+OTHER_TYPE = "application/octet-stream"
+# By the ending, or by the whole name of a file without one. Not those of the mimetypes module, which differ between systems.
+MEDIA_TYPES = Path(__file__).with_name("media_types.txt").read_text("ascii")
+TYPES = {name: kind for kind, *names in map(str.split, re.findall("(?m)^[^#\n].*", MEDIA_TYPES)) for name in names}
 
 ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
 ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
@@ -143,12 +143,14 @@ class Site:
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
-        tag = etag(chosen.mtime_ns, chosen.size, coding)
+        tag = etag(chosen.version, coding)
+        second = chosen.mtime_ns // SECOND
         fields = [
             ("Content-Type", self._type(path)),
             ("Content-Encoding", coding),
             ("Vary", ", ".join(["Accept"] * is_fallback + ["Accept-Encoding"] * bool(file.variants))),
-            ("Last-Modified", http_date(min(chosen.modified, now))),  # never later than Date (RFC 9110 §8.8.2.1)
+            # Never later than Date (RFC 9110 §8.8.2.1). From a date before 1980, caches would derive a lifetime of years.
+            ("Last-Modified", http_date(min(second, now)) if second >= YEAR_1980 else ""),
             ("ETag", tag),
             ("Accept-Ranges", "bytes"),
             ("Cache-Control", "" if self._config.max_age is None else f"max-age={self._config.max_age}"),
@@ -161,6 +163,9 @@ class Site:
         if spans == []:
             return self.page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
         if spans:
+            if "if-range" in request.fields:  # its client has the other fields already (RFC 9110 §15.3.7)
+                headers = without("Last-Modified", headers)
+            request.steps = len(spans) - 1
             response = partial_content(headers, chosen.body, spans, chosen.size)
         else:
             response = not_modified(headers) if status else Response(200, headers, chosen.body)
@@ -185,9 +190,10 @@ class Site:
         return list(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else []
 
     def _type(self, path: bytes) -> str:
-        """The media type by the file name's extension; text types with a charset."""
+        """The media type by the file name's extension, or by a name without one; text types with a charset."""
         _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
-        return self._types.get((dot + extension).decode("latin-1").lower(), "application/octet-stream")
+        other = OTHER_TYPE if dot else self._types.get("", OTHER_TYPE)
+        return self._types.get((dot + extension).decode("latin-1").lower(), other)
 
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
@@ -259,7 +265,7 @@ def is_route(path: bytes) -> bool:
 
 def is_older(mtime_ns: int, file: File) -> bool:
     """Whether a variant is older than the file. Some compressors copy the file's time without the fraction of a second."""
-    return mtime_ns < (file.mtime_ns if mtime_ns % SECOND else file.modified * SECOND)
+    return mtime_ns < (file.mtime_ns if mtime_ns % SECOND else file.mtime_ns // SECOND * SECOND)
 
 
 def is_cacheable(request: Request, response: Response, now: float) -> bool:
