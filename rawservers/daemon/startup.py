@@ -110,9 +110,10 @@ class Resources:
     credentials: Credentials | None
 
     @classmethod
-    def prepare(cls, config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Resources:
+    def prepare(cls, config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}, raise_limit: bool = True) -> Resources:
         """Those for this configuration. They use `existing` server sockets where the addresses are the same.
 
+        raise_limit: whether to raise this process's limit of open files.
         Raises CannotStart, after closing all that it has opened.
         """
         validate(config)
@@ -125,7 +126,8 @@ class Resources:
         except CannotStart:
             resources.close()
             raise
-        raise_descriptor_limit(config)
+        if raise_limit:
+            raise_descriptor_limit(config)
         return resources
 
     def log_addresses(self) -> None:

@@ -27,6 +27,7 @@ LAYERS = [
     {"status"},
     {"services"},
     {"daemon"},
+    {"server"},
     {"cli"},
     {"__main__"},
 ]
