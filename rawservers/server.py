@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from os import PathLike, fspath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import Resources
 from rawservers.daemon.worker import Worker
+from rawservers.services import SERVICES, Service, Start
 from rawservers.settings import Config, ListenConfig, SiteConfig
 
 # An address to connect to instead of one that means all interfaces.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
 
+CALL_TIME = 10.0  # seconds that a call into the server's thread may wait
+
 StrPath: TypeAlias = "str | PathLike[str]"
+Result = TypeVar("Result")
 
 
 class Server:
@@ -33,6 +39,8 @@ class Server:
     root: the directory to serve, by default the welcome page. http, telnet: the address of each service as text, HOST:PORT,
     [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces) or unix:PATH; port 0: a free one; None: not served. config: in
     place of these three; its `listen` has the addresses, its `access_log` is standard output by default, and `user` is ignored.
+    services: for this server alone, the functions that start a conversation, as those of `add_service`, by the names of
+    services in `listen`, also in place of "http" and "telnet".
 
     Raises ValueError if `config` comes with another argument or asks for more than one worker.
     """
@@ -44,6 +52,7 @@ class Server:
         http: str | None = "127.0.0.1:0",
         telnet: str | None = None,
         config: Config | None = None,
+        services: Mapping[str, Start] = {},
     ) -> None:
         if config is None:
             listen = tuple(ListenConfig(name, each) for name, each in (("http", http), ("telnet", telnet)) if each is not None)
@@ -54,6 +63,7 @@ class Server:
         if config.workers != 1:
             raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
         self._config = config
+        self._table = SERVICES | {name: replace_start(SERVICES.get(name), start) for name, start in services.items()}
         self._lock = threading.Lock()  # one start or stop at a time
         self._thread: threading.Thread | None = None
         self._worker: Worker
@@ -75,7 +85,7 @@ class Server:
             if self._thread:
                 return
             with contextlib.ExitStack() as failure:
-                resources = Resources.prepare(self._config, raise_limit=False)
+                resources = Resources.prepare(self._config, raise_limit=False, table=self._table)
                 failure.callback(resources.close)
                 scoreboard = Scoreboard()
                 failure.callback(scoreboard.close)
@@ -111,6 +121,25 @@ class Server:
             resources.close()
             scoreboard.close()
 
+    def call(self, function: Callable[[Worker], Result]) -> Result:
+        """The result of `function`, which is called in the server's thread with its worker, while no handler runs.
+
+        Raises what it raises, and TimeoutError if a handler blocks that thread, or the server is stopped meanwhile.
+        """
+        worker = self._worker
+        if threading.current_thread() is self._thread:
+            return function(worker)
+        future: Future[Result] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(function(worker))
+            except BaseException as error:
+                future.set_exception(error)
+
+        worker.loop.call_soon_threadsafe(worker.loop, call)
+        return future.result(CALL_TIME)
+
     # Addresses
 
     @property
@@ -141,6 +170,11 @@ class Server:
             if not isinstance(address, str):
                 return address
         raise LookupError(f"{service} is not served over TCP" if self._addresses else "the server was not started")
+
+
+def replace_start(service: Service | None, start: Start) -> Service:
+    """The row of a service that begins its conversations by `start`."""
+    return (service or Service(lambda *_: start, "", {}))._replace(prepare=lambda *_: start)
 
 
 def connectable(name: Any) -> Address | str:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 import requests
 
 import rawservers
-from rawservers import CannotStart, Config, ListenConfig, Request, Response, Server, SiteConfig
+from rawservers import CannotStart, Config, ListenConfig, Protocol, Request, Response, Server, SiteConfig
+from rawservers.core.bind import Endpoint, bind
+from rawservers.daemon.worker import Worker
 from rawservers.settings import WELCOME
 from tests.harness.http_client import KEPT, take_body
 from tests.harness.sockets import listening, receive_all, receive_until
@@ -130,6 +133,55 @@ def test_it_stops_while_clients_hang_and_starts_again() -> None:
         assert receive_all(silent).count(b"hello") == 0
         server.start()
         assert echo(server, b"again\r\n").endswith(b"again\r\n")
+
+
+class Shout(Protocol):
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[bytes]:
+        return (data.upper(),)
+
+
+def test_services_of_its_own() -> None:
+    config = Config(listen=(ListenConfig("shout", "127.0.0.1:0"), ListenConfig("telnet", "127.0.0.1:0")), access_log="off")
+    shout = {name: lambda peer: Shout() for name in ("shout", "telnet")}
+    with Server(config=config, services=shout) as first, Server(telnet="127.0.0.1:0") as second:
+        for address in *first.addresses["shout"], first.telnet_address:
+            with connect(address) as sock:
+                sock.sendall(b"hello")
+                assert receive_until(sock, b"HELLO") == b"HELLO"
+        assert echo(second, b"hello\r\n").endswith(b"hello\r\n")
+    with pytest.raises(CannotStart, match="unknown service 'shout'"):
+        Server(config=config).start()
+
+
+def test_calls_into_its_thread() -> None:
+    def fail(worker: object) -> None:
+        raise LookupError("of the function")
+
+    with Server() as server:
+        (thread,) = server.call(lambda worker: [threading.current_thread()])
+        assert thread.name == "rawservers"
+        assert server.call(lambda worker: server.call(lambda inner: inner is worker))
+        with pytest.raises(LookupError, match="of the function"):
+            server.call(fail)
+        assert requests.get(server.http_url(), timeout=DEADLINE).ok
+
+
+def test_server_sockets_are_closed_and_opened_while_it_runs(folder: Path) -> None:
+    with Server(folder) as server, connect(server.http_address) as kept:
+        kept.sendall(KEPT)
+        assert take_body(kept) == b"content of f\n"
+        server.call(Worker.close_listeners)
+        with pytest.raises(ConnectionRefusedError):
+            connect(server.http_address)
+        kept.sendall(KEPT)
+        assert take_body(kept) == b"content of f\n"
+        server.call(Worker.close_connections)
+        assert receive_all(kept) == b""
+        (again,) = bind(Endpoint(*server.http_address))
+        server.call(lambda worker: worker.listen(again, "http"))
+        assert requests.get(server.http_url("/f"), timeout=DEADLINE).content == b"content of f\n"
+    with pytest.raises(ConnectionRefusedError):
+        connect(server.http_address)
 
 
 def test_a_handler_may_stop_the_server() -> None:
