@@ -20,7 +20,7 @@ from typing import Any, Self, TypeAlias, Unpack, cast
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import Protocol
 from rawservers.http.conversation import Conversation, Responder
-from rawservers.http.request import HTTPError, Request
+from rawservers.http.request import VALUE, HTTPError, Request
 from rawservers.http.response import RESERVED_HEADERS, PreparedResponse, Response, check_headers
 from rawservers.http.router import prepare_valid
 from rawservers.testing.fixture import FixtureServer
@@ -117,11 +117,14 @@ class RequestExpectation(Expectation):
             pairs.insert(0, ("Content-Type", content_type or default_type))
         if not 200 <= status <= 599:
             raise ValueError(f"not the status of a final response: {status} (raw() sends any)")
-        own = [pair for pair in pairs if pair[0].lower() not in RESERVED_HEADERS]
-        check_headers(own)
-        response = Response(status, own, body)
+        replaced = {name.title(): value for name, value in pairs if name.lower() in RESERVED_HEADERS}
+        for name, value in replaced.items():
+            if not re.fullmatch(VALUE, value):
+                raise ValueError(f"malformed header: {name!r}: {value!r}")
+        response = Response(status, [pair for pair in pairs if pair[0].lower() not in RESERVED_HEADERS], body)
+        check_headers(response.headers)
         self._complete(lambda request: response)
-        self._replies[-1].fields |= {name.title(): value for name, value in pairs if name.lower() in RESERVED_HEADERS}
+        self._replies[-1].fields |= replaced
         return self
 
 
