@@ -51,7 +51,8 @@ class LineExpectation(Expectation):
         ending: in place of the prompt, "close" ends the session, "reset" resets the connection, "hang" says nothing more.
         """
         self._complete(text)
-        self._replies[-1].ending = known(ending)
+        if ending != "keep":
+            self._replies[-1].ending = known(ending)
         return self
 
     def matches(self, line: bytes) -> bool:

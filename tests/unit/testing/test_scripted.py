@@ -314,6 +314,21 @@ def test_what_is_typed_is_echoed_before_the_script_begins() -> None:
     assert played.protocol.closing is Closing.CLOSE
 
 
+@pytest.mark.parametrize("cut_first", [True, False])
+def test_a_cut_before_and_behind_its_answer_is_the_same(cut_first: bool) -> None:
+    telnet, server = TelnetServer(), HTTPServer()
+    if cut_first:
+        telnet.expect_line("cut").cut_after(3, "reset").respond("0123456789")
+        server.expect_request("/a").cut_after(3, "reset").respond_with_data(BODY)
+    else:
+        telnet.expect_line("cut").respond("0123456789").cut_after(3, "reset")
+        server.expect_request("/a").respond_with_data(BODY).cut_after(3, "reset")
+    for played, data in ((Played(telnet), b"cut\r\n"), (Played(server), KEPT % b"/a")):
+        answer = played.receive(data)
+        assert (body(answer) or answer) == b"012"
+        assert played.protocol.closing is Closing.RESET
+
+
 @pytest.mark.parametrize(("ending", "closing"), [("close", Closing.CLOSE), ("reset", Closing.RESET), ("hang", Closing.KEEP)])
 def test_an_ending_of_a_session(ending: Ending, closing: Closing) -> None:
     server = TelnetServer()
