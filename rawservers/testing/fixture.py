@@ -57,11 +57,12 @@ class FixtureServer:
             raise
 
     def stop(self) -> None:
-        """Close all sockets at once, whatever connections wait for."""
-        for fault in self._faults:
-            fault.close()
-        self._server.stop()
-        self._keeper.close()
+        """Close all sockets at once, whatever connections wait for. Does nothing the second time."""
+        if self._keeper.fileno() >= 0:
+            for fault in self._faults:
+                fault.close()
+            self._server.stop()
+            self._keeper.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -71,10 +72,6 @@ class FixtureServer:
         self.stop()
         if kind is None and self.strict:
             self.check()
-
-    def finish(self) -> None:
-        """Stop, and check if it is strict."""
-        self.__exit__(None)
 
     def check(self) -> None:
         """Fail if something has come that was not expected, has not come although it was, or has raised in a handler.

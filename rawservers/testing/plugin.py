@@ -6,8 +6,7 @@ It is loaded by every run of pytest where rawservers is installed, so it imports
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -50,15 +49,37 @@ def telnet_server_factory() -> Iterator[Callable[..., TelnetServer]]:
 
 
 def make_factory(kind: type[S]) -> Iterator[Callable[..., S]]:
-    with ExitStack() as stack:
+    servers: list[S] = []
 
-        def make(host: str = "127.0.0.1", **arguments: Any) -> S:
-            server = kind(host, **arguments)
-            server.start()
-            stack.callback(server.finish)
-            return server
+    def make(host: str = "127.0.0.1", **arguments: Any) -> S:
+        server = kind(host, **arguments)
+        server.start()
+        servers.append(server)
+        return server
 
+    try:
         yield make
+    finally:
+        for server in servers:
+            server.stop()
+    check_all(servers)
+
+
+def check_all(servers: Sequence[HTTPServer | TelnetServer]) -> None:
+    """Check those that are strict, and fail for all of them at once, without a traceback of ours: it would say nothing."""
+    __tracebackhide__ = True
+    errors: list[AssertionError] = []
+    for server in servers:
+        try:
+            if server.strict:
+                server.check()
+        except AssertionError as error:
+            errors.append(error)
+    message = "\n".join(map(str, errors))
+    if cause := next((error.__cause__ for error in errors if error.__cause__), None):
+        raise AssertionError(message) from cause
+    if errors:
+        pytest.fail(message, pytrace=False)
 
 
 def require_linux() -> None:

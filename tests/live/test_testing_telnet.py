@@ -151,7 +151,7 @@ def pairs() -> Iterator[object]:
             yield pytest.param(fault, client, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize(("fault", "client"), pairs())
+@pytest.mark.parametrize(("fault", "client"), list(pairs()))
 def test_a_fault_is_the_right_exception(telnet_server_factory: Callable[..., TelnetServer], fault: str, client: str) -> None:
     server = telnet_server_factory(strict=False)  # most of these logins come to no end
     expect_login(server)
