@@ -102,7 +102,7 @@ class TelnetServer(FixtureServer):
         """Expect this line, or lines that match at their beginning, and show `prompt` before it; hidden: as for a password.
 
         ordered: once in each session, after the lines that were ordered before and before any other. The prompt shown is that
-        of the next ordered line, then that of the first line that is not ordered. An empty line only gets the prompt again,
+        of the next ordered line; when none is left, the first one of the other lines. An empty line only gets the prompt again,
         unless it is expected. The first expectation that matches is used.
         """
         expectation = LineExpectation(text, prompt, hidden, ordered)
@@ -199,7 +199,7 @@ class TelnetServer(FixtureServer):
         """The prompt in a session that has had so many of the ordered lines."""
         with self._lock:
             ordered = [each.prompt for each in self._expectations if each.is_ordered][passed:]
-            others = [each.prompt for each in self._expectations if not each.is_ordered]
+            others = [each.prompt for each in self._expectations if not each.is_ordered and each.prompt]
         return next(iter(ordered + others), b"")
 
     def _find(self, line: bytes, passed: int) -> LineExpectation | str | None:

@@ -361,6 +361,22 @@ def test_requests_are_recorded_before_they_are_answered_however_many_ask(http_se
     assert len({request.address for request in http_server.requests}) == 8  # connections are kept
 
 
+def test_who_waits_holds_up_nobody_else(http_server: HTTPServer) -> None:
+    http_server.expect_request("/slow").delay(3600).respond_with_data("late")
+    http_server.expect_request("/trickle").trickle(1, every=3600).respond_with_data("late")
+    http_server.serve("/quick", "quick")
+    address = http_server.address
+    with socket.create_connection(address, DEADLINE) as slow, socket.create_connection(address, DEADLINE) as trickle:
+        trickle.sendall(wire_request("/trickle"))
+        assert trickle.recv(100) == b"H"
+        slow.sendall(wire_request("/slow"))
+        assert get(http_server, "/quick").text == "quick"
+        for sock in slow, trickle:
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)
+
+
 # Servers
 
 

@@ -292,6 +292,18 @@ def test_a_login(telnet: TelnetServer) -> None:
     telnet.check()
 
 
+def test_the_prompt_is_the_first_of_the_lines_that_are_left() -> None:
+    server = TelnetServer()
+    server.expect_line("exit").close()
+    server.expect_line("show", prompt="> ")
+    server.expect_line("more", prompt="# ")
+    server.expect_line("first", ordered=True)
+    server.expect_line("second", prompt="2? ", ordered=True)
+    played = Played(server)
+    assert played.said == b""  # that of the next ordered line
+    assert [played.receive(line + b"\r\n") for line in (b"first", b"second", b"more")] == [b"2? ", b"> ", b"> "]
+
+
 @pytest.mark.parametrize("typed_ahead", [True, False])
 def test_a_line_with_a_script_and_those_behind_it(telnet: TelnetServer, typed_ahead: bool) -> None:
     telnet.expect_line("slow", prompt="> ").delay(2).trickle(4, 0.5).respond("0123456")
