@@ -124,9 +124,11 @@ def resolve_listeners(config: Config) -> tuple[ListenConfig, ...]:
     return DEFAULT_LISTENERS if config.listen is None else config.listen
 
 
-def make_service(name: str, config: Config, clock: Clock, report: Report, get_status: GetStatus) -> ServiceSpec:
+def make_service(
+    name: str, config: Config, clock: Clock, report: Report, get_status: GetStatus, table: Mapping[str, Service] = SERVICES
+) -> ServiceSpec:
     """The service as the connections of one worker share it. Raises KeyError, OSError or ValueError."""
-    service = SERVICES[name]
+    service = table[name]
     times = {Deadline.HEAD: "head_time", **service.deadlines, **CORE_DEADLINES}  # HEAD: for preambles, too
     deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
     start = service.prepare(config, clock, get_status)

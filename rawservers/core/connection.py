@@ -42,7 +42,7 @@ SMALL_SIZE = 478  # bytes of one recv until a peer has sent more at once: Python
 SEND_QUOTA = 1 << 18  # bytes sent in one turn, so that a fast reader of large files does not starve the others
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
-KEEP = Closing.KEEP
+KEEP, CLOSE, RESET = Closing.KEEP, Closing.CLOSE, Closing.RESET
 IDLE, SEND, TURN, NONE = Deadline.IDLE, Deadline.SEND, Deadline.TURN, Deadline.NONE
 ACCEPTED, PREAMBLE, OPEN, LINGERING, CLOSED = Phase
 
@@ -316,18 +316,23 @@ class Connection(Peer):
         self.close()
 
     def hang_up(self) -> None:
-        """All output has left: send a FIN, then close; or linger first, if the peer has sent more than was read, or may.
+        """All output has left. Reset; or send a FIN, then close, or linger, if the peer has sent more than was read, or may.
 
         Closing with input unread, or still to come, makes the kernel send a RST, which discards output that the peer has not
         read yet.
         """
+        closing = self._protocol.closing
+        if closing is RESET:
+            self._sock.push()
+            self._sock.reset()
+            return self.close()
         if self._eof_received or self._phase is LINGERING:
             return self.close()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             return self._abort(error)
-        if self._protocol.closing is Closing.CLOSE and not self._sock.has_unread():
+        if closing is CLOSE and not self._sock.has_unread():
             return self.close()
         self._enter(LINGERING, Lingering())
         self._update_interest()

@@ -46,6 +46,7 @@ class Closing(Enum):
     CLOSE = "close"  # send a FIN and close: the peer is not expected to send more (if it has, linger all the same)
     LINGER = "linger"  # send a FIN, read and discard input for a while, then close. Closing with input unread makes the kernel
     # send a RST, and a RST discards what the peer has not yet read
+    RESET = "reset"  # send a RST: the peer's next call fails with ECONNRESET. For tests of clients
 
 
 class Deadline(IntEnum):

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from rawservers.core.bind import Endpoint, ServerSocket, bind
@@ -18,7 +18,7 @@ from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, GetStatus, Report, make_service, resolve_listeners
+from rawservers.services import SERVICES, GetStatus, Report, Service, make_service, resolve_listeners
 from rawservers.settings import Config, ListenConfig
 
 log = logging.getLogger("rawservers")
@@ -57,7 +57,9 @@ def open_descriptors() -> list[int]:
     return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
 
 
-def make_services(config: Config, clock: Clock, report: Report, get_status: GetStatus) -> dict[str, ServiceSpec]:
+def make_services(
+    config: Config, clock: Clock, report: Report, get_status: GetStatus, table: Mapping[str, Service] = SERVICES
+) -> dict[str, ServiceSpec]:
     """The services of all listeners, by name.
 
     report: called at the end of each response, for the access log. Raises CannotStart, for example for an invalid header field.
@@ -65,16 +67,16 @@ def make_services(config: Config, clock: Clock, report: Report, get_status: GetS
     services: dict[str, ServiceSpec] = {}
     for listen in resolve_listeners(config):
         name = listen.service
-        if name not in SERVICES:
-            raise CannotStart(f"unknown service {name!r} (known: {', '.join(SERVICES)})")
+        if name not in table:
+            raise CannotStart(f"unknown service {name!r} (known: {', '.join(table)})")
         with errors_as(CannotStart, f"cannot serve {name} on {listen.address}: "):
-            services[name] = services.get(name) or make_service(name, config, clock, report, get_status)
+            services[name] = services.get(name) or make_service(name, config, clock, report, get_status, table)
     return services
 
 
-def validate(config: Config) -> None:
+def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
     """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
-    make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0))
+    make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), table)
 
 
 def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Servers:
@@ -102,30 +104,42 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
 
 @dataclass(slots=True, eq=False)
 class Resources:
-    """What the workers of a generation share. access_log: a descriptor, -1 if it is off; credentials: None: unchanged."""
+    """What the workers of a generation share.
+
+    access_log: a descriptor, -1 if it is off; credentials: None: unchanged; table: of the services, by name.
+    """
 
     config: Config
     servers: Servers
     access_log: int
     credentials: Credentials | None
+    table: Mapping[str, Service] = field(default_factory=lambda: SERVICES)
 
     @classmethod
-    def prepare(cls, config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Resources:
+    def prepare(
+        cls,
+        config: Config,
+        existing: Mapping[ServerSocket, ListenConfig] = {},
+        raise_limit: bool = True,
+        table: Mapping[str, Service] = SERVICES,
+    ) -> Resources:
         """Those for this configuration. They use `existing` server sockets where the addresses are the same.
 
+        raise_limit: whether to raise this process's limit of open files.
         Raises CannotStart, after closing all that it has opened.
         """
-        validate(config)
+        validate(config, table)
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
-            resources = cls(config, {}, open_target(config.access_log), credentials)
+            resources = cls(config, {}, open_target(config.access_log), credentials, table)
         try:
             resources.servers = bind_all(config, existing)
         except CannotStart:
             resources.close()
             raise
-        raise_descriptor_limit(config)
+        if raise_limit:
+            raise_descriptor_limit(config)
         return resources
 
     def log_addresses(self) -> None:

@@ -24,6 +24,7 @@ from dataclasses import replace
 from math import inf
 from typing import NoReturn
 
+from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
@@ -105,9 +106,11 @@ class Worker(EventHandler):
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
-        self._services = make_services(config, loop.clock, self.access_log.add, self._get_status)
-        servers = resources.servers.items()
-        self._listeners = [Listener(server, self._services[its.service], loop, self._connections) for server, its in servers]
+        self._services = make_services(config, loop.clock, self.access_log.add, self._get_status, resources.table)
+        self._listeners = [self._make_listener(server, listen.service) for server, listen in resources.servers.items()]
+
+    def _make_listener(self, server: ServerSocket, service: str) -> Listener:
+        return Listener(server, self._services[service], self.loop, self._connections)
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -126,13 +129,27 @@ class Worker(EventHandler):
         self.loop.at_tick.append(self._tick)
         self.loop.at_wake_end.append(self.access_log.flush)
         self.loop.run()
-        for listener in self._listeners:
-            listener.close()
-        for connection in self._connections:
-            self.loop.call_isolated(connection, connection.close)
+        self.close_listeners()
+        self.close_connections()
         self._write_metrics()
         self.access_log.close()
         self.loop.close()
+
+    def listen(self, server: ServerSocket, service: str) -> None:
+        """Accept connections of `service` from `server`, too."""
+        self._listeners.append(self._make_listener(server, service))
+        self._listeners[-1].open()
+
+    def close_listeners(self) -> None:
+        """Close the server sockets, once the connections in their accept queues are accepted."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def close_connections(self) -> None:
+        """Close all connections at once."""
+        for connection in self._connections:
+            self.loop.call_isolated(connection, connection.close)
 
     def ready(self, events: int) -> None:
         """Execute a command of the supervisor. If it has exited, stop at once."""
@@ -170,8 +187,7 @@ class Worker(EventHandler):
         """Exit with the last connection, or after `limit` seconds (0: no limit)."""
         loop = self.loop
         self._limit_timer = loop.call_at(loop.clock.now + (limit or inf), loop, loop.stop, self._limit_timer)
-        for listener in self._listeners:
-            listener.close()
+        self.close_listeners()
         for connection in self._connections:
             loop.call_isolated(connection, connection.drain)
         loop.at_wake_end.append(self._stop_when_done)

@@ -26,7 +26,7 @@ from rawservers.http.response import CommonHeaders, PreparedResponse, Response, 
 from rawservers.http.target import decode_target
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
-KEEP, CLOSE, LINGER = Closing
+KEEP, CLOSE, LINGER = Closing.KEEP, Closing.CLOSE, Closing.LINGER
 HEAD, IDLE, TURN = Deadline.HEAD, Deadline.IDLE, Deadline.TURN
 
 STEPS = 64  # of work in one call, about half a millisecond
