@@ -31,6 +31,7 @@ import stat
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
@@ -326,6 +327,15 @@ def is_hidden(path: bytes) -> bool:
     `path` begins with a slash.
     """
     return HIDDEN.search(path) is not None
+
+
+def open_body(path: Path) -> FileSlice:
+    """The regular file at `path`, whoever named it: a handler. Raises OSError."""
+    opened = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.close)
+    status = os.fstat(opened.fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise PermissionError(errno.EACCES, "not a regular file", os.fspath(path))
+    return FileSlice(opened, 0, status.st_size)
 
 
 def read_all(fd: int, size: int) -> bytes:

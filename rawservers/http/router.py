@@ -24,13 +24,15 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
 from os import fsencode
+from pathlib import Path
 
-from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
+from rawservers.http.files import open_body
 from rawservers.http.request import HTTPError, Request, parse_host
-from rawservers.http.response import PreparedResponse, Response, check_headers
-from rawservers.http.site import Site
+from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, check_headers
+from rawservers.http.site import Site, media_type
+from rawservers.http.stream import Stream
 from rawservers.settings import Config, Handler
 
 log = logging.getLogger("rawservers")
@@ -89,6 +91,18 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
     if not 200 <= response.status <= 599:
         raise ValueError(f"not the status of a final response: {response.status}")
     check_headers(response.headers)
-    if not isinstance(response.body, bytes | FileSlice):
-        raise TypeError(f"not a body: {response.body!r}")
+    body = response.body
+    if isinstance(body, Path):
+        kind = ("Content-Type", media_type(fsencode(body)))
+        has_type = any(name.lower() == "content-type" for name, _ in response.headers)
+        response = Response(response.status, response.headers if has_type else [*response.headers, kind], open_body(body))
+    elif isinstance(body, Stream):
+        if request.method == "HEAD" or response.status in BODILESS_STATUSES:
+            body.close()
+            return PreparedResponse(Response(response.status, response.headers), request, sized=False)
+        body.on_failure = lambda failure: log.error("body for %s failed", request.target, exc_info=failure)
+        body.is_chunked = request.response_version == b"HTTP/1.1"
+        if not body.is_chunked:
+            request.keep_alive = False
+        return PreparedResponse(response, request, sized=False)
     return PreparedResponse(response, request)

@@ -45,6 +45,7 @@ PURE = {
     "http.negotiation",
     "http.response",
     "http.ranges",
+    "http.stream",
     "http.conditional",
     "http.framing",
     "http.chunked",
@@ -72,7 +73,7 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 ORDERS = {
     "http": (
         "router", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache", "framing",
-        "chunked", "conditional", "ranges", "response", "negotiation", "dates", "target", "request",
+        "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip
