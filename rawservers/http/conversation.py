@@ -46,7 +46,7 @@ class Responder:
         self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True, version: str = "1.0"
     ) -> None:
         self.lookup = lookup
-        self.version = f"HTTP/{version}".encode()
+        self.version = version
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
 

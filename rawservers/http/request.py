@@ -60,7 +60,7 @@ class Request:
     fields:      header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
     host:        the host name in lower case, without the port; "" if the request has none
     length:      length of the body in bytes; -1 for a chunked one until all of it has arrived
-    response_version: of the status line of its response
+    response_version: of the status line of its response, "1.0" or "1.1"
     keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
                  if its client is known to understand persistence
     body:        the body
@@ -77,7 +77,7 @@ class Request:
     fields: dict[str, str] = field(default_factory=dict)
     host: str = ""
     length: int = 0
-    response_version: bytes = b"HTTP/1.0"
+    response_version: str = "1.0"
     keep_alive: bool | None = False
     body: bytes = b""
     query: str = ""

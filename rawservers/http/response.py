@@ -21,7 +21,11 @@ from rawservers.http.request import TOKEN, VALUE, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 REASONS |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}  # RFC 9110; those of 3.11 are older
-STATUS_LINES = {status: f" {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+STATUS_LINES = {  # shared by all responses, since each cached one would hold its own otherwise
+    (version, status): f"HTTP/{version} {status} {reason}\r\n".encode()
+    for version in ("1.0", "1.1")
+    for status, reason in REASONS.items()
+}
 RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
 BODILESS_STATUSES = {204, 304}  # without a body, and so without a Content-Length (RFC 1945 §7.2)
 
@@ -151,7 +155,8 @@ class PreparedResponse:
         if status not in BODILESS_STATUSES and sized:
             head += f"Content-Length: {size}\r\n"
         bodiless = status in BODILESS_STATUSES or status == 205 or request.method == "HEAD"
-        self.status_line = request.response_version + (STATUS_LINES.get(status) or f" {status} \r\n".encode())
+        version = request.response_version
+        self.status_line = STATUS_LINES.get((version, status)) or f"HTTP/{version} {status} \r\n".encode()
         self.header_tail = f"{head}\r\n".encode("latin-1")
         if request.version == (0, 9):
             self.status_line = self.header_tail = b""
