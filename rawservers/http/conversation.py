@@ -23,6 +23,7 @@ from rawservers.http.epoch_cache import EpochCache
 from rawservers.http.framing import BLANK_LINES, cut_head
 from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
+from rawservers.http.target import decode_target
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP, CLOSE, LINGER = Closing
@@ -39,14 +40,19 @@ class Responder:
 
     lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
     may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field. version:
-    of the status line of responses to HTTP/1.1 requests, 1.0 or 1.1.
+    of the status line of responses to HTTP/1.1 requests, 1.0 or 1.1. encoded_slash: as for `decode_target`.
     """
 
     def __init__(
-        self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True, version: str = "1.0"
+        self,
+        lookup: Callable[[bytes, bool], PreparedResponse | None],
+        server_header: bool = True,
+        version: str = "1.0",
+        encoded_slash: bool = False,
     ) -> None:
         self.lookup = lookup
-        self.version = version
+        self.version = f"HTTP/{version}".encode()
+        self.encoded_slash = encoded_slash
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
 
@@ -185,7 +191,7 @@ class Conversation(Protocol):
                 request = self._request = parse(head)
                 if request.version == (1, 1):
                     request.response_version = self._responder.version
-                request.decode_target()
+                decode_target(request, self._responder.encoded_slash)
                 self._check_body(request, chunks)
             response = self._respond(self._request)
             if response is not None:

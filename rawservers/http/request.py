@@ -12,9 +12,9 @@ in Unicode only. The patterns list what is allowed, not what is forbidden.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
-from urllib.parse import unquote_to_bytes
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -24,14 +24,17 @@ QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
-HOST_NAME = r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])"
-HOST = re.compile(rf"({HOST_NAME})(?::([0-9]{{0,5}}))?")
+# RFC 3986 §3.2.2: reg-name and IP-literal, the latter with a zone as RFC 6874 writes it, or as clients do. Without the comma,
+# by which repeated fields are joined, and names of dots only.
+UNRESERVED = r"[0-9A-Za-z._~-]|%[0-9A-Fa-f]{2}"
+REG_NAME = rf"(?!\.*(?::|\Z))(?:[!$&'()*+;=]|{UNRESERVED})++"
+IP_LITERAL = rf"\[(?:([0-9A-Fa-f:.]++)(?:%(?:{UNRESERVED})++)?|[Vv][0-9A-Fa-f]++\.(?:[0-9A-Za-z._~!$&'()*+;=:-])++)\]"
+HOST_NAME = rf"(?:{REG_NAME}|{IP_LITERAL})"
+HOST = re.compile(rf"({HOST_NAME})(?::0*+([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
 CODINGS = re.compile(rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)")  # RFC 9112 §6.1: chunked once, and last
 CODING_LINE = re.compile(rb"\n(?i:transfer-encoding):")
-BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
 
 
 @dataclass(eq=False)
@@ -50,7 +53,7 @@ def require(valid: object, status: int, message: str) -> None:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request. The head is valid but for the target, which `decode_target` checks; of a malformed head only `line` is known.
+    """A request. The head is valid but for the target, which target.py decodes; of a malformed head only `line` is known.
 
     head:        the exact bytes of the head, or of as much as has arrived
     line:        the request line, without its line end
@@ -58,14 +61,15 @@ class Request:
     target:      as sent
     version:     (1, 0) or (1, 1); (0, 9) for a simple request
     fields:      header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
-    host:        the host name in lower case, without the port; "" if the request has none
+    host:        the host name in lower case, without the port, a final dot, and a zone; an IPv6 address in its shortest form.
+                 "" if the request has none
     length:      length of the body in bytes; -1 for a chunked one until all of it has arrived
-    response_version: of the status line of its response, "1.0" or "1.1"
+    response_version: of the status line of its response
     keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
                  if its client is known to understand persistence
     body:        the body
     query:       the query with its "?", "" if there is none
-    path_bytes:  the path, percent-decoded once; b"" for a target that is none, or is malformed
+    path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
     """
 
@@ -77,7 +81,7 @@ class Request:
     fields: dict[str, str] = field(default_factory=dict)
     host: str = ""
     length: int = 0
-    response_version: str = "1.0"
+    response_version: bytes = b"HTTP/1.0"
     keep_alive: bool | None = False
     body: bytes = b""
     query: str = ""
@@ -88,28 +92,6 @@ class Request:
     def path(self) -> str:
         """The path as text; bytes that are not UTF-8 are surrogates (PEP 383)."""
         return self.path_bytes.decode("utf-8", "surrogateescape")
-
-    def decode_target(self) -> None:
-        """Set `path_bytes` (RFC 1945 §5.1.2) and `query`. Raises HTTPError if the target is malformed.
-
-        The host of a target in absolute form replaces that of the Host field (RFC 9112 §3.2.2).
-        """
-        target = self.target
-        if self.method == "CONNECT" or (self.method == "OPTIONS" and target == "*"):
-            return  # authority-form and asterisk-form: not a path
-        if not target.startswith("/"):
-            match = ABSOLUTE_FORM.fullmatch(target)
-            if match is None:
-                raise HTTPError(400, "The request target is malformed.")
-            require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
-            self.host, target = parse_host(match[2]), f"/{match[3].removeprefix('/')}"
-        require("#" not in target, 400, "The request target contains a fragment (#).")
-        path, mark, query = target.partition("?")
-        self.query = mark + query
-        require(not BAD_ESCAPE.search(path), 400, "The path contains a percent sign without two hexadecimal digits after it.")
-        require("%00" not in path, 400, "The path contains a NUL byte.")
-        require("%2f" not in path.lower(), 404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
-        self.path_bytes = unquote_to_bytes(path)
 
 
 def parse(head: bytes) -> Request:
@@ -155,16 +137,29 @@ def _host(request: Request) -> str:
     """The host name. RFC 9112 §3.2: at most one valid Host field, in HTTP/1.1 exactly one."""
     value = request.fields.get("host", "")
     require("," not in value, 400, "The request has more than one Host header.")  # repeated fields are joined by a comma
-    require(value or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
-    return value and parse_host(value)
+    require("host" in request.fields or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
+    return value and valid_host(value)
+
+
+def valid_host(value: str) -> str:
+    """`parse_host`, for a request. Raises HTTPError."""
+    try:
+        return parse_host(value)
+    except ValueError:
+        raise HTTPError(400, "The host name is malformed.") from None
 
 
 def parse_host(value: str) -> str:
-    """The host name of `host[:port]`, in lower case. Raises HTTPError."""
+    """The host name of `host[:port]`, by which sites are found: see `Request.host`. Raises ValueError."""
     match = HOST.fullmatch(value)
-    if match is None or int(match[2] or 0) > 65535:
-        raise HTTPError(400, "The host name is malformed.")
-    return match[1].lower()
+    if match and int(match[3] or 0) <= 65535:
+        if match[2] is None:
+            return match[1].lower().rstrip(".")
+        from ipaddress import IPv6Address  # here, since few requests need it
+
+        with suppress(ValueError):
+            return f"[{IPv6Address(match[2])}]"
+    raise ValueError(f"malformed host name: {value!r}")
 
 
 def _content_length(request: Request) -> int:

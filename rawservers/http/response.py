@@ -21,9 +21,9 @@ from rawservers.http.request import TOKEN, VALUE, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 REASONS |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}  # RFC 9110; those of 3.11 are older
-STATUS_LINES = {  # shared by all responses, since each cached one would hold its own otherwise
-    (version, status): f"HTTP/{version} {status} {reason}\r\n".encode()
-    for version in ("1.0", "1.1")
+STATUS_LINES = {  # shared by all responses of a status
+    (version, status): f"{version.decode()} {status} {reason}\r\n".encode()
+    for version in (b"HTTP/1.0", b"HTTP/1.1")
     for status, reason in REASONS.items()
 }
 RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
@@ -156,7 +156,7 @@ class PreparedResponse:
             head += f"Content-Length: {size}\r\n"
         bodiless = status in BODILESS_STATUSES or status == 205 or request.method == "HEAD"
         version = request.response_version
-        self.status_line = STATUS_LINES.get((version, status)) or f"HTTP/{version} {status} \r\n".encode()
+        self.status_line = STATUS_LINES.get((version, status)) or b"%b %d \r\n" % (version, status)
         self.header_tail = f"{head}\r\n".encode("latin-1")
         if request.version == (0, 9):
             self.status_line = self.header_tail = b""

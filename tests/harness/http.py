@@ -29,12 +29,19 @@ def router(
     handlers: Sequence[tuple[str, Handler]] = (),
     body_limit: int = 100,
     server_header: bool = True,
+    encoded_slash: bool = False,
     http_version: str = "1.0",
 ) -> Router:
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, 100, 1 << 20)
     files = FileCache(100, 1 << 20, 100)
-    config = Config(handlers=tuple(handlers), body_limit=body_limit, server_header=server_header, http_version=http_version)
+    config = Config(
+        handlers=tuple(handlers),
+        body_limit=body_limit,
+        server_header=server_header,
+        encoded_slash=encoded_slash,
+        http_version=http_version,
+    )
     return Router([Site(site, freshness, cache, files) for site in sites], config, cache)
 
 

@@ -252,6 +252,13 @@ def test_server_header(place: Path) -> None:
                 assert ("\nServer: rawservers/" in ask(server, path)) == (says == "true")
 
 
+@acts("http.encoded_slash")
+def test_encoded_slash(place: Path) -> None:
+    for says in ("true", "false"):
+        with started(place, f"http.encoded_slash = {says}") as server:
+            assert ask(server, "/sub%2finner.txt").endswith("\r\n\r\ninner") == (says == "true")
+
+
 @acts("http.version")
 def test_version(place: Path) -> None:
     for version in ("1.0", "1.1"):

@@ -49,6 +49,32 @@ def test_the_longest_prefix_wins(clock: Clock) -> None:
     assert [reply.status for reply in client.replies()] == [204, 200]
 
 
+OWNED = {
+    "/hello": {
+        "/hello", "/hello/", "/hello/x", "/hello?x", "//hello", "/x/../hello/.", "/%68ello", "//hello//", "/hello/x/..",
+    },
+    "/hello/": {"/hello/", "/hello/x", "/x/../hello/.", "//hello//", "/hello/x/.."},
+    "/hello/x": {"/hello/x"},
+    "/": {
+        "/", "/hello", "/hello/", "/hello/x", "/hello?x", "//hello", "/x/../hello/.", "/%68ello", "//hello//", "/hello/x/..",
+        "/helloworld", "/hello.html", "/hello%20", "/hello;x", "/Hello", "/hello/../x", "/x/hello", "/hell",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", OWNED)
+def test_a_function_owns_its_path_and_what_is_below_it(clock: Clock, prefix: str) -> None:
+    """Its requests alone may have a body."""
+    for path in OWNED["/"]:
+        head = f"{path} HTTP/1.1\r\nHost: h\r\n".encode()
+        client = answering(clock, told, b"GET " + head + b"\r\n", prefix=prefix)
+        client.send(b"POST " + head + b"Content-Length: 3\r\n\r\nabc")
+        expected = [200, 200] if path in OWNED[prefix] else [404, 405]
+        assert (path, [reply.status for reply in client.replies()]) == (path, expected)
+        if path in OWNED[prefix]:
+            assert client.replies()[1].body.endswith(b" b'abc'")
+
+
 BODY = b"POST /api/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nabcdeGET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
