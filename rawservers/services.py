@@ -79,7 +79,8 @@ def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start
 
 def prepare_status(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     """HTTP with one handler: the metrics of the server."""
-    return prepare_http(Config(handlers=(("/", partial(respond, get_status)),), body_limit=0), clock, get_status)
+    handlers = (("/", partial(respond, get_status)),)
+    return prepare_http(Config(handlers=handlers, body_limit=1024), clock, get_status)  # not 0: a POST is 405, not 413
 
 
 def http_banner(config: Config, address: str) -> str:

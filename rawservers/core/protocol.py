@@ -52,8 +52,8 @@ class Closing(Enum):
 class Deadline(IntEnum):
     """What a conversation waits for, and so which deadline runs; the seconds are in `ServiceSpec.deadlines`.
 
-    HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. SEND and LINGER
-    are the core's own.
+    HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. A deadline
+    goes on if nothing but TURN, without output, was between. SEND and LINGER are the core's own.
     """
 
     HEAD = auto()  # the rest of a request; from the accept, or from the request's first byte

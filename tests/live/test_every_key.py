@@ -220,9 +220,10 @@ def test_head_time(short: Server) -> None:
 
 @acts("http.body_time")
 def test_body_time(short: Server) -> None:
-    with short.connect() as sock:
-        sock.sendall(b"POST /say HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab")
-        assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 408 ")
+    for body in (b"Content-Length: 3\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n"):
+        with short.connect() as sock:
+            sock.sendall(b"POST /say HTTP/1.1\r\nHost: h\r\n" + body)
+            assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 408 ")
 
 
 @acts("http.idle_time")
