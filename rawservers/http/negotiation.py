@@ -27,6 +27,11 @@ def prefers_json(accept: str) -> bool:
     return as_json > as_html or (as_json == as_html > 0 and "application/json" in ranges and "text/html" not in ranges)
 
 
+def accepts_html(accept: str) -> bool:
+    """Whether the Accept field names text/html, as those of browsers do for a page, but not for a script or an image."""
+    return parse_accept(accept).get("text/html", 0.0) > 0
+
+
 def rank_codings(accept_encoding: str, codings: Iterable[str]) -> list[str]:
     """The accepted content codings out of `codings`, best first, without those that weigh less than identity (§12.5.3)."""
     ranges = parse_accept(accept_encoding)

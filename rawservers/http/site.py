@@ -25,10 +25,11 @@ from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondit
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
 from rawservers.http.listing import builder, html, json
-from rawservers.http.negotiation import prefers_json, rank_codings
+from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
+from rawservers.http.target import slash_location
 from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
@@ -36,6 +37,7 @@ log = logging.getLogger("rawservers")
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
+AUTHORITY = re.compile(r"((?:[^/?#]+:)?//[^/?#]+)?/?")  # a URL without a path, or "/"
 COMPRESSIBLE = re.compile(
     r"(?:text|message)/|.*(?:json|javascript|xml|yaml|toml|wasm|sql|rtf|postscript|x-sh|x-tex|[ot]tf|collection|fontobject|icon|bmp)\b"
 )
@@ -91,7 +93,7 @@ class Site:
         try:
             return self.page(301, request, [("Location", location)]) if location else self._serve(path, request)
         except IsADirectoryError:
-            return self.page(301, request, [("Location", f"{quote(path)}/{request.query}")])
+            return self.page(301, request, [("Location", slash_location(request))])
         except OSError as failure:
             return self._os_error(failure, request)
 
@@ -131,10 +133,12 @@ class Site:
                 absent.append(self._root.snapshot(index))
         return self._listing(path, request)
 
-    def _file_response(self, path: bytes, request: Request, absent: Sequence[Dependency] = ()) -> PreparedResponse:
+    def _file_response(
+        self, path: bytes, request: Request, absent: Sequence[Dependency] = (), is_fallback: bool = False
+    ) -> PreparedResponse:
         """The response from the file at `path`, by the request's header fields. Raises OSError if it cannot be opened.
 
-        absent: names that must not exist for the response to stay valid.
+        absent: names that must not exist for the response to stay valid. is_fallback: whether it stands for another path.
         """
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
@@ -144,7 +148,7 @@ class Site:
         fields = [
             ("Content-Type", self._type(path)),
             ("Content-Encoding", coding),
-            ("Vary", "Accept-Encoding" if file.variants else ""),
+            ("Vary", ", ".join(["Accept"] * is_fallback + ["Accept-Encoding"] * bool(file.variants))),
             # Never later than Date (RFC 9110 §8.8.2.1). From a date before 1980, caches would derive a lifetime of years.
             ("Last-Modified", http_date(min(second, now)) if second >= YEAR_1980 else ""),
             ("ETag", tag),
@@ -169,7 +173,8 @@ class Site:
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
             if prepared.content is response:
                 prepared.content = chosen
-            self._cache.store(request, prepared, {file, *file.dependencies, chosen, *chosen.dependencies, *absent})
+            dependencies = {file, *file.dependencies, chosen, *chosen.dependencies, *absent}
+            self._cache.store(request, prepared, dependencies, exact=is_fallback and not is_route(request.path_bytes))
         return prepared
 
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
@@ -225,8 +230,10 @@ class Site:
             prefix = source.removesuffix(b"*")
             if path == source or (prefix != source and path.startswith(prefix)):
                 if target.endswith("*"):
-                    rest = quote(path[len(prefix) :])
-                    target = target[:-1] + (rest.lstrip("/") if target == "/*" else rest)  # "//" would lead to another host
+                    target, rest = target[:-1], quote(path[len(prefix) :])
+                    if AUTHORITY.fullmatch(target):  # the rest is a path, not more of the host, nor "//" and another host
+                        target, rest = target.removesuffix("/") + "/", rest.lstrip("/")
+                    target += rest
                 return target if "?" in target else target + query
         return None
 
@@ -236,17 +243,24 @@ class Site:
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
-        if status == 404 and fallback and not is_hidden(path) and b"." not in path.rpartition(b"/")[2]:
-            try:
-                return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)])
-            except OSError as further:
-                log.error("cannot read the fallback %s: %s", fallback, further.strerror)
+        if status == 404 and fallback:
+            if not is_hidden(path) and (is_route(path) or accepts_html(request.fields.get("accept", ""))):
+                try:
+                    return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)], is_fallback=True)
+                except OSError as further:
+                    log.error("cannot read the fallback %s: %s", fallback, further.strerror)
+            return self.page(404, request, [("Vary", "Accept")])
         return self.page(status, request, [("Retry-After", "1")] if status == 503 else ())
 
 
 def without(name: str, headers: Headers) -> Headers:
     """The header fields of other names."""
     return [field for field in headers if field[0].lower() != name.lower()]
+
+
+def is_route(path: bytes) -> bool:
+    """Whether a path without a file is one of an application, not an asset: its last segment has no dot."""
+    return b"." not in path.rpartition(b"/")[2]
 
 
 def is_older(mtime_ns: int, file: File) -> bool:

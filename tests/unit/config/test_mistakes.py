@@ -118,6 +118,8 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("http.hosts = ['*.a']", ['1: http.hosts: expected a host name without a port, not "*.a"']),
         ("http.hosts = ['']", ['1: http.hosts: expected a host name without a port, not ""']),
         ("http.hosts = ['a', 'A.']", ['1: http.hosts: duplicate host name "A."']),
+        ("http.hosts = ['[::1]', '[0::1%lo]']", ['1: http.hosts: duplicate host name "[0::1%lo]"']),
+        ("http.hosts = ['[1:2:3]']", ["1: http.hosts: malformed host name: '[1:2:3]'"]),
         (
             "[http]\nhosts = ['a']\n[[http.sites]]\nhosts = [\n'b',\n'a']",
             ['4: http.sites.hosts: duplicate host name "a"'],

@@ -103,3 +103,25 @@ def test_a_rest_at_every_cut_of_a_pipeline(
     parts = Client(answering, clock).send(data[:cut], data[cut : 2 * cut], data[2 * cut :])
     assert parts.said == whole.said
     assert len(whole.replies()) == 4
+
+
+def test_each_chunk_of_a_body_is_a_step(site: tuple[Clock, routing.Router]) -> None:
+    clock, answering = site
+    client = Client(answering, clock)
+    head = b"POST /fn HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client.take(client.conversation.receive(head + b"1\r\nx\r\n" * 90 + b"0\r\n\r\n" + GET))
+    calls = []
+    while client.conversation.waiting is Deadline.TURN:
+        calls.append(client.conversation.steps)
+        client.take(client.conversation.resume())
+    assert calls[0] == STEPS
+    assert [reply.body for reply in client.replies()] == [b"called", b"content of f\n"]
+    body = Client(answering, clock)
+    body.take(body.conversation.receive(head))
+    body.take(body.conversation.receive(b"1\r\nx\r\n" * 95))
+    turns = 0
+    while body.conversation.waiting is Deadline.TURN:
+        assert body.conversation.steps == STEPS
+        body.take(body.conversation.resume())
+        turns += 1
+    assert (turns, body.conversation.steps, body.conversation.waiting) == (1, 95 - STEPS, Deadline.BODY)
