@@ -25,8 +25,12 @@ CONSTRAINTS = ROOT / "tests" / "constraints.txt"  # the versions of the test dep
 CLIENTS = {
     "/usr/bin/python3": "python3",
     "ab": "apache2-utils",
+    "apt-get": "apt",
+    "aria2c": "aria2",
     "busybox": "busybox",
     "curl": "curl",
+    "dpkg-deb": "dpkg",
+    "git": "git",
     "ip": "iproute2",
     "inetutils-telnet": "inetutils-telnet",
     "mount": "mount",
