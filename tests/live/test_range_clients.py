@@ -36,7 +36,7 @@ def test_aria2_with_sixteen_connections(folder: Path, tmp_path: Path) -> None:
         # The first request is for the whole file, and given up where the parts of the others begin.
         assert {entry.status for entry in seen.entries} == {200, 206}
         assert seen.count(206) >= 8
-        assert 8 < seen.connections <= 17
+        assert 8 < seen.connections <= 32  # one that ends as its part does may be opened again
 
 
 # FFmpeg's libraries, as in ffmpeg, mpv, VLC and browsers
