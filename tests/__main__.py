@@ -31,6 +31,7 @@ CLIENTS = {
     "curl": "curl",
     "dpkg-deb": "dpkg",
     "git": "git",
+    "httpdirfs": "httpdirfs",
     "ip": "iproute2",
     "inetutils-telnet": "inetutils-telnet",
     "mount": "mount",
@@ -38,6 +39,7 @@ CLIENTS = {
     "ncat": "ncat",
     "nsenter": "util-linux",
     "plink": "putty-tools",
+    "rclone": "rclone",
     "socat": "socat",
     "setpriv": "util-linux",
     "strace": "strace",
@@ -45,6 +47,8 @@ CLIENTS = {
     "systemd-analyze": "systemd",
     "unshare": "util-linux",
     "wget": "wget",
+    "zsync": "zsync",
+    "zsyncmake": "zsync",
 }
 
 
