@@ -32,6 +32,7 @@ CLIENTS = {
     "dpkg-deb": "dpkg",
     "git": "git",
     "haproxy": "haproxy",
+    "httpdirfs": "httpdirfs",
     "ip": "iproute2",
     "inetutils-telnet": "inetutils-telnet",
     "mount": "mount",
@@ -41,6 +42,7 @@ CLIENTS = {
     "node": "nodejs",
     "nsenter": "util-linux",
     "plink": "putty-tools",
+    "rclone": "rclone",
     "socat": "socat",
     "setpriv": "util-linux",
     "strace": "strace",
@@ -48,6 +50,8 @@ CLIENTS = {
     "systemd-analyze": "systemd",
     "unshare": "util-linux",
     "wget": "wget",
+    "zsync": "zsync",
+    "zsyncmake": "zsync",
 }
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import os
 import sys
+import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,18 @@ def update_and_download(apt: Apt, package: Path, server: Server) -> Traffic:
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     return debian_package(tmp_path)
+
+
+def test_apt_with_a_flat_repository(folder: Path, tmp_path: Path, package: Path) -> None:
+    """Its addresses have a segment of one dot: /./Packages."""
+    (folder / package.name).write_bytes(package.read_bytes())
+    (folder / "Packages").write_text(index(package, f"./{package.name}"))
+    os.utime(folder / "Packages", (PAST, PAST))
+    with serving(folder) as server:
+        apt = Apt(tmp_path / "apt", f"deb [trusted=yes] {server.url} ./")
+        first = update_and_download(apt, package, server)
+        assert ("GET /./Packages HTTP/1.1", 200) in [entry[:2] for entry in first.entries]
+        assert traffic(server).connections == 3  # one of each run: it pipelines
 
 
 def test_apt_with_a_pool(folder: Path, tmp_path: Path, package: Path) -> None:
@@ -185,6 +200,64 @@ def test_pip_reads_metadata_by_ranges(folder: Path, tmp_path: Path) -> None:
         assert seen.count(206) >= 1
         assert {entry.status for entry in seen.entries} == {200, 206}
         assert seen.connections == 1
+
+
+# npm
+
+
+@pytest.fixture
+def npm(tmp_path: Path) -> Iterator[tuple[list[str | Path], dict[str, str]]]:
+    """The command, but for the registry, and its environment."""
+    home = tmp_path / "home"
+    settings = {"cache": home / "cache", "userconfig": home / "rc", "globalconfig": home / "global"}
+    settings |= {"update-notifier": Path("false"), "audit": Path("false"), "fund": Path("false"), "fetch-retries": Path("0")}
+    command = [need("npm"), *(f"--{name}={value}" for name, value in settings.items())]
+    return command, private(home, NO_UPDATE_NOTIFIER="1")
+
+
+def npm_package(folder: Path, url: str) -> bytes:
+    """The archive of @scope/thing, and the document that the registry of this address has of it, as files below `folder`."""
+    described = {"name": "@scope/thing", "version": "1.0.0"}
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w:gz") as archive:
+        for name, content in (("package.json", json.dumps(described).encode()), ("index.js", b"module.exports = 42\n")):
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    content = target.getvalue()
+    for name in ("@scope", "archives"):
+        (folder / name).mkdir()
+    (folder / "archives/thing-1.0.0.tgz").write_bytes(content)
+    origin = {"tarball": f"{url}/archives/thing-1.0.0.tgz", "shasum": hashlib.sha1(content).hexdigest()}
+    document = {
+        "name": "@scope/thing",
+        "dist-tags": {"latest": "1.0.0"},
+        "versions": {"1.0.0": described | {"dist": origin}},
+    }
+    (folder / "@scope/thing").write_text(json.dumps(document))
+    return content
+
+
+@pytest.mark.slow
+def test_npm_with_a_scoped_package(folder: Path, tmp_path: Path, npm: tuple[list[str | Path], dict[str, str]]) -> None:
+    """Its document is asked for with an encoded slash, and is the file in the folder of its scope."""
+    command, environment = npm
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "package.json").write_text("{}")
+    with serving(folder, "encoded_slash = true") as server:
+        content = npm_package(folder, server.url)
+        command = [*command, f"--registry={server.url}/"]
+        assert run(*command, "view", "@scope/thing", "version", env=environment, cwd=project) == b"1.0.0\n"
+        assert [(entry.line, entry.status) for entry in traffic(server).entries] == [("GET /@scope%2fthing HTTP/1.1", 200)]
+        run(*command, "pack", "@scope/thing", env=environment, cwd=project)
+        assert (project / "scope-thing-1.0.0.tgz").read_bytes() == content
+        run(*command, "install", "@scope/thing", env=environment, cwd=project)
+        assert (project / "node_modules/@scope/thing/index.js").read_text() == "module.exports = 42\n"
+        seen = traffic(server)
+        assert {entry.status for entry in seen.entries} == {200, 304}  # a run asks again for what it has from an earlier one
+        assert [entry.status for entry in seen.entries if "/archives/" in entry.line] == [200]
+        assert seen.connections == 3
 
 
 # git

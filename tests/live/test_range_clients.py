@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fractions
+import math
 import random
 import wave
 from collections.abc import Callable
@@ -37,6 +38,39 @@ def test_aria2_with_sixteen_connections(folder: Path, tmp_path: Path) -> None:
         assert {entry.status for entry in seen.entries} == {200, 206}
         assert seen.count(206) >= 8
         assert 8 < seen.connections <= 32  # one that ends as its part does may be opened again
+
+
+# zsync
+
+BLOCK = 2048  # bytes; zsyncmake is told so
+
+
+def zsync(folder: Path, old: Path, url: str) -> None:
+    run(need("zsync"), "-q", "-i", old, "-o", folder / "new", url, cwd=folder, env=private(folder / "home"))
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("changes", [1])
+def test_zsync_fetches_what_has_changed(changes: int, version: str, folder: Path, tmp_path: Path) -> None:
+    """It asks for twenty parts at a time, and each time by a connection of its own if it is answered in HTTP/1.0."""
+    source = random.Random(changes)
+    new = source.randbytes(400 * BLOCK)
+    old = bytearray(new)
+    for change in range(changes):
+        at = (400 // changes * change + 5) * BLOCK
+        old[at : at + BLOCK] = source.randbytes(BLOCK)
+    (folder / "new").write_bytes(new)
+    (tmp_path / "old").write_bytes(old)
+    with serving(folder, f'version = "{version}"') as server:
+        run(need("zsyncmake"), "-b", str(BLOCK), "-u", f"{server.url}/new", "-o", folder / "new.zsync", folder / "new")
+        zsync(tmp_path, tmp_path / "old", f"{server.url}/new.zsync")
+        assert (tmp_path / "new").read_bytes() == new
+        seen = traffic(server)
+    parts = [entry for entry in seen.entries if entry.line.startswith("GET /new ")]
+    assert {entry.status for entry in parts} == {206}
+    assert changes * BLOCK <= sum(entry.size for entry in parts) < changes * (BLOCK + 512)
+    assert len(parts) == math.ceil(changes / 20)
+    assert seen.connections == 1 + (len(parts) if version == "1.0" else 1)
 
 
 # FFmpeg's libraries, as in ffmpeg, mpv, VLC and browsers
