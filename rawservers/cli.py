@@ -12,9 +12,11 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rawservers import __version__, status
 from rawservers.config.checks import check_directory, check_user
+from rawservers.config.source import read_settled
 from rawservers.core.bind import Endpoint
 from rawservers.daemon import systemd
 from rawservers.daemon.control import reload
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 text = status.fetch(args.status, args.format)
             sys.stdout.write(text)
         elif args.check or args.reload is not None:
-            configure(args)
+            configure(args, {}, read_settled(args.config) if args.config is not None else b"")
             if args.reload is not None:
                 reload(args.reload)
             print("ok")
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     with errors_as(CannotStart):
         inherited = systemd.listen_fds(SERVICES)
     error_log.install()
-    return Supervisor(lambda: configure(args, inherited), inherited_fds).run()
+    return Supervisor(partial(configure, args, inherited), args.config, inherited_fds).run()
 
 
 argument_type = errors_as(argparse.ArgumentTypeError)  # of other errors, argparse does not show the text
@@ -114,23 +116,28 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] | None = None) -> Config:
-    """The Config of the command line and the configuration file, which is read anew with each call.
+def configure(
+    args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] = {}, content: bytes = b"", running: bytes = b""
+) -> Config:
+    """The Config of the command line and the configuration file. It decides whether a file is taken, whoever asks.
 
-    args: from `parse`; inherited: descriptors of inherited listening sockets, by service. Raises ConfigError for the file, and
-    CannotStart for the command line.
+    args: from `parse`; inherited: descriptors of inherited listening sockets, by service; content: of the file, if there is
+    one; running: of that of the running configuration, at a reload. Raises ConfigError for the file, and CannotStart for the
+    command line.
     """
     config, settings = Config(listen=()), settings_of(SiteConfig) | settings_of(Config)
     given = {name: value for name, value in vars(args).items() if name in settings and value is not None}
     if args.config is not None:
-        from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
+        from rawservers.config import toml  # here, since it takes time, and most starts have no use for it
 
-        config = load(args.config, default_addresses(), [settings[name].key for name in given])
+        config = toml.load(content, args.config, default_addresses(), [settings[name].key for name in given])
+        if config.listen is None and toml.has_listeners(running, args.config):  # it may be cut before them
+            raise ConfigError([f"{args.config}: has no [[listen]], unlike the running configuration: not taken"])
     if args.root is not None:
         with errors_as(CannotStart):
             check_directory(args.root)
     flags = {listener.service: getattr(args, listener.service) for listener in DEFAULT_LISTENERS}
-    listen = listeners(flags, config.listen or (), inherited or {})
+    listen = listeners(flags, config.listen or (), inherited)
     if not listen:
         raise CannotStart("nothing to serve")
     first = replace(config.sites[0], **{name: given.pop(name) for name in settings_of(SiteConfig) if name in given})

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
 from rawservers.config.checks import check_directory, check_log_file, check_user
-from rawservers.config.keys import KEYS, TABLES, dotted_key, suggestion, toml_string
+from rawservers.config.keys import KEYS, TABLES, dotted_key, toml_string
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
 from rawservers.http.files import is_hidden
@@ -18,6 +18,7 @@ from rawservers.http.response import check_headers
 from rawservers.settings import ListenConfig, Setting, SiteConfig
 
 TABLE = Setting("", "table")
+UNKNOWN_KEY = "unknown key"
 
 # Kinds of tables with keys of the user's: a pattern of these keys, and the error for one that does not match it.
 KEY_PATTERNS = {
@@ -136,7 +137,7 @@ def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
         elif name in TABLES:
             fields |= child.convert(value) or {}
         else:
-            child.add_error(f"unknown key{suggestion(child.path)}")
+            child.add_error(UNKNOWN_KEY)
     return fields
 
 
@@ -257,7 +258,7 @@ KINDS = {
     "sites": Kind("an array of tables, each with the keys of a site", list, items="site"),
     "str": Kind("a string"),
     "table": Kind("a table", dict, read_table),
-    "type": Kind('a media type, such as "text/html"', pattern=rf"{TOKEN}/{TOKEN}( *; *[ -~]+)?"),
+    "type": Kind('a media type, such as "text/html"', pattern=rf"{TOKEN}/{TOKEN}( *; *[!-~][ -~]*)?"),
     "types": Kind("a table of file name extensions, each with a media type", dict, items="type"),
     "user": Kind("the name of a user, or NAME:GROUP", check=check_user),
 }

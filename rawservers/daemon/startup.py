@@ -102,12 +102,14 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
 
 @dataclass(slots=True, eq=False)
 class Resources:
-    """What the workers of a generation share. access_log: a descriptor, -1 if it is off; credentials: None: unchanged."""
+    """What the workers of a generation share. access_log: a descriptor, -1 if it is off; credentials: None: unchanged;
+    source: the content of the configuration file, b"" if there is none."""
 
     config: Config
     servers: Servers
     access_log: int
     credentials: Credentials | None
+    source: bytes = b""
 
     @classmethod
     def prepare(cls, config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Resources:

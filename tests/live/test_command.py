@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -53,6 +54,15 @@ def test_no_file(tmp_path: Path, check: list[str]) -> None:
     assert done.stderr == f"{tmp_path / 'nope'}: cannot be read: no such file or directory\n"
 
 
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_what_is_no_file(tmp_path: Path, check: list[str]) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/zero"), Path("/dev/stdin")):
+        done = run("-c", path, *check)
+        assert (done.returncode, done.stdout, done.stderr) == (78, "", f"{path}: cannot be read: not a regular file\n")
+
+
 def test_a_start_with_a_file(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "conf.toml"
     path.write_text(f"""
@@ -73,7 +83,7 @@ def test_a_start_with_a_file(folder: Path, tmp_path: Path) -> None:
 
 def test_a_start_loads_nothing_that_it_does_not_need(folder: Path) -> None:
     program = (
-        "import sys; from rawservers.cli import configure, parse; configure(parse(sys.argv[1:]));"
+        "import sys; from rawservers.cli import configure, parse; configure(parse(sys.argv[1:]), {}, b'# nothing');"
         "print(*{'tomllib', 'difflib', 'pwd', 'grp', 'rawservers.config.toml'} & sys.modules.keys())"
     )
     for arguments, some in ((["--http", "0", "--workers", "2", folder], False), (["-c", "/dev/null"], True)):
