@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from rawservers.core.bind import Endpoint, ServerSocket, bind
@@ -87,8 +87,10 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
         for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
             key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
-            if key not in servers.values():
-                group = [server for server, other in existing.items() if other == key] or bind(endpoint)
+            is_any = endpoint.fd is None and not (endpoint.path or endpoint.port)  # port 0: each time another one
+            if is_any or key not in servers.values():
+                unused = [server for server, other in existing.items() if other == key and server not in servers]
+                group = [server for server in unused if server.port == unused[0].port] or bind(endpoint)
                 servers |= dict.fromkeys(group, key)
     except (OSError, ValueError) as error:
         for server in servers.keys() - existing.keys():
@@ -123,10 +125,12 @@ class Resources:
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
             resources = cls(config, {}, open_target(config.access_log), credentials)
         try:
-            resources.servers = bind_all(config, existing)
+            resources.servers = servers = bind_all(config, existing)
         except CannotStart:
             resources.close()
             raise
+        listen = tuple(ListenConfig(each.service, server.address) for server, each in servers.items())
+        resources.config = replace(config, listen=listen)  # the bound addresses, for the welcome page
         raise_descriptor_limit(config)
         return resources
 

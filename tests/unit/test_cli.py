@@ -63,6 +63,50 @@ def test_where_to_listen(
     assert found == tuple(ListenConfig(*row) for row in expected)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-p", "1"], [("http", "1")]),
+        (["-p", "1", "--telnet", "2"], [("http", "1"), ("telnet", "2")]),
+        (["--bind", "0.0.0.0"], [("http", "0.0.0.0:8080"), ("telnet", "0.0.0.0:2323")]),
+        (["--bind", "::1", "--telnet", "off"], [("http", "[::1]:8080")]),
+        (["--bind", "[::1]", "-p", "1"], [("http", "[::1]:1")]),
+        (
+            ["--bind", "a.b", "--http", "1", "--http", "c:2", "--telnet", "3"],
+            [("http", "a.b:1"), ("http", "c:2"), ("telnet", "a.b:3")],
+        ),
+        (["--bind", "h", "--http", ":1", "--telnet", "2"], [("http", ":1"), ("telnet", "h:2")]),
+    ],
+)
+def test_ports_and_hosts(arguments: list[str], expected: list[tuple[str, str]]) -> None:
+    assert asked(*arguments).listen == tuple(ListenConfig(*row) for row in expected)
+
+
+def test_the_host_of_addresses_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text("[[listen]]\nservice = 'http'\naddress = '1'\n[[listen]]\nservice = 'status'\naddress = 'unix:/s'\n")
+    assert asked("-c", path, "--bind", "h").listen == (ListenConfig("http", "h:1"), ListenConfig("status", "unix:/s"))
+
+
+def test_what_is_listed(tmp_path: Path) -> None:
+    path, file = tmp_path / "conf.toml", tmp_path / "file"
+    path.write_text("http.listing = true")
+    file.touch()
+    for arguments, expected in (
+        ([], False),
+        ([tmp_path], True),
+        ([tmp_path, "--no-listing"], False),
+        ([tmp_path, "--listing"], True),
+        ([file], False),
+        (["-c", path], True),
+        (["-c", path, "--no-listing"], False),
+        (["-c", path, tmp_path, "--no-listing"], False),
+        (["-c", path, tmp_path], True),
+        (["-c", path, file], False),
+    ):
+        assert asked(*arguments).sites[0].listing == expected  # type: ignore[arg-type]
+
+
 def test_options_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "conf.toml"
     path.write_text(

@@ -66,8 +66,8 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache", "framing",
-        "conditional", "ranges", "response", "negotiation", "dates", "request",
+        "router", "welcome", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache",
+        "framing", "conditional", "ranges", "response", "negotiation", "dates", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip
