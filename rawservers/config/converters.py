@@ -194,15 +194,17 @@ def convert_pages(pages: tuple[Any, ...], context: Context) -> tuple[tuple[int, 
     return tuple((int(status), path) for status, path in pages)
 
 
-def convert_site(table: dict[str, Any], context: Context) -> SiteConfig:
+def convert_site(table: dict[str, Any], context: Context) -> SiteConfig | None:
     """An element of [[http.sites]], which needs a host name to be reachable."""
+    before = len(context.errors)
     fields = read_table(table, context)
     if fields.get("hosts", ()) == ():
         context.child("hosts").add_error("missing: all sites but the first, [http], need a host name")
-    return SiteConfig(**fields)
+    return SiteConfig(**fields) if len(context.errors) == before else None
 
 
-def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
+def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig | None:
+    before = len(context.errors)
     fields = read_table(table, context)
     service = fields.get("service", "")
     address = fields.get("address", context.services.get(service, ""))
@@ -213,7 +215,7 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
     endpoint = Endpoint.parse(address or "0")
     if endpoint.port or endpoint.path:  # not port 0, any free one, which may be used again
         check_duplicate(endpoint, f"address {endpoint}", context.child("address"))
-    return ListenConfig(service, address)
+    return ListenConfig(service, address) if len(context.errors) == before else None
 
 
 def convert_service(name: object, context: Context) -> object:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from rawservers.config.checks import check_directory
 from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
@@ -70,6 +71,16 @@ def make_services(config: Config, clock: Clock, report: Report, get_status: GetS
         with errors_as(CannotStart, f"cannot serve {name} on {listen.address}: "):
             services[name] = services.get(name) or make_service(name, config, clock, report, get_status)
     return services
+
+
+def check_names(config: Config) -> None:
+    """Raise ValueError, which names the field, if a service or a document root does not exist."""
+    for number, listen in enumerate(config.listen or ()):
+        if listen.service not in SERVICES:
+            raise ValueError(f"listen[{number}].service: expected one of {', '.join(SERVICES)}, not {listen.service!r}")
+    for number, site in enumerate(config.sites):
+        with errors_as(ValueError, f"sites[{number}].root: "):
+            check_directory(site.root)
 
 
 def validate(config: Config) -> None:

@@ -273,7 +273,7 @@ def test_any_file_is_taken_or_refused_with_its_lines(path: Path, text: str) -> N
         errors = error.errors
     else:
         for name in SERVICES:
-            validate(replace(config, listen=(ListenConfig(name, ""),)))
+            validate(replace(config, listen=(ListenConfig(name, "0"),)))
         return
     assert errors
     for said in errors:
