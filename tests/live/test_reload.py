@@ -253,7 +253,8 @@ def watching_reads(server: Server, path: Path) -> Iterator[Callable[[], int]]:
 
 
 def test_a_file_that_changes_all_the_time_is_not_taken(conf: Path) -> None:
-    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load:
+    patient = os.environ | {"SETTLE_TIME": "0.5"}  # the thread that writes may be held up for a while
+    with supervise("-c", conf, env=patient) as server, Load(server.address("http"), CONTENT) as load:
         with writing(conf):
             assert reload(server).returncode == 2
         assert f"{conf}: still changing after 2 seconds: not taken" in server.stderr()
@@ -264,15 +265,22 @@ def test_a_file_that_changes_all_the_time_is_not_taken(conf: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Write the file again and again in a thread, with another comment each time, until the end of the context."""
+def writing(path: Path, cut: str = "$a", pause: float = 0.01) -> Iterator[None]:
+    """Write the file again and again in a thread, with another comment each time, until the end of the context.
+
+    cut: a pattern of the places where it is cut into pieces; pause: after each piece, in seconds. In the end it is whole.
+    """
     text, over = path.read_text(), threading.Event()
 
     def write() -> None:
         for number in itertools.count():
-            path.write_text(f"{text}# {number}\n")
-            if over.wait(0.01):
+            if over.is_set():
                 break
+            with path.open("w") as file:
+                for piece in filter(None, re.split(cut, f"{text}# {number}\n")):
+                    file.write(piece)
+                    file.flush()
+                    over.wait(pause)
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -281,6 +289,46 @@ def writing(path: Path) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def copying(path: Path) -> Iterator[None]:
+    """Copy two others over the file, by cp, one after the other, again and again until the end of the context."""
+    others = [path.with_name("a.toml"), path.with_name("b.toml")]
+    for number, other in enumerate(others):
+        other.write_text(path.read_text() + f"# {number}\n" * 50_000)  # which takes cp several writes
+    script = 'while true; do cp "$2" "$1" && cp "$3" "$1" || exit; done'
+    copier = subprocess.Popen(["sh", "-c", script, "sh", path, *others])
+    try:
+        yield
+        assert copier.poll() is None
+    finally:
+        copier.kill()
+        copier.wait()
+        path.write_text(others[0].read_text())
+
+
+SLOW = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize("reloads", [10, pytest.param(130, marks=SLOW)])
+@pytest.mark.parametrize("how", ["copied", "by lines", "by listeners"])
+def test_reloads_while_the_file_is_written(conf: Path, how: str, reloads: int) -> None:
+    """No cut file is taken, not even a valid one, which lacks a listener: nobody is refused, and all listeners stay."""
+    lines, listeners = r"(?m)^", r"(?=\[\[listen]])"
+    writers = {"copied": copying(conf), "by lines": writing(conf, lines, 0.05), "by listeners": writing(conf, listeners, 0.05)}
+    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load:
+        telnet = server.address("telnet")
+        with writers[how]:
+            for _ in range(reloads):
+                server.signal(signal.SIGHUP)
+                select.select([], [], [], 0.15)  # as often as that, and not to wait for anything
+                socket.create_connection(telnet, timeout=DEADLINE).close()
+        control.reload(server.process.pid)
+        load.go_on()
+        assert load.failures == []
+        assert server.address("telnet") == telnet
+        assert "reloading" in server.stderr()
 
 
 def test_the_end_while_the_file_is_read(conf: Path) -> None:
