@@ -25,7 +25,8 @@ from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import Config, ListenConfig, SiteConfig
+from rawservers.http.welcome import WelcomeSite
+from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
 from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
@@ -62,7 +63,9 @@ def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    router = Router([Site(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)], config, cache)
+    kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
+    sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)]
+    router = Router(sites, config, cache)
     return lambda peer: Conversation(peer, router, config.requests)
 
 
@@ -84,8 +87,13 @@ def prepare_status(config: Config, clock: Clock, get_status: GetStatus) -> Start
 
 
 def http_banner(config: Config, address: str) -> str:
-    roots = ", ".join(site.root for site in config.sites) or "the welcome page"
-    return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
+    roots = ", ".join(
+        "the welcome page" if site.root == str(WELCOME) else site.root for site in config.sites or (SiteConfig(),)
+    )
+    if address.startswith("unix:"):
+        return f"{address} (serving {roots})"
+    warning = "" if address.startswith(("127.", "[::1]:")) else f"; anyone who can reach {address} can read it"
+    return f"http://{address}/ (serving {roots}{warning})"
 
 
 HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time"}

@@ -31,6 +31,20 @@ def check_directory(path: str) -> None:
         raise ValueError(f"cannot serve {path}: {os_error_text(error)}") from error
 
 
+def check_document_root(path: str) -> bool:
+    """A directory must exist and be readable, or else a regular file: whether it is one. Hidden names are not served."""
+    if not os.path.isfile(path):
+        check_directory(path)
+        return False
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        raise ValueError(f"cannot serve {path}: {os_error_text(error)}") from error
+    if os.path.basename(path).startswith("."):
+        raise ValueError(f"cannot serve {path}: its name begins with a dot")
+    return True
+
+
 def check_log_file(path: str) -> None:
     """A file need not exist, but its directory must."""
     if os.path.isdir(path):

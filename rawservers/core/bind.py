@@ -23,6 +23,12 @@ from rawservers.core.peer import peer_address
 # Groups: descriptor, path, host, port.
 ADDRESS = re.compile(r"fd:([0-9]{1,9})|unix:((?s:.+))|(?:(\[[^]]*]|[^:]*):)?([0-9]+)", re.ASCII)
 
+# A host without a port: an IPv6 address, which has no brackets (the group) or some, an IPv4 address, or a name.
+HOST = re.compile(
+    r"((?=[^:]*:[^:]*:)[0-9A-Fa-f:.]+(?:%[\w.-]+)?)|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?]|[A-Za-z0-9._-]*[A-Za-z.][A-Za-z0-9._-]*",
+    re.ASCII,
+)
+
 # Length of the accept queue: the kernel lowers it to net.core.somaxconn. A burst of connections is to be queued, not refused.
 BACKLOG = 0x7FFFFFFF
 
@@ -37,16 +43,21 @@ class Endpoint(NamedTuple):
     fd: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message."""
+    def parse(cls, text: str, port: str = "PORT") -> Endpoint:
+        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message.
+
+        port: the one that the message for a host without a port suggests.
+        """
         if not (match := ADDRESS.fullmatch(text)):
+            if found := written_host(text):
+                raise ValueError(f"not an address: {text!r}: add a port: {found}:{port}")
             raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or fd:N)")
-        fd, path, host, port = match.groups()
+        fd, path, host, number = match.groups()
         if fd or path:
             return cls(path=path, fd=int(fd) if fd else None)
-        if int(port) > 65535:
-            raise ValueError(f"not a port: {int(port)} (the highest is 65535)")
-        return cls("127.0.0.1" if host is None else host.strip("[]") or None, int(port))
+        if len(number) > 9 or int(number) > 65535:
+            raise ValueError(f"not a port: {number[:20]} (the highest is 65535)")
+        return cls("127.0.0.1" if host is None else host.strip("[]") or None, int(number))
 
     def __str__(self) -> str:
         if self.fd is not None:
@@ -57,10 +68,17 @@ class Endpoint(NamedTuple):
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
+def written_host(text: str) -> str:
+    """A host as it stands before a port: an IPv6 address gets brackets. "" if `text` is none, or has a port."""
+    found = HOST.fullmatch(text)
+    return f"[{text}]" if found and found[1] else text if found else ""
+
+
 class ServerSocket:
     """A bound socket that listens, with the options that accepted sockets inherit.
 
-    owned: whether this server has bound it, so that only its own workers accept from it. address: the bound one, as text.
+    owned: whether this server has bound it, so that only its own workers accept from it. address: the bound one, as text; port:
+    0 for a unix socket.
     """
 
     def __init__(self, sock: socket.socket, owned: bool = True) -> None:
@@ -69,6 +87,7 @@ class ServerSocket:
         sock.setblocking(False)
         self.sock, self.owned = sock, owned
         self.address = str(Endpoint(path=name) if is_unix else Endpoint(*peer_address(name)))
+        self.port: int = 0 if is_unix else name[1]
         self._path = name if owned and is_unix else ""
         self._inode = os.stat(name).st_ino if self._path else 0
         if not is_unix:

@@ -144,6 +144,13 @@ class Scoreboard:
         self.server = Metrics(gauges=Counter({"server.started_ms": int(time.time() * 1000), "server.slots": 1}))
         self.publish()
 
+    @classmethod
+    def of(cls, memory: mmap.mmap) -> Scoreboard:
+        """That of another process, to be read."""
+        board = cls.__new__(cls)
+        board._memory, board._own = memory, Slot(memory, 0)
+        return board
+
     def publish(self) -> None:
         """Write slot 0, whatever another process has made of it."""
         self._own.publish(self.server)

@@ -8,9 +8,10 @@ import os
 import resource
 import signal
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from rawservers.config.checks import check_directory
 from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
@@ -74,6 +75,16 @@ def make_services(
     return services
 
 
+def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
+    """Raise ValueError, which names the field, if a service or a document root does not exist."""
+    for number, listen in enumerate(config.listen or ()):
+        if listen.service not in table:
+            raise ValueError(f"listen[{number}].service: expected one of {', '.join(table)}, not {listen.service!r}")
+    for number, site in enumerate(config.sites):
+        with errors_as(ValueError, f"sites[{number}].root: "):
+            check_directory(site.root)
+
+
 def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
     """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
     make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), table)
@@ -89,8 +100,10 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
         for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
             key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
-            if key not in servers.values():
-                group = [server for server, other in existing.items() if other == key] or bind(endpoint)
+            is_any = endpoint.fd is None and not (endpoint.path or endpoint.port)  # port 0: each time another one
+            if is_any or key not in servers.values():
+                unused = [server for server, other in existing.items() if other == key and server not in servers]
+                group = [server for server in unused if server.port == unused[0].port] or bind(endpoint)
                 servers |= dict.fromkeys(group, key)
     except (OSError, ValueError) as error:
         for server in servers.keys() - existing.keys():
@@ -106,7 +119,8 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
 class Resources:
     """What the workers of a generation share.
 
-    access_log: a descriptor, -1 if it is off; credentials: None: unchanged; table: of the services, by name.
+    access_log: a descriptor, -1 if it is off; credentials: None: unchanged; table: of the services, by name; source: the
+    content of the configuration file, b"" if there is none.
     """
 
     config: Config
@@ -114,6 +128,7 @@ class Resources:
     access_log: int
     credentials: Credentials | None
     table: Mapping[str, Service] = field(default_factory=lambda: SERVICES)
+    source: bytes = b""
 
     @classmethod
     def prepare(
@@ -134,10 +149,12 @@ class Resources:
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
             resources = cls(config, {}, open_target(config.access_log), credentials, table)
         try:
-            resources.servers = bind_all(config, existing)
+            resources.servers = servers = bind_all(config, existing)
         except CannotStart:
             resources.close()
             raise
+        listen = tuple(ListenConfig(each.service, server.address) for server, each in servers.items())
+        resources.config = replace(config, listen=listen)  # the bound addresses, for the welcome page
         if raise_limit:
             raise_descriptor_limit(config)
         return resources

@@ -4,7 +4,8 @@ The workers inherit the sockets and the log, and all accept from the same socket
 does next is decided in `transitions.py`. This file makes events of what it hears, and carries out the actions:
 
     SIGCHLD                   a worker has exited: another is forked, with a growing delay if workers exit before they are ready
-    SIGHUP                    reload, all or nothing: new workers, with the present configuration, replace the old ones
+    SIGHUP                    reload, all or nothing: new workers, with the present configuration, replace the old ones. Its
+                              file is read by a timer, until two reads in a row find the same
     SIGUSR1                   reopen the access log (also done when its file was renamed or removed)
     SIGTERM, SIGINT, SIGQUIT  graceful stop; a second signal stops at once
     a reply of a worker       it is ready, or no longer accepts
@@ -27,12 +28,22 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from rawservers.config.source import SETTLE_TIME, Reading, read_settled
 from rawservers.core.errors import os_error_text
 from rawservers.core.loop import TICK, EventHandler, Loop
 from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
+from rawservers.daemon.transitions import (
+    NO_GENERATION,
+    Action,
+    ActionKind,
+    EventKind,
+    Generation,
+    ServerEvent,
+    ServerState,
+    transition,
+)
 from rawservers.daemon.worker import MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
 from rawservers.logs import error as error_log
 from rawservers.logs.access import open_target, rotated
@@ -42,11 +53,15 @@ log = logging.getLogger("rawservers")
 
 
 class Supervisor:
-    """configure: reads the configuration, at the start and for each reload; inherited_fds: descriptors that were open before
-    the start, of which only server sockets are kept."""
+    """configure: makes the configuration, at the start and for each reload, of the content of the file, and that of the file
+    of the running configuration, b"" if there is none; path: of the file, None: there is none; inherited_fds: descriptors that
+    were open before the start, of which only server sockets are kept."""
 
-    def __init__(self, configure: Callable[[], Config], inherited_fds: Iterable[int] = ()) -> None:
+    def __init__(
+        self, configure: Callable[[bytes, bytes], Config], path: str | None, inherited_fds: Iterable[int] = ()
+    ) -> None:
         self._configure = configure
+        self._path = path
         self._inherited_fds = set(inherited_fds)
         self._notifier = Notifier()
         self._loop = Loop()
@@ -60,7 +75,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until a signal to stop; returns the exit status. Raises CannotStart, and whatever `configure` raises."""
-        first = self._prepare()
+        first = self._prepare(read_settled(self._path) if self._path is not None else b"")
         self._state, resources = ServerState(next=first), self._resources[first]
         for fd in self._inherited_fds - {server.sock.fileno() for server in resources.servers}:
             os.close(fd)  # else it stays open for as long as this process runs
@@ -78,9 +93,9 @@ class Supervisor:
 
     # Events
 
-    def _handle(self, kind: EventKind, pid: int = 0) -> None:
+    def _handle(self, kind: EventKind, pid: int = 0, generation: Generation = NO_GENERATION) -> None:
         """Carry out the actions that follow from this event, and from their results."""
-        event: ServerEvent | None = ServerEvent(kind, time.monotonic(), pid)
+        event: ServerEvent | None = ServerEvent(kind, time.monotonic(), pid, generation)
         while event:
             self._state, actions = transition(self._state, event)
             event = None
@@ -153,7 +168,7 @@ class Supervisor:
         """Returns the event that is the result of the action, if it has one."""
         match action.kind:
             case ActionKind.PREPARE:
-                return self._begin_reload()
+                self._begin_reload()
             case ActionKind.FORK:
                 return self._fork(action.generation)
             case ActionKind.CLOSE:
@@ -183,24 +198,39 @@ class Supervisor:
                 self._loop.stop()
         return None
 
-    def _prepare(self) -> Generation:
-        """A new generation. Raises CannotStart, and whatever `configure` raises."""
-        config, current = self._configure(), self._current()
+    def _prepare(self, content: bytes) -> Generation:
+        """A new generation. content: of the configuration file. Raises CannotStart, and whatever `configure` raises."""
+        current = self._current()
+        config = self._configure(content, current.source if current else b"")
         number, size = self._scoreboard.server.counters["server.reloads_begun"], config.workers or len(os.sched_getaffinity(0))
         generation = Generation(number, size, config.drain_time)
-        self._resources[generation] = Resources.prepare(config, current.servers if current else {})
+        resources = self._resources[generation] = Resources.prepare(config, current.servers if current else {})
+        resources.source = content
         return generation
 
-    def _begin_reload(self) -> ServerEvent:
+    def _begin_reload(self) -> None:
+        """Read the configuration file, with as many attempts as it takes, each in a turn of its own."""
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._scoreboard.count("reloads_begun")
         log.info("reloading")
+        reading = Reading(self._path) if self._path is not None else None
+        self._loop.call_at(self._loop.clock.now, self._loop, lambda: self._go_on_reading(reading))
+
+    def _go_on_reading(self, reading: Reading | None) -> None:
+        """Make an attempt to read the file. If that succeeds, or fails for good, the preparation has its result."""
+        if self._state.exit_status is not None:
+            return
+        kind, generation, now = EventKind.REJECTED, NO_GENERATION, time.monotonic()
         try:
-            return ServerEvent(EventKind.PREPARED, time.monotonic(), generation=self._prepare())
+            content = reading.attempt(now) if reading else b""
+            if content is None:
+                self._loop.call_at(now + SETTLE_TIME, self._loop, lambda: self._go_on_reading(reading))
+                return
+            kind, generation = EventKind.PREPARED, self._prepare(content)
         except Exception as error:  # unexpected ones with a traceback
             for line in getattr(error, "errors", (str(error),)):
                 log.error("%s", line, exc_info=not isinstance(error, CannotStart | ConfigError))
-            return ServerEvent(EventKind.REJECTED, time.monotonic())
+        self._handle(kind, generation=generation)
 
     def _fork(self, generation: Generation) -> ServerEvent:
         """Fork a worker. A failure is logged."""

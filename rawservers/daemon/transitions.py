@@ -6,7 +6,7 @@
 A start is a reload without an old generation. A reload that is requested begins when no other is under way, and no old worker
 is left; retiring ones are hastened. Its steps:
 
-    preparation  the configuration is read, sockets are bound, the log is opened
+    preparation  the configuration is read, which may take a while, sockets are bound, the log is opened
     start        new workers are forked while the old ones serve: theirs is the `next` generation
     hand-over    all new workers are ready: theirs is the `current` generation, and the old workers retire. Ends when none of
                  them accepts any more, or after START_TIME
@@ -93,7 +93,7 @@ class Action(NamedTuple):
 
 
 def transition(state: ServerState, event: ServerEvent) -> tuple[ServerState, tuple[Action, ...]]:
-    """The next state, and the actions, in order. PREPARE and FORK come last; their result must be the next event."""
+    """The next state, and the actions, in order. FORK comes last; its result must be the next event."""
     state = state._replace(now=event.now, actions=()).handle(event).settle()
     return state, state.actions
 
@@ -102,14 +102,15 @@ class ServerState(NamedTuple):
     """At the start: with the first generation as `next`.
 
     workers: those that have not exited, by process id; current: the generation that serves; next: the one that is started;
-    handover: whether a hand-over is under way; reload_deadline: of the start and the hand-over; exit_status: None until a stop
-    begins; fork_at: no fork before; now, actions: of the last transition."""
+    handover: whether a hand-over is under way; preparing: whether PREPARE has no result yet; reload_deadline: of the start and
+    the hand-over; exit_status: None until a stop begins; fork_at: no fork before; now, actions: of the last transition."""
 
     workers: Mapping[int, WorkerState] = {}
     current: Generation | None = None
     next: Generation | None = None
     handover: bool = False
     reload_requested: bool = False
+    preparing: bool = False
     reload_deadline: float = inf
     exit_status: int | None = None
     respawn_delay: float = RESPAWN_DELAY[0]
@@ -130,9 +131,13 @@ class ServerState(NamedTuple):
             case EventKind.TICK, _:
                 return self.act(ActionKind.KILL, (pid for pid, worker in self.workers.items() if worker.kill_at < now))
             case EventKind.PREPARED, _:
-                return self._replace(next=generation, reload_deadline=now + START_TIME)
+                state = self._replace(preparing=False)
+                if state.exit_status is not None:
+                    return state.close(generation)
+                return state._replace(next=generation, reload_deadline=now + START_TIME)
             case EventKind.REJECTED, _:
-                return self.fail("invalid configuration")
+                state = self._replace(preparing=False)
+                return state.fail("invalid configuration") if state.exit_status is None else state
             case EventKind.FORKED, _:
                 return self._replace(forked_at=now).change({pid: worker})
             case EventKind.FORK_FAILED, _:
@@ -165,10 +170,10 @@ class ServerState(NamedTuple):
             retiring = any(worker.phase is WorkerPhase.RETIRING for worker in state.workers.values())
             if not retiring or state.now > state.reload_deadline:  # one that hangs finds the command in its socket later
                 state = state._replace(handover=False).act(ActionKind.COMPLETE, generation=state.current)
-        if state.reload_requested and not state.next and not state.handover:
+        if state.reload_requested and not (state.next or state.handover or state.preparing):
             if not state.former():  # the new configuration may remove the cause of failures, so the delay ends
                 state = state._replace(reload_requested=False, respawn_delay=RESPAWN_DELAY[0], fork_at=state.now)
-                return state.act(ActionKind.PREPARE)
+                return state._replace(preparing=True).act(ActionKind.PREPARE)
             state = state.command(WorkerPhase.STOPPING, state.former())
         for generation in filter(None, (state.current, state.next)):
             if len(state.active(generation)) < generation.size and state.now >= state.fork_at:

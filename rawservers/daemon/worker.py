@@ -33,7 +33,7 @@ from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
-from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
+from rawservers.daemon.startup import CannotStart, Resources, check_names, connection_shares, make_services, max_connections
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
@@ -70,8 +70,10 @@ collections_done = itertools.count(1)
 def serve(config: Config) -> None:
     """Serve in this process, without a supervisor, until SIGTERM or SIGINT. Call it in the main thread.
 
-    Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises CannotStart.
+    Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises ValueError for a service
+    or a document root that does not exist, and CannotStart.
     """
+    check_names(config)
     resources = Resources.prepare(replace(config, user=""))
     scoreboard = Scoreboard()
     worker = Worker(resources, scoreboard, scoreboard.allocate())

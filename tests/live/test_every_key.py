@@ -20,8 +20,8 @@ from typing import TypeVar
 import pytest
 
 from rawservers.config.keys import KEYS
-from rawservers.config.toml import load
 from rawservers.settings import ConfigError
+from tests.harness.configuration import load
 from tests.harness.needs import ROOT, need
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until

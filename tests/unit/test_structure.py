@@ -72,8 +72,8 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache", "framing",
-        "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target", "request",
+        "router", "welcome", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache",
+        "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip

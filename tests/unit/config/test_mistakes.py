@@ -181,8 +181,12 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("[[listen]]\nservice = ['http']", ["2: listen.service: expected one of {services}, not an array"]),
         ("[[listen]]\nservice = 'htpt'", ['2: listen.service: expected one of {services}, not "htpt"']),
         (
-            "[[listen]]\nservice = 'http'\naddress = 'x'",
-            ["3: listen.address: not an address: 'x' ({addresses})"],
+            "[[listen]]\nservice = 'http'\naddress = 'x y'",
+            ["3: listen.address: not an address: 'x y' ({addresses})"],
+        ),
+        (
+            "[[listen]]\nservice = 'http'\naddress = '::1'",
+            ["3: listen.address: not an address: '::1': add a port: [::1]:PORT"],
         ),
         (
             "[[listen]]\nservice = 'http'\naddress = ':65536'",

@@ -84,14 +84,14 @@ def steps(node: Node, sizes: tuple[int, ...], may_hang: bool) -> Iterator[Step]:
     def step(kind: EventKind, behaved: bool = True, pid: int = 0, generation: Generation = FORMER) -> Step:
         return Step(state, ServerEvent(kind, 0.0, pid, generation), behaved)
 
-    if node.result_of and node.result_of.kind is Do.PREPARE:
-        for size in sizes:
-            yield step(On.PREPARED, generation=Generation(3, size, 1.0))
-        yield step(On.REJECTED)
-    elif node.result_of:
+    if node.result_of:
         yield step(On.FORKED, True, NEW_PID, node.result_of.generation)
         yield step(On.FORK_FAILED, False, 0, node.result_of.generation)
     else:
+        for size in sizes if state.preparing else ():
+            yield step(On.PREPARED, generation=Generation(3, size, 1.0))
+        if state.preparing:
+            yield step(On.REJECTED)
         yield step(On.RELOAD, False)
         yield step(On.STOP, False)
         yield step(On.TICK)
@@ -123,11 +123,14 @@ def take(node: Node, step: Step, largest: int) -> Node:
     event = step.event
     state, actions = transitions.transition(step.state, event)
     kinds = [action.kind for action in actions]
-    results = [action for action in actions if action.kind in {Do.PREPARE, Do.FORK}]
+    results = [action for action in actions if action.kind is Do.FORK]
     assert results == list(actions[-1:]) or not results, "an action with a result is not the last one"
     alive = set(step.state.workers) | ({event.pid} if event.kind is On.FORKED else set())
     alive -= {event.pid} if event.kind is On.EXITED else set()
     opened = set(node.opened)
+    assert (Do.PREPARE in kinds) <= (not step.state.preparing or event.kind in {On.PREPARED, On.REJECTED}), (
+        "step: two preparations"
+    )
     if event.kind is On.PREPARED:
         opened.add(event.generation)
     for action in actions:
@@ -145,7 +148,7 @@ def check(state: ServerState, alive: set[int], opened: set[Generation], largest:
     used = {generation for generation in (state.current, state.next) if generation}
     assert set(state.workers) == alive, "forgotten: a worker is not in the state, or has exited"
     assert opened == (used if state.exit_status is None else set()), "listener: open are others than those in use"
-    assert not (state.next and state.handover), "step: a start, and a hand-over at the same time"
+    assert bool(state.next) + state.handover + state.preparing <= 1, "step: two at the same time"
     for worker in state.workers.values():
         assert not worker.is_active or worker.generation in used, "forgotten: a worker of no generation has no command"
         assert worker.phase >= Phase.STOPPING or state.exit_status is None, "forgotten: a worker was not told to stop"
@@ -180,7 +183,7 @@ def is_goal(node: Node) -> bool:
         return node.has_exited
     workers = state.workers.values()
     serves = len(workers) == state.current.size and all(worker.phase is Phase.READY for worker in workers)
-    idle = not (state.next or state.handover or state.reload_requested) and state.exit_status is None
+    idle = not (state.next or state.handover or state.reload_requested or state.preparing) and state.exit_status is None
     return serves and idle and all(worker.kill_at == inf for worker in workers)
 
 
@@ -224,12 +227,23 @@ Method = Callable[..., Any]
 
 def handover_is_never_over(method: Method, state: ServerState) -> ServerState:
     settled: ServerState = method(state)
-    return settled._replace(handover=settled.current is not None and not settled.next)
+    return settled._replace(handover=settled.current is not None and not settled.next and not settled.preparing)
 
 
 def handover_begins_early(method: Method, state: ServerState) -> ServerState:
     settled: ServerState = method(state)
     return settled._replace(handover=settled.next is not None)
+
+
+def preparation_is_begun_again(method: Method, state: ServerState) -> ServerState:
+    settled: ServerState = method(state)
+    again = settled.preparing and state.reload_requested and settled.exit_status is None and not settled.actions
+    return settled._replace(reload_requested=False).act(Do.PREPARE) if again else settled
+
+
+def stop_forgets_what_is_prepared(method: Method, state: ServerState, event: ServerEvent) -> ServerState:
+    late = event.kind is On.PREPARED and state.exit_status is not None
+    return state if late else method(state, event)  # type: ignore[no-any-return]
 
 
 def retired_worker_is_no_hindrance(method: Method, state: ServerState) -> list[int]:
@@ -281,6 +295,8 @@ def fork_is_not_the_last(method: Method, state: ServerState, kind: Do, *argument
     [
         ("settle", handover_is_never_over, "way out"),
         ("settle", handover_begins_early, "step"),
+        ("settle", preparation_is_begun_again, "step"),
+        ("handle", stop_forgets_what_is_prepared, "listener"),
         ("former", retired_worker_is_no_hindrance, "bound"),
         ("former", old_workers_are_overlooked, "forgotten"),
         ("command", command_forgets_the_worker, "forgotten"),
