@@ -25,6 +25,13 @@ log = logging.getLogger("rawservers")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
 
+# Signals that would end the process, and mean nothing to it; not those of a fault in it, which dump core.
+IGNORED = {
+    signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+}  # fmt: skip
+EARLY = {signal.SIGHUP, signal.SIGUSR1}  # wait until the supervisor has handlers for them; `__main__` blocks them at once
+
 LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
 Servers: TypeAlias = "dict[ServerSocket, ListenConfig]"  # with the listener of each, whose address is in the normal form
@@ -44,11 +51,13 @@ def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
 
 
 def sanitize_process_state() -> None:
-    """Open descriptors 0 to 2, unblock all signals, and tighten the umask."""
+    """Open descriptors 0 to 2, tighten the umask, ignore the signals IGNORED, and unblock all but EARLY."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free one: else the next socket, where output would go
         pass
     os.close(fd)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, EARLY)
     os.umask(os.umask(0o022) | 0o022)  # unix sockets and logs must not be writable by other users
 
 

@@ -7,11 +7,11 @@ does next is decided in `transitions.py`. This file makes events of what it hear
     SIGHUP                    reload, all or nothing: new workers, with the present configuration, replace the old ones
     SIGUSR1                   reopen the access log (also done when its file was renamed or removed)
     SIGTERM, SIGINT, SIGQUIT  graceful stop; a second signal stops at once
-    a reply of a worker       it is ready, or no longer accepts
+    a reply of a worker       it is ready, or no longer accepts, or has found no descriptor for the reopened log
     a tick, once a second     heartbeats, delays and deadlines are checked, and systemd's watchdog is served
 
 A worker without a heartbeat is stuck. It gets SIGABRT, on which it dumps its stack, and then SIGKILL. A worker whose supervisor
-has exited reads the end of file from their socket, and exits as well.
+has exited is killed by the kernel (see `lifeline.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 
 from rawservers.core.errors import os_error_text
 from rawservers.core.loop import TICK, EventHandler, Loop
+from rawservers.daemon.lifeline import Lifeline
 from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
@@ -40,6 +41,8 @@ from rawservers.settings import Config, ConfigError
 
 log = logging.getLogger("rawservers")
 
+MAX_REPLIES = 100  # that are read of a worker that has exited
+
 
 class Supervisor:
     """configure: reads the configuration, at the start and for each reload; inherited_fds: descriptors that were open before
@@ -50,6 +53,7 @@ class Supervisor:
         self._inherited_fds = set(inherited_fds)
         self._notifier = Notifier()
         self._loop = Loop()
+        self._lifeline = Lifeline()
         self._scoreboard = Scoreboard()
         self._state = ServerState()  # replaced by each event
         self._children: dict[int, Child] = {}  # by process id
@@ -68,6 +72,7 @@ class Supervisor:
             log.warning("workers run as root; set --user to drop privileges")
         for number in SIGNALS:
             self._loop.on_signal(number, getattr(self, f"handle_{number.name.removeprefix('SIG').lower()}"))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._loop.at_tick += [self._tick, error_log.flush]
         gc.collect()
         gc.freeze()  # a collection writes to each object, and would unshare the memory pages of all workers
@@ -104,11 +109,14 @@ class Supervisor:
         """Collect the exit status of all workers that have exited."""
         with contextlib.suppress(ChildProcessError):
             while (result := os.waitpid(-1, os.WNOHANG))[0]:
-                if child := self._children.pop(result[0], None):
-                    self._log_exit(child.pid, os.waitstatus_to_exitcode(result[1]))
+                if child := self._children.get(result[0]):
+                    child.read_rest()  # before its exit: it may have been killed just after it became ready
+                    status = os.waitstatus_to_exitcode(result[1])
+                    self._log_exit(child.pid, status)
                     child.close()
+                    del self._children[child.pid]
                     self._scoreboard.release(child.slot, child.pid)
-                    self._handle(EventKind.EXITED, child.pid)
+                    self._handle(EventKind.KILLED if status == -signal.SIGKILL else EventKind.EXITED, child.pid)
 
     def _log_exit(self, pid: int, status: int) -> None:
         """Log the exit of a worker, unless it was told to exit, and did. status: negative for a signal."""
@@ -205,11 +213,13 @@ class Supervisor:
     def _fork(self, generation: Generation) -> ServerEvent:
         """Fork a worker. A failure is logged."""
         resources = self._resources[generation]
-        slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
+        slot = None
         try:
+            slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
             pid, sock = fork()
         except OSError as error:
-            self._scoreboard.release(slot, 0)
+            if slot:
+                self._scoreboard.release(slot, 0)
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
             log.error("%s", self._last_failure)
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
@@ -220,6 +230,7 @@ class Supervisor:
 
     def _close_inherited(self, own: Resources) -> None:
         """In a new worker: close descriptors of the supervisor and of other generations, whose ports it would keep bound."""
+        self._lifeline.hold()
         self._loop.close()
         for child in self._children.values():
             child.sock.close()
@@ -272,14 +283,24 @@ class Child(EventHandler):
         self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
 
     def ready(self, events: int) -> None:
+        if self.read() == b"":  # it has exited; SIGCHLD follows
+            self.close()
+
+    def read(self) -> bytes | None:
+        """Read a reply, and pass it on; b"" at the end of them, None if there is none."""
         try:
             reply = self.sock.recv(MAX_PACKET, socket.MSG_DONTWAIT)
-        except (BlockingIOError, ConnectionResetError):
-            return
+        except OSError:
+            return None
         if reply in REPLIES:
             self.on_reply(REPLIES[reply], self.pid)
-        elif not reply:  # it has exited; SIGCHLD follows
-            self.close()
+        return reply
+
+    def read_rest(self) -> None:
+        """Read the last replies of a worker that has exited."""
+        for _ in range(MAX_REPLIES):
+            if not self.read():
+                break
 
     def close(self) -> None:
         self.loop.watch(self.sock.fileno(), self, 0)
