@@ -128,7 +128,8 @@ class Resources:
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
-            resources = cls(config, {}, open_target(config.access_log), credentials)
+            resources = cls(config, {}, -1, credentials)
+            resources.access_log = resources.open_log()
         try:
             resources.servers = bind_all(config, existing)
         except CannotStart:
@@ -136,6 +137,10 @@ class Resources:
             raise
         raise_descriptor_limit(config)
         return resources
+
+    def open_log(self) -> int:
+        """A new descriptor for the access log. Raises OSError."""
+        return open_target(self.config.access_log, self.credentials[0] if self.credentials else 0)
 
     def log_addresses(self) -> None:
         """Log a line for each server socket."""

@@ -36,7 +36,7 @@ from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
 from rawservers.daemon.worker import MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
 from rawservers.logs import error as error_log
-from rawservers.logs.access import open_target, rotated
+from rawservers.logs.access import rotated
 from rawservers.settings import Config, ConfigError
 
 log = logging.getLogger("rawservers")
@@ -60,6 +60,7 @@ class Supervisor:
         self._resources: dict[Generation | None, Resources] = {}  # of open generations
         self._last_tick = 0.0
         self._last_failure = ""  # of a worker, for the status text
+        self._log_error = error_log.RepeatedError()
         self._sent_status = ""
 
     def run(self) -> int:
@@ -126,18 +127,21 @@ class Supervisor:
             log.error("%s", self._last_failure)
 
     def handle_usr1(self) -> None:
+        """Reopen the access log."""
+        self._log_error.clear()
+        if (current := self._current()) and current.access_log >= 0:
+            self._reopen_log(current)
+
+    def _reopen_log(self, current: Resources) -> None:
         """Reopen the access log, and send the new descriptor to all workers that write to it."""
-        current = self._current()
-        if not current or current.access_log < 0:
-            return
         target = current.config.access_log
         try:
-            fd = open_target(target)
+            fd = current.open_log()
         except OSError as error:
-            return log.error("cannot reopen the access log %s: %s", target, os_error_text(error))
+            return self._log_error.log(f"cannot reopen the access log {target}: {os_error_text(error)}")
+        self._log_error.clear()
         for child in self._children.values():
-            if child.resources.config.access_log == target:
-                child.send_command(REOPEN, fd)
+            child.send_log(target, fd)
         for resources in self._resources.values():
             if resources.config.access_log == target:
                 os.dup2(fd, resources.access_log, inheritable=False)
@@ -150,8 +154,12 @@ class Supervisor:
             if child.is_stuck(time.monotonic(), gap):
                 self._handle(EventKind.STUCK, child.pid)
         self._handle(EventKind.TICK)
-        if (current := self._current()) and rotated(current.access_log, current.config.access_log):
-            self.handle_usr1()
+        if current := self._current():
+            if rotated(current.access_log, current.config.access_log):
+                self._reopen_log(current)
+            for child in self._children.values():
+                if child.needs_log:
+                    child.send_log(current.config.access_log, current.access_log)
         self._scoreboard.publish()
         self._notify()
 
@@ -267,7 +275,8 @@ class Supervisor:
 class Child(EventHandler):
     """A worker process, and the event handler of the socket that leads to it.
 
-    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat.
+    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat; needs_log: it
+    has not got the descriptor of the reopened access log.
     """
 
     pid: int
@@ -277,6 +286,7 @@ class Child(EventHandler):
     loop: Loop
     on_reply: Callable[[EventKind, int], None]
     heard_at: float = field(default_factory=time.monotonic)
+    needs_log: bool = False
     service = ""
 
     def __post_init__(self) -> None:
@@ -294,6 +304,7 @@ class Child(EventHandler):
             return None
         if reply in REPLIES:
             self.on_reply(REPLIES[reply], self.pid)
+        self.needs_log |= reply == REOPEN
         return reply
 
     def read_rest(self) -> None:
@@ -306,10 +317,15 @@ class Child(EventHandler):
         self.loop.watch(self.sock.fileno(), self, 0)
         self.sock.close()
 
-    def send_command(self, command: bytes, *fds: int) -> None:
-        """Send a command without waiting. A failure is ignored: a worker that does not comply is killed in time."""
+    def send_command(self, command: bytes, *fds: int) -> bool:
+        """Send a command without waiting. Whether it was sent; if not, a worker that does not comply is killed in time."""
         with contextlib.suppress(OSError):
-            socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT)
+            return bool(socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT))
+        return False
+
+    def send_log(self, target: str, fd: int) -> None:
+        """Have it write the access log to `fd`, if its log is `target`."""
+        self.needs_log = self.resources.config.access_log == target and not self.send_command(REOPEN, fd)
 
     def is_stuck(self, now: float, gap: float) -> bool:
         """Whether it has sent no heartbeat for `stuck_time` since one was due. gap: seconds since the last check.

@@ -57,7 +57,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.
 
 # Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair. A command is the name of the
 # WorkerPhase that it begins (RETIRING, STOPPING or STOPPING_NOW), or REOPEN.
-REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet
+REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet; as a reply: it had none, send it again
 READY = b"READY"  # accepting
 RETIRED = b"RETIRED"  # no longer accepting: after RETIRING, or because of a SIGTERM to this worker
 REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
@@ -103,6 +103,7 @@ class Worker(EventHandler):
         self._limit_timer = 0  # ends a drain that takes too long
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
+        self._log_error = error_log.RepeatedError()
         self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
@@ -144,8 +145,12 @@ class Worker(EventHandler):
             command = b""
         if command != REOPEN:
             {b"RETIRING": self.retire, b"STOPPING": self.finish}.get(command, self.loop.stop)()
-        elif fds:  # none if this process is out of descriptors
+        elif fds:
             self.access_log.reopen(fds[0])
+            self._log_error.clear()
+        else:
+            self._log_error.log("cannot take the reopened access log: too many open files; its lines go to the old file")
+            self._reply(REOPEN)  # the supervisor sends it again
 
     # Stop
 
