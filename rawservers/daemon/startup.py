@@ -15,7 +15,7 @@ from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
-from rawservers.daemon.privileges import Credentials, look_up_user
+from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
 from rawservers.services import SERVICES, GetStatus, Report, make_service, resolve_listeners
@@ -86,8 +86,10 @@ def validate(config: Config) -> None:
     make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0))
 
 
-def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Servers:
-    """Server sockets for all listeners; those in `existing` are reused.
+def bind_all(
+    config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}, credentials: Credentials | None = None
+) -> Servers:
+    """Server sockets for all listeners; those in `existing` are reused. credentials: of the workers.
 
     Raises CannotStart, after closing all sockets that it has bound.
     """
@@ -99,6 +101,8 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
             if key not in servers.values():
                 group = [server for server, other in existing.items() if other == key] or bind(endpoint)
                 servers |= dict.fromkeys(group, key)
+                for server in group:
+                    server.set_access(listen.mode, *look_up_owner(listen.owner, listen.group, credentials))
     except (OSError, ValueError) as error:
         for server in servers.keys() - existing.keys():
             server.close()
@@ -131,7 +135,7 @@ class Resources:
             resources = cls(config, {}, -1, credentials)
             resources.access_log = resources.open_log()
         try:
-            resources.servers = bind_all(config, existing)
+            resources.servers = bind_all(config, existing, credentials)
         except CannotStart:
             resources.close()
             raise
