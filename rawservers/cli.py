@@ -242,9 +242,9 @@ def listeners(
     """
     found: list[ListenConfig] = []
     for name in dict.fromkeys([*flags, *inherited, *(each.service for each in configured)]):
-        sockets = [f"fd:{fd}" for fd in inherited.get(name, ())]
-        addresses = sockets or flags.get(name) or [each.address for each in configured if each.service == name]
-        found += [ListenConfig(name, address) for address in addresses if address != "off"]
+        addresses = [f"fd:{fd}" for fd in inherited.get(name, ())] or flags.get(name, ())
+        given = [ListenConfig(name, address) for address in addresses if address != "off"]
+        found += given if addresses else [each for each in configured if each.service == name]
     if not found and not configured:
         found = [each for each in DEFAULT_LISTENERS if not flags.get(each.service)]
         if bind:

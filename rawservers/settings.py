@@ -132,6 +132,16 @@ class ListenConfig:
     service: str = field(metadata={"setting": Setting("listen.service", "service")})
     address: str = field(metadata={"setting": Setting("listen.address", "address")})
 
+    mode: int | None = setting(None, "listen.mode", "mode", aliases={"": None})
+    """Mode of the file of a unix socket, such as "0660": a client needs write permission. Empty: that of the umask, at most
+    0755, so that only the owner may connect."""
+
+    owner: str = setting("", "listen.owner", "owner", aliases={"": ""})
+    """User who owns the file of a unix socket. Empty: the user of the workers."""
+
+    group: str = setting("", "listen.group", "group", aliases={"": ""})
+    """Group of the file of a unix socket. Empty: the group of the workers, unless an owner is given."""
+
     def __post_init__(self) -> None:
         check_fields(self)
         try:

@@ -23,6 +23,16 @@ def check_user(text: str) -> str:
     return text
 
 
+def check_group(name: str) -> None:
+    """A group must exist."""
+    import grp
+
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        raise ValueError(f"unknown group {name!r}") from None
+
+
 def check_directory(path: str) -> None:
     """A directory must exist and be readable: else every request would fail."""
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Mapping
 from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
-from rawservers.config.checks import check_directory, check_log_file, check_user
+from rawservers.config.checks import check_directory, check_group, check_log_file, check_user
 from rawservers.config.keys import KEYS, TABLES, dotted_key, toml_string
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
@@ -218,7 +218,12 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig | 
     endpoint = Endpoint.parse(address or "0")
     if endpoint.port or endpoint.path:  # not port 0, any free one, which may be used again
         check_duplicate(endpoint, f"address {endpoint}", context.child("address"))
-    return ListenConfig(service, address) if len(context.errors) == before else None
+    access = {key: fields.get(key) for key in ("mode", "owner", "group")}
+    for key in (key for key, value in access.items() if value and not endpoint.path):
+        context.child(key).add_error("only unix sockets have one")
+    if len(context.errors) > before:
+        return None
+    return ListenConfig(service, address, access["mode"], access["owner"] or "", access["group"] or "")
 
 
 def convert_service(name: object, context: Context) -> object:
@@ -244,14 +249,17 @@ KINDS = {
     "directory": Kind("the path of a directory", convert=convert_file_path, check=check_directory),
     "file": Kind("the path of a file", pattern=r"[^\0]+", convert=convert_file_path, check=check_log_file),
     "header": Kind("a string", convert=convert_header),
+    "group": Kind("the name of a group", pattern=r"[^:\0]+", check=check_group),
     "headers": Kind("a table of path patterns, each with a table of header fields", dict, convert_headers, items="pattern"),
     "host": Kind("a host name without a port", str, convert_host, pattern=rf"(?!.*\*){HOST_NAME}"),  # no wildcard
     "hosts": Kind("an array of host names without ports", list, items="host"),
     "int": Kind("an integer from {min} to {max}", int, convert_number),
     "listener": Kind("a table with a service and an address", dict, convert_listener),
     "listeners": Kind("an array of tables, each with a service and an address", list, items="listener"),
+    "mode": Kind('an octal mode, such as "0660"', str, lambda mode, _: int(mode, 8), pattern="0?[0-7]{3}"),
     "name": Kind("a file name, without a slash or a leading dot", pattern=r"[^./\0][^/\0]*"),
     "names": Kind("an array of file names", list, items="name"),
+    "owner": Kind("the name of a user", pattern=r"[^:\0]+", check=check_user),
     "pages": Kind("a table of status codes, each with the path of a file", dict, convert_pages, items="path"),
     "path": Kind("the path of a file below the root, beginning with a slash", str, convert_url_path, pattern=r"/[^\0]*[^/\0]"),
     "pattern": Kind("a table of header fields", dict, items="header"),

@@ -9,15 +9,13 @@ so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so th
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
 import socket
 import stat
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from rawservers.core import unix
 from rawservers.core.peer import peer_address
 
 # Groups: descriptor, path, host, port.
@@ -89,7 +87,7 @@ class ServerSocket:
         self.address = str(Endpoint(path=name) if is_unix else Endpoint(*peer_address(name)))
         self.port: int = 0 if is_unix else name[1]
         self._path = name if owned and is_unix else ""
-        self._inode = os.stat(name).st_ino if self._path else 0
+        self._inode = os.lstat(name).st_ino if self._path else 0
         if not is_unix:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -100,13 +98,17 @@ class ServerSocket:
         if self.sock.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
 
+    def set_access(self, mode: int | None, uid: int, gid: int) -> None:
+        """Set mode (None: unchanged), user and group (-1: unchanged) of a unix socket's file. Raises OSError."""
+        if self._path:
+            unix.set_access(self._path, self._inode, mode, uid, gid)
+
     def close(self) -> None:
         """Close the socket in this process, and remove a unix socket's file, unless another server has replaced it."""
         self.sock.close()
         path, self._path = self._path, ""
-        with contextlib.suppress(OSError):  # what stays is removed by `_remove_stale`
-            if path and os.stat(path).st_ino == self._inode:
-                os.unlink(path)
+        if path:
+            unix.remove(path, self._inode)
 
 
 def bind(endpoint: Endpoint) -> list[ServerSocket]:
@@ -117,8 +119,9 @@ def bind(endpoint: Endpoint) -> list[ServerSocket]:
     if endpoint.fd is not None:
         return [ServerSocket(_inherit(endpoint.fd), owned=False)]
     if endpoint.path is not None:
-        _remove_stale(endpoint.path)
-        return [_bind(socket.AF_UNIX, endpoint.path)]
+        with unix.locked(endpoint.path):
+            unix.remove_stale(endpoint.path)
+            return [_bind(socket.AF_UNIX, endpoint.path)]
     if endpoint.host is None and socket.has_dualstack_ipv6():
         return [_bind(socket.AF_INET6, ("::", endpoint.port), dual=True)]
     host = endpoint.host or "0.0.0.0"  # noqa: S104  # as asked for, by ":PORT"
@@ -162,12 +165,3 @@ def _bind(family: int, address: Any, dual: bool = False) -> ServerSocket:
     except OSError:
         sock.close()
         raise
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the file of a unix socket that no process listens on any more, because its server was killed."""
-    if Path(path).is_socket():  # any other file stays, and bind fails with EADDRINUSE
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)  # the accept queue of a live server may be full
-            if probe.connect_ex(path) == errno.ECONNREFUSED:
-                os.unlink(path)

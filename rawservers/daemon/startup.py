@@ -16,7 +16,7 @@ from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
-from rawservers.daemon.privileges import Credentials, look_up_user
+from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
 from rawservers.services import SERVICES, GetStatus, Report, Service, make_service, resolve_listeners
@@ -25,6 +25,13 @@ from rawservers.settings import Config, ListenConfig
 log = logging.getLogger("rawservers")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
+
+# Signals that would end the process, and mean nothing to it; not those of a fault in it, which dump core.
+IGNORED = {
+    signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+}  # fmt: skip
+EARLY = {signal.SIGHUP, signal.SIGUSR1}  # wait until the supervisor has handlers for them; `__main__` blocks them at once
 
 LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
@@ -45,11 +52,13 @@ def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
 
 
 def sanitize_process_state() -> None:
-    """Open descriptors 0 to 2, unblock all signals, and tighten the umask."""
+    """Open descriptors 0 to 2, tighten the umask, ignore the signals IGNORED, and unblock all but EARLY."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free one: else the next socket, where output would go
         pass
     os.close(fd)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, EARLY)
     os.umask(os.umask(0o022) | 0o022)  # unix sockets and logs must not be writable by other users
 
 
@@ -90,8 +99,10 @@ def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
     make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), table)
 
 
-def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Servers:
-    """Server sockets for all listeners; those in `existing` are reused.
+def bind_all(
+    config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}, credentials: Credentials | None = None
+) -> Servers:
+    """Server sockets for all listeners; those in `existing` are reused. credentials: of the workers.
 
     Raises CannotStart, after closing all sockets that it has bound.
     """
@@ -105,6 +116,8 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
                 unused = [server for server, other in existing.items() if other == key and server not in servers]
                 group = [server for server in unused if server.port == unused[0].port] or bind(endpoint)
                 servers |= dict.fromkeys(group, key)
+                for server in group:
+                    server.set_access(listen.mode, *look_up_owner(listen.owner, listen.group, credentials))
     except (OSError, ValueError) as error:
         for server in servers.keys() - existing.keys():
             server.close()
@@ -147,9 +160,10 @@ class Resources:
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
-            resources = cls(config, {}, open_target(config.access_log), credentials, table)
+            resources = cls(config, {}, -1, credentials, table)
+            resources.access_log = resources.open_log()
         try:
-            resources.servers = servers = bind_all(config, existing)
+            resources.servers = servers = bind_all(config, existing, credentials)
         except CannotStart:
             resources.close()
             raise
@@ -158,6 +172,10 @@ class Resources:
         if raise_limit:
             raise_descriptor_limit(config)
         return resources
+
+    def open_log(self) -> int:
+        """A new descriptor for the access log. Raises OSError."""
+        return open_target(self.config.access_log, self.credentials[0] if self.credentials else 0)
 
     def log_addresses(self) -> None:
         """Log a line for each server socket."""

@@ -1,8 +1,9 @@
 """A worker process: event loop, listeners, connections, and how they stop.
 
 A graceful stop drains. The accept queue is emptied first, if no other process accepts from it; then the listeners close.
-Responses under way are finished, within `drain_time`. The next response on a kept connection is its last. Idle connections get
-a FIN after a second, since a request that crossed the signal may still arrive. A second signal stops at once.
+Responses under way are finished, within `drain_time`, and so are requests of which the whole head has arrived. Nobody else is
+waited for: idle connections, Telnet sessions and incomplete heads get a FIN after IDLE_GRACE, in which a request that crossed
+the signal may still arrive, and what lingers is closed after LINGER_GRACE. A second signal stops at once.
 
 A worker that retires, since others have taken over, drains without that hurry: idle connections stay until their own deadlines,
 Telnet sessions until they end, within `reload_drain`.
@@ -45,7 +46,8 @@ log = logging.getLogger("rawservers")
 SLOW_WAKE = 1.0  # seconds of a wake from which on a warning is logged
 WARN_INTERVAL = 60.0  # seconds between two such warnings
 COUNT_BATCH = 500  # connections whose states are counted in one turn
-IDLE_GRACE = 1.0  # seconds before idle connections are closed in a graceful stop
+IDLE_GRACE = 0.3  # seconds before a connection without a response under way gets a FIN in a graceful stop
+LINGER_GRACE = 0.3  # seconds for which it then lingers at most
 STATES = {  # of a connection, by what it waits for
     Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
     Deadline.SEND: "sending",
@@ -56,9 +58,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.
 
 # Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair. A command is the name of the
 # WorkerPhase that it begins (RETIRING, STOPPING or STOPPING_NOW), or REOPEN.
-REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet
+REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet; as a reply: it had none, send it again
 READY = b"READY"  # accepting
-RETIRED = b"RETIRED"  # no longer accepting, after RETIRING
+RETIRED = b"RETIRED"  # no longer accepting: after RETIRING, or because of a SIGTERM to this worker
 REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 MAX_PACKET = 16  # bytes
@@ -104,6 +106,7 @@ class Worker(EventHandler):
         self._limit_timer = 0  # ends a drain that takes too long
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
+        self._log_error = error_log.RepeatedError()
         self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
@@ -161,8 +164,12 @@ class Worker(EventHandler):
             command = b""
         if command != REOPEN:
             {b"RETIRING": self.retire, b"STOPPING": self.finish}.get(command, self.loop.stop)()
-        elif fds:  # none if this process is out of descriptors
+        elif fds:
             self.access_log.reopen(fds[0])
+            self._log_error.clear()
+        else:
+            self._log_error.log("cannot take the reopened access log: too many open files; its lines go to the old file")
+            self._reply(REOPEN)  # the supervisor sends it again
 
     # Stop
 
@@ -177,13 +184,22 @@ class Worker(EventHandler):
         if self._stop_began == inf:
             self._stop_began = self.loop.clock.now
             self._drain(self._config.drain_time)
+            self.loop.call_at(self._stop_began + IDLE_GRACE, self.loop, self._hang_up_idle)
+
+    def leave(self) -> None:
+        """Stop gracefully. The supervisor gets a reply, and starts another worker in the place of this one."""
+        self.finish()
+        self._reply(RETIRED)
 
     def retire(self) -> None:
         """Stop accepting, and exit with the last connection. The supervisor gets a reply."""
         if self._stop_began == inf:
             self._drain(self._config.reload_drain)
+        self._reply(RETIRED)
+
+    def _reply(self, reply: bytes) -> None:
         with contextlib.suppress(OSError):  # it has exited, which the next read reports
-            self._supervisor.send(RETIRED)
+            self._supervisor.send(reply, socket.MSG_DONTWAIT)
 
     def _drain(self, limit: float) -> None:
         """Exit with the last connection, or after `limit` seconds (0: no limit)."""
@@ -198,16 +214,22 @@ class Worker(EventHandler):
         if not self._connections:
             self.loop.stop()
 
+    def _hang_up_idle(self) -> None:
+        """In a graceful stop, now and again: hang up where no response is under way, and close what has lingered."""
+        now = self.loop.clock.now
+        for connection in self._connections:
+            if connection.waits_for is Deadline.LINGER and connection.timer_started + LINGER_GRACE <= now:
+                self.loop.call_isolated(connection, connection.close)
+            elif connection.waits_for in (Deadline.IDLE, Deadline.HEAD) and not connection.has_unread():
+                self.loop.call_isolated(connection, connection.hang_up)
+        self.loop.call_at(now + LINGER_GRACE, self.loop, self._hang_up_idle)
+
     # Once a second
 
     def _tick(self) -> None:
         for listener in self._listeners:
             listener.tick()
         self._connections.forget_candidates()
-        if self.loop.clock.now - self._stop_began >= IDLE_GRACE:
-            for connection in self._connections:
-                if connection.waits_for is Deadline.IDLE and not connection.has_unread():
-                    self.loop.call_isolated(connection, connection.hang_up)
         self._warn_if_slow()
         if self._uncounted:  # the last count is not finished
             return self._write_metrics()
@@ -276,11 +298,12 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
         prepare()
         for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGTERM})
         faulthandler.enable(2)
         drop_privileges(resources.credentials)
         worker = Worker(resources, scoreboard, slot)
-        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOPPING as well
+        worker.loop.on_signal(signal.SIGTERM, worker.leave)  # not `stop`: the supervisor may send STOPPING as well
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are
         worker.loop.at_tick += [error_log.flush, collect_garbage]
         worker.run(sock)

@@ -4,6 +4,8 @@ another, and is seen not to act so."""
 from __future__ import annotations
 
 import contextlib
+import getpass
+import grp
 import json
 import os
 import pwd
@@ -372,6 +374,18 @@ def test_listen(place: Path) -> None:
         sock.connect(str(unix))
         sock.sendall(b"x\r\n")
         assert receive_until(sock, b"\r\n") == b"x\r\n"
+
+
+@acts("listen.mode", "listen.owner", "listen.group")
+def test_access_to_a_unix_socket(place: Path) -> None:
+    root = os.geteuid() == 0
+    owner, group = ("nobody", "daemon") if root else (getpass.getuser(), grp.getgrgid(os.getgid()).gr_name)
+    listen = f'[[listen]]\nservice = "http"\naddress = "unix:http.sock"\nmode = "0660"\nowner = "{owner}"\ngroup = "{group}"'
+    with started(place, "", listen=listen) as server:
+        until(lambda: "listening" in server.stderr(), "listening")
+        status = (place / "http.sock").stat()
+        assert status.st_mode & 0o777 == 0o660
+        assert (pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name) == (owner, group)
 
 
 @acts("workers")

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from rawservers.daemon import control, startup
+from rawservers.daemon.transitions import MAX_RETIRING
 from tests.harness.command import run
 from tests.harness.http_client import request, take_answer
 from tests.harness.load import Load
@@ -78,46 +79,87 @@ def test_a_single_client_waits_for_nobody_during_reloads(conf: Path, inherited: 
         assert load.failures == []
 
 
-def test_two_hundred_hangups(conf: Path, folder: Path) -> None:
-    configure(conf, folder, drain_time=600, limits={"linger_time": 0.2})
-    with (
-        supervise("-c", conf) as server,
-        Load(server.address("http"), CONTENT) as load,
-        server.connect("telnet") as session,
-        server.connect() as idle,
-    ):
-        for sock, said, end in ((session, b"x\r\n", b"x\r\n"), (idle, request("/f", keep=True), CONTENT)):
-            sock.sendall(said)
-            assert receive_until(sock, end)
+def test_ten_reloads_cut_neither_a_session_nor_a_download(conf: Path, folder: Path) -> None:
+    """A long download, begun before them, and a session in each of the oldest and the newest workers."""
+    size = 1 << 30
+    os.truncate(folder / "large", size)
+    with supervise("-c", conf, workers=1) as server, contextlib.ExitStack() as stack:
+        session, download = server.connect("telnet"), server.connect()
+        stack.enter_context(session)
+        stack.enter_context(download)
+        session.sendall(b"x\r\n")
+        assert receive_until(session, b"\n") == b"x\r\n"
+        download.sendall(b"GET /large\r\n")
+        received = len(download.recv(1))
+        (first,) = server.workers()
+        for number in range(10):
+            (folder / "f").write_text(f"{number}")
+            control.reload(server.process.pid)
+            assert get(server) == f"{number}".encode()
+            assert int(get(server, "/pid")) not in {first}
+        session.sendall(b"y\r\n")
+        assert receive_until(session, b"\n") == b"y\r\n"
+        buffer = bytearray(1 << 20)
+        while count := download.recv_into(buffer):
+            received += count
+        assert received == size
+        assert first in server.workers()
+        session.close()
+        until(lambda: first not in server.workers(), "its end, with that of the session")
+
+
+def test_two_hundred_hangups(conf: Path) -> None:
+    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load, contextlib.ExitStack() as stack:
         most = 0
-        for _ in range(200):
+        for number in range(200):
+            if number % 10 == 0:  # so that some of all generations have something to live for
+                stack.enter_context(server.connect("telnet"))
             server.signal(signal.SIGHUP)
             most = max(most, len(server.workers()))
             select.select([], [], [], 0.005)  # so that they last for a second
-        until(lambda: receive_all(session) == b"", "the end of the session")
         control.reload(server.process.pid)
         load.go_on()
+        stack.close()
         until(lambda: len(server.workers()) == 2, "the end of the old workers")
         assert load.failures == []
-        assert 2 < most <= 4
-        assert 2 <= server.stderr().count("reloading") < 50
+        assert 4 < most <= 2 * (1 + 1 + MAX_RETIRING)  # that serve, are started, and retire
+        assert 4 <= server.stderr().count("reloading") < 100
 
 
-def test_a_session_outlives_a_reload_and_is_pressed_by_the_next(conf: Path, folder: Path) -> None:
-    configure(conf, folder, drain_time=600, limits={"linger_time": 0.2})
-    with supervise("-c", conf) as server, server.connect("telnet") as session, server.connect() as idle:
-        old = server.workers()
-        for sock, said, end in ((session, b"x\r\n", b"x\r\n"), (idle, request("/f", keep=True), CONTENT)):
-            sock.sendall(said)
-            assert receive_until(sock, end)
+def test_the_oldest_of_too_many_sessions_is_ended(conf: Path) -> None:
+    """One in each generation. Each reload takes effect at once, and a reload that fails ends nobody."""
+    good = conf.read_text()
+    with supervise("-c", conf, workers=1) as server, contextlib.ExitStack() as stack:
+        sessions = []
+        for number in range(MAX_RETIRING + 1):
+            sock = stack.enter_context(server.connect("telnet"))
+            sock.sendall(b"x\r\n")
+            assert receive_until(sock, b"\n") == b"x\r\n"
+            sessions.append(sock)
+            assert len(server.workers()) == number + 1
+            if number < MAX_RETIRING:
+                control.reload(server.process.pid)
+        conf.write_text("nonsense")
+        with pytest.raises(startup.CannotStart):
+            control.reload(server.process.pid)
+        for sock in sessions:
+            sock.sendall(b"y\r\n")
+            assert receive_until(sock, b"\n") == b"y\r\n"
+        conf.write_text(good)
         control.reload(server.process.pid)
-        session.sendall(b"y\r\n")
-        assert receive_until(session, b"\n") == b"y\r\n"
+        assert receive_all(sessions[0]) == b""
+        for sock in sessions[1:]:
+            sock.sendall(b"z\r\n")
+            assert receive_until(sock, b"\n") == b"z\r\n"
+
+
+def test_a_kept_connection_outlives_a_reload(conf: Path) -> None:
+    with supervise("-c", conf) as server, server.connect() as idle:
+        idle.sendall(request("/f", keep=True))
+        assert receive_until(idle, CONTENT)
+        control.reload(server.process.pid)
         idle.sendall(request("/f", keep=True))
         assert take_answer(idle) == (200, False, CONTENT)
-        control.reload(server.process.pid)
-        assert receive_all(session) == b""
-        assert not set(old) & set(server.workers())
 
 
 def test_what_a_reload_drops_is_no_longer_listened_on(conf: Path, folder: Path) -> None:
@@ -397,7 +439,7 @@ def test_nothing_is_left_of_ten_reloads_and_ten_mistakes(conf: Path, folder: Pat
 
 
 def test_workers_have_open_what_is_theirs_alone(conf: Path, folder: Path, tmp_path: Path) -> None:
-    theirs = {"/dev/null": 1, "pipe": 5, "anon_inode:[eventpoll]": 1, "/memfd:rawservers-scoreboard (deleted)": 1}
+    theirs = {"/dev/null": 1, "pipe": 6, "anon_inode:[eventpoll]": 1, "/memfd:rawservers-scoreboard (deleted)": 1}
     theirs |= {str(tmp_path / "log"): 1, "socket": 3}  # two that listen, and one that leads to the supervisor
     with supervise("-c", conf, "--access-log", tmp_path / "log", workers=3) as server:
         server.address("http")
