@@ -336,15 +336,13 @@ def test_without_their_supervisor_workers_end(conf: Path) -> None:
 def test_without_their_supervisor_workers_end_that_hang(conf: Path, user: str) -> None:
     """With all signals blocked; a present one and one that has retired. Also of another user than the supervisor."""
     options = ("--user", user) if user else ()
-    for path in (path for path in (conf.parent, *conf.parent.parents) if user and path.is_relative_to("/tmp")):
-        path.chmod(path.stat().st_mode | 0o111)
     with (
         supervise("-c", conf, *options, workers=1, env=os.environ | {"STUCK_TIME": "0"}) as server,
         contextlib.ExitStack() as stack,
     ):
         kept = stack.enter_context(server.connect())
-        kept.sendall(request("/f", keep=True))
-        assert take_answer(kept) == (200, True, CONTENT)
+        kept.sendall(request("/pid", keep=True))
+        assert take_answer(kept)[:2] == (200, True)
         (retired,) = server.workers()
         control.reload(server.process.pid)
         (present,) = set(server.workers()) - {retired}
