@@ -428,6 +428,17 @@ def test_a_server_may_be_taken_down_by_a_handler(http_server: HTTPServer) -> Non
         get(http_server, "/")
 
 
+@pytest.mark.parametrize("fault", [HTTPServer.down, HTTPServer.full_backlog, HTTPServer.never_read])
+def test_a_fault_of_the_server_ends_open_connections(http_server: HTTPServer, fault: Callable[[HTTPServer], Any]) -> None:
+    http_server.serve("/", "up")
+    with socket.create_connection(http_server.address, DEADLINE) as kept:
+        kept.sendall(wire_request("/", keep=True))
+        assert take_answer(kept)[1:] == (True, b"up")
+        with fault(http_server):
+            assert kept.recv(1) == b""
+    assert get(http_server, "/").text == "up"
+
+
 def test_a_large_body_to_a_server_that_never_reads_does_not_leave(http_server: HTTPServer) -> None:
     with http_server.never_read(), pytest.raises(httpx.WriteTimeout):
         httpx.post(http_server.url("/a"), content=bytes(64 << 20), timeout=httpx.Timeout(DEADLINE, write=0.3))
