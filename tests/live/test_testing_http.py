@@ -345,6 +345,13 @@ def test_what_is_recorded(http_server: HTTPServer) -> None:
     assert http_server.requests == []
 
 
+def test_a_chunked_body_is_recorded_decoded(http_server: HTTPServer) -> None:
+    http_server.expect_request("/a", "POST", data="one two").respond_with_data("got it")
+    assert get(http_server, "/a", "POST", data=iter([b"one ", b"two"])).text == "got it"
+    (got,) = http_server.requests
+    assert (got.body, got.headers["Transfer-Encoding"], got.raw[-11:]) == (b"one two", "chunked", b"\r\n\r\none two")
+
+
 def test_requests_are_recorded_before_they_are_answered_however_many_ask(http_server: HTTPServer) -> None:
     http_server.expect_request(re.compile("/[0-9]+")).respond_with_handler(lambda request: request.path)
 
