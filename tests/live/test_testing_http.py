@@ -423,6 +423,15 @@ def test_a_fault_that_is_never_left_ends_with_the_server(fault: Callable[[HTTPSe
         socket.create_connection(server.address, DEADLINE)
 
 
+def test_a_server_that_is_down_cannot_fall(http_server: HTTPServer) -> None:
+    http_server.serve("/", "up")
+    with http_server.down():
+        for fault in http_server.down, http_server.full_backlog:
+            with pytest.raises(RuntimeError, match="does not listen already"):
+                fault()
+    assert get(http_server, "/").text == "up"
+
+
 def test_a_server_may_be_taken_down_by_a_handler(http_server: HTTPServer) -> None:
     def fall(request: Request) -> str:
         http_server.down()
