@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import ExitStack
-from typing import ClassVar, Self
+from typing import ClassVar, Generic, Self, TypeVar
 
 from rawservers.core.bind import Endpoint, bind
 from rawservers.core.peer import Address, Peer
@@ -18,16 +18,20 @@ from rawservers.core.protocol import Protocol
 from rawservers.daemon.worker import Worker
 from rawservers.server import CALL_TIME, Server
 from rawservers.settings import Config, ListenConfig
+from rawservers.testing.replies import Expectation
 from rawservers.testing.scripted import ResetAtOnce, Unread
 
+E = TypeVar("E", bound=Expectation)
 
-class FixtureServer:
+
+class FixtureServer(Generic[E]):
     """A server for one test, on a port of its own. A context manager; left without an exception, it checks itself.
 
     strict: whether it does. host, port: as for `socket.bind`; port 0: a free one.
     """
 
     service_name: ClassVar[str] = ""
+    _expectations: list[E]
 
     def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> None:
         self.strict = strict
@@ -38,6 +42,7 @@ class FixtureServer:
         self._error: BaseException | None = None  # the first that a handler has raised
         self._resets = 0  # of connections still to be accepted
         self._is_unread = False
+        self._is_listening = False
         self._faults: list[ExitStack] = []
 
     # Life
@@ -52,6 +57,7 @@ class FixtureServer:
         self._server = Server(config=config, services={self.service_name: self._begin})
         try:
             self._server.start()
+            self._is_listening = True
         except BaseException:
             self._keeper.close()
             raise
@@ -81,7 +87,10 @@ class FixtureServer:
         __tracebackhide__ = True
         with self._lock:
             failures, self._failures = self._failures, []
-            failures += self._take_missing()
+            missing = [each for each in self._expectations if each.is_missing]
+            self._expectations = [each for each in self._expectations if not each.is_missing]
+            for each in missing:
+                failures.append(f"{each.describe()} was expected, and has not come{' often enough' * each.was_used}")
             error, self._error = self._error, None
         if failures:
             raise AssertionError("\n".join(failures)) from error
@@ -143,15 +152,19 @@ class FixtureServer:
         return fault
 
     def _close_listener(self, fault: ExitStack) -> None:
-        """Close the server socket and all connections, until `fault` ends."""
+        """Close the server socket and all connections, until `fault` ends. Raises RuntimeError if there is none."""
 
         def close(worker: Worker) -> None:
+            if not self._is_listening:
+                raise RuntimeError("the server does not listen already: down() or full_backlog() has not ended")
+            self._is_listening = False
             worker.close_listeners()
             worker.close_connections()
 
         def listen(worker: Worker) -> None:
             (server,) = bind(Endpoint(*self.address))
             worker.listen(server, self.service_name)
+            self._is_listening = True
 
         self._server.call(close)
         fault.callback(self._server.call, listen)
@@ -193,10 +206,6 @@ class FixtureServer:
 
     def _converse(self, peer: Peer) -> Protocol:
         """The protocol of a new connection without a fault."""
-        raise NotImplementedError
-
-    def _take_missing(self) -> list[str]:
-        """Messages about what was expected and has not come, which is then forgotten."""
         raise NotImplementedError
 
     def _forget(self) -> None:

@@ -1,9 +1,11 @@
 """An HTTP server for a test: what it answers, what it was asked, and how it fails on purpose.
 
-http_server.serve("/users/1", {"name": "Ada"})
-http_server.expect_request("/a", method="GET").reset().then.delay(0.1).respond_with_json({"ok": 1})
-assert fetch(http_server.url("/a")) == {"ok": 1}
-assert [request.path for request in http_server.requests] == ["/a", "/a"]
+    http_server.serve("/users/1", {"name": "Ada"})
+    http_server.expect_request("/a", method="GET").reset().then.delay(0.1).respond_with_json({"ok": 1})
+    assert fetch(http_server.url("/a")) == {"ok": 1}
+    assert [request.path for request in http_server.requests] == ["/a", "/a"]
+
+Each connection is a `Conversation` with a `ScriptedResponder` in place of a router.
 """
 
 from __future__ import annotations
@@ -48,9 +50,9 @@ class HTTPReply(Reply):
         head, end, body = data.partition(HEAD_END)
         if not end:
             return b"", data  # a simple response, of HTTP/0.9
-        replaced = {name.lower() for name in self.fields} | (
-            {"content-length"} if "Transfer-Encoding" in self.fields else set()
-        )
+        replaced = {name.lower() for name in self.fields}
+        if "transfer-encoding" in replaced:
+            replaced.add("content-length")
         first, *lines = head.decode("latin-1").split("\r\n")
         kept = [line for line in lines if line.partition(":")[0].lower() not in replaced]
         lines = [first, *kept, *(f"{name}: {value}" for name, value in self.fields.items())]
@@ -65,6 +67,9 @@ class RequestExpectation(Expectation):
     def __init__(self, pattern: RequestPattern, *, is_ordered: bool = False, is_oneshot: bool = False) -> None:
         super().__init__(is_ordered, is_oneshot)
         self.pattern = pattern
+
+    def describe(self) -> str:
+        return str(self.pattern)
 
     def declare_length(self, length: int) -> Self:
         """Send this Content-Length, whatever the length of the body; if the body is shorter, close the connection behind it."""
@@ -128,7 +133,7 @@ class RequestExpectation(Expectation):
         return self
 
 
-class HTTPServer(FixtureServer):
+class HTTPServer(FixtureServer[RequestExpectation]):
     """An HTTP server for a test: the fixture `http_server`.
 
     requests: what it was asked, in order. A request is there before its answer is sent.
@@ -215,14 +220,9 @@ class HTTPServer(FixtureServer):
 
     def _forget(self) -> None:
         self._requests: list[RecordedRequest] = []
-        self._expectations: list[RequestExpectation] = []
+        self._expectations = []
         self._is_short = True  # whether all expectations are those of `serve`
         self._out_of_order = False  # such a request has come, and all that follow fail
-
-    def _take_missing(self) -> list[str]:
-        missing = [each for each in self._expectations if each.is_missing]
-        self._expectations = [each for each in self._expectations if not each.is_missing]
-        return [f"{each.pattern} was expected, and has not come{' often enough' * each.was_used}" for each in missing]
 
     def _converse(self, peer: Peer) -> Protocol:
         cue = Cue()

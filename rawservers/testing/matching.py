@@ -36,8 +36,8 @@ class HeaderFields(dict[str, str]):
 class RecordedRequest:
     """A request that a server has received.
 
-    path: percent-decoded; query: as sent, without its "?"; headers: repeated ones are joined by ", "; raw: exactly what was
-    sent, head and body; address: the client's.
+    path: percent-decoded; query: as sent, without its "?"; headers: repeated ones are joined by ", "; body: decoded, if it was
+    chunked; raw: the head exactly as it was sent, and the body; address: the client's.
     """
 
     method: str

@@ -158,6 +158,10 @@ class Expectation:
     def was_used(self) -> bool:
         return self._used > 0
 
+    def describe(self) -> str:
+        """What is expected, as text for a message."""
+        raise NotImplementedError
+
     @property
     def is_missing(self) -> bool:
         """Whether it is ordered or for once only, and not used up."""

@@ -1,8 +1,10 @@
 """A Telnet server for a test: the lines it expects, what it was sent, and how it fails on purpose.
 
-telnet_server.expect_line("admin", prompt="login: ", ordered=True)
-telnet_server.expect_line("secret", prompt="Password: ", hidden=True, ordered=True)
-telnet_server.expect_line("show version", prompt="> ").respond("7.2")
+    telnet_server.expect_line("admin", prompt="login: ", ordered=True)
+    telnet_server.expect_line("secret", prompt="Password: ", hidden=True, ordered=True)
+    telnet_server.expect_line("show version", prompt="> ").respond("7.2")
+
+Each connection is a `Session` of a dialogue, `TelnetServer._talk`, which shows the prompts and looks for the lines.
 """
 
 from __future__ import annotations
@@ -55,6 +57,9 @@ class LineExpectation(Expectation):
             self._replies[-1].ending = known(ending)
         return self
 
+    def describe(self) -> str:
+        return f"the line {self}"
+
     def matches(self, line: bytes) -> bool:
         """Whether `line` is expected."""
         if isinstance(self.text, bytes):
@@ -65,7 +70,7 @@ class LineExpectation(Expectation):
         return repr(self.text.decode("utf-8", "replace") if isinstance(self.text, bytes) else self.text)
 
 
-class TelnetServer(FixtureServer):
+class TelnetServer(FixtureServer[LineExpectation]):
     """A Telnet server for a test: the fixture `telnet_server`.
 
     greeting: sent to each client first. echo: whether lines are sent back, as devices do, to clients that have not asked for
@@ -126,15 +131,10 @@ class TelnetServer(FixtureServer):
 
     def _forget(self) -> None:
         self.greeting, self.echo, self.service = b"", False, None
-        self._expectations: list[LineExpectation] = []
+        self._expectations = []
         self._lines: list[bytes] = []
         self._log: list[LogEntry] = []
         self._connection_numbers = count()
-
-    def _take_missing(self) -> list[str]:
-        missing = [each for each in self._expectations if each.is_missing]
-        self._expectations = [each for each in self._expectations if not each.is_missing]
-        return [f"the line {each} was expected, and has not come{' often enough' * each.was_used}" for each in missing]
 
     def _converse(self, peer: Peer) -> Protocol:
         cue, number = Cue(), next(self._connection_numbers)

@@ -14,6 +14,7 @@ import requests
 import urllib3
 
 from rawservers.testing import HTTPServer
+from tests.harness.documents import name_errors, read_table
 from tests.harness.waiting import DEADLINE
 
 SHORT = 0.3  # seconds after which a client gives up, where that is the fault
@@ -132,3 +133,15 @@ def test_a_fault_is_the_right_exception(http_server: HTTPServer, fault: str, cli
     http_server.clear()
     http_server.serve("/b", BODY)
     assert CLIENTS[client](http_server.url("/b"), DEADLINE, DEADLINE) == BODY
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_trickle_is_no_error(http_server: HTTPServer, client: str) -> None:
+    expectation(http_server).trickle(1).respond_with_data(BODY)
+    assert CLIENTS[client](http_server.url("/a"), DEADLINE, DEADLINE) == BODY
+
+
+def test_the_document_says_so() -> None:
+    assert read_table("docs/embedding.md", "HTTP") == {
+        name: {client: name_errors(fault.errors[client]) for client in CLIENTS} for name, fault in FAULTS.items()
+    }

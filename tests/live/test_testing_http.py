@@ -79,13 +79,13 @@ def test_a_folder(lax: HTTPServer, tmp_path: Path) -> None:
     statuses = {path: get(lax, path) for path in ("/static", "/static/", "/static/sub/a%20b.txt", "/static/link", "/static/no")}
     assert [(got.status_code, got.text) for got in statuses.values()][:3] == [(200, "top"), (200, "top"), (200, "leaf")]
     assert [got.status_code for got in statuses.values()][3:] == [404, 404]
-    with socket.create_connection(lax.address, DEADLINE) as sock:
-        sock.sendall(wire_request("/static/../secret", keep=True))
-        assert take_answer(sock)[0] == 404
     lax.check()  # what is not in the folder was expected all the same
     assert get(lax, "/statics").status_code == 404
     with pytest.raises(AssertionError, match="GET /statics was not expected"):
         lax.check()
+    with socket.create_connection(lax.address, DEADLINE) as sock:
+        sock.sendall(wire_request("/static/../secret", keep=True))
+        assert take_answer(sock)[0] == 404
 
 
 def test_what_is_unserved_is_404_and_a_failure_until_more_is_expected(lax: HTTPServer) -> None:
@@ -345,6 +345,13 @@ def test_what_is_recorded(http_server: HTTPServer) -> None:
     assert http_server.requests == []
 
 
+def test_a_chunked_body_is_recorded_decoded(http_server: HTTPServer) -> None:
+    http_server.expect_request("/a", "POST", data="one two").respond_with_data("got it")
+    assert get(http_server, "/a", "POST", data=iter([b"one ", b"two"])).text == "got it"
+    (got,) = http_server.requests
+    assert (got.body, got.headers["Transfer-Encoding"], got.raw[-11:]) == (b"one two", "chunked", b"\r\n\r\none two")
+
+
 def test_requests_are_recorded_before_they_are_answered_however_many_ask(http_server: HTTPServer) -> None:
     http_server.expect_request(re.compile("/[0-9]+")).respond_with_handler(lambda request: request.path)
 
@@ -416,6 +423,15 @@ def test_a_fault_that_is_never_left_ends_with_the_server(fault: Callable[[HTTPSe
         socket.create_connection(server.address, DEADLINE)
 
 
+def test_a_server_that_is_down_cannot_fall(http_server: HTTPServer) -> None:
+    http_server.serve("/", "up")
+    with http_server.down():
+        for fault in http_server.down, http_server.full_backlog:
+            with pytest.raises(RuntimeError, match="does not listen already"):
+                fault()
+    assert get(http_server, "/").text == "up"
+
+
 def test_a_server_may_be_taken_down_by_a_handler(http_server: HTTPServer) -> None:
     def fall(request: Request) -> str:
         http_server.down()
@@ -426,6 +442,17 @@ def test_a_server_may_be_taken_down_by_a_handler(http_server: HTTPServer) -> Non
         get(http_server, "/")
     with pytest.raises(requests.ConnectionError, match="refused"):
         get(http_server, "/")
+
+
+@pytest.mark.parametrize("fault", [HTTPServer.down, HTTPServer.full_backlog, HTTPServer.never_read])
+def test_a_fault_of_the_server_ends_open_connections(http_server: HTTPServer, fault: Callable[[HTTPServer], Any]) -> None:
+    http_server.serve("/", "up")
+    with socket.create_connection(http_server.address, DEADLINE) as kept:
+        kept.sendall(wire_request("/", keep=True))
+        assert take_answer(kept)[1:] == (True, b"up")
+        with fault(http_server):
+            assert kept.recv(1) == b""
+    assert get(http_server, "/").text == "up"
 
 
 def test_a_large_body_to_a_server_that_never_reads_does_not_leave(http_server: HTTPServer) -> None:

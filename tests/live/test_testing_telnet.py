@@ -16,6 +16,7 @@ from netmiko import ConnectHandler
 from netmiko.exceptions import NetmikoAuthenticationException, ReadTimeout
 
 from rawservers.testing import TelnetServer
+from tests.harness.documents import name_errors, read_table
 from tests.harness.needs import need
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import DEADLINE
@@ -161,6 +162,12 @@ def test_a_fault_is_the_right_exception(telnet_server_factory: Callable[..., Tel
         with pytest.raises(BaseException) as caught:  # noqa: PT011
             CLIENTS[client](server, connect, read)
         assert isinstance(caught.value, errors[list(CLIENTS).index(client)])
+
+
+def test_the_document_says_so() -> None:
+    assert read_table("docs/embedding.md", "Telnet") == {
+        name: dict(zip(CLIENTS, map(name_errors, fault.errors), strict=True)) for name, fault in FAULTS.items()
+    }
 
 
 # What does not fit

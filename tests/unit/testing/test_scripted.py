@@ -10,9 +10,10 @@ import pytest
 
 from rawservers import Response
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd
+from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, Protocol, ResponseEnd
 from rawservers.testing import HTTPServer, TelnetServer
-from rawservers.testing.replies import Ending
+from rawservers.testing.replies import Ending, Reply
+from rawservers.testing.scripted import Cue, Scripted
 
 KEPT = b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n"
 BODY = b"0123456789"
@@ -247,6 +248,27 @@ def test_a_future_with_faults(server: HTTPServer) -> None:
     assert played.pass_time(0) == b""
     assert body(played.pass_time(1)) == BODY[:3]
     assert len(server.requests) == 1
+
+
+def test_a_wake_up_during_a_script_is_made_up_for() -> None:
+    class Woken(Protocol):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[bytes]:
+            cue.script = reply.steps
+            return (data,)
+
+        def resume(self) -> Sequence[bytes]:
+            return (b"woken",)
+
+    peer, cue, reply = Timed(), Cue(), Reply()
+    reply.delay = 1
+    protocol = Scripted(peer, Woken(), cue)
+    assert protocol.receive(b"answer") == []
+    assert protocol.resume() == ()
+    peer.clock.now += 1
+    assert protocol.resume() == [b"answer"]
+    assert protocol.waiting is Deadline.TURN
+    assert protocol.resume() == (b"woken",)
+    assert protocol.waiting is Deadline.IDLE
 
 
 def test_parts_of_files_are_read_for_a_script(server: HTTPServer, tmp_path: Path) -> None:
