@@ -199,7 +199,7 @@ def check_lives(before: ServerState, after: ServerState, event: ServerEvent, lar
         assert not stopped or len(left) >= transitions.MAX_RETIRING, "lives: a worker that retires was told to stop too early"
         for pid in (pid for pid, phase in told.items() if phase is Phase.STOPPING_NOW):
             assert before.workers[pid].generation == before.next, "lives: a failed reload has ended another one's worker"
-    idle = before.next is None and not before.handover and before.exit_status is None
+    idle = not (before.next or before.handover or before.preparing) and before.exit_status is None
     if event.kind is On.RELOAD and idle and len(before.former()) <= transitions.MAX_RETIRING:
         assert Do.PREPARE in {action.kind for action in after.actions}, "lives: a reload waits for workers that retire"
     if event.kind is On.KILLED and before.workers[event.pid].kill_at == inf and before.exit_status is None:
