@@ -94,6 +94,7 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         "None, or a tuple of ListenConfig",
         lambda value: value is None or rows(lambda row: isinstance(row, ListenConfig))(value),
     ),
+    "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
     "names": ("a tuple of file names", rows(is_text)),
     "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
     "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
@@ -145,9 +146,12 @@ class ListenConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         try:
-            Endpoint.parse(self.address)
+            endpoint = Endpoint.parse(self.address)
         except ValueError as error:
             raise ValueError(f"address: {error}") from error
+        for name in ("mode", "owner", "group"):
+            if getattr(self, name) not in {None, ""} and endpoint.path is None:
+                raise ValueError(f"{name}: only unix sockets have one, not {self.address}")
 
 
 @dataclass(frozen=True, slots=True)

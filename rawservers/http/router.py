@@ -49,7 +49,7 @@ class Router(Responder):
     """The Responder of the HTTP service.
 
     sites: the default site first. config: its `handlers`, of which the one with the longest path is called, `body_limit`,
-    `server_header`, `http_version` and `encoded_slash`. Raises ValueError if a site has a malformed host name.
+    `server_header`, `http_version` and `encoded_slash`. Raises ValueError for a malformed host name or path.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
@@ -59,6 +59,8 @@ class Router(Responder):
         by_path: defaultdict[str, dict[str, Handler]] = defaultdict(dict)
         for target, handler in config.handlers:
             names, _, path = ("", "", target) if target.startswith("/") else target.partition(" ")
+            if not path.startswith("/"):
+                raise ValueError(f"handlers: expected a path, or METHODS and a path, not {target!r}")
             methods = names.split(",")
             by_path[path] |= dict.fromkeys(methods, handler)
             if "GET" in methods:

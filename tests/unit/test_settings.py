@@ -58,6 +58,9 @@ def test_a_wrong_type(config: Class, name: str, value: object) -> None:
         (ListenConfig, {"address": "x y"}, "address: not an address: 'x y' (HOST:PORT"),
         (ListenConfig, {"address": "::1"}, "address: not an address: '::1': add a port: [::1]:PORT"),
         (ListenConfig, {"address": 80}, "address: expected a string, not 80"),
+        (ListenConfig, {"mode": 0o660}, "mode: only unix sockets have one, not "),
+        (ListenConfig, {"owner": "root"}, "owner: only unix sockets have one, not "),
+        (ListenConfig, {"address": "unix:/s", "mode": "0660"}, "mode: expected a mode from 0 to 0o777 or None, not '0660'"),
     ],
 )
 def test_what_a_field_takes(config: Class, values: Mapping[str, Any], message: str) -> None:

@@ -64,6 +64,12 @@ def test_methods_before_a_path(clock: Clock) -> None:
     assert ask("GET", "/") == (404, b"", "")
 
 
+@pytest.mark.parametrize("path", ["", "x", "GET", "GET x", "GET  /x"])
+def test_what_is_no_path_of_a_handler(clock: Clock, path: str) -> None:
+    with pytest.raises(ValueError, match=r"^handlers: expected a path, or METHODS and a path, not "):
+        router(clock, SiteConfig("/nonexistent"), handlers=((path, told),))
+
+
 def test_the_longest_prefix_wins(clock: Clock) -> None:
     def other(request: Request) -> Response:
         return Response(204)
