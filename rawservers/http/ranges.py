@@ -105,12 +105,11 @@ def partial_content(headers: Headers, body: bytes | FileSlice, spans: Sequence[S
     # A hash of 120 bits, which no file contains by chance, and of the response alone, so that all processes send the same. It
     # can be planted in a file whose mtime and size are known beforehand, but that affects responses with that file only.
     boundary = blake2b(repr((list(headers), list(spans), size)).encode(), digest_size=15).hexdigest()
-    delimiter = f"--{boundary}"
+    delimiter = f"\r\n--{boundary}"  # before the first part as well: zsync takes an empty line for granted (RFC 9110 §14.6)
     lines = "".join([f"{name}: {value}\r\n" for name, value in described])
     pieces: list[bytes | FileSlice] = []
     for content_range, content in zip(ranges, contents, strict=True):
         pieces += [f"{delimiter}\r\n{lines}Content-Range: {content_range}\r\n\r\n".encode("latin-1"), content]
-        delimiter = f"\r\n--{boundary}"
     pieces.append(f"{delimiter}--\r\n".encode())
     small = [piece for piece in pieces if isinstance(piece, bytes)]
     kind = ("Content-Type", f"multipart/byteranges; boundary={boundary}")

@@ -50,7 +50,7 @@ def zsync(folder: Path, old: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-@pytest.mark.parametrize("changes", [1])
+@pytest.mark.parametrize("changes", [1, 40])
 def test_zsync_fetches_what_has_changed(changes: int, version: str, folder: Path, tmp_path: Path) -> None:
     """It asks for twenty parts at a time, and each time by a connection of its own if it is answered in HTTP/1.0."""
     source = random.Random(changes)

@@ -262,7 +262,7 @@ def parts_of(response: Response) -> Sequence[Message]:
     message = BytesParser(policy=email.policy.HTTP).parsebytes(head.encode() + b"\r\n" + content(response))
     assert message.get_content_type() == "multipart/byteranges"
     assert not message.defects
-    assert (message.preamble, message.epilogue) == (None, "")
+    assert (message.preamble, message.epilogue) == ("", "")
     return list(message.iter_parts())
 
 
@@ -298,7 +298,7 @@ def test_the_exact_bytes_of_a_multipart() -> None:
     response = partial_content([("Content-Type", "text/plain")], b"0123456789", [(0, 2), (5, 2)], 10)
     boundary = response.headers[0][1].partition("boundary=")[2].encode()
     assert response.body == (
-        b"--%b\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\r\n"
+        b"\r\n--%b\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\r\n"
         b"--%b\r\nContent-Type: text/plain\r\nContent-Range: bytes 5-6/10\r\n\r\n56\r\n"
         b"--%b--\r\n"
     ) % (boundary, boundary, boundary)
