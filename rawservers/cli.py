@@ -103,6 +103,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {Config().workers})")
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
+    add("--trace", action="store_const", const=True, help="print a line for each event of each socket to standard error")
     add("--check", action="store_true", help="test the configuration and exit")
     help = "make the server whose supervisor has this process ID reload, and wait for the new workers; exit status 2: it failed"
     add("--reload", type=int, metavar="PID", help=help)

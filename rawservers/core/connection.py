@@ -306,6 +306,7 @@ class Connection(Peer):
             output.abandon()
 
     failed = close  # after an exception
+    evict = close  # in favour of a new connection
 
     def _abort(self, error: OSError) -> None:
         """Close after an error of the network, of the peer, or of a file."""
@@ -351,12 +352,16 @@ class Connection(Peer):
         if self._is_overdue() and self._output is None and self._wants_read():
             self.ready(EPOLLIN)  # input may have come in time, if the loop was late
         if self._phase is not CLOSED and not self._turn_events and self._is_overdue():
-            self.timer_started = self.clock.now
-            if self._output is not None:
-                self._sock.reset()
-                return self._abort(TimeoutError("send timed out"))
-            self._queue_and_flush(self._protocol.expire())
+            self._expire()
         self._update_interest()
+
+    def _expire(self) -> None:
+        """The running deadline is over."""
+        self.timer_started = self.clock.now
+        if self._output is not None:
+            self._sock.reset()
+            return self._abort(TimeoutError("send timed out"))
+        self._queue_and_flush(self._protocol.expire())
 
     @property
     def waits_for(self) -> Deadline:

@@ -1,8 +1,8 @@
 """What a trace shows of bytes: the first line, in printable ASCII, without secrets.
 
-A secret is the value of a header field that authenticates (Authorization, Proxy-Authorization, Cookie, Set-Cookie, and others whose
-name says so), with its folded lines, and the userinfo of a URL. It is found however its line is cut into pieces, since the
-beginning of an unfinished line is kept. Where the rest of a line would have to decide, it counts as a secret.
+A secret is the value of a header field that authenticates (Authorization, Proxy-Authorization, Cookie, Set-Cookie, and others
+whose name says so), with its folded lines, and the userinfo of a URL. It is found however its line is cut into pieces, since
+the beginning of an unfinished line is kept. Where the rest of a line would have to decide, it counts as a secret.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Collection, Iterator, Mapping
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -83,12 +84,15 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
     Raises CannotStart, after closing all sockets that it has bound.
     """
     servers: Servers = {}
+    make: Callable[..., socket.socket] = socket.socket
+    if config.trace:
+        from rawservers.logs.trace import traced_server_socket as make  # here, since it is seldom used
     try:
         for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
             key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
             if key not in servers.values():
-                group = [server for server, other in existing.items() if other == key] or bind(endpoint)
+                group = [server for server, other in existing.items() if other == key] or bind(endpoint, make)
                 servers |= dict.fromkeys(group, key)
     except (OSError, ValueError) as error:
         for server in servers.keys() - existing.keys():

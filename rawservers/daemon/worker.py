@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import NoReturn
@@ -99,6 +100,7 @@ class Worker(EventHandler):
         self._slot = slot
         self._stop_began = inf  # when a graceful stop began; not yet
         self._limit_timer = 0  # ends a drain that takes too long
+        self._at_end: list[Callback] = []
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
         self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
@@ -106,8 +108,15 @@ class Worker(EventHandler):
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
         self._services = make_services(config, loop.clock, self.access_log.add, self._get_status)
+        make: Callable[..., Listener] = Listener
+        if config.trace:
+            from rawservers.logs import trace  # here, since it is seldom used
+
+            make, log_of_trace = trace.traced_listener, trace.trace_log()
+            loop.at_tick.append(log_of_trace.write)
+            self._at_end.append(log_of_trace.finish)
         servers = resources.servers.items()
-        self._listeners = [Listener(server, self._services[its.service], loop, self._connections) for server, its in servers]
+        self._listeners = [make(server, self._services[its.service], loop, self._connections) for server, its in servers]
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -132,6 +141,8 @@ class Worker(EventHandler):
             self.loop.call_isolated(connection, connection.close)
         self._write_metrics()
         self.access_log.close()
+        for callback in self._at_end:
+            callback()
         self.loop.close()
 
     def ready(self, events: int) -> None:

@@ -37,6 +37,7 @@ PURE = {
     "core.errors",
     "core.peer",
     "core.protocol",
+    "core.redaction",
     "daemon.transitions",
     "http.request",
     "http.dates",
