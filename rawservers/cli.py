@@ -36,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
     args = parse(argv)
     try:
+        if args.watch:
+            from rawservers.watch import watch  # here, since it is seldom used
+
+            address = args.status or SERVICES["status"].address
+            with errors_as(CannotStart, f"cannot watch the status on {address}: "):
+                return watch(address)
         if args.status is not None:
             with errors_as(CannotStart, f"cannot get the status from {args.status}: "):
                 text = status.fetch(args.status, args.format)
@@ -110,6 +116,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     default_status = SERVICES["status"].address
     help = f"print the status of the server whose status service listens there, and exit (default: {default_status})"
     add("--status", nargs="?", const=default_status, metavar="ADDRESS", help=help)
+    add(
+        "--watch", action="store_true", help="show the status and the table of sockets in this terminal, once a second; q: quit"
+    )
     add("--format", choices=status.FORMATS, default="text", help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
     return parser.parse_args(argv)

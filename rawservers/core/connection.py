@@ -29,6 +29,7 @@ from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, Output, TruncatedErr
 from rawservers.core.peer import Address, Peer, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, ResponseEnd, ServiceSpec
+from rawservers.core.tcp_info import TcpInfo, tcp_info
 from rawservers.core.transport import Transport
 
 log = logging.getLogger("rawservers")
@@ -56,7 +57,7 @@ class Connection(Peer):
     """An event handler of the loop: one accepted socket, its protocol object, and all that this protocol sees of both.
 
     service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
-    timer_started: when the running deadline was started. Its state:
+    accepted_at: when that was; timer_started: when the running deadline was started. Its state:
 
     _waiting:        `protocol.waiting` after the last call
     _recv_size:      maximum of the next recv, in bytes
@@ -72,7 +73,7 @@ class Connection(Peer):
     __slots__ = (
         "_eof_received", "_events", "_greedy", "_loop", "_on_close", "_output", "_phase", "_protocol", "_recv_size",
         "_response_sent", "_rest", "_resume_pending", "_resume_timer", "_service", "_sock", "_timer", "_timer_due",
-        "_turn_events", "_waiting", "host", "service", "timer_started",
+        "_turn_events", "_waiting", "accepted_at", "host", "service", "timer_started",
     )  # fmt: skip
 
     def __init__(
@@ -94,7 +95,7 @@ class Connection(Peer):
         self._events = self._turn_events = self._response_sent = 0
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
         self._timer_due = NEVER
-        self.timer_started = loop.clock.now
+        self.accepted_at = self.timer_started = loop.clock.now
 
     def __repr__(self) -> str:
         return f"{self.service} connection from {self.address[0]} port {self.address[1]}"
@@ -369,6 +370,9 @@ class Connection(Peer):
         if self._output is not None:
             return SEND
         return TURN if self._resume_pending or self._turn_events else self._protocol.waiting
+
+    def tcp_info(self) -> TcpInfo | None:
+        return tcp_info(self._sock)
 
     @property
     def closable_when_idle(self) -> bool:

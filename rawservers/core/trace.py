@@ -18,10 +18,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rawservers.core.bind import Endpoint
 from rawservers.core.connection import Connection
 from rawservers.core.errors import os_error_text
-from rawservers.core.peer import peer_address
+from rawservers.core.peer import address_text, peer_address
 from rawservers.core.phases import Phase
 from rawservers.core.protocol import Closing, Deadline
 from rawservers.core.redaction import Redactor, escape
@@ -57,20 +56,20 @@ class TracedServerSocket(socket.socket):
     def __init__(self, trace: Trace, *arguments: int, **options: int) -> None:
         super().__init__(*arguments, **options)
         self._trace = trace
-        how = f"{address_text(self.getsockname())}, inherited" if options else self.family.name
+        how = f"{sockaddr_text(self.getsockname())}, inherited" if options else self.family.name
         trace.add(self.fileno(), "socket", how)
 
     def bind(self, address: Any) -> None:
         super().bind(address)
-        self._trace.add(self.fileno(), "bind", address_text(self.getsockname()))
+        self._trace.add(self.fileno(), "bind", sockaddr_text(self.getsockname()))
 
     def listen(self, backlog: int = 0) -> None:
         super().listen(backlog)
-        self._trace.add(self.fileno(), "listen", address_text(self.getsockname()))
+        self._trace.add(self.fileno(), "listen", sockaddr_text(self.getsockname()))
 
     def close(self) -> None:
         if self.fileno() >= 0:
-            self._trace.add(self.fileno(), "close", f"listener on {address_text(self.getsockname())}")
+            self._trace.add(self.fileno(), "close", f"listener on {sockaddr_text(self.getsockname())}")
         super().close()
 
 
@@ -90,10 +89,10 @@ class TracedTransport(Transport):
         self._shown_input, self._shown_output = Redactor(), Redactor()
         self.connection: TracedConnection | None = None
         try:
-            peer = address_text(self.getpeername())
+            peer = sockaddr_text(self.getpeername())
         except OSError:  # it has sent a RST already
             peer = "(gone)"
-        self._add("accept", f"{peer} -> {address_text(self.getsockname())} ({service})")
+        self._add("accept", f"{peer} -> {sockaddr_text(self.getsockname())} ({service})")
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         try:
@@ -240,8 +239,6 @@ class TracedConnection(Connection):
         super().failed()
 
 
-def address_text(address: tuple[Any, ...] | str | bytes) -> str:
+def sockaddr_text(address: tuple[Any, ...] | str | bytes) -> str:
     """A socket address of any family, as printable ASCII."""
-    if isinstance(address, tuple):
-        return escape(str(Endpoint(*peer_address(address))).encode(errors="replace"))
-    return "unix:" + escape(os.fsencode(address))
+    return escape(os.fsencode(address_text(peer_address(os.fsdecode(address) if isinstance(address, bytes) else address))))

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +20,7 @@ from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, GetStatus, Report, make_service, resolve_listeners
+from rawservers.services import SERVICES, GetSockets, GetStatus, Report, make_service, resolve_listeners
 from rawservers.settings import Config, ListenConfig
 
 log = logging.getLogger("rawservers")
@@ -58,7 +59,9 @@ def open_descriptors() -> list[int]:
     return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
 
 
-def make_services(config: Config, clock: Clock, report: Report, get_status: GetStatus) -> dict[str, ServiceSpec]:
+def make_services(
+    config: Config, clock: Clock, report: Report, get_status: GetStatus, get_sockets: GetSockets = Future
+) -> dict[str, ServiceSpec]:
     """The services of all listeners, by name.
 
     report: called at the end of each response, for the access log. Raises CannotStart, for example for an invalid header field.
@@ -69,7 +72,7 @@ def make_services(config: Config, clock: Clock, report: Report, get_status: GetS
         if name not in SERVICES:
             raise CannotStart(f"unknown service {name!r} (known: {', '.join(SERVICES)})")
         with errors_as(CannotStart, f"cannot serve {name} on {listen.address}: "):
-            services[name] = services.get(name) or make_service(name, config, clock, report, get_status)
+            services[name] = services.get(name) or make_service(name, config, clock, report, get_status, get_sockets)
     return services
 
 

@@ -33,6 +33,7 @@ from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
+from rawservers.daemon.socket_table import SocketTable, state_word
 from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
@@ -46,10 +47,6 @@ SLOW_WAKE = 1.0  # seconds of a wake from which on a warning is logged
 WARN_INTERVAL = 60.0  # seconds between two such warnings
 COUNT_BATCH = 500  # connections whose states are counted in one turn
 IDLE_GRACE = 1.0  # seconds before idle connections are closed in a graceful stop
-STATES = {  # of a connection, by what it waits for
-    Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
-    Deadline.SEND: "sending",
-}  # fmt: skip
 STATUS_CONNECTIONS = 16  # beside all others, so that the status is available while the server is full
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
@@ -107,7 +104,8 @@ class Worker(EventHandler):
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
-        self._services = make_services(config, loop.clock, self.access_log.add, self._get_status)
+        self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
+        self._services = make_services(config, loop.clock, self.access_log.add, self._get_status, self._table.ask)
         make: Callable[..., Listener] = Listener
         if config.trace:
             from rawservers.logs import trace  # here, since it is seldom used
@@ -132,7 +130,7 @@ class Worker(EventHandler):
             self._supervisor = supervisor
             self.loop.watch(supervisor.fileno(), self, select.EPOLLIN)
             supervisor.send(READY)
-        self.loop.at_tick.append(self._tick)
+        self.loop.at_tick += [self._tick, self._table.tick]
         self.loop.at_wake_end.append(self.access_log.flush)
         self.loop.run()
         for listener in self._listeners:
@@ -244,7 +242,7 @@ class Worker(EventHandler):
 
 def state_of(connection: Connection) -> str:
     """The service and the state of a connection, as a key of `Metrics.gauges`."""
-    return f"{connection.service}.{STATES.get(connection.waits_for, 'busy')}"
+    return f"{connection.service}.{state_word(connection)}"
 
 
 def collect_garbage() -> None:

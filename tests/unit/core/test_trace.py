@@ -14,7 +14,7 @@ import pytest
 from rawservers.core.bind import Endpoint, bind
 from rawservers.core.connection import SMALL_SIZE
 from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol, Urgent
-from rawservers.core.trace import Trace, TracedConnection, TracedServerSocket, TracedTransport, address_text
+from rawservers.core.trace import Trace, TracedConnection, TracedServerSocket, TracedTransport, sockaddr_text
 from tests.harness.core import Recording, Running
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import until
@@ -250,7 +250,7 @@ def test_a_server_socket(tmp_path: Path) -> None:
     ],
 )
 def test_an_address(address: tuple[object, ...] | str | bytes, text: str) -> None:
-    assert address_text(address) == text
+    assert sockaddr_text(address) == text
 
 
 def test_colours() -> None:
