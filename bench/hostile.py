@@ -88,11 +88,11 @@ def misses(_: int) -> Iterator[bytes]:
 
 
 def ranges(_: int) -> Iterator[bytes]:
-    """Requests for sixteen ranges each, which move on from one to the next."""
+    """Requests for 64 ranges each, as many as are sent, which move on from one to the next."""
     while True:
         said = []
         for number in itertools.islice(_numbers, 100):
-            begins = range(number % 4000, LARGE, LARGE // 16)[:16]
+            begins = range(number % 1000, LARGE, LARGE // 64)[:64]
             said.append(request("GET", "/large", "Range: bytes=" + ",".join(f"{begin}-{begin + 99}" for begin in begins)))
         yield b"".join(said)
 

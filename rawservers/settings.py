@@ -85,7 +85,8 @@ class SiteConfig:
     welcome page."""
 
     hosts: tuple[str, ...] = setting((), "http.hosts", "hosts", example='hosts = ["www.example.org", "example.org"]')
-    """Host names of this site, without ports. The first site also answers requests for all other names."""
+    """Host names of this site, without ports; an IPv6 address is in brackets. The first site also answers requests for all
+    other names."""
 
     index: tuple[str, ...] = setting(("index.html",), "http.index", "names")
     """Index files of a directory, in the order of preference."""
@@ -118,11 +119,13 @@ class SiteConfig:
     """Custom error pages: a status code, and the path of a file below the root."""
 
     fallback: str | None = setting(None, "http.fallback", "path", aliases={"off": None}, example='fallback = "/index.html"')
-    """File to send for paths that do not exist and have no dot in their last segment, as single-page applications need.
-    nginx: try_files. "off": such paths are 404."""
+    """File to send for paths that do not exist, as single-page applications need. If there is a dot in the last segment, as in
+    /app.js or /user/john.doe, only clients that name text/html in Accept get it, as browsers do for a page. nginx: try_files.
+    "off": such paths are 404."""
 
-    types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".wasm" = "application/wasm"')
-    """Media types by file name extension, taking precedence over those of Python's mimetypes module."""
+    types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".log" = "text/x-log"')
+    """Media types by file name extension, taking precedence over the built-in ones (rawservers/http/media_types.txt). "": the
+    type of names without a dot, those excepted that have a built-in type, such as README. Default: application/octet-stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,8 @@ class Config:
     if that is root. nginx: user, nobody."""
 
     handlers: tuple[tuple[str, Handler], ...] = ()
-    """Functions that answer in place of files: a path prefix, and a function Request -> Response (see http/router.py)."""
+    """Functions that answer in place of files: a path, with all that is below it, and a function Request -> Response (see
+    http/router.py)."""
 
     body_limit: int = setting(1 << 20, "http.body_limit", max=1 << 30)
     """Maximum size of a request body in bytes; a longer one is answered by 413. It matters only to programs that embed the
@@ -230,6 +234,16 @@ class Config:
     connections_per_address: int = setting(0, "limits.connections_per_address", max=1_000_000)
     """Maximum number of connections from one client address, in each worker; further ones are closed at once. 0: no limit,
     as in nginx (limit_conn), since many clients may share an address behind a NAT or a proxy."""
+
+    encoded_slash: bool = setting(False, "http.encoded_slash")
+    """Whether an encoded slash (%2F) in a path is a slash, as npm needs it for /@scope%2fname. The path is decoded once, then
+    checked like any other. Off: such paths are 404, since a proxy in front may take %2F for a part of a name, and its rules for
+    a directory would be evaded. Apache: AllowEncodedSlashes, off."""
+    http_version: str = setting("1.0", "http.version", "choice", aliases={"1.0": "1.0", "1.1": "1.1"})
+    """Version in the status line of responses to HTTP/1.1 clients; others always get HTTP/1.0. Some clients and proxies open a
+    new connection for each request if a response says HTTP/1.0, in spite of its Connection: keep-alive: "1.1" lets them reuse
+    it. Nothing else depends on it. HTTP/1.0, since that is what this server implements: nothing that came with HTTP/1.1 is
+    needed to read its responses."""
 
     server_header: bool = setting(True, "http.server_header")
     """Server header field, with the name and version of the program. nginx: server_tokens, which hides only the version."""

@@ -13,7 +13,7 @@ from rawservers.config.keys import KEYS, TABLES, dotted_key, suggestion, toml_st
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
 from rawservers.http.files import is_hidden
-from rawservers.http.request import HOST_NAME, TOKEN
+from rawservers.http.request import HOST_NAME, TOKEN, parse_host
 from rawservers.http.response import check_headers
 from rawservers.settings import ListenConfig, Setting, SiteConfig
 
@@ -24,7 +24,10 @@ KEY_PATTERNS = {
     "headers": (r"(?s)[/*?[].*", "the pattern matches no path: paths begin with a slash"),
     "pages": (r"[45][0-9][0-9]", "not an error status: expected 400 to 599"),
     "redirects": (r"/[^\0]*", "not a path: expected a leading slash"),
-    "types": (r"\.[^./\0A-Z]+", "not a file name extension: expected the last dot and what follows it, in lower case"),
+    "types": (
+        r"(\.[^./\0A-Z]+)?",
+        'not a file name extension: expected the last dot and what follows it, in lower case, or ""',
+    ),
 }
 
 
@@ -160,7 +163,7 @@ def convert_url_path(path: str, context: Context) -> str:
 
 def convert_host(host: str, context: Context) -> str:
     """A host name that no other site has."""
-    check_duplicate(host.lower().rstrip("."), f"host name {toml_string(host)}", context)
+    check_duplicate(parse_host(host), f"host name {toml_string(host)}", context)
     return host
 
 
@@ -239,7 +242,7 @@ KINDS = {
     "file": Kind("the path of a file", pattern=r"[^\0]+", convert=convert_file_path, check=check_log_file),
     "header": Kind("a string", convert=convert_header),
     "headers": Kind("a table of path patterns, each with a table of header fields", dict, convert_headers, items="pattern"),
-    "host": Kind("a host name without a port", str, convert_host, pattern=HOST_NAME),
+    "host": Kind("a host name without a port", str, convert_host, pattern=rf"(?!.*\*){HOST_NAME}"),  # no wildcard
     "hosts": Kind("an array of host names without ports", list, items="host"),
     "int": Kind("an integer from {min} to {max}", int, convert_number),
     "listener": Kind("a table with a service and an address", dict, convert_listener),

@@ -59,7 +59,7 @@ class Connection(Peer):
     service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
     accepted_at: when that was; timer_started: when the running deadline was started. Its state:
 
-    _waiting:        `protocol.waiting` after the last call
+    _waiting:        `protocol.waiting` after the last call; a TURN changes it only after output
     _recv_size:      maximum of the next recv, in bytes
     _output:         None: nothing is unsent
     _response_sent:  bytes of the present response that have left, while `_output` is None
@@ -208,7 +208,9 @@ class Connection(Peer):
         """Queue and send what the protocol has returned, of which `sent` bytes have left; act on `waiting` and `closing`."""
         protocol = self._protocol
         self._count_work(protocol, sent)
-        former, self._waiting = self._waiting, protocol.waiting
+        former = self._waiting
+        if protocol.waiting is not TURN:  # a pause, which does not restart the deadline
+            self._waiting = protocol.waiting
         if self._output is None and (chunks or self._waiting is not former or self._waiting is IDLE):
             self.timer_started = self.clock.now
         if chunks:

@@ -186,14 +186,19 @@ class ResponseCache:
             return None
         return entry.response if key is head else entry.response_to(head)
 
-    def store(self, request: Request, response: PreparedResponse, dependencies: Iterable[Dependency]) -> None:
-        """Insert the response to a request, unless the cache is half full and the request is new."""
+    def store(
+        self, request: Request, response: PreparedResponse, dependencies: Iterable[Dependency], exact: bool = False
+    ) -> None:
+        """Insert the response to a request, unless the cache is half full and the request is new.
+
+        exact: by its exact head alone, since the response may depend on a field that is not one of KEY_FIELDS.
+        """
         head = request.head
         log_lines = LOG_LINES.findall(head)
         log_bytes = sum(map(len, log_lines))
         key: Hashable = head
         if not self._admission.seen_before(head):
-            normalized = normalized_key(head)
+            normalized = None if exact else normalized_key(head)
             if normalized not in (None, (head,)) and log_bytes <= LOG_LINES_LIMIT and self._admission.seen_before(normalized):
                 key, log_bytes = normalized, LOG_LINES_LIMIT
             elif not self._cache.half_empty:

@@ -18,10 +18,12 @@ from concurrent.futures import Future
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
+from rawservers.http.chunked import ChunkedBody
 from rawservers.http.epoch_cache import EpochCache
 from rawservers.http.framing import BLANK_LINES, cut_head
 from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
+from rawservers.http.target import decode_target
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP, CLOSE, LINGER = Closing
@@ -37,16 +39,25 @@ class Responder:
     """The source of a conversation's responses.
 
     lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
-    may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field.
+    may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field. version:
+    of the status line of responses to HTTP/1.1 requests, 1.0 or 1.1. encoded_slash: as for `decode_target`.
     """
 
-    def __init__(self, lookup: Callable[[bytes, bool], PreparedResponse | None], server_header: bool = True) -> None:
+    def __init__(
+        self,
+        lookup: Callable[[bytes, bool], PreparedResponse | None],
+        server_header: bool = True,
+        version: str = "1.0",
+        encoded_slash: bool = False,
+    ) -> None:
         self.lookup = lookup
+        self.version = f"HTTP/{version}".encode()
+        self.encoded_slash = encoded_slash
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
 
-    def max_body(self, request: Request) -> int:
-        """The longest body accepted with `request`, in bytes; 0: none."""
+    def max_body(self, request: Request) -> int | None:
+        """The longest body accepted with `request`, in bytes; None: nobody takes a body."""
         raise NotImplementedError
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
@@ -65,12 +76,13 @@ class Conversation(Protocol):
     """HTTP with one client. max_requests: number of responses after which the connection is closed; 0: no limit."""
 
     __slots__ = (
-        "_buffer", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps", "_kept_alive_at",
-        "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
+        "_buffer", "_chunked", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps",
+        "_kept_alive_at", "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
         "closing", "steps", "waiting",
     )  # fmt: skip
 
     closable_when_idle = True
+    _chunked: ChunkedBody  # of the present request; not set for any other, so that others pay nothing
 
     def __init__(self, peer: Peer, responder: Responder, max_requests: int = 0) -> None:
         self.closing = KEEP
@@ -176,9 +188,11 @@ class Conversation(Protocol):
                     self._counters.cache_hits += 1
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
-                self._request = parse(head)
-                self._request.decode_target()
-                self._check_body(self._request, chunks)
+                request = self._request = parse(head)
+                if request.version == (1, 1):
+                    request.response_version = self._responder.version
+                decode_target(request, self._responder.encoded_slash)
+                self._check_body(request, chunks)
             response = self._respond(self._request)
             if response is not None:
                 self._counters.answers += 1
@@ -206,23 +220,36 @@ class Conversation(Protocol):
         if not request.length:
             return
         max_body = self._responder.max_body(request)
-        if max_body and request.length > max_body:
-            raise HTTPError(413, f"The request body is longer than {max_body} bytes.")
-        if not max_body:  # the body is discarded by lingering, so that it is never parsed as a request
+        if max_body is None:  # the body is discarded by lingering, so that it is never parsed as a request
             request.keep_alive = False
             self.closing = LINGER
             request.length = 0
-        elif request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
+            return
+        if request.length > max_body:
+            raise HTTPError(413, f"The request body is longer than {max_body} bytes.")
+        if request.length < 0:
+            self._chunked = ChunkedBody(max_body)
+        if request.version == (1, 1) and request.fields.get("expect", "").lower() == "100-continue":
             chunks += (b"HTTP/1.1 100 Continue\r\n\r\n", ResponseEnd(None))
+
+    def _decode_body(self, request: Request) -> bool:
+        """Decode what has arrived of a chunked body; set it in the request if it is complete. Raises HTTPError."""
+        self.steps += self._chunked.decode(self._buffer, STEPS - self.steps)
+        if self._chunked.complete:
+            request.body = bytes(self._chunked.data)
+            request.length = len(request.body)
+            del self._chunked
+        return request.length >= 0
 
     def _respond(self, request: Request) -> PreparedResponse | None:
         """The response to `request`; None while its body is incomplete or its future pending."""
         if self._future is None:
-            if len(self._buffer) < request.length:
+            if len(self._buffer) < request.length or (request.length < 0 and not self._decode_body(request)):
                 self.waiting = Deadline.BODY
                 return None
-            request.body = bytes(self._buffer[: request.length])
-            del self._buffer[: request.length]
+            if not request.body:
+                request.body = bytes(self._buffer[: request.length])
+                del self._buffer[: request.length]
         elif not self._future.done():
             return None
         response = self._responder.respond(request, self._future)

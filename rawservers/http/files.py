@@ -23,6 +23,8 @@ interrupted write. Files that are replaced by rename are safe.
 from __future__ import annotations
 
 import errno
+import logging
+import math
 import os
 import re
 import stat
@@ -34,16 +36,22 @@ from weakref import WeakValueDictionary
 
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.cache import Cache, FreshnessClock
+from rawservers.http.conditional import fingerprint, is_reliable, version
 from rawservers.http.listing.entries import ListingEntry
 from rawservers.http.response import body_length
 
+log = logging.getLogger("rawservers")
+
 SMALL_FILE = 16384  # bytes up to which the content is cached in memory, and sent in one chunk with the head
-FILE_OVERHEAD = 900  # bytes of Python objects for a cached file, besides its content
+FILE_OVERHEAD = 1000  # bytes of Python objects for a cached file, besides its content
 DEPENDENCY_OVERHEAD = 250  # and for each of its dependencies
 
 SECOND = 1_000_000_000  # nanoseconds
 MTIME_GRACE = 0.020  # seconds in which a second change may leave the same mtime: two ticks of a 100 Hz kernel
 MTIME_GRACE_COARSE = 2.0  # the same on file systems with whole seconds (FAT: two)
+
+LINK_REPORTS = 8  # paths that are logged, since links on them lead out of the root, in each LINK_REPORT_TIME
+LINK_REPORT_TIME = 60  # seconds
 
 HIDDEN = re.compile(rb"(?!\A/\.well-known(?:/|\Z))/[./]")
 
@@ -94,27 +102,40 @@ class File(PathState):
 
     body:          the content, or a slice of the whole file
     size:          in bytes
-    mtime_ns, modified:  mtime in nanoseconds, and in whole seconds, since 1970
+    mtime_ns:      mtime in nanoseconds since 1970
+    modified:      mtime in whole seconds since 1970; None if it is not reliable
+    version:       what its entity tag is made from; "" if nothing tells its versions apart
     cacheable:     whether it is in the cache; false for a file that has just changed
     variants:      mtimes in nanoseconds, by suffix, of those path + .br, .zst, .gz that exist
     dependencies:  what else must stay as it is: the directories above it, a link to it, and its variants, present or not
     """
 
-    __slots__ = ("body", "cacheable", "clock_mark", "cost", "dependencies", "modified", "mtime_ns", "size", "variants")
+    __slots__ = (
+        "body", "cacheable", "clock_mark", "cost", "dependencies", "modified", "mtime_ns", "size", "variants", "version",
+    )  # fmt: skip
 
     def __init__(self, path: bytes, status: os.stat_result, body: bytes | FileSlice, clock: FreshnessClock) -> None:
         super().__init__(path, os.lstat, signature, signature(status), clock.epoch)
         self.body = body
         self.size = body_length(body)
         self.mtime_ns = status.st_mtime_ns
-        self.modified = self.mtime_ns // SECOND
+        now, second = clock.loop_clock.time, self.mtime_ns // SECOND
+        self.modified = second if is_reliable(second, now) else None
         self.variants: dict[bytes, int] = {}
         self.dependencies: list[PathState] = []
         self.clock_mark = clock.epoch
         self.cost = FILE_OVERHEAD + len(path) + (self.size if isinstance(body, bytes) else 0)
         coarse = self.mtime_ns % SECOND == status.st_ctime_ns % SECOND == 0
-        age = clock.loop_clock.time - max(status.st_mtime, status.st_ctime)
-        self.cacheable = age >= (MTIME_GRACE_COARSE if coarse else MTIME_GRACE)
+        grace = MTIME_GRACE_COARSE if coarse else MTIME_GRACE
+        settled = now - status.st_ctime >= grace
+        self.cacheable = settled and now - status.st_mtime >= grace
+        self.version = ""
+        if self.modified is not None:
+            self.version = version(self.mtime_ns, self.size)
+        elif isinstance(body, bytes):
+            self.version = fingerprint(body)
+        elif settled and is_reliable(status.st_ctime_ns // SECOND, now):  # else another content may have the same times
+            self.version = fingerprint(repr(signature(status)[1:]).encode())  # not the device, which may change with each start
 
     def on_evict(self) -> None:
         """Release the content, and invalidate the cached responses that share it."""
@@ -158,6 +179,8 @@ class DocumentRoot:
         self._clock = clock
         self._suffixes = suffixes
         self._cache = cache
+        self._reported: set[bytes] = set()  # paths that were logged, since links on them lead out of the root
+        self._reported_since = -math.inf  # clock.now of the first of them
         self._directories: WeakValueDictionary[bytes, PathState] = WeakValueDictionary()  # those above cached files
 
     def find(self, path: bytes) -> File:
@@ -207,7 +230,7 @@ class DocumentRoot:
         try:
             status = item.stat(follow_symlinks=False)
             if stat.S_ISLNK(status.st_mode):
-                with self._open_path(path + name) as (path_fd, _):
+                with self._open_path(path + name, report=False) as (path_fd, _):
                     status = os.fstat(path_fd)
         except OSError:  # removed meanwhile, or a link that leads out of the root
             return None
@@ -249,21 +272,28 @@ class DocumentRoot:
             yield self._directories.setdefault(parent, PathState(parent, os.lstat, file_type, (stat.S_IFDIR,)))
 
     @contextmanager
-    def _open_path(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+    def _open_path(self, path: bytes, report: bool = True) -> Iterator[tuple[int, bytes]]:
         """An O_PATH descriptor of `path`, and its real path below the root.
 
-        Raises FileNotFoundError for hidden files and those outside the root, and other OSErrors.
+        Raises FileNotFoundError for hidden files and those outside the root, and other OSErrors. report: whether to log that a
+        link leads to such a file.
         """
         if is_hidden(path):
             raise FileNotFoundError(errno.ENOENT, "hidden")
         path_fd = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
         try:
-            yield path_fd, self._below_root(os.readlink(b"/proc/self/fd/%d" % path_fd))
+            real_path = os.readlink(b"/proc/self/fd/%d" % path_fd)
+            below = self._below_root(real_path)
+            if not below or is_hidden(below):
+                if report:
+                    self._report_link(path, real_path)
+                raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden")
+            yield path_fd, below
         finally:
             os.close(path_fd)
 
     def _below_root(self, path: bytes) -> bytes:
-        """The part of a real path that is below the root, with a leading slash. Raises FileNotFoundError."""
+        """The part of a real path that is below the root, with a leading slash; b"" if it is outside."""
         status = os.stat(self._root or b"/")
         present_id = status.st_dev, status.st_ino
         real_root, root_id = self._real_root
@@ -271,10 +301,18 @@ class DocumentRoot:
             # The root was replaced: it is, or its path contains, a link that now leads elsewhere, as deployments do.
             real_root = os.path.realpath(self._root or b"/").rstrip(b"/") + b"/"
             self._real_root = real_root, present_id
-        below = b"/" + path[len(real_root) :]
-        if is_hidden(below) or not (path + b"/").startswith(real_root):
-            raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden")
-        return below
+        return b"/" + path[len(real_root) :] if (path + b"/").startswith(real_root) else b""
+
+    def _report_link(self, path: bytes, real_path: bytes) -> None:
+        """Log where the links on `path` lead: each path once, and few paths, in a while, since clients choose them."""
+        now = self._clock.loop_clock.now
+        if now - self._reported_since >= LINK_REPORT_TIME:
+            self._reported.clear()
+            self._reported_since = now
+        if path not in self._reported and len(self._reported) < LINK_REPORTS:
+            self._reported.add(path)
+            text = "%r is not served: it leads to %r, which is hidden, or outside the root %r"
+            log.warning(text, *map(os.fsdecode, (path, real_path, self._root)))
 
 
 def reopen(path_fd: int, flags: int = 0) -> OpenFile:

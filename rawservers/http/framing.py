@@ -33,7 +33,7 @@ def cut_head(buffer: bytearray, scanned: int = 0) -> bytes:
     line = bytes(buffer[start:line_end]) if line_end > scanned else b""  # b"": it was checked
     del buffer[:start]
     if line and check_request_line(line.decode("latin-1"))[3] is None:
-        require(bytes(buffer[len(line) :]) in {b"", b"\n", b"\r\n"}, 400, "The request line has no HTTP version.")
+        require(bytes(buffer[len(line) :]) in {b"", b"\n", b"\r", b"\r\n"}, 400, "The request line has no HTTP version.")
         buffer.clear()
         return line
     end = HEAD_END.search(buffer, len(line) - 1 if line else scanned - 2)

@@ -1,4 +1,4 @@
-"""Content negotiation by Accept and Accept-Encoding: RFC 9110 §12.5.1 and §12.5.3."""
+"""Content negotiation by Accept and Accept-Encoding: RFC 9110 §8.4.1, §12.5.1 and §12.5.3."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from operator import itemgetter
 # The part of an Accept or Accept-Encoding field that is parsed. Browsers send a dozen members, in less than 200 characters.
 MAX_MEMBERS = 64
 MAX_CHARACTERS = 2048
+
+ALIASES = {"gzip": "x-gzip"}  # of content codings (§8.4.1.3)
 
 QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
@@ -25,10 +27,15 @@ def prefers_json(accept: str) -> bool:
     return as_json > as_html or (as_json == as_html > 0 and "application/json" in ranges and "text/html" not in ranges)
 
 
+def accepts_html(accept: str) -> bool:
+    """Whether the Accept field names text/html, as those of browsers do for a page, but not for a script or an image."""
+    return parse_accept(accept).get("text/html", 0.0) > 0
+
+
 def rank_codings(accept_encoding: str, codings: Iterable[str]) -> list[str]:
     """The accepted content codings out of `codings`, best first, without those that weigh less than identity (§12.5.3)."""
     ranges = parse_accept(accept_encoding)
-    weights = [(coding, weight_of(ranges, coding, "*")) for coding in codings]
+    weights = [(coding, weight_of(ranges, coding, ALIASES.get(coding, coding), "*")) for coding in codings]
     least = ranges.get("identity", 0.0)
     return [coding for coding, weight in sorted(weights, key=itemgetter(1), reverse=True) if weight >= least and weight]
 

@@ -19,7 +19,8 @@ from rawservers.http.request import FIELD_LIMIT, TOKEN, VALUE
 
 LOG_LINES_LIMIT = 384  # bytes of Referer and User-Agent lines up to which a response is shared by its normalized key
 
-# The fields that a response from a file may depend on. Code that reads another one must add it here.
+# The fields that a response from a file may depend on. Code that reads another one must add it here, or store the response by
+# the exact head, as a fallback that depends on Accept: browsers send another Accept for pages than for images.
 KEY_FIELDS = (
     "accept-encoding", "authorization", "connection", "content-length", "host", "if-match", "if-modified-since",
     "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",

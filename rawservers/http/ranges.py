@@ -3,7 +3,8 @@
     requested_ranges(request, size, tag, modified, now)   [] for 416, spans for 206, or None for the whole file
 
 A malformed `bytes=` is refused with 416, since a client that asks for a part may not be prepared for the whole of a large file.
-An unknown unit is ignored, as the RFC demands.
+An unknown unit is ignored, as the RFC demands. Ranges of an empty file are ignored, as §14.2 permits: a client that limits each
+download by `bytes=0-N` gets it, and one that resumes a longer file learns that there is nothing to resume.
 
 The cost of a request is bounded. Ranges that touch or overlap are coalesced, so that no byte is sent twice (CVE-2011-3192).
 With more than MAX_RANGES of them the file is sent whole. Long numbers are cut before they are converted. Parts are sent in the
@@ -20,10 +21,10 @@ from rawservers.http.dates import parse_date
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, Response
 
-# Ranges in one request; with more, the file is sent whole. A reader of archives or PDF files requests a handful at once. Each
-# part of a large file costs two system calls and some 150 bytes of head, much more than a client spends on it. Apache's
-# MaxRanges: 200; nginx's max_ranges: no limit by default.
-MAX_RANGES = 16
+# Ranges in one request; with more, the file is sent whole. A reader of archives or PDF files requests a handful at once, zsync
+# some 20. Each part of a large file costs two system calls and some 150 bytes of head, much more than a client spends on it.
+# Apache's MaxRanges: 200; nginx's max_ranges: no limit by default.
+MAX_RANGES = 64
 
 # Members of a Range field, with empty ones, which are allowed (RFC 9110 §5.6.1); with more, the file is sent whole.
 MAX_MEMBERS = 4 * MAX_RANGES
@@ -34,36 +35,42 @@ PART_HEADERS = {"content-type", "content-encoding"}  # in a multipart response, 
 Span = tuple[int, int]  # offset and length in bytes
 
 
-def requested_ranges(request: Request, size: int, tag: str, modified: int, now: float) -> list[Span] | None:
+def requested_ranges(request: Request, size: int, tag: str, modified: int | None, now: float) -> list[Span] | None:
     """The requested spans of a file of `size` bytes, in the order of the request; [] for 416, None for the whole file (§14.2).
 
-    None: there is no valid Range field, or it has too many members, or If-Range does not match (§13.1.5). The spans are inside
-    the file, and neither touch nor overlap. tag, modified, now: as for `conditional.precondition`, which comes first.
+    None: there is no valid Range field, or it has too many members, or If-Range does not match (§13.1.5), or the file is empty.
+    The spans are inside the file, and neither touch nor overlap. tag, modified, now: as for `conditional.precondition`, which
+    comes first.
     """
     unit, equals, members = request.fields.get("range", "").partition("=")
     if request.method != "GET" or not equals or unit.lower() != "bytes":
         return None
-    condition = request.fields.get("if-range", tag)
-    if condition != tag and not parse_date(condition, now) == modified < int(now):  # it may change again within this second
+    condition = request.fields.get("if-range")
+    if condition is not None and not ((tag and condition == tag) or _date_matches(condition, modified, now)):
         return None
     split = members.split(",", MAX_MEMBERS)
     specs = [spec for member in split if (spec := member.strip("\t "))]
     return None if len(split) > MAX_MEMBERS or len(specs) > MAX_RANGES else _resolve(specs, size)
 
 
+def _date_matches(condition: str, modified: int | None, now: float) -> bool:
+    """Whether an If-Range field has the date of a file that cannot change again with the same one: after this second."""
+    return modified is not None and parse_date(condition, now) == modified < int(now)
+
+
 def _resolve(specs: list[str], size: int) -> list[Span] | None:
-    """The spans of the range-specs, coalesced; [] if one is malformed, or all are outside the file."""
+    """The spans of the range-specs, coalesced; [] if one is malformed, or all are outside the file; None if it is empty."""
     spans = []
     for place, spec in enumerate(specs):
         first, _, last = spec.partition("-")
         if not BYTE_RANGE.fullmatch(spec) or (first and last and _number(last) < _number(first)):
             return []
-        if not (first or size) and _number(last):
-            return None  # satisfiable (§14.1.2), but no Content-Range can express it
         begin = _number(first) if first else max(size - _number(last), 0)
         end = min(_number(last) + 1, size) if first and last else size
         if begin < end:
             spans.append((begin, end, place))
+    if specs and not size:
+        return None
     merged: list[tuple[int, int, int]] = []  # place, begin, end: those that touch or overlap, in the place of the first one
     for begin, end, place in sorted(spans):
         if merged and begin <= merged[-1][2]:

@@ -2,8 +2,8 @@
 
 A request head is validated as a whole, by a few compiled patterns, before any part of it is used. The first check that fails
 decides the response, in this order: request line, header syntax, Host, body length, method, target. Where the end of the
-request is in doubt (a malformed Content-Length, any Transfer-Encoding), the connection is closed after the response, so that
-what follows is never parsed as another request (request smuggling).
+request is in doubt (a malformed Content-Length, a Transfer-Encoding that is not just "chunked"), the connection is closed after
+the response, so that what follows is never parsed as another request (request smuggling).
 
 Text is Latin-1 throughout: each octet is one character, nothing is lost, and no octet matches white space or digits that exist
 in Unicode only. The patterns list what is allowed, not what is forbidden.
@@ -12,22 +12,29 @@ in Unicode only. The patterns list what is allowed, not what is forbidden.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
-from urllib.parse import unquote_to_bytes
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 VALUE = r"[\t -~\x80-\xff]*"
+QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([!-~]+)(?: HTTP/([0-9])\.([0-9]))?\r?\n")
 FIELDS = re.compile(rf"(?:{TOKEN}:{VALUE}\r?\n)*\r?\n")
 FIELD = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)")
-HOST_NAME = r"(?:(?=[^:]*[^.:])[0-9A-Za-z._~%-]+|\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*])"
-HOST = re.compile(rf"({HOST_NAME})(?::([0-9]{{0,5}}))?")
+# RFC 3986 §3.2.2: reg-name and IP-literal, the latter with a zone as RFC 6874 writes it, or as clients do. Without the comma,
+# by which repeated fields are joined, and names of dots only.
+UNRESERVED = r"[0-9A-Za-z._~-]|%[0-9A-Fa-f]{2}"
+REG_NAME = rf"(?!\.*(?::|\Z))(?:[!$&'()*+;=]|{UNRESERVED})++"
+IP_LITERAL = rf"\[(?:([0-9A-Fa-f:.]++)(?:%(?:{UNRESERVED})++)?|[Vv][0-9A-Fa-f]++\.(?:[0-9A-Za-z._~!$&'()*+;=:-])++)\]"
+HOST_NAME = rf"(?:{REG_NAME}|{IP_LITERAL})"
+HOST = re.compile(rf"({HOST_NAME})(?::0*+([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
-BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
-ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
+CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
+CODINGS = re.compile(rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)")  # RFC 9112 §6.1: chunked once, and last
+CODING_LINE = re.compile(rb"\n(?i:transfer-encoding):")
 
 
 @dataclass(eq=False)
@@ -46,7 +53,7 @@ def require(valid: object, status: int, message: str) -> None:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request. The head is valid but for the target, which `decode_target` checks; of a malformed head only `line` is known.
+    """A request. The head is valid but for the target, which target.py decodes; of a malformed head only `line` is known.
 
     head:        the exact bytes of the head, or of as much as has arrived
     line:        the request line, without its line end
@@ -54,13 +61,15 @@ class Request:
     target:      as sent
     version:     (1, 0) or (1, 1); (0, 9) for a simple request
     fields:      header field values by lower-case name; repeated fields are joined by ", " (RFC 9110 §5.3)
-    host:        the host name in lower case, without the port; "" if the request has none
-    length:      length of the body in bytes
+    host:        the host name in lower case, without the port, a final dot, and a zone; an IPv6 address in its shortest form.
+                 "" if the request has none
+    length:      length of the body in bytes; -1 for a chunked one until all of it has arrived
+    response_version: of the status line of its response
     keep_alive:  whether the connection stays open after the response. None for an HTTP/1.0 request without a Connection field:
                  if its client is known to understand persistence
     body:        the body
     query:       the query with its "?", "" if there is none
-    path_bytes:  the path, percent-decoded once; b"" for a target that is none, or is malformed
+    path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
     """
 
@@ -72,6 +81,7 @@ class Request:
     fields: dict[str, str] = field(default_factory=dict)
     host: str = ""
     length: int = 0
+    response_version: bytes = b"HTTP/1.0"
     keep_alive: bool | None = False
     body: bytes = b""
     query: str = ""
@@ -82,28 +92,6 @@ class Request:
     def path(self) -> str:
         """The path as text; bytes that are not UTF-8 are surrogates (PEP 383)."""
         return self.path_bytes.decode("utf-8", "surrogateescape")
-
-    def decode_target(self) -> None:
-        """Set `path_bytes` (RFC 1945 §5.1.2) and `query`. Raises HTTPError if the target is malformed.
-
-        The host of a target in absolute form replaces that of the Host field (RFC 9112 §3.2.2).
-        """
-        target = self.target
-        if self.method == "CONNECT" or (self.method == "OPTIONS" and target == "*"):
-            return  # authority-form and asterisk-form: not a path
-        if not target.startswith("/"):
-            match = ABSOLUTE_FORM.fullmatch(target)
-            if match is None:
-                raise HTTPError(400, "The request target is malformed.")
-            require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
-            self.host, target = parse_host(match[2]), f"/{match[3].removeprefix('/')}"
-        require("#" not in target, 400, "The request target contains a fragment (#).")
-        path, mark, query = target.partition("?")
-        self.query = mark + query
-        require(not BAD_ESCAPE.search(path), 400, "The path contains a percent sign without two hexadecimal digits after it.")
-        require("%00" not in path, 400, "The path contains a NUL byte.")
-        require("%2f" not in path.lower(), 404, "The path contains an encoded slash (%2F), and no file name contains a slash.")
-        self.path_bytes = unquote_to_bytes(path)
 
 
 def parse(head: bytes) -> Request:
@@ -149,29 +137,46 @@ def _host(request: Request) -> str:
     """The host name. RFC 9112 §3.2: at most one valid Host field, in HTTP/1.1 exactly one."""
     value = request.fields.get("host", "")
     require("," not in value, 400, "The request has more than one Host header.")  # repeated fields are joined by a comma
-    require(value or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
-    return value and parse_host(value)
+    require("host" in request.fields or request.version == (1, 0), 400, "An HTTP/1.1 request must have a Host header.")
+    return value and valid_host(value)
+
+
+def valid_host(value: str) -> str:
+    """`parse_host`, for a request. Raises HTTPError."""
+    try:
+        return parse_host(value)
+    except ValueError:
+        raise HTTPError(400, "The host name is malformed.") from None
 
 
 def parse_host(value: str) -> str:
-    """The host name of `host[:port]`, in lower case. Raises HTTPError."""
+    """The host name of `host[:port]`, by which sites are found: see `Request.host`. Raises ValueError."""
     match = HOST.fullmatch(value)
-    if match is None or int(match[2] or 0) > 65535:
-        raise HTTPError(400, "The host name is malformed.")
-    return match[1].lower()
+    if match and int(match[3] or 0) <= 65535:
+        if match[2] is None:
+            return match[1].lower().rstrip(".")
+        from ipaddress import IPv6Address  # here, since few requests need it
+
+        with suppress(ValueError):
+            return f"[{IPv6Address(match[2])}]"
+    raise ValueError(f"malformed host name: {value!r}")
 
 
 def _content_length(request: Request) -> int:
-    """The length of the body in bytes (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
-    value = request.fields.get("content-length", "0")
-    coding = request.fields.get("transfer-encoding")
+    """The length of the body in bytes, -1 if it is chunked (RFC 9112 §6.3). Raises HTTPError unless it is unambiguous."""
+    fields = request.fields
+    bodiless = request.method in {"GET", "HEAD"}
+    coding = fields.get("transfer-encoding")
     if coding is not None:
-        chunked = request.version == (1, 1) and coding.lower() == "chunked" and "content-length" not in request.fields
-        require(not chunked, 501, "This server does not support chunked requests. Send a Content-Length.")
-        raise HTTPError(400, "The Transfer-Encoding is malformed, or not allowed in this request.")
+        allowed = request.version == (1, 1) and "content-length" not in fields and not bodiless
+        valid = CODINGS.fullmatch(coding) and len(CODING_LINE.findall(request.head)) == 1
+        require(allowed and valid, 400, "The Transfer-Encoding is malformed, or not allowed in this request.")
+        require(coding.lower() == "chunked", 501, "This server does not implement transfer codings other than chunked.")
+        return -1
+    value = fields.get("content-length", "0")
     require(CONTENT_LENGTH.fullmatch(value), 400, "The Content-Length is malformed.")  # also two fields, joined by a comma
     length = int(value)
-    require(not length or request.method not in {"GET", "HEAD"}, 400, "A GET or HEAD request must not have a body.")
+    require(not length or not bodiless, 400, "A GET or HEAD request must not have a body.")
     return length
 
 

@@ -2,7 +2,7 @@
 
 A response is sent as its status line, the common headers (Date, Connection, Server), its other headers, and its body. The
 common headers depend on the time and the connection; everything else can be serialized once and sent again (see cache.py). Each
-response has the version HTTP/1.0 and a Content-Length, except that to a HEAD request, which may lack it.
+response has the version that its request asks for, and a Content-Length, except that to a HEAD request, which may lack it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from rawservers.http.request import TOKEN, VALUE, Request
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 REASONS |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}  # RFC 9110; those of 3.11 are older
-STATUS_LINES = {status: f"HTTP/1.0 {status} {reason}\r\n".encode() for status, reason in REASONS.items()}
+STATUS_LINES = {  # shared by all responses of a status
+    (version, status): f"{version.decode()} {status} {reason}\r\n".encode()
+    for version in (b"HTTP/1.0", b"HTTP/1.1")
+    for status, reason in REASONS.items()
+}
 RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
 BODILESS_STATUSES = {204, 304}  # without a body, and so without a Content-Length (RFC 1945 §7.2)
 
@@ -145,12 +149,14 @@ class PreparedResponse:
         sized: whether the length of the body is known. False only for a HEAD request, whose response then has no
         Content-Length.
         """
-        status, size = response.status, body_length(response.body)
+        status = response.status
+        size = body_length(response.body) if status != 205 else 0  # RFC 9110 §15.3.6
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         if status not in BODILESS_STATUSES and sized:
             head += f"Content-Length: {size}\r\n"
-        bodiless = status in BODILESS_STATUSES or request.method == "HEAD"
-        self.status_line = STATUS_LINES.get(status) or f"HTTP/1.0 {status} \r\n".encode()
+        bodiless = status in BODILESS_STATUSES or status == 205 or request.method == "HEAD"
+        version = request.response_version
+        self.status_line = STATUS_LINES.get((version, status)) or b"%b %d \r\n" % (version, status)
         self.header_tail = f"{head}\r\n".encode("latin-1")
         if request.version == (0, 9):
             self.status_line = self.header_tail = b""

@@ -1,4 +1,4 @@
-"""Request routing: to a handler by path prefix, or to a site by host name.
+"""Request routing: to a handler by path, or to a site by host name.
 
 **Handlers.** A handler is a function that takes a Request and returns a Response:
 
@@ -7,10 +7,15 @@
 
     serve(Config(handlers=(("/hello", hello),)))
 
+A handler owns its path and all paths below it: the one for /hello is called for /hello, /hello/ and /hello/x, not for
+/helloworld; that for / is called for every path. The one for /hello/ is not called for /hello, which is left to the files. The
+path is normalised, see target.py; `Request.target` is as sent.
+
 A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
 Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
 handler raises, or returns anything else, the response is 500 and the traceback is logged. A handler is called for every method.
-A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler.
+A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler. It is handed
+over whole, whether the client sent it with a Content-Length or in chunks.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from os import fsencode
 from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
-from rawservers.http.request import HTTPError, Request
+from rawservers.http.request import HTTPError, Request, parse_host
 from rawservers.http.response import PreparedResponse, Response, check_headers
 from rawservers.http.site import Site
 from rawservers.settings import Config, Handler
@@ -36,19 +41,22 @@ HANDLER_STEPS = 1000  # of work that a call of a handler counts for: its cost is
 class Router(Responder):
     """The Responder of the HTTP service.
 
-    sites: the default site first. config: its `handlers`, of which the one with the longest prefix is called, `body_limit`
-    and `server_header`.
+    sites: the default site first. config: its `handlers`, of which the one with the longest path is called, `body_limit`,
+    `server_header`, `http_version` and `encoded_slash`. Raises ValueError if a site has a malformed host name.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
-        super().__init__(cache.lookup, config.server_header)
+        super().__init__(cache.lookup, config.server_header, config.http_version, config.encoded_slash)
         self._default = sites[0]
-        self._sites = {host.lower().rstrip("."): site for site in sites for host in site.hosts}
-        self._handlers = sorted([(fsencode(prefix), call) for prefix, call in config.handlers], key=lambda row: -len(row[0]))
+        self._sites = {parse_host(host): site for site in sites for host in site.hosts}
+        self._handlers = [
+            (fsencode(path), fsencode(path.removesuffix("/") + "/"), handler)  # itself, and what all below it begin with
+            for path, handler in sorted(config.handlers, key=lambda row: -len(row[0]))
+        ]
         self._body_limit = config.body_limit
 
-    def max_body(self, request: Request) -> int:
-        return self._body_limit if self._handler(request) else 0
+    def max_body(self, request: Request) -> int | None:
+        return self._body_limit if self._handler(request) else None
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handler = self._handler(request)
@@ -67,10 +75,11 @@ class Router(Responder):
         return self._site(request).page(failure.status, request, message=failure.message)
 
     def _site(self, request: Request) -> Site:
-        return self._sites.get(request.host.rstrip("."), self._default)
+        return self._sites.get(request.host, self._default)
 
     def _handler(self, request: Request) -> Handler | None:
-        return next((handler for prefix, handler in self._handlers if request.path_bytes.startswith(prefix)), None)
+        path = request.path_bytes
+        return next((handler for own, below, handler in self._handlers if path == own or path.startswith(below)), None)
 
 
 def prepare_valid(response: object, request: Request) -> PreparedResponse:

@@ -11,24 +11,25 @@ from __future__ import annotations
 
 import errno
 import logging
-import mimetypes
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
+from pathlib import Path
 from urllib.parse import quote
 
 from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
-from rawservers.http.conditional import etag, not_modified, precondition
+from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
 from rawservers.http.listing import builder, html, json
-from rawservers.http.negotiation import prefers_json, rank_codings
+from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
+from rawservers.http.target import slash_location
 from rawservers.settings import SiteConfig
 
 log = logging.getLogger("rawservers")
@@ -36,13 +37,14 @@ log = logging.getLogger("rawservers")
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
-COMPRESSIBLE = re.compile(r"text/|.*(?:json|javascript|xml|wasm|font/ttf|font/otf|icon)")
-TYPES = mimetypes.common_types | mimetypes.types_map | {
-    ".avif": "image/avif", ".js": "text/javascript", ".md": "text/markdown", ".mjs": "text/javascript",
-    ".woff": "font/woff", ".woff2": "font/woff2",
-    # Types, not codings: clients must not decompress .tar.gz on the way.
-    ".bz2": "application/x-bzip2", ".gz": "application/gzip", ".xz": "application/x-xz", ".zst": "application/zstd",
-}  # fmt: skip
+AUTHORITY = re.compile(r"((?:[^/?#]+:)?//[^/?#]+)?/?")  # a URL without a path, or "/"
+COMPRESSIBLE = re.compile(
+    r"(?:text|message)/|.*(?:json|javascript|xml|yaml|toml|wasm|sql|rtf|postscript|x-sh|x-tex|[ot]tf|collection|fontobject|icon|bmp)\b"
+)
+OTHER_TYPE = "application/octet-stream"
+# By the ending, or by the whole name of a file without one. Not those of the mimetypes module, which differ between systems.
+MEDIA_TYPES = Path(__file__).with_name("media_types.txt").read_text("ascii")
+TYPES = {name: kind for kind, *names in map(str.split, re.findall("(?m)^[^#\n].*", MEDIA_TYPES)) for name in names}
 
 ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
 ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
@@ -91,7 +93,7 @@ class Site:
         try:
             return self.page(301, request, [("Location", location)]) if location else self._serve(path, request)
         except IsADirectoryError:
-            return self.page(301, request, [("Location", f"{quote(path)}/{request.query}")])
+            return self.page(301, request, [("Location", slash_location(request))])
         except OSError as failure:
             return self._os_error(failure, request)
 
@@ -131,20 +133,24 @@ class Site:
                 absent.append(self._root.snapshot(index))
         return self._listing(path, request)
 
-    def _file_response(self, path: bytes, request: Request, absent: Sequence[Dependency] = ()) -> PreparedResponse:
+    def _file_response(
+        self, path: bytes, request: Request, absent: Sequence[Dependency] = (), is_fallback: bool = False
+    ) -> PreparedResponse:
         """The response from the file at `path`, by the request's header fields. Raises OSError if it cannot be opened.
 
-        absent: names that must not exist for the response to stay valid.
+        absent: names that must not exist for the response to stay valid. is_fallback: whether it stands for another path.
         """
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
-        tag = etag(chosen.mtime_ns, chosen.size, coding)
+        tag = etag(chosen.version, coding)
+        second = chosen.mtime_ns // SECOND
         fields = [
             ("Content-Type", self._type(path)),
             ("Content-Encoding", coding),
-            ("Vary", "Accept-Encoding" if file.variants else ""),
-            ("Last-Modified", http_date(min(chosen.modified, now))),  # never later than Date (RFC 9110 §8.8.2.1)
+            ("Vary", ", ".join(["Accept"] * is_fallback + ["Accept-Encoding"] * bool(file.variants))),
+            # Never later than Date (RFC 9110 §8.8.2.1). From a date before 1980, caches would derive a lifetime of years.
+            ("Last-Modified", http_date(min(second, now)) if second >= YEAR_1980 else ""),
             ("ETag", tag),
             ("Accept-Ranges", "bytes"),
             ("Cache-Control", "" if self._config.max_age is None else f"max-age={self._config.max_age}"),
@@ -157,6 +163,9 @@ class Site:
         if spans == []:
             return self.page(416, request, [("Content-Range", f"bytes */{chosen.size}")])
         if spans:
+            if "if-range" in request.fields:  # its client has the other fields already (RFC 9110 §15.3.7)
+                headers = without("Last-Modified", headers)
+            request.steps = len(spans) - 1
             response = partial_content(headers, chosen.body, spans, chosen.size)
         else:
             response = not_modified(headers) if status else Response(200, headers, chosen.body)
@@ -164,7 +173,8 @@ class Site:
         if is_cacheable(request, response, now) and file.cacheable and chosen.cacheable:
             if prepared.content is response:
                 prepared.content = chosen
-            self._cache.store(request, prepared, {file, *file.dependencies, chosen, *chosen.dependencies, *absent})
+            dependencies = {file, *file.dependencies, chosen, *chosen.dependencies, *absent}
+            self._cache.store(request, prepared, dependencies, exact=is_fallback and not is_route(request.path_bytes))
         return prepared
 
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
@@ -180,9 +190,10 @@ class Site:
         return list(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else []
 
     def _type(self, path: bytes) -> str:
-        """The media type by the file name's extension; text types with a charset."""
+        """The media type by the file name's extension, or by a name without one; text types with a charset."""
         _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
-        return self._types.get((dot + extension).decode("latin-1").lower(), "application/octet-stream")
+        other = OTHER_TYPE if dot else self._types.get("", OTHER_TYPE)
+        return self._types.get((dot + extension).decode("latin-1").lower(), other)
 
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
@@ -219,8 +230,10 @@ class Site:
             prefix = source.removesuffix(b"*")
             if path == source or (prefix != source and path.startswith(prefix)):
                 if target.endswith("*"):
-                    rest = quote(path[len(prefix) :])
-                    target = target[:-1] + (rest.lstrip("/") if target == "/*" else rest)  # "//" would lead to another host
+                    target, rest = target[:-1], quote(path[len(prefix) :])
+                    if AUTHORITY.fullmatch(target):  # the rest is a path, not more of the host, nor "//" and another host
+                        target, rest = target.removesuffix("/") + "/", rest.lstrip("/")
+                    target += rest
                 return target if "?" in target else target + query
         return None
 
@@ -230,11 +243,13 @@ class Site:
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
-        if status == 404 and fallback and not is_hidden(path) and b"." not in path.rpartition(b"/")[2]:
-            try:
-                return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)])
-            except OSError as further:
-                log.error("cannot read the fallback %s: %s", fallback, further.strerror)
+        if status == 404 and fallback:
+            if not is_hidden(path) and (is_route(path) or accepts_html(request.fields.get("accept", ""))):
+                try:
+                    return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)], is_fallback=True)
+                except OSError as further:
+                    log.error("cannot read the fallback %s: %s", fallback, further.strerror)
+            return self.page(404, request, [("Vary", "Accept")])
         return self.page(status, request, [("Retry-After", "1")] if status == 503 else ())
 
 
@@ -243,9 +258,14 @@ def without(name: str, headers: Headers) -> Headers:
     return [field for field in headers if field[0].lower() != name.lower()]
 
 
+def is_route(path: bytes) -> bool:
+    """Whether a path without a file is one of an application, not an asset: its last segment has no dot."""
+    return b"." not in path.rpartition(b"/")[2]
+
+
 def is_older(mtime_ns: int, file: File) -> bool:
     """Whether a variant is older than the file. Some compressors copy the file's time without the fraction of a second."""
-    return mtime_ns < (file.mtime_ns if mtime_ns % SECOND else file.modified * SECOND)
+    return mtime_ns < (file.mtime_ns if mtime_ns % SECOND else file.mtime_ns // SECOND * SECOND)
 
 
 def is_cacheable(request: Request, response: Response, now: float) -> bool:

@@ -12,7 +12,8 @@ from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, Respon
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
-from rawservers.http.response import AccessRecord
+from rawservers.http.request import Request
+from rawservers.http.response import AccessRecord, Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, Handler, SiteConfig
@@ -28,12 +29,25 @@ def router(
     handlers: Sequence[tuple[str, Handler]] = (),
     body_limit: int = 100,
     server_header: bool = True,
+    encoded_slash: bool = False,
+    http_version: str = "1.0",
 ) -> Router:
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, 100, 1 << 20)
     files = FileCache(100, 1 << 20, 100)
-    config = Config(handlers=tuple(handlers), body_limit=body_limit, server_header=server_header)
+    config = Config(
+        handlers=tuple(handlers),
+        body_limit=body_limit,
+        server_header=server_header,
+        encoded_slash=encoded_slash,
+        http_version=http_version,
+    )
     return Router([Site(site, freshness, cache, files) for site in sites], config, cache)
+
+
+def echo(request: Request) -> Response:
+    """The function below /fn that the vectors ask."""
+    return Response(200, [("Content-Type", "text/plain; charset=utf-8")], request.body)
 
 
 class Reply(NamedTuple):
@@ -102,7 +116,7 @@ class Client:
 
     @staticmethod
     def parse(answer: bytes) -> Reply:
-        if not answer.startswith(b"HTTP/1.0 "):
+        if not answer.startswith((b"HTTP/1.0 ", b"HTTP/1.1 ")):
             return Reply(0, [], answer)
         head, _, body = answer.partition(b"\r\n\r\n")
         line, *fields = head.decode("latin-1").split("\r\n")

@@ -15,6 +15,7 @@ from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import Config, SiteConfig
 from tests.harness.http import Client
+from tests.harness.waiting import until
 
 
 class Remembering:
@@ -37,6 +38,19 @@ class Remembering:
 
 def get(path: str, *lines: str, method: str = "GET") -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: h", *lines, "", ""]).encode("latin-1")
+
+
+def let_the_clock_tick(folder: Path) -> None:
+    """Wait until the file system gives another time to what changes from here on."""
+    probe = folder / "tick"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+
+    def has_ticked() -> bool:
+        probe.touch()
+        return probe.stat().st_ctime_ns > before
+
+    until(has_ticked, "the file system's clock ticks")
 
 
 OLD = (784_111_777_000_000_000, 784_111_777_000_000_000)  # a time of last change that every file begins with, and keeps

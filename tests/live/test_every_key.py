@@ -251,6 +251,22 @@ def test_server_header(place: Path) -> None:
                 assert ("\nServer: rawservers/" in ask(server, path)) == (says == "true")
 
 
+@acts("http.encoded_slash")
+def test_encoded_slash(place: Path) -> None:
+    for says in ("true", "false"):
+        with started(place, f"http.encoded_slash = {says}") as server:
+            assert ask(server, "/sub%2finner.txt").endswith("\r\n\r\ninner") == (says == "true")
+
+
+@acts("http.version")
+def test_version(place: Path) -> None:
+    for version in ("1.0", "1.1"):
+        with started(place, f'http.version = "{version}"') as server:
+            for path, status in (("/f", 200), ("/nothing", 404)):
+                assert ask(server, path).startswith(f"HTTP/{version} {status} ")
+            assert exchange(server, b"GET /f HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
+
+
 @acts("http.body_limit")
 def test_body_limit(short: Server) -> None:
     assert ask(short, "/say", body="abc").endswith("\r\n\r\nabc")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import wire
 from tests.harness.needs import ROOT
 
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -80,6 +81,18 @@ def test_what_the_architecture_names_is_there() -> None:
     text = ARCHITECTURE.read_text()
     assert len([code for code in CODE.findall(text) if REFERENCE.fullmatch(code)]) >= 50  # or they are not found
     assert missing(text) == []
+
+
+def test_what_the_protocols_name_is_there() -> None:
+    """Functions and tests in backticks, and vectors in the tables of tests without."""
+    text = (ROOT / "docs" / "protocols.md").read_text()
+    assert missing(text) == []
+    cases = {case["name"] for name in ("http", "http_files") for case in wire.load(name)}
+    named = {
+        name for row in re.findall(r"^\| 9.*\| (.*) \|$", text, re.MULTILINE) for name in row.split(", ") if "`" not in name
+    }
+    assert len(named) > 20
+    assert named - cases == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

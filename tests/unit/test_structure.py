@@ -44,11 +44,13 @@ PURE = {
     "sockets",
     "http.request",
     "http.dates",
+    "http.target",
     "http.negotiation",
     "http.response",
     "http.ranges",
     "http.conditional",
     "http.framing",
+    "http.chunked",
     "http.conversation",
     "http.cache",
     "http.admission",
@@ -71,7 +73,7 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 ORDERS = {
     "http": (
         "router", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache", "framing",
-        "conditional", "ranges", "response", "negotiation", "dates", "request",
+        "chunked", "conditional", "ranges", "response", "negotiation", "dates", "target", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip

@@ -41,9 +41,10 @@ SortRow: TypeAlias = tuple[bool, str, bytes, int, float]
 def href(name: bytes, is_directory: bool) -> str:
     """The URL of an entry, relative to its directory's, percent-encoded: safe in an HTML attribute.
 
-    It begins with "./", so that no name is parsed as a scheme (javascript:x) or a host.
+    It is the name alone, which crawlers look for, with "./" before one with a colon, lest it be parsed as a scheme
+    (javascript:x) by who decodes it first.
     """
-    return f"./{quote(name, safe='')}{'/' if is_directory else ''}"
+    return f"{'./' if b':' in name else ''}{quote(name, safe='')}{'/' if is_directory else ''}"
 
 
 def name_text(name: bytes) -> str:

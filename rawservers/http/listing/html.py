@@ -5,6 +5,7 @@ percent-encoded. The text is for reading: HTML-escaped, with escapes for charact
 of text: \xff for a byte that is not UTF-8, \x0a for a line end, \u{202e} for a right-to-left override.
 
 All URLs are relative to the directory's own, which ends with a slash, so that the page works behind a proxy that adds a prefix.
+They lead to its entries and to its parent, and nowhere else.
 The page loads nothing. Its script only adds buttons for sorting, and its Content-Security-Policy allows that script alone.
 Directories and files are two bodies of one table, so that directories stay first in any order.
 
@@ -66,7 +67,7 @@ def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
     style, head, directories_begin, files_begin, table_end, end = template()
     parent = '<a href="../">Parent folder</a> · ' if path != b"/" else ""
     counts = parent + summary(total - files, files)
-    yield head.format(title=name_html(path), style=style, breadcrumbs=breadcrumbs(path), summary=counts).encode()
+    yield head.format(title=name_html(path), style=style, path=path_html(path), summary=counts).encode()
     if runs:
         rows = (table_row(name, not is_file, size, modified).encode() for is_file, _, name, size, modified in merge_runs(runs))
         yield directories_begin.encode()
@@ -89,11 +90,9 @@ def table_row(name: bytes, is_directory: bool, size: int, modified: float) -> st
     )
 
 
-def breadcrumbs(path: bytes) -> str:
-    """Links to the parent directories, and the directory itself."""
-    *ancestors, current = ["/", *(f"<bdi>{name_html(name)}</bdi>/" for name in path.split(b"/")[1:-1])]
-    links = [f'<a href="{"../" * (len(ancestors) - depth)}">{name}</a>' for depth, name in enumerate(ancestors)]
-    return "".join([*links, f'<span aria-current="page">{current}</span>'])
+def path_html(path: bytes) -> str:
+    """The path, each name of which keeps its own direction of text. No links: crawlers would follow them in circles."""
+    return "/" + "".join([f"<bdi>{name_html(name)}</bdi>/" for name in path.split(b"/")[1:-1]])
 
 
 def summary(folders: int, files: int) -> str:

@@ -11,6 +11,8 @@ from rawservers.services import SERVICES
 from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
 from tests.harness.configuration import EXAMPLE, WRONG, keys_of, loaded, mistakes
 
+NO_EXTENSION = 'not a file name extension: expected the last dot and what follows it, in lower case, or ""'
+
 
 @pytest.mark.parametrize(("key", "line"), list(keys_of(EXAMPLE)))
 def test_a_wrong_type_is_refused_with_its_line(path: Path, key: str, line: int) -> None:
@@ -116,6 +118,8 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("http.hosts = ['*.a']", ['1: http.hosts: expected a host name without a port, not "*.a"']),
         ("http.hosts = ['']", ['1: http.hosts: expected a host name without a port, not ""']),
         ("http.hosts = ['a', 'A.']", ['1: http.hosts: duplicate host name "A."']),
+        ("http.hosts = ['[::1]', '[0::1%lo]']", ['1: http.hosts: duplicate host name "[0::1%lo]"']),
+        ("http.hosts = ['[1:2:3]']", ["1: http.hosts: malformed host name: '[1:2:3]'"]),
         (
             "[http]\nhosts = ['a']\n[[http.sites]]\nhosts = [\n'b',\n'a']",
             ['4: http.sites.hosts: duplicate host name "a"'],
@@ -162,13 +166,14 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
             ],
         ),
         (
-            "[http.types]\nwasm = 'a/b'\n'.tar.gz' = 'a/b'\n'.X' = 'a/b'\n'.y' = 'ab'\n'.z' = 5",
+            "[http.types]\nwasm = 'a/b'\n'.tar.gz' = 'a/b'\n'.X' = 'a/b'\n'.y' = 'ab'\n'.z' = 5\n'' = 'ab'",
             [
-                "2: http.types.wasm: not a file name extension: expected the last dot and what follows it, in lower case",
-                '3: http.types.".tar.gz": not a file name extension: expected the last dot and what follows it, in lower case',
-                '4: http.types.".X": not a file name extension: expected the last dot and what follows it, in lower case',
+                f"2: http.types.wasm: {NO_EXTENSION}",
+                f'3: http.types.".tar.gz": {NO_EXTENSION}',
+                f'4: http.types.".X": {NO_EXTENSION}',
                 '5: http.types.".y": expected a media type, such as "text/html", not "ab"',
                 '6: http.types.".z": expected a media type, such as "text/html", not 5',
+                '7: http.types."": expected a media type, such as "text/html", not "ab"',
             ],
         ),
         # Listeners

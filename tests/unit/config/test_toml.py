@@ -51,6 +51,7 @@ def test_all_of_it(path: Path) -> None:
         [http.types]
         ".wasm" = "application/wasm"
         ".t" = "text/plain; charset=utf-8"
+        "" = "text/x-notes"
         [[http.sites]]
         hosts = ["B.example."]
         fallback = "/index.html"
@@ -78,7 +79,7 @@ def test_all_of_it(path: Path) -> None:
         ),
         redirects=(("/old/*", "https://new.example/*"), ("/one", "/two?x=%20")),
         error_pages=((404, "/404.html"), (500, "/500.html")),
-        types=((".wasm", "application/wasm"), (".t", "text/plain; charset=utf-8")),
+        types=((".wasm", "application/wasm"), (".t", "text/plain; charset=utf-8"), ("", "text/x-notes")),
     )
     second = SiteConfig(hosts=("B.example.",), fallback="/index.html")
     third = SiteConfig(hosts=("c.example",), index=("main.htm", "index.html"))

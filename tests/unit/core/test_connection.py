@@ -287,6 +287,38 @@ def test_input_that_has_come_in_time_is_read_before_the_deadline_is_judged() -> 
         assert pair.begun[0].heard == [(b"x", False), (b"expired", False)]  # type: ignore[attr-defined]
 
 
+def test_a_turn_does_not_restart_the_deadline() -> None:
+    """Else a peer that makes enough work with each packet could go on for ever."""
+
+    class Busy(Recording):
+        waiting = Deadline.BODY
+
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.waiting = Deadline.TURN
+            return ()
+
+        def resume(self) -> Sequence[Chunk]:
+            self.waiting = Deadline.BODY
+            return ()
+
+        def expire(self) -> Sequence[Chunk]:
+            self.heard.append((b"expired", False))
+            return super().expire()
+
+    with Pair(Busy, {Deadline.BODY: 10}) as pair:
+        for _ in range(5):
+            pair.loop.clock.now += 1
+            pair.sock.sendall(b"x")
+            pair.connection.ready(select.EPOLLIN)
+            while pair.give_turns():
+                pass
+        pair.loop.clock.now += 5
+        pair.connection._check_deadline()  # has a look first whether input has come in time
+        pair.give_turns()
+        pair.connection._check_deadline()
+        assert pair.begun[0].heard == [(b"expired", False)]  # type: ignore[attr-defined]
+
+
 def test_a_report_that_fails_closes_the_connection_once() -> None:
     class Large(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:

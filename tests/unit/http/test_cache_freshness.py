@@ -17,21 +17,7 @@ from rawservers.http import files
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.settings import SiteConfig
-from tests.harness.http_cache import Remembering, Tree, get
-from tests.harness.waiting import until
-
-
-def let_the_clock_tick(folder: Path) -> None:
-    """Wait until the file system gives another time to what changes from here on."""
-    probe = folder / "tick"
-    probe.touch()
-    before = probe.stat().st_ctime_ns
-
-    def has_ticked() -> bool:
-        probe.touch()
-        return probe.stat().st_ctime_ns > before
-
-    until(has_ticked, "the file system's clock ticks")
+from tests.harness.http_cache import Remembering, Tree, get, let_the_clock_tick
 
 
 class Case(NamedTuple):
@@ -48,6 +34,9 @@ CHANGES = {
     "a file is removed": Case("/f", lambda tree: tree.remove("f")),
     "a file becomes a folder": Case("/f", lambda tree: (tree.remove("f"), tree.write("f/index.html"))),
     "a file is touched": Case("/f", lambda tree: os.utime(tree.first / "f", (800_000_000, 800_000_000))),
+    "a file gets a time that says nothing": Case("/f", lambda tree: os.utime(tree.first / "f", (1, 1))),
+    "a large file gets a time that says nothing": Case("/big", lambda tree: os.utime(tree.first / "big", (1, 1))),
+    "a file gets a time in the future": Case("/f", lambda tree: os.utime(tree.first / "f", (3_000_000_000, 3_000_000_000))),
     "a file becomes a link outside": Case("/f", lambda tree: tree.link("f", "../outside/f")),
     "a file is moved outside": Case("/f", lambda tree: tree.move_and_link("f", "../outside/moved")),
     "a file is hidden": Case("/f", lambda tree: tree.move_and_link("f", ".f")),

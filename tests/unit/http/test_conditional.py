@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rawservers.http.conditional import ENTITY_TAGS, MAX_TAGS, etag, not_modified, precondition
+from rawservers.http.conditional import ENTITY_TAGS, MAX_TAGS, etag, is_reliable, not_modified, precondition, version
 from rawservers.http.dates import http_date
 from rawservers.http.ranges import requested_ranges
 from rawservers.http.request import Request
@@ -19,10 +19,26 @@ from tests.harness.conditional import DATE, EARLIER, FUTURE, HEADERS, LATER, MOD
 
 
 def test_the_tag_is_strong_and_tells_times_and_sizes_apart() -> None:
-    assert etag(784111777_000000001, 13) == '"ae1b981bc490a01-d"'
-    tags = {etag(mtime, size) for mtime in (-1, 0, 1, 10**18, 10**18 + 1) for size in (0, 1, 0x10, 1 << 40)}
+    assert etag(version(784111777_000000001, 13)) == '"ae1b981bc490a01-d"'
+    tags = {etag(version(mtime, size)) for mtime in (-1, 0, 1, 10**18, 10**18 + 1) for size in (0, 1, 0x10, 1 << 40)}
     assert len(tags) == 20
     assert all(re.fullmatch(r'"-?[0-9a-f]+-[0-9a-f]+"', tag) for tag in tags)
+
+
+def test_the_coding_is_in_the_tag() -> None:
+    assert etag("1-2", "gzip") == '"1-2-gzip"'
+    assert etag("") == etag("", "gzip") == ""
+
+
+@pytest.mark.parametrize(
+    ("modified", "reliable"),
+    [
+        *[(modified, False) for modified in (-(1 << 62), -1, 0, 1, 315532799, int(NOW) + 1, 1 << 62)],
+        *[(modified, True) for modified in (315532800, MODIFIED, int(NOW))],
+    ],
+)
+def test_which_times_tell_versions_apart(modified: int, reliable: bool) -> None:
+    assert is_reliable(modified, NOW) is reliable
 
 
 # Preconditions
@@ -103,6 +119,38 @@ def test_a_file_from_the_future_is_always_sent() -> None:
         assert precondition(asking(f"If-Modified-Since: {http_date(seconds)}"), TAG, ahead, NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        *[
+            ([f"{name}: {date}"], None)
+            for name in ("If-Modified-Since", "If-Unmodified-Since")
+            for date in (DATE, EARLIER, LATER)
+        ],
+        (['If-None-Match: "e"'], 304),
+        (['If-None-Match: "x"', f"If-Modified-Since: {LATER}"], None),
+        (['If-Match: "e"', f"If-Unmodified-Since: {EARLIER}"], None),
+        (['If-Match: "x"'], 412),
+        ([f"If-Unmodified-Since: {EARLIER}", 'If-None-Match: "e"'], 304),
+    ],
+)
+def test_a_file_without_a_reliable_time(lines: list[str], status: int | None) -> None:
+    assert precondition(asking(*lines), TAG, None, NOW) == status
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        *[(f"If-None-Match: {tags}", None) for tags in ('"e"', '""', "", '"", "e"')],
+        *[(f"If-Match: {tags}", 412) for tags in ('"e"', '""', "", '"", "e"')],
+        ("If-None-Match: *", 304),
+        ("If-Match: *", None),
+    ],
+)
+def test_a_file_without_a_tag(line: str, status: int | None) -> None:
+    assert precondition(asking(line), "", None, NOW) == status
+
+
 def test_tags_behind_the_first_many_are_not_looked_at() -> None:
     def none_match(value: str) -> int | None:
         return precondition(asking(f"If-None-Match: {value}"), TAG, MODIFIED, NOW)
@@ -135,12 +183,17 @@ FIELDS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since",
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(FIELDS), TEXTS), st.sampled_from(["GET", "HEAD"]), st.integers(0, 99))
-def test_no_text_upsets_it(fields: dict[str, str], method: str, size: int) -> None:
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), TEXTS),
+    st.sampled_from(["GET", "HEAD"]),
+    st.integers(0, 99),
+    st.sampled_from([(TAG, MODIFIED), (TAG, None), ("", None)]),
+)
+def test_no_text_upsets_it(fields: dict[str, str], method: str, size: int, validators: tuple[str, int | None]) -> None:
     request = asking(method=method)
     request.fields |= fields
-    assert precondition(request, TAG, MODIFIED, NOW) in {None, 304, 412}
-    spans = requested_ranges(request, size, TAG, MODIFIED, NOW)
+    assert precondition(request, *validators, NOW) in {None, 304, 412}
+    spans = requested_ranges(request, size, *validators, NOW)
     assert spans is None or all(0 <= first < first + count <= size for first, count in spans)
 
 

@@ -14,12 +14,12 @@ from rawservers.http.response import AccessRecord
 from rawservers.http.router import Router
 from rawservers.settings import SiteConfig
 from tests.harness import wire
-from tests.harness.http import CASES, Client, Reply, bytes_of, router
+from tests.harness.http import CASES, Client, Reply, bytes_of, echo, router
 
 
 @pytest.fixture
 def site(vector_files: Path, clock: Clock) -> Router:
-    return router(clock, SiteConfig(str(vector_files)))
+    return router(clock, SiteConfig(str(vector_files)), handlers=(("/fn", echo),))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from rawservers.core.peer import Clock
 from rawservers.http.cache import FreshnessClock
-from rawservers.http.files import DocumentRoot, FileCache
+from rawservers.http.files import LINK_REPORT_TIME, LINK_REPORTS, DocumentRoot, FileCache
 from rawservers.settings import SiteConfig
 from tests.harness.http import Client, router
 
@@ -70,3 +71,53 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(clock: Clock, root: 
         service = router(clock, SiteConfig(str(root)))
         Client(service, clock).send(*[b"GET /main.htm HTTP/1.1\r\nHost: h\r\n\r\n"] * 3)
         assert len(service.lookup.__self__._cache) == remembered  # type: ignore[attr-defined]
+
+
+def test_a_link_that_leads_out_of_the_root_is_logged(clock: Clock, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By its path and where it leads; so is one to a hidden name, but nothing of what is not there or asked for as hidden."""
+    (root / "index.html").unlink()
+    outside = root.parent / "out\nside"
+    (outside / "sub").mkdir(parents=True)
+    (outside / "f").write_text("secret")
+    (root / ".git").mkdir()
+    (root / ".git/config").write_text("secret")
+    links = {
+        "o\x1but": "../out\nside/f", "to-folder": "../out\nside", "to-git": ".git", "sub/index.html": "/etc/passwd",
+        "broken": "../nothing", "loop": "loop", ".out": "/etc/passwd", "in": "main.htm",
+    }  # fmt: skip
+    for name, place in links.items():
+        (root / name).symlink_to(place)
+    reached = {
+        "/o%1but": outside / "f", "/to-folder": outside, "/to-folder/": outside, "/to-folder/sub/": outside / "sub",
+        "/to-git/config": root / ".git/config", "/sub/": Path("/etc/passwd"),
+    }  # fmt: skip
+    service = router(clock, SiteConfig(str(root), listing=True))
+
+    def lines(path: str) -> list[str]:
+        caplog.clear()
+        Client(service, clock).send(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        return [record.getMessage() for record in caplog.records]
+
+    for path, place in reached.items():
+        (line,) = lines(path)
+        assert str(place).encode("unicode_escape").decode() in line
+        assert unquote(path).encode("unicode_escape").decode() in line
+        assert line.isprintable()
+        assert lines(path) == []  # until a while has passed
+    for path in ("/", "/broken", "/loop", "/.out", "/.git/config", "/in", "/nope", "/../f", "/to-folder/nope", "/in/x"):
+        assert lines(path) == []
+    clock.now += LINK_REPORT_TIME
+    assert len(lines("/to-folder/")) == 1
+
+
+def test_few_links_are_logged_in_a_while(clock: Clock, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root.parent / "outside").mkdir()
+    (root / "out").symlink_to("../outside")
+    for number in range(100):
+        (root.parent / f"outside/{number}").touch()
+    client = Client(router(clock, SiteConfig(str(root))), clock)
+    for rounds in (1, 2):
+        client.send(*[f"GET /out/{number} HTTP/1.1\r\nHost: h\r\n\r\n".encode() for number in range(100)])
+        assert len(caplog.records) == rounds * LINK_REPORTS
+        clock.now += LINK_REPORT_TIME
+    assert {reply.status for reply in client.replies()} == {404}

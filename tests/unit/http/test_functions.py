@@ -11,6 +11,7 @@ import pytest
 
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Closing, Deadline
+from rawservers.http.chunked import FRAMING_LIMIT
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.settings import Handler, SiteConfig
@@ -48,6 +49,32 @@ def test_the_longest_prefix_wins(clock: Clock) -> None:
     assert [reply.status for reply in client.replies()] == [204, 200]
 
 
+OWNED = {
+    "/hello": {
+        "/hello", "/hello/", "/hello/x", "/hello?x", "//hello", "/x/../hello/.", "/%68ello", "//hello//", "/hello/x/..",
+    },
+    "/hello/": {"/hello/", "/hello/x", "/x/../hello/.", "//hello//", "/hello/x/.."},
+    "/hello/x": {"/hello/x"},
+    "/": {
+        "/", "/hello", "/hello/", "/hello/x", "/hello?x", "//hello", "/x/../hello/.", "/%68ello", "//hello//", "/hello/x/..",
+        "/helloworld", "/hello.html", "/hello%20", "/hello;x", "/Hello", "/hello/../x", "/x/hello", "/hell",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", OWNED)
+def test_a_function_owns_its_path_and_what_is_below_it(clock: Clock, prefix: str) -> None:
+    """Its requests alone may have a body."""
+    for path in OWNED["/"]:
+        head = f"{path} HTTP/1.1\r\nHost: h\r\n".encode()
+        client = answering(clock, told, b"GET " + head + b"\r\n", prefix=prefix)
+        client.send(b"POST " + head + b"Content-Length: 3\r\n\r\nabc")
+        expected = [200, 200] if path in OWNED[prefix] else [404, 405]
+        assert (path, [reply.status for reply in client.replies()]) == (path, expected)
+        if path in OWNED[prefix]:
+            assert client.replies()[1].body.endswith(b" b'abc'")
+
+
 BODY = b"POST /api/ HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nabcdeGET /api/ HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -73,6 +100,56 @@ def test_a_body_has_a_deadline_of_its_own(clock: Clock) -> None:
     assert client.records[0].line == "POST /api/ HTTP/1.1"
 
 
+CHUNKED = b"POST /api/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_chunked_body_is_handed_over_whole(clock: Clock) -> None:
+    seen: list[tuple[bytes, int]] = []
+
+    def note(request: Request) -> Response:
+        seen.append((request.body, request.length))
+        return Response(204)
+
+    data = CHUNKED + b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nA: b\r\n\r\n" + BODY
+    for at in range(len(data)):
+        client = answering(clock, note, *filter(None, (data[:at], data[at:])))
+        assert [reply.status for reply in client.replies()] == [204, 204, 204]
+    answering(clock, note, *[data[i : i + 1] for i in range(len(data))])
+    assert seen == [(b"abcde", 5), (b"abcde", 5), (b"", 0)] * (len(data) + 1)
+
+
+def test_no_body_is_allowed(clock: Clock) -> None:
+    """With a limit of 0; but a request without one is, and so is an empty one."""
+    for request in (BODY, CHUNKED + b"1\r\nx\r\n0\r\n\r\n"):
+        client = answering(clock, told, request, body_limit=0)
+        assert ([reply.status for reply in client.replies()], client.closing) == ([413], Closing.LINGER)
+    empty = (CHUNKED + b"0\r\n\r\n", CHUNKED.replace(b"Transfer-Encoding: chunked", b"Content-Length: 0"))
+    assert [reply.status for reply in answering(clock, told, *empty, body_limit=0).replies()] == [200, 200]
+
+
+def test_a_chunked_body_has_the_deadline_of_a_body(clock: Clock) -> None:
+    client = answering(clock, told, CHUNKED)
+    assert client.conversation.waiting is Deadline.BODY
+    for packet in (b"3", b"\r\n", b"ab", b"c\r", b"\n" + b"1\r\nd\r\n" * 50, b"2\r\nef\r\n0\r\n", b"A: b\r\n"):
+        client.send(packet)
+        assert (client.conversation.waiting, client.said) == (Deadline.BODY, b"")
+    client.take(client.conversation.expire())
+    assert ([reply.status for reply in client.replies()], client.closing) == ([408], Closing.LINGER)
+
+
+def test_what_is_held_of_a_chunked_body_is_bounded(clock: Clock) -> None:
+    """By the limit of its data, and that of its framing, however long a client goes on within its deadline."""
+    for endless in (b"1;a=b\r\nx\r\n", b"1;" + b"a" * 200 + b"\r\nx\r\n", b"0\r\n" + b"A: b\r\n" * 9000):
+        client = answering(clock, told, CHUNKED, body_limit=5000)
+        for _ in range(10_000):
+            client.send(endless)
+            assert len(client.conversation._buffer) < 5000 + FRAMING_LIMIT + len(endless)
+            if client.said:
+                break
+        assert [reply.status for reply in client.replies()] in ([413], [400])
+        assert client.conversation._buffer == b""
+
+
 def test_expect_100_continue(clock: Clock) -> None:
     ready = b"HTTP/1.1 100 Continue\r\n\r\n"
     head = b"POST /api/ HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n"
@@ -82,6 +159,9 @@ def test_expect_100_continue(clock: Clock) -> None:
     assert client.said.startswith(ready + b"HTTP/1.0 200 OK\r\n")
     assert len(client.said) == len(ready) + client.records[-1].head_size + client.records[-1].body_size
     assert answering(clock, told, head + b"abc").said == client.said  # whatever the cut
+    chunked = head.replace(b"Content-Length: 3", b"Transfer-Encoding: chunked")
+    assert answering(clock, told, chunked).said == ready
+    assert answering(clock, told, chunked, b"3\r\nabc\r\n", b"0\r\n\r\n").said == client.said
     old = answering(clock, told, head.replace(b"1.1", b"1.0", 1))
     assert old.said == b""  # RFC 9110 §15.2: no 1xx to an HTTP/1.0 client
     files = answering(clock, told, head.replace(b"/api/", b"/else"))

@@ -17,7 +17,7 @@ from httplint.note import Note, levels
 from rawservers.core.peer import Clock
 from rawservers.http.response import REASONS
 from rawservers.settings import SiteConfig
-from tests.harness.http import CASES, Client, bytes_of, router
+from tests.harness.http import CASES, Client, bytes_of, echo, router
 
 # httplint's warnings and errors that stand, by their names, with the answers that they may be about.
 ACCEPTED = {
@@ -50,7 +50,7 @@ def genuine(vector_files: Path) -> Path:
 def criticized(data: bytes, site: SiteConfig) -> Iterator[tuple[HttpResponseLinter, Note]]:
     """The warnings and errors that the answers to `data` earn, each with the answer that earned it."""
     clock = Clock(now=100.0, time=2_000_000_000.0)
-    client = Client(router(clock, site), clock).send(data).end()
+    client = Client(router(clock, site, handlers=(("/fn", echo),)), clock).send(data).end()
     behind = 0
     for record, reply in zip(client.records, client.replies(), strict=True):
         line = record.line.encode("latin-1")

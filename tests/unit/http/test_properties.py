@@ -21,12 +21,14 @@ from tests.harness.http import Client, bytes_of, router
 
 # Pieces that requests are made of, good and bad, so that random sequences of them get somewhere.
 PIECES = r"""
-GET |HEAD |POST |OPTIONS |BREW |get |/f|/fn|/|*|/big|/nope|/%2e%2e/|/%|http://h/f|?q|#| |\t|abc|\xff|\x00
+GET |HEAD |POST |OPTIONS |BREW |get |/f|/fn|/|*|/big|/nope|/%2e%2e/|/%|/./f|//|/..|%2f|http://h/f|?q|#| |\t|abc|\xff|\x00
  HTTP/1.1| HTTP/1.0| HTTP/2.0| HTTP/1.1x|\r\n|\n|\r|\r\n\r\n| folded\r\n|bad name: x\r\n|: x\r\n|X: \x00\r\n
-Host: h\r\n|Host: \r\n|Host: a b\r\n|Connection: close\r\n|Connection: keep-alive\r\n|Accept-Encoding: gzip\r\n
+Host: h\r\n|Host: \r\n|Host: a b\r\n|Host: [::1%25x]:80\r\n|Host: [1::2::3]\r\n
+Connection: close\r\n|Connection: keep-alive\r\n|Accept-Encoding: gzip\r\n
 Content-Length: 3\r\n|Content-Length: 0\r\n|Content-Length: x\r\n|Transfer-Encoding: chunked\r\n|Expect: 100-continue\r\n
 Range: bytes=0-1,3-\r\n|Range: bytes=9-\r\n|If-None-Match: *\r\n|If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n
 GET /f HTTP/1.1\r\nHost: h\r\n\r\n|GET /f HTTP/1.0\r\n\r\n|POST /fn HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n
+POST /fn HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n|3\r\nabc\r\n|1;a=b\r\nx\r\n|0\r\n\r\n|0\r\n|7fffffff\r\n
 """
 PIECES = [wire.unescape(piece) for line in PIECES.strip("\n").split("\n") for piece in line.split("|")]
 STREAM = st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=12).map(b"".join)

@@ -101,9 +101,13 @@ def test_ranges(value: str, spans: list[Span] | None) -> None:
 
 @pytest.mark.parametrize(
     ("value", "spans"),
-    [("0-", []), ("0-0", []), ("5-9", []), ("-0", []), ("-5", None), ("0-,-5", None), ("x", []), ("5-2", [])],
+    [
+        *[(value, None) for value in ("0-", "0-0", "0-99", "5-", "5-9", "-0", "-5", "0-,-5", "0-0,5-9", ", 0-,")],
+        *[(value, []) for value in ("", ",", "x", "-", "5-2", "0-,x", "-5,x", "x,-5", "0-,5-2")],
+    ],
 )
 def test_ranges_of_an_empty_file(value: str, spans: list[Span] | None) -> None:
+    """Nothing can be a part of it, so ranges are ignored (§14.2), but a malformed one is refused as of any file."""
     assert requested_ranges(asking(f"Range: bytes={value}"), 0, TAG, MODIFIED, NOW) == spans
 
 
@@ -136,6 +140,10 @@ def test_too_many_ranges_get_the_whole() -> None:
     assert ask(MAX_RANGES + 1, "{0}-{0}") is None
     assert ask(MAX_RANGES, "0-") == [(0, 1000)]
     assert ask(MAX_RANGES + 1, "0-") is None
+
+
+def test_as_many_ranges_as_programs_ask_for_at_once() -> None:
+    assert MAX_RANGES == 64  # zsync asks for 20 at a time
 
 
 SPECS = st.one_of(
@@ -202,6 +210,23 @@ def test_members_of_a_range_behind_the_first_many_are_not_looked_at() -> None:
 def test_if_range(value: str, holds: bool) -> None:
     request = asking("Range: bytes=0-1", f"If-Range: {value}")
     assert requested_ranges(request, 100, TAG, MODIFIED, NOW) == ([(0, 2)] if holds else None)
+
+
+@pytest.mark.parametrize(
+    ("value", "tag", "holds"),
+    [
+        ('"e"', TAG, True),
+        *[(value, TAG, False) for value in ('"x"', DATE, "yesterday", "")],
+        *[(value, "", False) for value in ('"e"', '""', DATE, "")],
+    ],
+)
+def test_if_range_where_the_time_is_not_reliable(value: str, tag: str, holds: bool) -> None:
+    request = asking("Range: bytes=0-1", f"If-Range: {value}")
+    assert requested_ranges(request, 100, tag, None, NOW) == ([(0, 2)] if holds else None)
+
+
+def test_ranges_of_a_file_without_validators() -> None:
+    assert requested_ranges(asking("Range: bytes=0-1"), 100, "", None, NOW) == [(0, 2)]
 
 
 def test_a_date_of_this_second_may_not_be_the_last() -> None:

@@ -200,6 +200,69 @@ def test_the_fallback(clock: Clock, root: Path) -> None:
     assert get(clock, site, path="/assets/x.css").body == b"css"
 
 
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "takes_pages"),
+    [
+        (BROWSER, True),
+        ("text/html", True),
+        ("TEXT/HTML;level=1, */*", True),
+        ("application/json;q=1, text/html;q=0.001", True),
+        ("text/html;q=0, */*", False),
+        ("*/*", False),
+        ("text/*", False),
+        ("image/avif,image/webp,*/*;q=0.8", False),
+        ("application/json", False),
+        ("text/htmlx", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_the_fallback_for_a_name_with_a_dot(clock: Clock, root: Path, accept: str | None, takes_pages: bool) -> None:
+    """A page of the application, to whom names text/html; an asset that is missing, to all others."""
+    (root / "index.html.gz").write_text("packed home")
+    site = SiteConfig(str(root), fallback="/index.html")
+    fields = {} if accept is None else {"Accept": accept}
+    for path in ("/user/john.doe", "/app.js?v=1", "/v1.2", "/x/../john.doe", "/%6aohn.doe"):
+        for method in ("GET", "HEAD"):
+            reply = get(clock, site, path=path, method=method, **fields)
+            assert (reply.status, reply.body) == (200 if takes_pages else 404, reply.body if method == "GET" else b"")
+            assert headers(reply)["Vary"] == ("Accept, Accept-Encoding" if takes_pages else "Accept")
+            assert (reply.body == b"home") == (takes_pages and method == "GET")
+    for path in ("/.git", "/.git/config.html", "/users/.hidden.html", "/.well-known/.x", "/a/.b/c.html"):
+        assert get(clock, site, path=path, **fields).status == 404
+    for path in ("/users/42", "/users/john.doe/"):
+        reply = get(clock, site, path=path, **fields)
+        assert (reply.status, reply.body, headers(reply)["Vary"]) == (200, b"home", "Accept, Accept-Encoding")
+    reply = get(clock, site, path="/users/42", If_None_Match="*", **fields)
+    assert (reply.status, headers(reply)["Vary"]) == (304, "Accept, Accept-Encoding")
+    assert headers(get(clock, site, path="/index.html", **fields))["Vary"] == "Accept-Encoding"
+    assert "Vary" not in headers(get(clock, SiteConfig(str(root)), path="/john.doe", **fields))
+    assert "Vary" not in headers(get(clock, site, path="/assets/", **fields))
+
+
+def test_the_cache_gives_the_fallback_to_nobody_else(clock: Clock, root: Path) -> None:
+    """Whatever came before, and however often."""
+    client = Client(router(clock, SiteConfig(str(root), fallback="/index.html")), clock)
+    clock.time = (root / "index.html").stat().st_mtime + 10
+    accepts = [BROWSER, "*/*", "text/html", None, "text/html;q=0", "text/html"]
+    for path in ("/john.doe", "/john"):
+        before = client.conversation._counters.cache_hits
+        for cookie in range(3):
+            for accept in accepts:
+                lines = "".join(
+                    f"{line}\r\n" for line in (f"Accept: {accept}" * (accept is not None), f"Cookie: {cookie}") if line
+                )
+                client.send(*[f"GET {path} HTTP/1.1\r\nHost: h\r\n{lines}\r\n".encode()] * 3)
+                takes_pages = path == "/john" or (accept or "").endswith(("html", "0.8"))
+                assert [reply.status for reply in client.replies()[-3:]] == [200 if takes_pages else 404] * 3
+        hits = client.conversation._counters.cache_hits - before
+        # The same head again; for a name without a dot, any head after the first two.
+        assert hits == (3 * (2 + 2 + 3) if path == "/john.doe" else 3 * 3 * len(accepts) - 2)
+
+
 def test_a_file_that_appears_replaces_the_fallback(clock: Clock, root: Path) -> None:
     client = Client(router(clock, SiteConfig(str(root), fallback="/index.html")), clock)
     request = b"GET /later HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -213,6 +276,28 @@ def test_a_redirect_to_the_root_does_not_lead_to_another_host(clock: Clock, root
     site = SiteConfig(str(root), redirects=(("/old/*", "/*"),))
     for path in ("/old/evil.example/x", "/old//evil.example/x", "/old///evil.example/x"):
         assert headers(get(clock, site, path=path))["Location"] == "/evil.example/x"
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "location"),
+    [
+        ("https://docs.example*", "/old.evil.example", "https://docs.example/.evil.example"),
+        ("https://docs.example*", "/old:80", "https://docs.example/%3A80"),
+        ("https://docs.example*", "/old/x", "https://docs.example/x"),
+        ("https://docs.example*", "/old", "https://docs.example/"),
+        ("https://docs.example/*", "/old/x", "https://docs.example/x"),
+        ("https://docs.example/v*", "/old2", "https://docs.example/v2"),
+        ("//docs.example*", "/old.evil", "//docs.example/.evil"),
+        ("/*", "/old", "/"),
+        ("/*", "/old%2f/evil.example", "/evil.example"),
+        ("/*", "/old%5Cevil.example", "/%5Cevil.example"),
+        ("/new*", "/old/x", "/new/x"),
+    ],
+)
+def test_the_rest_of_a_path_does_not_become_a_host(clock: Clock, root: Path, target: str, path: str, location: str) -> None:
+    service = router(clock, SiteConfig(str(root), redirects=(("/old*", target),)), encoded_slash=True)
+    (reply,) = Client(service, clock).send(f"GET {path} HTTP/1.0\r\n\r\n".encode()).replies()
+    assert (reply.status, headers(reply)["Location"]) == (301, location)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""Real reverse proxies before a server: nginx and haproxy, each listening on a unix socket, with a pool of connections."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.harness.needs import need
+from tests.harness.waiting import DEADLINE, until
+
+NGINX = """
+daemon off; master_process off; pid {place}/pid; error_log {place}/error.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {place}/1; proxy_temp_path {place}/2; fastcgi_temp_path {place}/3;
+    uwsgi_temp_path {place}/4; scgi_temp_path {place}/5;
+    upstream backend {{ server {host}:{port}; keepalive 16; }}
+    server {{
+        listen unix:{place}/front;
+        location / {{
+            proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection "";
+            proxy_request_buffering off;  # chunks are passed on as chunks
+        }}
+    }}
+}}
+"""
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 20s
+    timeout client 20s
+    timeout server 20s
+    http-reuse always
+frontend front
+    bind unix@{place}/front
+    default_backend back
+backend back
+    server s {host}:{port}
+"""
+
+
+@contextlib.contextmanager
+def proxy(name: str, place: Path, backend: tuple[str, int]) -> Iterator[Path]:
+    """The path of the unix socket of an nginx or a haproxy before `backend`, whose files are in `place`."""
+    program = need(name)
+    place.mkdir()
+    host, port = backend
+    conf = place / "conf"
+    conf.write_text({"nginx": NGINX, "haproxy": HAPROXY}[name].format(place=place, host=host, port=port))
+    command = {"nginx": ["-e", str(place / "error.log"), "-c", str(conf)], "haproxy": ["-db", "-f", str(conf)]}[name]
+    with (
+        (place / "output").open("wb") as output,
+        subprocess.Popen([program, *command], stdout=output, stderr=output) as process,
+    ):
+        try:
+            until(lambda: process.poll() is not None or accepts(place / "front"), f"{name} listening")
+            assert process.poll() is None, (place / "output").read_text()
+            yield place / "front"
+        finally:
+            process.terminate()
+
+
+def accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
+def connect(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(DEADLINE)
+    sock.connect(str(path))
+    return sock
