@@ -308,8 +308,7 @@ class Connection(Peer):
         if output is not None:
             output.abandon()
 
-    failed = close  # after an exception
-    evict = close  # in favour of a new connection
+    failed = evict = close  # after an exception; in favour of a new connection
 
     def _abort(self, error: OSError) -> None:
         """Close after an error of the network, of the peer, or of a file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawservers.core.redaction import MAX_LINE, MAX_SHOWN, Redactor
@@ -68,6 +68,7 @@ SECRETS = [
 OTHERS = [b"GET / HTTP/1.0\r\n", b"Host: h\r\n", b"\r\n", b"X: " + b"y" * 200 + b"\r\n", b"\x1b]0;title\x07\r\n"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(SECRETS + OTHERS), max_size=6).map(b"".join), st.lists(st.integers(1, 40), max_size=200))
 def test_no_cut_shows_a_secret(data: bytes, sizes: list[int]) -> None:
     redactor = Redactor()
@@ -80,6 +81,7 @@ def test_no_cut_shows_a_secret(data: bytes, sizes: list[int]) -> None:
         assert len(shown) <= 4 * MAX_SHOWN + 30
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(1, 9), max_size=50))
 def test_whatever_is_shown_is_printable(data: bytes, sizes: list[int]) -> None:
     redactor = Redactor()
