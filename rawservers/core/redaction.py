@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 MAX_SHOWN = 100  # bytes of a piece that are shown
-MAX_LINE = 8192  # bytes of an unfinished line that are kept; nothing is shown of those that follow
+MAX_LINE = 2048  # bytes of an unfinished line that are kept; nothing is shown of those that follow
+MAX_SKIPPED = 1024  # bytes behind the first line that are looked at: a field may begin in them whose rest comes later
 MARK = "***"  # in place of a secret
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -32,14 +33,22 @@ class Redactor:
 
     def show(self, data: bytes) -> str:
         """The first line of `data`, the next bytes of the stream, as printable ASCII of at most about MAX_SHOWN characters."""
-        first, *more = LINE_END.split(data)
+        first, *more = LINE_END.split(data, maxsplit=1)
         start, line = len(self._line), self._add(first)
         end = start + len(first.partition(b"\0")[0])  # a NUL is part of a Telnet line end, and the next line may be a password
         shown = self._redact(line, start, end, not more) if start <= MAX_LINE else "..."
-        for text in more:
+        if more:
+            self._skip(more[0])
+        return shown
+
+    def _skip(self, data: bytes) -> None:
+        """Take what is behind the first line. Of many bytes only the last ones are looked at, as if a secret came before."""
+        if len(data) > MAX_SKIPPED:
+            self._is_secret = True
+            data = b" " + data[-MAX_SKIPPED:]
+        for text in LINE_END.split(data):
             self._line = b""
             self._add(text)
-        return shown
 
     def _add(self, text: bytes) -> bytes:
         """The unfinished line, with this part of it."""
@@ -53,14 +62,16 @@ class Redactor:
     def _redact(self, line: bytes, start: int, end: int, is_unfinished: bool) -> str:
         """line[start:end], as `show` returns it."""
         secrets = []
+        shown, at, last = "", start, min(end, start + MAX_SHOWN)
         if self._is_secret:
             secrets.append((line.find(b":") + 1 if line[:1] not in b" \t" else 0, len(line)))
         for url in URL.finditer(line):
+            if url.start(1) >= last:
+                break
             if is_unfinished and url.end() == len(line):
                 secrets.append(url.span(1))
-            elif userinfo := USERINFO.match(line, url.start(1)):
+            elif url.end() > start and (userinfo := USERINFO.match(line, url.start(1))):
                 secrets.append((url.start(1), userinfo.end()))
-        shown, at, last = "", start, min(end, start + MAX_SHOWN)
         for begin, stop in secrets:
             if begin < last and stop > at:
                 shown += escape(line[at : max(at, begin)]) + MARK

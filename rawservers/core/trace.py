@@ -28,6 +28,7 @@ from rawservers.core.transport import Transport
 
 EMPTY, FULL = "nothing yet (EAGAIN)", "no room in the send buffer (EAGAIN)"
 RESET_ERRNOS = {errno.ECONNRESET, errno.EPIPE}
+SHOWN_SIZE = 1024  # bytes of output in which its first line is looked for
 OOB, MORE = int(socket.MSG_OOB), int(socket.MSG_MORE)
 
 # Colours of a terminal (SGR), by the first word of an event
@@ -77,7 +78,7 @@ class TracedTransport(Transport):
     """An accepted socket. service: its name; arguments: those of a plain one; connection: the one that uses it."""
 
     __slots__ = (
-        "_in_message", "_received", "_resets", "_sent", "_shown_input", "_shown_output", "_started_at", "_trace", "connection",
+        "_in_message", "_received", "_resets", "_sent", "_shown_input", "_started_at", "_trace", "connection",
     )  # fmt: skip
 
     def __init__(self, trace: Trace, service: str, *arguments: int) -> None:
@@ -86,7 +87,7 @@ class TracedTransport(Transport):
         self._started_at = time.monotonic()
         self._received = self._sent = 0  # bytes
         self._in_message = self._resets = False
-        self._shown_input, self._shown_output = Redactor(), Redactor()
+        self._shown_input = Redactor()
         self.connection: TracedConnection | None = None
         try:
             peer = sockaddr_text(self.getpeername())
@@ -116,10 +117,9 @@ class TracedTransport(Transport):
             self._add_error("send", error, FULL)
             raise
         self._sent += sent
-        text = self._shown_output.show(bytes(data[:sent]))
+        text = "" if self._in_message else Redactor().show(bytes(data[:SHOWN_SIZE]))
         urgent, more = " urgent" * bool(flags & OOB), ", more follows" * bool(flags & MORE)
-        shown = f": {text}" if text and not self._in_message else ""
-        self._add("send", f"{sent} of {len(data)}{urgent} bytes{more}{shown}")
+        self._add("send", f"{sent} of {len(data)}{urgent} bytes{more}{f': {text}' if text else ''}")
         self._in_message = sent < len(data)  # what is sent next is its rest
         return sent
 

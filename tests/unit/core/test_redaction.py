@@ -49,6 +49,9 @@ def test_the_first_line(data: bytes, shown: str) -> None:
         ((b"x\r\nCookie: a\r\n\r\n", b" b\r\n", b"d"), ["x", "***", "d"]),
         ((b"GET http:/", b"/ann:p", b"w@h:80", b"/ HTTP/1.0"), ["GET http:/", "/***", "***", "/ HTTP/1.0"]),
         ((b"GET http://h", b"ost/ HTTP/1.0\r\n"), ["GET http://***", "ost/ HTTP/1.0"]),
+        ((b"x\r\nCookie: " + b"a" * 3000, b"b", b"\r\n", b"d"), ["x", "***", "", "d"]),
+        ((b"x\r\nCookie: a\r\n" + b" \r\n" * 3000, b" b\r\nX: y", b"z"), ["x", "***", "z"]),
+        ((b"x\r\nX: " + b"a" * 3000 + b"\r\nY: y", b"z"), ["x", "z"]),
         ((b"x" * MAX_LINE, b"a", b"b", b"\r\n", b"d"), ["x" * MAX_SHOWN + "...", "a", "...", "...", "d"]),
     ],
 )
