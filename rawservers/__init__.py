@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rawservers.daemon.worker import serve as serve
     from rawservers.http.request import Request as Request
     from rawservers.http.response import Response as Response
+    from rawservers.server import Server as Server
     from rawservers.services import add_service as add_service
     from rawservers.settings import Config as Config
     from rawservers.settings import ListenConfig as ListenConfig
@@ -31,8 +32,16 @@ __version__ = "0.1.0"
 PUBLIC = {
     "CannotStart": "daemon.startup", "Closing": "core.protocol", "Config": "settings", "Deadline": "core.protocol",
     "ListenConfig": "settings", "Peer": "core.peer", "Protocol": "core.protocol", "Request": "http.request",
-    "Response": "http.response", "SiteConfig": "settings", "add_service": "services", "serve": "daemon.worker",
+    "Response": "http.response", "Server": "server", "SiteConfig": "settings", "add_service": "services",
+    "serve": "daemon.worker",
 }  # fmt: skip
+
+
+__all__ = list(PUBLIC)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
 """The command line: argv -> Config -> run.
 
-Exit status: 0 after a graceful shutdown; 2 if the command line is invalid, or the system refuses a resource; 78 if the
-configuration file is invalid (EX_CONFIG in <sysexits.h>).
+Exit status: 0 after a graceful shutdown; 1 if no server runs whose status could be shown; 2 if the command line is invalid, or
+the system refuses a resource; 78 if the configuration file is invalid (EX_CONFIG in <sysexits.h>).
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import NoReturn
 
 from rawservers import __version__, status
-from rawservers.config.checks import check_directory, check_user
-from rawservers.core.bind import Endpoint
+from rawservers.config.checks import check_document_root, check_user
+from rawservers.config.source import read_settled
+from rawservers.core.bind import Endpoint, written_host
 from rawservers.daemon import systemd
-from rawservers.daemon.control import reload
+from rawservers.daemon.control import NotRunning, command_line, find_servers, read_status, reload
 from rawservers.daemon.startup import CannotStart, errors_as, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
@@ -28,7 +31,7 @@ DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain 
 EPILOG = (
     f"ADDRESS is {ADDRESS_FORMS}. For port 0 the system chooses a free port. --http and --telnet may be repeated, and replace "
     "the listeners of that service in the configuration file; off is no listener. If no address is given anywhere, each "
-    "service that is not off listens on its default address."
+    "service that is not off listens on its default address. FILE is served at / and at /NAME, and nothing beside it."
 )
 
 
@@ -43,11 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             with errors_as(CannotStart, f"cannot watch the status on {address}: "):
                 return watch(address)
         if args.status is not None:
-            with errors_as(CannotStart, f"cannot get the status from {args.status}: "):
-                text = status.fetch(args.status, args.format)
-            sys.stdout.write(text)
+            sys.stdout.write(get_status(args.status, args.format or "text"))
         elif args.check or args.reload is not None:
-            configure(args)
+            configure(args, {}, read_settled(args.config) if args.config is not None else b"")
             if args.reload is not None:
                 reload(args.reload)
             print("ok")
@@ -58,8 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return os.EX_CONFIG
     except CannotStart as error:
         print(f"rawservers: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, NotRunning) else 2
     return 0
+
+
+def get_status(address: str, form: str) -> str:
+    """The status of the server at this address, in one of the formats. address: also pid:PID; "": of the one of this user.
+
+    Without a server of this user, it is that of the default address. Raises CannotStart, or NotRunning.
+    """
+    pids = [int(address.removeprefix("pid:"))] if re.fullmatch("pid:[0-9]{1,9}", address) else [] if address else find_servers()
+    if len(pids) > 1:
+        found = "".join(f"\n  rawservers --status pid:{pid}  # {command_line(pid)}" for pid in pids)
+        raise CannotStart(f"several servers are running:{found}")
+    default = SERVICES["status"].address
+    if not (pids or address or os.path.exists(default.removeprefix("unix:"))):
+        raise NotRunning("no server of this user is running")
+    where = f"process {pids[0]}" if pids else address or default
+    with errors_as(CannotStart, f"cannot get the status from {where}: "):
+        return status.FORMATS[form][2](read_status(pids[0])) if pids else status.fetch(address or default, form)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,18 +87,10 @@ def run(args: argparse.Namespace) -> int:
     with errors_as(CannotStart):
         inherited = systemd.listen_fds(SERVICES)
     error_log.install()
-    return Supervisor(lambda: configure(args, inherited), inherited_fds).run()
+    return Supervisor(partial(configure, args, inherited), args.config, inherited_fds).run()
 
 
 argument_type = errors_as(argparse.ArgumentTypeError)  # of other errors, argparse does not show the text
-
-
-@argument_type
-def address(text: str) -> str:
-    """An address, or "off"."""
-    if text != "off":
-        Endpoint.parse(text)
-    return text
 
 
 @argument_type
@@ -93,54 +103,137 @@ def workers(text: str) -> int:
     return int(value)
 
 
+@argument_type
+def port(text: str) -> str:
+    """A port, as an address."""
+    if not re.fullmatch("[0-9]+", text, re.ASCII):
+        raise ValueError(f"not a port: {text!r}")
+    Endpoint.parse(text)
+    return text
+
+
+@argument_type
+def host(text: str) -> str:
+    """A host without a port, with brackets around an IPv6 address."""
+    if not (found := written_host(text)):
+        raise ValueError(f"expected a host without a port, not {text!r}; -p is the port of HTTP")
+    return found
+
+
+def address(default: str, text: str) -> str:
+    """An address, or "off". default: an address, whose port a message suggests."""
+    if text != "off":
+        Endpoint.parse(text, default.rpartition(":")[2])
+    return text
+
+
+class Parser(argparse.ArgumentParser):
+    """With the error first, and suggestions for misspelt options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'rawservers: error: {message}\nTry "rawservers --help".\n')
+
+    def parse(self, args: Sequence[str] | None) -> argparse.Namespace:
+        parsed, unknown = self.parse_known_args(args)
+        if unknown:
+            import difflib
+
+            wrong = next((each for each in unknown if each.startswith("-")), "").partition("=")[0]
+            close = difflib.get_close_matches(wrong, [*self._option_string_actions], 2, 0.7)
+            hint = f" (did you mean {' or '.join(close)}?)" * bool(close)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The parsed command line. An invalid one ends the process with status 2.
 
-    An option that sets a field of Config or SiteConfig has the name of that field, and is None unless it was given.
+    An option that sets a field of Config or SiteConfig has the name of that field. All are None unless they were given.
     """
-    parser = argparse.ArgumentParser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser = Parser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
-    add("root", nargs="?", metavar="DIR", help="document root of the first site (default: a bundled welcome page)")
+    help = "what to serve at /: a directory, or one file, also at /NAME (default: a bundled welcome page)"
+    add("root", nargs="?", metavar="DIR|FILE", help=help)
+    add("-p", "--port", type=port, metavar="PORT", help="port of HTTP: the same as --http PORT")
     for listener in DEFAULT_LISTENERS:
         help = f"address to listen on, or off (default: {listener.address})"
-        add(f"--{listener.service}", action="append", type=address, default=[], metavar="ADDRESS", help=help)
+        kind = argument_type(partial(address, listener.address))
+        add(f"--{listener.service}", action="append", type=kind, metavar="ADDRESS", help=help)
+    help = "host for all addresses that are only a port, and for the default ones (default: 127.0.0.1)"
+    add("--bind", type=host, metavar="HOST", help=help)
     add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
-    add("--listing", action="store_const", const=True, help="list directories of the first site that have no index file")
+    help = "list directories of the first site that have no index file (default: if DIR is given without -c)"
+    add("--listing", action=argparse.BooleanOptionalAction, help=help)
     add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {Config().workers})")
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
     add("--trace", action="store_const", const=True, help="print a line for each event of each socket to standard error")
-    add("--check", action="store_true", help="test the configuration and exit")
+    add("--check", action="store_const", const=True, help="test the configuration and exit")
     help = "make the server whose supervisor has this process ID reload, and wait for the new workers; exit status 2: it failed"
     add("--reload", type=int, metavar="PID", help=help)
-    default_status = SERVICES["status"].address
-    help = f"print the status of the server whose status service listens there, and exit (default: {default_status})"
-    add("--status", nargs="?", const=default_status, metavar="ADDRESS", help=help)
-    add(
-        "--watch", action="store_true", help="show the status and the table of sockets in this terminal, once a second; q: quit"
+    help = (
+        "print the status of a server, and exit: of the one whose status service listens on ADDRESS, of pid:PID, or of your own"
     )
-    add("--format", choices=status.FORMATS, default="text", help="format of the status (default: text)")
+    add("--status", nargs="?", const="", metavar="ADDRESS", help=help)
+    help = "show the status and the table of sockets in this terminal, once a second; q: quit"
+    add("--watch", action="store_const", const=True, help=help)
+    add("--format", choices=status.FORMATS, help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
-    return parser.parse_args(argv)
+    args = parser.parse(argv)
+    if useless := useless_options({name for name, value in vars(args).items() if value is not None}):
+        parser.error(useless)
+    return args
 
 
-def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] | None = None) -> Config:
-    """The Config of the command line and the configuration file, which is read anew with each call.
+def useless_options(given: set[str]) -> str:
+    """What is wrong if an option that was given would be ignored. given: names of arguments."""
 
-    args: from `parse`; inherited: descriptors of inherited listening sockets, by service. Raises ConfigError for the file, and
-    CannotStart for the command line.
+    def named(names: set[str]) -> str:
+        written = {"root": "DIR", "listing": "--[no-]listing", "config": "-c", "port": "-p"}
+        return ", ".join(written.get(name, f"--{name.replace('_', '-')}") for name in sorted(names))
+
+    for mode, its in (("reload", {"config"}), ("status", {"format", "watch"})):
+        if mode in given and (rest := given - its - {mode}):
+            return f"{named(rest)} would be ignored: --{mode} asks a server that is running"
+    if (rest := given & {"format", "watch"}) and "status" not in given:
+        return f"{named(rest)} would be ignored without --status"
+    if {"format", "watch"} <= given:
+        return "--format would be ignored: --watch has its own"
+    if {"port", "http"} <= given:
+        return "-p would be ignored: --http has the port"
+    if "listing" in given and not given & {"root", "config"}:
+        return "--[no-]listing would be ignored without DIR: the welcome page is no list"
+    return ""
+
+
+def configure(
+    args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] = {}, content: bytes = b"", running: bytes = b""
+) -> Config:
+    """The Config of the command line and the configuration file. It decides whether a file is taken, whoever asks.
+
+    args: from `parse`; inherited: descriptors of inherited listening sockets, by service; content: of the file, if there is
+    one; running: of that of the running configuration, at a reload. Raises ConfigError for the file, and CannotStart for the
+    command line.
     """
     config, settings = Config(listen=()), settings_of(SiteConfig) | settings_of(Config)
     given = {name: value for name, value in vars(args).items() if name in settings and value is not None}
     if args.config is not None:
-        from rawservers.config.toml import load  # here, since it takes time, and most starts have no use for it
+        from rawservers.config import toml  # here, since it takes time, and most starts have no use for it
 
-        config = load(args.config, default_addresses(), [settings[name].key for name in given])
+        config = toml.load(content, args.config, default_addresses(), [settings[name].key for name in given])
+        if config.listen is None and toml.has_listeners(running, args.config):  # it may be cut before them
+            raise ConfigError([f"{args.config}: has no [[listen]], unlike the running configuration: not taken"])
     if args.root is not None:
         with errors_as(CannotStart):
-            check_directory(args.root)
-    flags = {listener.service: getattr(args, listener.service) for listener in DEFAULT_LISTENERS}
-    listen = listeners(flags, config.listen or (), inherited or {})
+            is_file = check_document_root(args.root)
+        if is_file:
+            if args.listing is not None:
+                raise CannotStart(f"--[no-]listing would be ignored: {args.root} is a file")
+            given |= {"index": (os.path.basename(os.path.realpath(args.root)),), "precompressed": False, "listing": False}
+        elif args.config is None:
+            given = {"listing": True, **given}
+    flags = {"http": args.http or [args.port] * bool(args.port), "telnet": args.telnet or []}
+    listen = listeners(flags, config.listen or (), inherited, args.bind or "")
     if not listen:
         raise CannotStart("nothing to serve")
     first = replace(config.sites[0], **{name: given.pop(name) for name in settings_of(SiteConfig) if name in given})
@@ -148,17 +241,28 @@ def configure(args: argparse.Namespace, inherited: Mapping[str, Sequence[int]] |
 
 
 def listeners(
-    flags: Mapping[str, Sequence[str]], configured: Sequence[ListenConfig], inherited: Mapping[str, Sequence[int]]
+    flags: Mapping[str, Sequence[str]],
+    configured: Sequence[ListenConfig],
+    inherited: Mapping[str, Sequence[int]],
+    bind: str = "",
 ) -> tuple[ListenConfig, ...]:
     """The listeners, service by service: the inherited sockets, or else those of the flags, or else those of the file.
 
-    flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere.
+    flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere. bind: host of all
+    that are only a port, and of the defaults. Raises CannotStart if there are none of these.
     """
     found: list[ListenConfig] = []
     for name in dict.fromkeys([*flags, *inherited, *(each.service for each in configured)]):
-        sockets = [f"fd:{fd}" for fd in inherited.get(name, ())]
-        addresses = sockets or flags.get(name) or [each.address for each in configured if each.service == name]
-        found += [ListenConfig(name, address) for address in addresses if address != "off"]
+        addresses = [f"fd:{fd}" for fd in inherited.get(name, ())] or flags.get(name, ())
+        given = [ListenConfig(name, address) for address in addresses if address != "off"]
+        found += given if addresses else [each for each in configured if each.service == name]
     if not found and not configured:
         found = [each for each in DEFAULT_LISTENERS if not flags.get(each.service)]
+        if bind:
+            found = [replace(each, address=each.address.rpartition(":")[2]) for each in found]
+    if bind and found:
+        bound = [replace(each, address=f"{bind}:{each.address}") if each.address.isdecimal() else each for each in found]
+        if bound == found:
+            raise CannotStart("--bind would be ignored: no address is only a port")
+        found = bound
     return tuple(found)

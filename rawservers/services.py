@@ -26,7 +26,8 @@ from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import Config, ListenConfig, SiteConfig
+from rawservers.http.welcome import WelcomeSite
+from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
 from rawservers.sockets import Sockets
 from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
@@ -65,7 +66,9 @@ def prepare_http(config: Config, clock: Clock, get_status: GetStatus, get_socket
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    router = Router([Site(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)], config, cache)
+    kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
+    sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)]
+    router = Router(sites, config, cache)
     return lambda peer: Conversation(peer, router, config.requests)
 
 
@@ -82,13 +85,19 @@ def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus, get_sock
 
 def prepare_status(config: Config, clock: Clock, get_status: GetStatus, get_sockets: GetSockets) -> Start:
     """HTTP with one handler: the metrics of the server."""
-    only = Config(handlers=(("/", partial(respond, get_status, get_sockets)),), body_limit=0)
+    handlers = (("/", partial(respond, get_status, get_sockets)),)
+    only = Config(handlers=handlers, body_limit=1024)  # not 0: a POST is 405, not 413
     return prepare_http(only, clock, get_status, get_sockets)
 
 
 def http_banner(config: Config, address: str) -> str:
-    roots = ", ".join(site.root for site in config.sites) or "the welcome page"
-    return f"{address if address.startswith('unix:') else f'http://{address}/'} (serving {roots})"
+    roots = ", ".join(
+        "the welcome page" if site.root == str(WELCOME) else site.root for site in config.sites or (SiteConfig(),)
+    )
+    if address.startswith("unix:"):
+        return f"{address} (serving {roots})"
+    warning = "" if address.startswith(("127.", "[::1]:")) else f"; anyone who can reach {address} can read it"
+    return f"http://{address}/ (serving {roots}{warning})"
 
 
 HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time"}
@@ -129,10 +138,16 @@ def resolve_listeners(config: Config) -> tuple[ListenConfig, ...]:
 
 
 def make_service(
-    name: str, config: Config, clock: Clock, report: Report, get_status: GetStatus, get_sockets: GetSockets = Future
+    name: str,
+    config: Config,
+    clock: Clock,
+    report: Report,
+    get_status: GetStatus,
+    table: Mapping[str, Service] = SERVICES,
+    get_sockets: GetSockets = Future,
 ) -> ServiceSpec:
     """The service as the connections of one worker share it. Raises KeyError, OSError or ValueError."""
-    service = SERVICES[name]
+    service = table[name]
     times = {Deadline.HEAD: "head_time", **service.deadlines, **CORE_DEADLINES}  # HEAD: for preambles, too
     deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
     start = service.prepare(config, clock, get_status, get_sockets)

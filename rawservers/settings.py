@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from rawservers.core.bind import Endpoint
+
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
 T = TypeVar("T")
@@ -60,6 +62,65 @@ def seconds(default: float, key: str, max: int = DAY) -> float:
     return setting(default, key, "seconds", max=max)
 
 
+def is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def rows(*tests: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A test for a tuple of rows, each with a value for each of these tests; of values, if there is one."""
+
+    def test(value: Any) -> bool:
+        table = [(row,) if len(tests) == 1 else row for row in value] if isinstance(value, tuple) else [()]
+        return all(
+            isinstance(row, tuple) and len(row) == len(tests) and all(test(item) for test, item in zip(tests, row, strict=True))
+            for row in table
+        )
+
+    return test
+
+
+# What a field takes, for messages, with {min} and {max}, and a test: by its kind, or by its name if it has no key.
+TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "choice": ("", lambda value: False),  # its aliases are all that is allowed
+    "headers": ("a tuple of (pattern, name, value)", rows(is_text, is_text, is_text)),
+    "hosts": ("a tuple of host names", rows(is_text)),
+    "int": ("an integer from {min} to {max}", lambda value: is_number(value) and isinstance(value, int)),
+    "listeners": (
+        "None, or a tuple of ListenConfig",
+        lambda value: value is None or rows(lambda row: isinstance(row, ListenConfig))(value),
+    ),
+    "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
+    "names": ("a tuple of file names", rows(is_text)),
+    "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
+    "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
+    "seconds": ("a number of seconds from {min} to {max}", is_number),
+    "sites": ("a tuple of SiteConfig", rows(lambda row: isinstance(row, SiteConfig))),
+    "types": ("a tuple of (extension, media type)", rows(is_text, is_text)),
+    "handlers": ("a tuple of (path, function)", rows(is_text, callable)),
+    "telnet_service": ("None, or a function", lambda value: value is None or callable(value)),
+}  # fmt: skip
+
+
+def check_fields(config: ListenConfig | SiteConfig | Config) -> None:
+    """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
+    for each in fields(config):
+        value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, each.name, value)
+        expected, is_valid = TYPES.get(schema.kind, ("a string", is_text))
+        within = schema.kind not in {"int", "seconds"} or (is_valid(value) and schema.min <= value <= schema.max)
+        if not (within and is_valid(value)) and not any(value == alias for alias in schema.aliases.values()):
+            aliases = [f"{alias!r}" for alias in dict.fromkeys(schema.aliases.values()) if not isinstance(alias, int)]
+            expected = " or ".join(filter(None, [expected.format(min=schema.min, max=schema.max), *aliases]))
+            raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
+
+
 def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
     """The settings of the fields that have a key in the configuration file, by the names of the fields."""
     return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
@@ -67,10 +128,30 @@ def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[Config]) ->
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """A listener. service: a name in `services.py`; address: as for `core.bind.Endpoint.parse`."""
+    """A listener. service: a name in `services.py`; address: as for `core.bind.Endpoint.parse`. Raises ValueError."""
 
     service: str = field(metadata={"setting": Setting("listen.service", "service")})
     address: str = field(metadata={"setting": Setting("listen.address", "address")})
+
+    mode: int | None = setting(None, "listen.mode", "mode", aliases={"": None})
+    """Mode of the file of a unix socket, such as "0660": a client needs write permission. Empty: that of the umask, at most
+    0755, so that only the owner may connect."""
+
+    owner: str = setting("", "listen.owner", "owner", aliases={"": ""})
+    """User who owns the file of a unix socket. Empty: the user of the workers."""
+
+    group: str = setting("", "listen.group", "group", aliases={"": ""})
+    """Group of the file of a unix socket. Empty: the group of the workers, unless an owner is given."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        try:
+            endpoint = Endpoint.parse(self.address)
+        except ValueError as error:
+            raise ValueError(f"address: {error}") from error
+        for name in ("mode", "owner", "group"):
+            if getattr(self, name) not in {None, ""} and endpoint.path is None:
+                raise ValueError(f"{name}: only unix sockets have one, not {self.address}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +159,8 @@ class SiteConfig:
     """A site: a document root, and how its files are served.
 
     Paths begin with a slash, and are relative to the root. Patterns may contain * and ?.
+
+    Raises ValueError for a field of a wrong type or beyond its limits.
     """
 
     root: str = setting(str(WELCOME), "http.root", "directory", aliases={"": str(WELCOME)})
@@ -127,10 +210,16 @@ class SiteConfig:
     """Media types by file name extension, taking precedence over the built-in ones (rawservers/http/media_types.txt). "": the
     type of names without a dot, those excepted that have a built-in type, such as README. Default: application/octet-stream."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The configuration of the whole server. Times are in seconds, and 0 is no limit."""
+    """The configuration of the whole server. Times are in seconds, and 0 is no limit.
+
+    Raises ValueError for a field of a wrong type or beyond its limits.
+    """
 
     sites: tuple[SiteConfig, ...] = setting(
         (SiteConfig(),), "http.sites", "sites", example='[[http.sites]]\nhosts = ["www.example"]\nroot = "docs"\nlisting = true'
@@ -281,3 +370,6 @@ class Config:
     longest_line: int = setting(4096, "telnet.longest_line", min=1, max=1 << 20)
     """Maximum length of a Telnet line in bytes. Longer lines are discarded, and an error is sent. Linux terminals in line
     mode allow 4095 (N_TTY)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -25,9 +25,14 @@ CONSTRAINTS = ROOT / "tests" / "constraints.txt"  # the versions of the test dep
 CLIENTS = {
     "/usr/bin/python3": "python3",
     "ab": "apache2-utils",
+    "apt-get": "apt",
+    "aria2c": "aria2",
     "busybox": "busybox",
     "curl": "curl",
+    "dpkg-deb": "dpkg",
+    "git": "git",
     "haproxy": "haproxy",
+    "httpdirfs": "httpdirfs",
     "ip": "iproute2",
     "inetutils-telnet": "inetutils-telnet",
     "mount": "mount",
@@ -37,6 +42,7 @@ CLIENTS = {
     "node": "nodejs",
     "nsenter": "util-linux",
     "plink": "putty-tools",
+    "rclone": "rclone",
     "socat": "socat",
     "setpriv": "util-linux",
     "strace": "strace",
@@ -44,6 +50,8 @@ CLIENTS = {
     "systemd-analyze": "systemd",
     "unshare": "util-linux",
     "wget": "wget",
+    "zsync": "zsync",
+    "zsyncmake": "zsync",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 pytest.register_assert_rewrite("tests.harness")  # before any of it is imported
+pytest_plugins = ("pytester", "rawservers.testing.plugin")
 
 from tests.harness.server import Server  # noqa: E402
 

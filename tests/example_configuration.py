@@ -16,7 +16,7 @@ from pathlib import Path
 from rawservers import settings
 from rawservers.config.converters import allowed_values
 from rawservers.services import DEFAULT_LISTENERS, default_addresses
-from rawservers.settings import ADDRESS_FORMS, Config, Setting, SiteConfig, settings_of
+from rawservers.settings import ADDRESS_FORMS, Config, ListenConfig, Setting, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "conf" / "rawservers.toml"
@@ -44,6 +44,8 @@ The two listeners below are the default. They are used if there is no [[listen]]
 --telnet, and no socket passed by systemd. There is no listener of the status service by default. It speaks HTTP, without
 authentication: text at /, JSON at /json, Prometheus at /metrics; rawservers --status reads it.
 
+{access}
+
 If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored. With the supplied
 unit, TCP addresses are set in the .socket files: the unit allows the server itself to open unix sockets only.
 """
@@ -59,7 +61,7 @@ SECTIONS = {
 }
 
 
-def meanings(config_class: type[Config] | type[SiteConfig]) -> dict[str, str]:
+def meanings(config_class: type[Config] | type[SiteConfig] | type[ListenConfig]) -> dict[str, str]:
     """The docstring of each field in settings.py, by its name."""
     (body,) = (
         node.body
@@ -69,6 +71,8 @@ def meanings(config_class: type[Config] | type[SiteConfig]) -> dict[str, str]:
     found = {}
     for field, meaning in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            if field.target.id in {"service", "address"}:
+                continue
             assert isinstance(meaning, ast.Expr), f"{field.target.id} has no docstring"
             assert isinstance(meaning.value, ast.Constant)
             found[field.target.id] = " ".join(str(meaning.value.value).split())
@@ -109,11 +113,16 @@ def entry(key: str, meaning: str, setting: Setting, default: object) -> str:
 def listeners() -> str:
     services = default_addresses()
     addresses = ", ".join(f"{json.dumps(address)} ({name})" for name, address in services.items())
-    meaning = LISTEN.format(services=" or ".join(map(json.dumps, services)), addresses=addresses, forms=ADDRESS_FORMS)
+    keys = {name: setting for name, setting in settings_of(ListenConfig).items() if setting.aliases}
+    access = " ".join(f"{name}: {text} Value: {allowed_values(keys[name])}." for name, text in meanings(ListenConfig).items())
+    meaning = LISTEN.format(
+        access=access, services=" or ".join(map(json.dumps, services)), addresses=addresses, forms=ADDRESS_FORMS
+    )
     rows = "".join(
         f"#[[listen]]\n#service = {json.dumps(listener.service)}\n#address = {json.dumps(listener.address)}\n"
         for listener in DEFAULT_LISTENERS
     )
+    rows += "".join(f"#{name} = {toml(getattr(DEFAULT_LISTENERS[-1], name), setting)}\n" for name, setting in keys.items())
     return f"\n{prose(meaning)}{rows}"
 
 

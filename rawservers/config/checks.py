@@ -23,12 +23,36 @@ def check_user(text: str) -> str:
     return text
 
 
+def check_group(name: str) -> None:
+    """A group must exist."""
+    import grp
+
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        raise ValueError(f"unknown group {name!r}") from None
+
+
 def check_directory(path: str) -> None:
     """A directory must exist and be readable: else every request would fail."""
     try:
         os.scandir(path).close()
     except OSError as error:
         raise ValueError(f"cannot serve {path}: {os_error_text(error)}") from error
+
+
+def check_document_root(path: str) -> bool:
+    """A directory must exist and be readable, or else a regular file: whether it is one. Hidden names are not served."""
+    if not os.path.isfile(path):
+        check_directory(path)
+        return False
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        raise ValueError(f"cannot serve {path}: {os_error_text(error)}") from error
+    if os.path.basename(path).startswith("."):
+        raise ValueError(f"cannot serve {path}: its name begins with a dot")
+    return True
 
 
 def check_log_file(path: str) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Container, Mapping
 from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
-from rawservers.config.checks import check_directory, check_log_file, check_user
-from rawservers.config.keys import KEYS, TABLES, dotted_key, suggestion, toml_string
+from rawservers.config.checks import check_directory, check_group, check_log_file, check_user
+from rawservers.config.keys import KEYS, TABLES, dotted_key, toml_string
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
 from rawservers.http.files import is_hidden
@@ -18,6 +18,7 @@ from rawservers.http.response import check_headers
 from rawservers.settings import ListenConfig, Setting, SiteConfig
 
 TABLE = Setting("", "table")
+UNKNOWN_KEY = "unknown key"
 
 # Kinds of tables with keys of the user's: a pattern of these keys, and the error for one that does not match it.
 KEY_PATTERNS = {
@@ -139,7 +140,7 @@ def read_table(table: dict[str, Any], context: Context) -> dict[str, Any]:
         elif name in TABLES:
             fields |= child.convert(value) or {}
         else:
-            child.add_error(f"unknown key{suggestion(child.path)}")
+            child.add_error(UNKNOWN_KEY)
     return fields
 
 
@@ -196,15 +197,17 @@ def convert_pages(pages: tuple[Any, ...], context: Context) -> tuple[tuple[int, 
     return tuple((int(status), path) for status, path in pages)
 
 
-def convert_site(table: dict[str, Any], context: Context) -> SiteConfig:
+def convert_site(table: dict[str, Any], context: Context) -> SiteConfig | None:
     """An element of [[http.sites]], which needs a host name to be reachable."""
+    before = len(context.errors)
     fields = read_table(table, context)
     if fields.get("hosts", ()) == ():
         context.child("hosts").add_error("missing: all sites but the first, [http], need a host name")
-    return SiteConfig(**fields)
+    return SiteConfig(**fields) if len(context.errors) == before else None
 
 
-def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
+def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig | None:
+    before = len(context.errors)
     fields = read_table(table, context)
     service = fields.get("service", "")
     address = fields.get("address", context.services.get(service, ""))
@@ -215,7 +218,12 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig:
     endpoint = Endpoint.parse(address or "0")
     if endpoint.port or endpoint.path:  # not port 0, any free one, which may be used again
         check_duplicate(endpoint, f"address {endpoint}", context.child("address"))
-    return ListenConfig(service, address)
+    access = {key: fields.get(key) for key in ("mode", "owner", "group")}
+    for key in (key for key, value in access.items() if value and not endpoint.path):
+        context.child(key).add_error("only unix sockets have one")
+    if len(context.errors) > before:
+        return None
+    return ListenConfig(service, address, access["mode"], access["owner"] or "", access["group"] or "")
 
 
 def convert_service(name: object, context: Context) -> object:
@@ -241,14 +249,17 @@ KINDS = {
     "directory": Kind("the path of a directory", convert=convert_file_path, check=check_directory),
     "file": Kind("the path of a file", pattern=r"[^\0]+", convert=convert_file_path, check=check_log_file),
     "header": Kind("a string", convert=convert_header),
+    "group": Kind("the name of a group", pattern=r"[^:\0]+", check=check_group),
     "headers": Kind("a table of path patterns, each with a table of header fields", dict, convert_headers, items="pattern"),
     "host": Kind("a host name without a port", str, convert_host, pattern=rf"(?!.*\*){HOST_NAME}"),  # no wildcard
     "hosts": Kind("an array of host names without ports", list, items="host"),
     "int": Kind("an integer from {min} to {max}", int, convert_number),
     "listener": Kind("a table with a service and an address", dict, convert_listener),
     "listeners": Kind("an array of tables, each with a service and an address", list, items="listener"),
+    "mode": Kind('an octal mode, such as "0660"', str, lambda mode, _: int(mode, 8), pattern="0?[0-7]{3}"),
     "name": Kind("a file name, without a slash or a leading dot", pattern=r"[^./\0][^/\0]*"),
     "names": Kind("an array of file names", list, items="name"),
+    "owner": Kind("the name of a user", pattern=r"[^:\0]+", check=check_user),
     "pages": Kind("a table of status codes, each with the path of a file", dict, convert_pages, items="path"),
     "path": Kind("the path of a file below the root, beginning with a slash", str, convert_url_path, pattern=r"/[^\0]*[^/\0]"),
     "pattern": Kind("a table of header fields", dict, items="header"),
@@ -260,7 +271,7 @@ KINDS = {
     "sites": Kind("an array of tables, each with the keys of a site", list, items="site"),
     "str": Kind("a string"),
     "table": Kind("a table", dict, read_table),
-    "type": Kind('a media type, such as "text/html"', pattern=rf"{TOKEN}/{TOKEN}( *; *[ -~]+)?"),
+    "type": Kind('a media type, such as "text/html"', pattern=rf"{TOKEN}/{TOKEN}( *; *[!-~][ -~]*)?"),
     "types": Kind("a table of file name extensions, each with a media type", dict, items="type"),
     "user": Kind("the name of a user, or NAME:GROUP", check=check_user),
 }

@@ -15,6 +15,7 @@ KEYS = {
     for config in (SiteConfig, Config, ListenConfig)
     for name, setting in settings_of(config).items()
 } | {f"http.sites.{name}": (name, setting) for name, setting in settings_of(SiteConfig).items()}
+MAX_KEY = 80  # characters of a key that a message quotes, and that a suggestion is looked for
 TABLES = {key.partition(".")[0] for key in KEYS} - KEYS.keys()
 
 
@@ -34,6 +35,8 @@ def suggestion(path: KeyPath) -> str:
 
     The last parts are compared. Of several keys with the same one, that is taken which as a whole resembles it most.
     """
+    if len(str(path[-1])) > MAX_KEY:
+        return ""
     last = {name: name.rpartition(".")[2] for name in [*KEYS, *TABLES]}
     close = difflib.get_close_matches(str(path[-1]), last.values(), 1, 0.7)
     candidates = [name for name in last if last[name] in close]

@@ -9,20 +9,24 @@ so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so th
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
 import socket
 import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from rawservers.core import unix
 from rawservers.core.peer import peer_address
 
 # Groups: descriptor, path, host, port.
 ADDRESS = re.compile(r"fd:([0-9]{1,9})|unix:((?s:.+))|(?:(\[[^]]*]|[^:]*):)?([0-9]+)", re.ASCII)
+
+# A host without a port: an IPv6 address, which has no brackets (the group) or some, an IPv4 address, or a name.
+HOST = re.compile(
+    r"((?=[^:]*:[^:]*:)[0-9A-Fa-f:.]+(?:%[\w.-]+)?)|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?]|[A-Za-z0-9._-]*[A-Za-z.][A-Za-z0-9._-]*",
+    re.ASCII,
+)
 
 # Length of the accept queue: the kernel lowers it to net.core.somaxconn. A burst of connections is to be queued, not refused.
 BACKLOG = 0x7FFFFFFF
@@ -38,16 +42,21 @@ class Endpoint(NamedTuple):
     fd: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Endpoint:
-        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message."""
+    def parse(cls, text: str, port: str = "PORT") -> Endpoint:
+        """HOST:PORT, [IPV6]:PORT, PORT (loopback), :PORT (everywhere), unix:PATH or fd:N. Raises ValueError with a message.
+
+        port: the one that the message for a host without a port suggests.
+        """
         if not (match := ADDRESS.fullmatch(text)):
+            if found := written_host(text):
+                raise ValueError(f"not an address: {text!r}: add a port: {found}:{port}")
             raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or fd:N)")
-        fd, path, host, port = match.groups()
+        fd, path, host, number = match.groups()
         if fd or path:
             return cls(path=path, fd=int(fd) if fd else None)
-        if int(port) > 65535:
-            raise ValueError(f"not a port: {int(port)} (the highest is 65535)")
-        return cls("127.0.0.1" if host is None else host.strip("[]") or None, int(port))
+        if len(number) > 9 or int(number) > 65535:
+            raise ValueError(f"not a port: {number[:20]} (the highest is 65535)")
+        return cls("127.0.0.1" if host is None else host.strip("[]") or None, int(number))
 
     def __str__(self) -> str:
         if self.fd is not None:
@@ -58,10 +67,17 @@ class Endpoint(NamedTuple):
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
+def written_host(text: str) -> str:
+    """A host as it stands before a port: an IPv6 address gets brackets. "" if `text` is none, or has a port."""
+    found = HOST.fullmatch(text)
+    return f"[{text}]" if found and found[1] else text if found else ""
+
+
 class ServerSocket:
     """A bound socket that listens, with the options that accepted sockets inherit.
 
-    owned: whether this server has bound it, so that only its own workers accept from it. address: the bound one, as text.
+    owned: whether this server has bound it, so that only its own workers accept from it. address: the bound one, as text; port:
+    0 for a unix socket.
     """
 
     def __init__(self, sock: socket.socket, owned: bool = True) -> None:
@@ -70,8 +86,9 @@ class ServerSocket:
         sock.setblocking(False)
         self.sock, self.owned = sock, owned
         self.address = str(Endpoint(path=name) if is_unix else Endpoint(*peer_address(name)))
+        self.port: int = 0 if is_unix else name[1]
         self._path = name if owned and is_unix else ""
-        self._inode = os.stat(name).st_ino if self._path else 0
+        self._inode = os.lstat(name).st_ino if self._path else 0
         if not is_unix:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -82,13 +99,17 @@ class ServerSocket:
         if self.sock.family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout * 1000))
 
+    def set_access(self, mode: int | None, uid: int, gid: int) -> None:
+        """Set mode (None: unchanged), user and group (-1: unchanged) of a unix socket's file. Raises OSError."""
+        if self._path:
+            unix.set_access(self._path, self._inode, mode, uid, gid)
+
     def close(self) -> None:
         """Close the socket in this process, and remove a unix socket's file, unless another server has replaced it."""
         self.sock.close()
         path, self._path = self._path, ""
-        with contextlib.suppress(OSError):  # what stays is removed by `_remove_stale`
-            if path and os.stat(path).st_ino == self._inode:
-                os.unlink(path)
+        if path:
+            unix.remove(path, self._inode)
 
 
 def bind(endpoint: Endpoint, make: Callable[..., socket.socket] = socket.socket) -> list[ServerSocket]:
@@ -99,8 +120,9 @@ def bind(endpoint: Endpoint, make: Callable[..., socket.socket] = socket.socket)
     if endpoint.fd is not None:
         return [ServerSocket(_inherit(endpoint.fd, make), owned=False)]
     if endpoint.path is not None:
-        _remove_stale(endpoint.path)
-        return [_bind(make, socket.AF_UNIX, endpoint.path)]
+        with unix.locked(endpoint.path):
+            unix.remove_stale(endpoint.path)
+            return [_bind(make, socket.AF_UNIX, endpoint.path)]
     if endpoint.host is None and socket.has_dualstack_ipv6():
         return [_bind(make, socket.AF_INET6, ("::", endpoint.port), dual=True)]
     host = endpoint.host or "0.0.0.0"  # noqa: S104  # as asked for, by ":PORT"
@@ -144,12 +166,3 @@ def _bind(make: Callable[..., socket.socket], family: int, address: Any, dual: b
     except OSError:
         sock.close()
         raise
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the file of a unix socket that no process listens on any more, because its server was killed."""
-    if Path(path).is_socket():  # any other file stays, and bind fails with EADDRINUSE
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)  # the accept queue of a live server may be full
-            if probe.connect_ex(path) == errno.ECONNREFUSED:
-                os.unlink(path)

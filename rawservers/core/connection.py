@@ -29,7 +29,6 @@ from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, Output, TruncatedErr
 from rawservers.core.peer import Address, Peer, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, ResponseEnd, ServiceSpec
-from rawservers.core.tcp_info import TcpInfo, tcp_info
 from rawservers.core.transport import Transport
 
 log = logging.getLogger("rawservers")
@@ -43,7 +42,7 @@ SMALL_SIZE = 478  # bytes of one recv until a peer has sent more at once: Python
 SEND_QUOTA = 1 << 18  # bytes sent in one turn, so that a fast reader of large files does not starve the others
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
-KEEP = Closing.KEEP
+KEEP, CLOSE, RESET = Closing.KEEP, Closing.CLOSE, Closing.RESET
 IDLE, SEND, TURN, NONE = Deadline.IDLE, Deadline.SEND, Deadline.TURN, Deadline.NONE
 ACCEPTED, PREAMBLE, OPEN, LINGERING, CLOSED = Phase
 
@@ -317,18 +316,23 @@ class Connection(Peer):
         self.close()
 
     def hang_up(self) -> None:
-        """All output has left: send a FIN, then close; or linger first, if the peer has sent more than was read, or may.
+        """All output has left. Reset; or send a FIN, then close, or linger, if the peer has sent more than was read, or may.
 
         Closing with input unread, or still to come, makes the kernel send a RST, which discards output that the peer has not
         read yet.
         """
+        closing = self._protocol.closing
+        if closing is RESET:
+            self._sock.push()
+            self._sock.reset()
+            return self.close()
         if self._eof_received or self._phase is LINGERING:
             return self.close()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             return self._abort(error)
-        if self._protocol.closing is Closing.CLOSE and not self._sock.has_unread():
+        if closing is CLOSE and not self._sock.has_unread():
             return self.close()
         self._enter(LINGERING, Lingering())
         self._update_interest()
@@ -357,8 +361,7 @@ class Connection(Peer):
             self._expire()
         self._update_interest()
 
-    def _expire(self) -> None:
-        """The running deadline is over."""
+    def _expire(self) -> None:  # the running deadline is over
         self.timer_started = self.clock.now
         if self._output is not None:
             self._sock.reset()
@@ -371,9 +374,6 @@ class Connection(Peer):
         if self._output is not None:
             return SEND
         return TURN if self._resume_pending or self._turn_events else self._protocol.waiting
-
-    def tcp_info(self) -> TcpInfo | None:
-        return tcp_info(self._sock)
 
     @property
     def closable_when_idle(self) -> bool:

@@ -46,13 +46,14 @@ class Closing(Enum):
     CLOSE = "close"  # send a FIN and close: the peer is not expected to send more (if it has, linger all the same)
     LINGER = "linger"  # send a FIN, read and discard input for a while, then close. Closing with input unread makes the kernel
     # send a RST, and a RST discards what the peer has not yet read
+    RESET = "reset"  # send a RST: the peer's next call fails with ECONNRESET. For tests of clients
 
 
 class Deadline(IntEnum):
     """What a conversation waits for, and so which deadline runs; the seconds are in `ServiceSpec.deadlines`.
 
-    HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. SEND and LINGER
-    are the core's own.
+    HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. A deadline
+    goes on if nothing but TURN, without output, was between. SEND and LINGER are the core's own.
     """
 
     HEAD = auto()  # the rest of a request; from the accept, or from the request's first byte

@@ -6,6 +6,8 @@ import socket
 import struct
 from typing import NamedTuple
 
+from rawservers.core.connection import Connection
+
 FIELDS = struct.Struct(
     "B7x12I"
 )  # the state, and of the numbers [4] unacked, [5] sacked, [9] last_data_sent, [11] last_data_recv
@@ -26,6 +28,11 @@ class TcpInfo(NamedTuple):
     sent: int | None
     queued: int
     limit: int
+
+
+def connection_info(connection: Connection) -> TcpInfo | None:
+    """The same for the socket of a connection."""
+    return tcp_info(connection._sock)
 
 
 def tcp_info(sock: socket.SocketType) -> TcpInfo | None:

@@ -36,6 +36,11 @@ class Transport(socket.SocketType):
         """Whether the next byte is the last urgent one (recv never reads across it)."""
         return ioctl(self.fileno(), SIOCATMARK, ZERO) != ZERO
 
+    def push(self) -> None:
+        """Send what an earlier `send` has held back (MSG_MORE), as setting TCP_NODELAY does, even if it is set already."""
+        if self.family != socket.AF_UNIX:
+            self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def reset(self) -> None:
         """Make `close` discard unsent bytes and send a RST: otherwise the kernel retransmits them for many minutes."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

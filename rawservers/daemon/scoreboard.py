@@ -16,6 +16,7 @@ of what it has written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import mmap
@@ -33,7 +34,9 @@ from rawservers.status import COUNTERS, STATES, WAKE_CLOCKS, Status, WakeHistogr
 
 NAME = "rawservers-scoreboard"
 SLOT_SIZE = 16384  # bytes
-SLOTS = 2049  # slot 0, and two for each of the 1024 workers that may be configured; unused ones take no memory
+SLOTS = (
+    8193  # slot 0, and eight for each of the 1024 workers that may be configured, as many retire; unused ones take no memory
+)
 
 # A slot: a heartbeat, and a double buffer of JSON.
 HEARTBEAT = struct.Struct("qd")  # process id, 0 in a free slot; monotonic time of the last write
@@ -129,6 +132,13 @@ class Scoreboard:
         self.server = Metrics(gauges=Counter({"server.started_ms": int(time.time() * 1000), "server.slots": 1}))
         self.publish()
 
+    @classmethod
+    def of(cls, memory: mmap.mmap) -> Scoreboard:
+        """That of another process, to be read."""
+        board = cls.__new__(cls)
+        board._memory, board._own = memory, Slot(memory, 0)
+        return board
+
     def publish(self) -> None:
         """Write slot 0, whatever another process has made of it."""
         self._own.publish(self.server)
@@ -139,8 +149,10 @@ class Scoreboard:
         self.publish()
 
     def allocate(self) -> Slot:
-        """A free slot, in the name of this process. There are always enough."""
-        number = min(set(range(SLOTS)) - self._used)
+        """A free slot, in the name of this process. Raises OSError if there is none."""
+        number = next((number for number in range(SLOTS) if number not in self._used), None)
+        if number is None:
+            raise OSError(errno.ENOSPC, "too many workers")
         self._used.add(number)
         slot = Slot(self._memory, number)
         slot.publish(Metrics())

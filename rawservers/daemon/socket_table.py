@@ -30,7 +30,7 @@ from rawservers.core.limits import Connections
 from rawservers.core.loop import TICK, Loop
 from rawservers.core.peer import Address, address_text, peer_address
 from rawservers.core.protocol import Deadline
-from rawservers.core.tcp_info import tcp_info
+from rawservers.core.tcp_info import connection_info, tcp_info
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import Servers
 from rawservers.sockets import (
@@ -161,7 +161,7 @@ class SocketTable:
 
 def describe(connection: Connection) -> ConnectedSocket:
     """The row of a connection. Raises OSError."""
-    info, now = connection.tcp_info(), connection.clock.now
+    info, now = connection_info(connection), connection.clock.now
     peer, local = (address_text(address)[:MAX_CHARACTERS] for address in (connection.address, connection.local))
     open_for = round(max(0.0, now - connection.accepted_at), 3)
     idle = min(open_for, info.idle if info else round(max(0.0, now - connection.timer_started), 3))

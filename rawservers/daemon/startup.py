@@ -10,22 +10,30 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from rawservers.config.checks import check_directory
 from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
-from rawservers.daemon.privileges import Credentials, look_up_user
+from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, GetSockets, GetStatus, Report, make_service, resolve_listeners
+from rawservers.services import SERVICES, GetSockets, GetStatus, Report, Service, make_service, resolve_listeners
 from rawservers.settings import Config, ListenConfig
 
 log = logging.getLogger("rawservers")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
+
+# Signals that would end the process, and mean nothing to it; not those of a fault in it, which dump core.
+IGNORED = {
+    signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+}  # fmt: skip
+EARLY = {signal.SIGHUP, signal.SIGUSR1}  # wait until the supervisor has handlers for them; `__main__` blocks them at once
 
 LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
@@ -46,11 +54,13 @@ def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
 
 
 def sanitize_process_state() -> None:
-    """Open descriptors 0 to 2, unblock all signals, and tighten the umask."""
+    """Open descriptors 0 to 2, tighten the umask, ignore the signals IGNORED, and unblock all but EARLY."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest free one: else the next socket, where output would go
         pass
     os.close(fd)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, EARLY)
     os.umask(os.umask(0o022) | 0o022)  # unix sockets and logs must not be writable by other users
 
 
@@ -60,7 +70,12 @@ def open_descriptors() -> list[int]:
 
 
 def make_services(
-    config: Config, clock: Clock, report: Report, get_status: GetStatus, get_sockets: GetSockets = Future
+    config: Config,
+    clock: Clock,
+    report: Report,
+    get_status: GetStatus,
+    table: Mapping[str, Service] = SERVICES,
+    get_sockets: GetSockets = Future,
 ) -> dict[str, ServiceSpec]:
     """The services of all listeners, by name.
 
@@ -69,20 +84,32 @@ def make_services(
     services: dict[str, ServiceSpec] = {}
     for listen in resolve_listeners(config):
         name = listen.service
-        if name not in SERVICES:
-            raise CannotStart(f"unknown service {name!r} (known: {', '.join(SERVICES)})")
+        if name not in table:
+            raise CannotStart(f"unknown service {name!r} (known: {', '.join(table)})")
         with errors_as(CannotStart, f"cannot serve {name} on {listen.address}: "):
-            services[name] = services.get(name) or make_service(name, config, clock, report, get_status, get_sockets)
+            services[name] = services.get(name) or make_service(name, config, clock, report, get_status, table, get_sockets)
     return services
 
 
-def validate(config: Config) -> None:
+def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
+    """Raise ValueError, which names the field, if a service or a document root does not exist."""
+    for number, listen in enumerate(config.listen or ()):
+        if listen.service not in table:
+            raise ValueError(f"listen[{number}].service: expected one of {', '.join(table)}, not {listen.service!r}")
+    for number, site in enumerate(config.sites):
+        with errors_as(ValueError, f"sites[{number}].root: "):
+            check_directory(site.root)
+
+
+def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
     """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
-    make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0))
+    make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), table)
 
 
-def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Servers:
-    """Server sockets for all listeners; those in `existing` are reused.
+def bind_all(
+    config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}, credentials: Credentials | None = None
+) -> Servers:
+    """Server sockets for all listeners; those in `existing` are reused. credentials: of the workers.
 
     Raises CannotStart, after closing all sockets that it has bound.
     """
@@ -94,9 +121,13 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
         for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
             key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
-            if key not in servers.values():
-                group = [server for server, other in existing.items() if other == key] or bind(endpoint, make)
+            is_any = endpoint.fd is None and not (endpoint.path or endpoint.port)  # port 0: each time another one
+            if is_any or key not in servers.values():
+                unused = [server for server, other in existing.items() if other == key and server not in servers]
+                group = [server for server in unused if server.port == unused[0].port] or bind(endpoint, make)
                 servers |= dict.fromkeys(group, key)
+                for server in group:
+                    server.set_access(listen.mode, *look_up_owner(listen.owner, listen.group, credentials))
     except (OSError, ValueError) as error:
         for server in servers.keys() - existing.keys():
             server.close()
@@ -109,31 +140,52 @@ def bind_all(config: Config, existing: Mapping[ServerSocket, ListenConfig] = {})
 
 @dataclass(slots=True, eq=False)
 class Resources:
-    """What the workers of a generation share. access_log: a descriptor, -1 if it is off; credentials: None: unchanged."""
+    """What the workers of a generation share.
+
+    access_log: a descriptor, -1 if it is off; credentials: None: unchanged; table: of the services, by name; source: the
+    content of the configuration file, b"" if there is none.
+    """
 
     config: Config
     servers: Servers
     access_log: int
     credentials: Credentials | None
+    table: Mapping[str, Service] = field(default_factory=lambda: SERVICES)
+    source: bytes = b""
 
     @classmethod
-    def prepare(cls, config: Config, existing: Mapping[ServerSocket, ListenConfig] = {}) -> Resources:
+    def prepare(
+        cls,
+        config: Config,
+        existing: Mapping[ServerSocket, ListenConfig] = {},
+        raise_limit: bool = True,
+        table: Mapping[str, Service] = SERVICES,
+    ) -> Resources:
         """Those for this configuration. They use `existing` server sockets where the addresses are the same.
 
+        raise_limit: whether to raise this process's limit of open files.
         Raises CannotStart, after closing all that it has opened.
         """
-        validate(config)
+        validate(config, table)
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
-            resources = cls(config, {}, open_target(config.access_log), credentials)
+            resources = cls(config, {}, -1, credentials, table)
+            resources.access_log = resources.open_log()
         try:
-            resources.servers = bind_all(config, existing)
+            resources.servers = servers = bind_all(config, existing, credentials)
         except CannotStart:
             resources.close()
             raise
-        raise_descriptor_limit(config)
+        listen = tuple(ListenConfig(each.service, server.address) for server, each in servers.items())
+        resources.config = replace(config, listen=listen)  # the bound addresses, for the welcome page
+        if raise_limit:
+            raise_descriptor_limit(config)
         return resources
+
+    def open_log(self) -> int:
+        """A new descriptor for the access log. Raises OSError."""
+        return open_target(self.config.access_log, self.credentials[0] if self.credentials else 0)
 
     def log_addresses(self) -> None:
         """Log a line for each server socket."""

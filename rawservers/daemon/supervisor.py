@@ -4,14 +4,15 @@ The workers inherit the sockets and the log, and all accept from the same socket
 does next is decided in `transitions.py`. This file makes events of what it hears, and carries out the actions:
 
     SIGCHLD                   a worker has exited: another is forked, with a growing delay if workers exit before they are ready
-    SIGHUP                    reload, all or nothing: new workers, with the present configuration, replace the old ones
+    SIGHUP                    reload, all or nothing: new workers, with the present configuration, replace the old ones. Its
+                              file is read by a timer, until two reads in a row find the same
     SIGUSR1                   reopen the access log (also done when its file was renamed or removed)
     SIGTERM, SIGINT, SIGQUIT  graceful stop; a second signal stops at once
-    a reply of a worker       it is ready, or no longer accepts
+    a reply of a worker       it is ready, or no longer accepts, or has found no descriptor for the reopened log
     a tick, once a second     heartbeats, delays and deadlines are checked, and systemd's watchdog is served
 
 A worker without a heartbeat is stuck. It gets SIGABRT, on which it dumps its stack, and then SIGKILL. A worker whose supervisor
-has exited reads the end of file from their socket, and exits as well.
+has exited is killed by the kernel (see `lifeline.py`).
 """
 
 from __future__ import annotations
@@ -27,40 +28,59 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from rawservers.config.source import SETTLE_TIME, Reading, read_settled
 from rawservers.core.errors import os_error_text
 from rawservers.core.loop import TICK, EventHandler, Loop
+from rawservers.daemon.lifeline import Lifeline
 from rawservers.daemon.scoreboard import Scoreboard, Slot
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
-from rawservers.daemon.transitions import Action, ActionKind, EventKind, Generation, ServerEvent, ServerState, transition
+from rawservers.daemon.transitions import (
+    NO_GENERATION,
+    Action,
+    ActionKind,
+    EventKind,
+    Generation,
+    ServerEvent,
+    ServerState,
+    transition,
+)
 from rawservers.daemon.worker import MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
 from rawservers.logs import error as error_log
-from rawservers.logs.access import open_target, rotated
+from rawservers.logs.access import rotated
 from rawservers.settings import Config, ConfigError
 
 log = logging.getLogger("rawservers")
 
+MAX_REPLIES = 100  # that are read of a worker that has exited
+
 
 class Supervisor:
-    """configure: reads the configuration, at the start and for each reload; inherited_fds: descriptors that were open before
-    the start, of which only server sockets are kept."""
+    """configure: makes the configuration, at the start and for each reload, of the content of the file, and that of the file
+    of the running configuration, b"" if there is none; path: of the file, None: there is none; inherited_fds: descriptors that
+    were open before the start, of which only server sockets are kept."""
 
-    def __init__(self, configure: Callable[[], Config], inherited_fds: Iterable[int] = ()) -> None:
+    def __init__(
+        self, configure: Callable[[bytes, bytes], Config], path: str | None, inherited_fds: Iterable[int] = ()
+    ) -> None:
         self._configure = configure
+        self._path = path
         self._inherited_fds = set(inherited_fds)
         self._notifier = Notifier()
         self._loop = Loop()
+        self._lifeline = Lifeline()
         self._scoreboard = Scoreboard()
         self._state = ServerState()  # replaced by each event
         self._children: dict[int, Child] = {}  # by process id
         self._resources: dict[Generation | None, Resources] = {}  # of open generations
         self._last_tick = 0.0
         self._last_failure = ""  # of a worker, for the status text
+        self._log_error = error_log.RepeatedError()
         self._sent_status = ""
 
     def run(self) -> int:
         """Serve until a signal to stop; returns the exit status. Raises CannotStart, and whatever `configure` raises."""
-        first = self._prepare()
+        first = self._prepare(read_settled(self._path) if self._path is not None else b"")
         self._state, resources = ServerState(next=first), self._resources[first]
         for fd in self._inherited_fds - {server.sock.fileno() for server in resources.servers}:
             os.close(fd)  # else it stays open for as long as this process runs
@@ -68,6 +88,7 @@ class Supervisor:
             log.warning("workers run as root; set --user to drop privileges")
         for number in SIGNALS:
             self._loop.on_signal(number, getattr(self, f"handle_{number.name.removeprefix('SIG').lower()}"))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self._loop.at_tick += [self._tick, error_log.flush]
         gc.collect()
         gc.freeze()  # a collection writes to each object, and would unshare the memory pages of all workers
@@ -78,9 +99,9 @@ class Supervisor:
 
     # Events
 
-    def _handle(self, kind: EventKind, pid: int = 0) -> None:
+    def _handle(self, kind: EventKind, pid: int = 0, generation: Generation = NO_GENERATION) -> None:
         """Carry out the actions that follow from this event, and from their results."""
-        event: ServerEvent | None = ServerEvent(kind, time.monotonic(), pid)
+        event: ServerEvent | None = ServerEvent(kind, time.monotonic(), pid, generation)
         while event:
             self._state, actions = transition(self._state, event)
             event = None
@@ -104,11 +125,14 @@ class Supervisor:
         """Collect the exit status of all workers that have exited."""
         with contextlib.suppress(ChildProcessError):
             while (result := os.waitpid(-1, os.WNOHANG))[0]:
-                if child := self._children.pop(result[0], None):
-                    self._log_exit(child.pid, os.waitstatus_to_exitcode(result[1]))
+                if child := self._children.get(result[0]):
+                    child.read_rest()  # before its exit: it may have been killed just after it became ready
+                    status = os.waitstatus_to_exitcode(result[1])
+                    self._log_exit(child.pid, status)
                     child.close()
+                    del self._children[child.pid]
                     self._scoreboard.release(child.slot, child.pid)
-                    self._handle(EventKind.EXITED, child.pid)
+                    self._handle(EventKind.KILLED if status == -signal.SIGKILL else EventKind.EXITED, child.pid)
 
     def _log_exit(self, pid: int, status: int) -> None:
         """Log the exit of a worker, unless it was told to exit, and did. status: negative for a signal."""
@@ -118,18 +142,21 @@ class Supervisor:
             log.error("%s", self._last_failure)
 
     def handle_usr1(self) -> None:
+        """Reopen the access log."""
+        self._log_error.clear()
+        if (current := self._current()) and current.access_log >= 0:
+            self._reopen_log(current)
+
+    def _reopen_log(self, current: Resources) -> None:
         """Reopen the access log, and send the new descriptor to all workers that write to it."""
-        current = self._current()
-        if not current or current.access_log < 0:
-            return
         target = current.config.access_log
         try:
-            fd = open_target(target)
+            fd = current.open_log()
         except OSError as error:
-            return log.error("cannot reopen the access log %s: %s", target, os_error_text(error))
+            return self._log_error.log(f"cannot reopen the access log {target}: {os_error_text(error)}")
+        self._log_error.clear()
         for child in self._children.values():
-            if child.resources.config.access_log == target:
-                child.send_command(REOPEN, fd)
+            child.send_log(target, fd)
         for resources in self._resources.values():
             if resources.config.access_log == target:
                 os.dup2(fd, resources.access_log, inheritable=False)
@@ -142,8 +169,12 @@ class Supervisor:
             if child.is_stuck(time.monotonic(), gap):
                 self._handle(EventKind.STUCK, child.pid)
         self._handle(EventKind.TICK)
-        if (current := self._current()) and rotated(current.access_log, current.config.access_log):
-            self.handle_usr1()
+        if current := self._current():
+            if rotated(current.access_log, current.config.access_log):
+                self._reopen_log(current)
+            for child in self._children.values():
+                if child.needs_log:
+                    child.send_log(current.config.access_log, current.access_log)
         self._scoreboard.publish()
         self._notify()
 
@@ -153,7 +184,7 @@ class Supervisor:
         """Returns the event that is the result of the action, if it has one."""
         match action.kind:
             case ActionKind.PREPARE:
-                return self._begin_reload()
+                self._begin_reload()
             case ActionKind.FORK:
                 return self._fork(action.generation)
             case ActionKind.CLOSE:
@@ -183,33 +214,50 @@ class Supervisor:
                 self._loop.stop()
         return None
 
-    def _prepare(self) -> Generation:
-        """A new generation. Raises CannotStart, and whatever `configure` raises."""
-        config, current = self._configure(), self._current()
+    def _prepare(self, content: bytes) -> Generation:
+        """A new generation. content: of the configuration file. Raises CannotStart, and whatever `configure` raises."""
+        current = self._current()
+        config = self._configure(content, current.source if current else b"")
         number, size = self._scoreboard.server.counters["server.reloads_begun"], config.workers or len(os.sched_getaffinity(0))
         generation = Generation(number, size, config.drain_time)
-        self._resources[generation] = Resources.prepare(config, current.servers if current else {})
+        resources = self._resources[generation] = Resources.prepare(config, current.servers if current else {})
+        resources.source = content
         return generation
 
-    def _begin_reload(self) -> ServerEvent:
+    def _begin_reload(self) -> None:
+        """Read the configuration file, with as many attempts as it takes, each in a turn of its own."""
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._scoreboard.count("reloads_begun")
         log.info("reloading")
+        reading = Reading(self._path) if self._path is not None else None
+        self._loop.call_at(self._loop.clock.now, self._loop, lambda: self._go_on_reading(reading))
+
+    def _go_on_reading(self, reading: Reading | None) -> None:
+        """Make an attempt to read the file. If that succeeds, or fails for good, the preparation has its result."""
+        if self._state.exit_status is not None:
+            return
+        kind, generation, now = EventKind.REJECTED, NO_GENERATION, time.monotonic()
         try:
-            return ServerEvent(EventKind.PREPARED, time.monotonic(), generation=self._prepare())
+            content = reading.attempt(now) if reading else b""
+            if content is None:
+                self._loop.call_at(now + SETTLE_TIME, self._loop, lambda: self._go_on_reading(reading))
+                return
+            kind, generation = EventKind.PREPARED, self._prepare(content)
         except Exception as error:  # unexpected ones with a traceback
             for line in getattr(error, "errors", (str(error),)):
                 log.error("%s", line, exc_info=not isinstance(error, CannotStart | ConfigError))
-            return ServerEvent(EventKind.REJECTED, time.monotonic())
+        self._handle(kind, generation=generation)
 
     def _fork(self, generation: Generation) -> ServerEvent:
         """Fork a worker. A failure is logged."""
         resources = self._resources[generation]
-        slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
+        slot = None
         try:
+            slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
             pid, sock = fork()
         except OSError as error:
-            self._scoreboard.release(slot, 0)
+            if slot:
+                self._scoreboard.release(slot, 0)
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
             log.error("%s", self._last_failure)
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
@@ -220,6 +268,7 @@ class Supervisor:
 
     def _close_inherited(self, own: Resources) -> None:
         """In a new worker: close descriptors of the supervisor and of other generations, whose ports it would keep bound."""
+        self._lifeline.hold()
         self._loop.close()
         for child in self._children.values():
             child.sock.close()
@@ -256,7 +305,8 @@ class Supervisor:
 class Child(EventHandler):
     """A worker process, and the event handler of the socket that leads to it.
 
-    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat.
+    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat; needs_log: it
+    has not got the descriptor of the reopened access log.
     """
 
     pid: int
@@ -266,29 +316,46 @@ class Child(EventHandler):
     loop: Loop
     on_reply: Callable[[EventKind, int], None]
     heard_at: float = field(default_factory=time.monotonic)
+    needs_log: bool = False
     service = ""
 
     def __post_init__(self) -> None:
         self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
 
     def ready(self, events: int) -> None:
+        if self.read() == b"":  # it has exited; SIGCHLD follows
+            self.close()
+
+    def read(self) -> bytes | None:
+        """Read a reply, and pass it on; b"" at the end of them, None if there is none."""
         try:
             reply = self.sock.recv(MAX_PACKET, socket.MSG_DONTWAIT)
-        except (BlockingIOError, ConnectionResetError):
-            return
+        except OSError:
+            return None
         if reply in REPLIES:
             self.on_reply(REPLIES[reply], self.pid)
-        elif not reply:  # it has exited; SIGCHLD follows
-            self.close()
+        self.needs_log |= reply == REOPEN
+        return reply
+
+    def read_rest(self) -> None:
+        """Read the last replies of a worker that has exited."""
+        for _ in range(MAX_REPLIES):
+            if not self.read():
+                break
 
     def close(self) -> None:
         self.loop.watch(self.sock.fileno(), self, 0)
         self.sock.close()
 
-    def send_command(self, command: bytes, *fds: int) -> None:
-        """Send a command without waiting. A failure is ignored: a worker that does not comply is killed in time."""
+    def send_command(self, command: bytes, *fds: int) -> bool:
+        """Send a command without waiting. Whether it was sent; if not, a worker that does not comply is killed in time."""
         with contextlib.suppress(OSError):
-            socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT)
+            return bool(socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT))
+        return False
+
+    def send_log(self, target: str, fd: int) -> None:
+        """Have it write the access log to `fd`, if its log is `target`."""
+        self.needs_log = self.resources.config.access_log == target and not self.send_command(REOPEN, fd)
 
     def is_stuck(self, now: float, gap: float) -> bool:
         """Whether it has sent no heartbeat for `stuck_time` since one was due. gap: seconds since the last check.

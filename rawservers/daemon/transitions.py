@@ -3,16 +3,17 @@
 `transition` gives the next state, and the actions that go with it. The state is immutable, and the time comes with the event.
 `supervisor.py` makes events of signals, of replies and of the tick, and carries out the actions.
 
-A start is a reload without an old generation. A reload that is requested begins when no other is under way, and no old worker
-is left; retiring ones are hastened. Its steps:
+A start is a reload without an old generation. A reload that is requested begins when no other is under way. Its steps:
 
-    preparation  the configuration is read, sockets are bound, the log is opened
+    preparation  the configuration is read, which may take a while, sockets are bound, the log is opened
     start        new workers are forked while the old ones serve: theirs is the `next` generation
     hand-over    all new workers are ready: theirs is the `current` generation, and the old workers retire. Ends when none of
                  them accepts any more, or after START_TIME
 
 A failure before the hand-over discards the new generation, and the old one keeps serving; without an old one the server exits.
-Since a reload waits for the workers of the last one, there are never more than twice as many workers as configured.
+
+Workers retire for as long as they have connections, through several reloads: up to MAX_RETIRING times as many as a generation
+has. After a hand-over the oldest of those beyond that are told to stop, and the next reload waits for them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 RESPAWN_DELAY = 0.1, 5.0  # seconds between two forks, lowest and highest; doubled while workers exit before they are ready
 START_TIME = 30.0  # seconds for the workers of a new generation to become ready, and for the old ones to stop accepting
+MAX_RETIRING = 4  # workers that retire, in relation to those of the largest generation
 KILL_DELAY = 2.0  # seconds to SIGKILL, from SIGABRT (for the stack dump), from STOPPING_NOW, or from the end of drain_time
 
 
@@ -59,9 +61,10 @@ class WorkerState(NamedTuple):
 
 class EventKind(Enum):
     """RELOAD, STOP: were requested. TICK: time has passed. PREPARED, REJECTED: results of PREPARE. FORKED, FORK_FAILED: results
-    of FORK. READY, RETIRED: replies of a worker. STUCK: its heartbeats have ceased. EXITED: it has exited."""
+    of FORK. READY, RETIRED: replies of a worker. STUCK: its heartbeats have ceased. EXITED, KILLED: it has exited, or been
+    killed by SIGKILL."""
 
-    RELOAD, STOP, TICK, PREPARED, REJECTED, FORKED, FORK_FAILED, READY, RETIRED, STUCK, EXITED = range(11)
+    RELOAD, STOP, TICK, PREPARED, REJECTED, FORKED, FORK_FAILED, READY, RETIRED, STUCK, EXITED, KILLED = range(12)
 
 
 class ServerEvent(NamedTuple):
@@ -93,7 +96,7 @@ class Action(NamedTuple):
 
 
 def transition(state: ServerState, event: ServerEvent) -> tuple[ServerState, tuple[Action, ...]]:
-    """The next state, and the actions, in order. PREPARE and FORK come last; their result must be the next event."""
+    """The next state, and the actions, in order. FORK comes last; its result must be the next event."""
     state = state._replace(now=event.now, actions=()).handle(event).settle()
     return state, state.actions
 
@@ -102,14 +105,15 @@ class ServerState(NamedTuple):
     """At the start: with the first generation as `next`.
 
     workers: those that have not exited, by process id; current: the generation that serves; next: the one that is started;
-    handover: whether a hand-over is under way; reload_deadline: of the start and the hand-over; exit_status: None until a stop
-    begins; fork_at: no fork before; now, actions: of the last transition."""
+    handover: whether a hand-over is under way; preparing: whether PREPARE has no result yet; reload_deadline: of the start and
+    the hand-over; exit_status: None until a stop begins; fork_at: no fork before; now, actions: of the last transition."""
 
     workers: Mapping[int, WorkerState] = {}
     current: Generation | None = None
     next: Generation | None = None
     handover: bool = False
     reload_requested: bool = False
+    preparing: bool = False
     reload_deadline: float = inf
     exit_status: int | None = None
     respawn_delay: float = RESPAWN_DELAY[0]
@@ -130,9 +134,13 @@ class ServerState(NamedTuple):
             case EventKind.TICK, _:
                 return self.act(ActionKind.KILL, (pid for pid, worker in self.workers.items() if worker.kill_at < now))
             case EventKind.PREPARED, _:
-                return self._replace(next=generation, reload_deadline=now + START_TIME)
+                state = self._replace(preparing=False)
+                if state.exit_status is not None:
+                    return state.close(generation)
+                return state._replace(next=generation, reload_deadline=now + START_TIME)
             case EventKind.REJECTED, _:
-                return self.fail("invalid configuration")
+                state = self._replace(preparing=False)
+                return state.fail("invalid configuration") if state.exit_status is None else state
             case EventKind.FORKED, _:
                 return self._replace(forked_at=now).change({pid: worker})
             case EventKind.FORK_FAILED, _:
@@ -140,15 +148,18 @@ class ServerState(NamedTuple):
                 return state.fail("cannot start all workers") if self.current and generation == self.next else state
             case (EventKind.READY, WorkerPhase.STARTING) | (EventKind.RETIRED, WorkerPhase.RETIRING):
                 return self.change({pid: worker._replace(phase=WorkerPhase(worker.phase + 1))})
+            case EventKind.RETIRED, WorkerPhase.READY:  # by itself, on SIGTERM
+                return self.free_place().command(WorkerPhase.STOPPING, [pid])
             case EventKind.STUCK, _ if worker.kill_at > now + KILL_DELAY:  # else it was aborted, or is about to be killed
                 return self.change({pid: worker._replace(kill_at=now + KILL_DELAY)}).act(ActionKind.ABORT, [pid])
-            case EventKind.EXITED, phase:
+            case EventKind.EXITED | EventKind.KILLED, phase:
                 state = self._replace(workers={other: self.workers[other] for other in self.workers if other != pid})
                 if phase is WorkerPhase.READY:
-                    return state._replace(respawn_delay=RESPAWN_DELAY[0], fork_at=self.forked_at + RESPAWN_DELAY[0])
+                    return state.free_place()
                 if phase is WorkerPhase.STARTING:
                     state = state.back_off()
-                    return state.fail("a worker failed to start") if worker.generation == self.next else state
+                    failed = kind is EventKind.EXITED or worker.kill_at < inf  # else it was killed by somebody else
+                    return state.fail("a worker failed to start") if failed and worker.generation == self.next else state
                 return state
         return self
 
@@ -165,11 +176,12 @@ class ServerState(NamedTuple):
             retiring = any(worker.phase is WorkerPhase.RETIRING for worker in state.workers.values())
             if not retiring or state.now > state.reload_deadline:  # one that hangs finds the command in its socket later
                 state = state._replace(handover=False).act(ActionKind.COMPLETE, generation=state.current)
-        if state.reload_requested and not state.next and not state.handover:
-            if not state.former():  # the new configuration may remove the cause of failures, so the delay ends
-                state = state._replace(reload_requested=False, respawn_delay=RESPAWN_DELAY[0], fork_at=state.now)
-                return state.act(ActionKind.PREPARE)
-            state = state.command(WorkerPhase.STOPPING, state.former())
+                state = state.command(WorkerPhase.STOPPING, state.retiring()[: -state.max_retiring()])
+        is_busy = state.next or state.handover or state.preparing
+        if state.reload_requested and not is_busy and len(state.former()) <= state.max_retiring():
+            # The new configuration may remove the cause of failures, so the delay ends.
+            state = state._replace(reload_requested=False, respawn_delay=RESPAWN_DELAY[0], fork_at=state.now)
+            return state._replace(preparing=True).act(ActionKind.PREPARE)
         for generation in filter(None, (state.current, state.next)):
             if len(state.active(generation)) < generation.size and state.now >= state.fork_at:
                 return state.act(ActionKind.FORK, generation=generation)
@@ -187,7 +199,8 @@ class ServerState(NamedTuple):
         state = self.act(ActionKind.FAIL, reason=reason)
         if not self.current:
             return state.stop(1)
-        return state.command(WorkerPhase.STOPPING_NOW, self.former()).close(self.next)._replace(next=None)
+        new = [pid for pid, worker in self.workers.items() if worker.generation == self.next]
+        return state.command(WorkerPhase.STOPPING_NOW, new).close(self.next)._replace(next=None)
 
     def stop(self, exit_status: int) -> ServerState:
         """Begin a graceful stop."""
@@ -204,6 +217,10 @@ class ServerState(NamedTuple):
 
     def close(self, generation: Generation | None) -> ServerState:
         return self.act(ActionKind.CLOSE, generation=generation) if generation else self
+
+    def free_place(self) -> ServerState:
+        """A worker that was ready has left its place: it is taken at once, unless the last fork was a moment ago."""
+        return self._replace(respawn_delay=RESPAWN_DELAY[0], fork_at=self.forked_at + RESPAWN_DELAY[0])
 
     def back_off(self) -> ServerState:
         """Double the delay before the next fork, once for all workers that fail meanwhile."""
@@ -233,3 +250,11 @@ class ServerState(NamedTuple):
     def former(self) -> list[int]:
         """The workers that are not of the current generation."""
         return [pid for pid, worker in self.workers.items() if worker.generation != self.current]
+
+    def retiring(self) -> list[int]:
+        """The workers that retire, or have retired and have connections, the oldest first."""
+        phases = (WorkerPhase.RETIRING, WorkerPhase.RETIRED)
+        return [pid for pid, worker in self.workers.items() if worker.phase in phases]
+
+    def max_retiring(self) -> int:
+        return MAX_RETIRING * max([worker.generation.size for worker in self.workers.values()], default=0)

@@ -1,8 +1,9 @@
 """A worker process: event loop, listeners, connections, and how they stop.
 
 A graceful stop drains. The accept queue is emptied first, if no other process accepts from it; then the listeners close.
-Responses under way are finished, within `drain_time`. The next response on a kept connection is its last. Idle connections get
-a FIN after a second, since a request that crossed the signal may still arrive. A second signal stops at once.
+Responses under way are finished, within `drain_time`, and so are requests of which the whole head has arrived. Nobody else is
+waited for: idle connections, Telnet sessions and incomplete heads get a FIN after IDLE_GRACE, in which a request that crossed
+the signal may still arrive, and what lingers is closed after LINGER_GRACE. A second signal stops at once.
 
 A worker that retires, since others have taken over, drains without that hurry: idle connections stay until their own deadlines,
 Telnet sessions until they end, within `reload_drain`.
@@ -25,6 +26,7 @@ from dataclasses import replace
 from math import inf
 from typing import NoReturn
 
+from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
@@ -34,7 +36,7 @@ from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
 from rawservers.daemon.socket_table import SocketTable, state_word
-from rawservers.daemon.startup import CannotStart, Resources, connection_shares, make_services, max_connections
+from rawservers.daemon.startup import CannotStart, Resources, check_names, connection_shares, make_services, max_connections
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
@@ -46,16 +48,17 @@ log = logging.getLogger("rawservers")
 SLOW_WAKE = 1.0  # seconds of a wake from which on a warning is logged
 WARN_INTERVAL = 60.0  # seconds between two such warnings
 COUNT_BATCH = 500  # connections whose states are counted in one turn
-IDLE_GRACE = 1.0  # seconds before idle connections are closed in a graceful stop
+IDLE_GRACE = 0.3  # seconds before a connection without a response under way gets a FIN in a graceful stop
+LINGER_GRACE = 0.3  # seconds for which it then lingers at most
 STATUS_CONNECTIONS = 16  # beside all others, so that the status is available while the server is full
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
 
 # Commands of the supervisor, and replies. Each is one packet on a SOCK_SEQPACKET socket pair. A command is the name of the
 # WorkerPhase that it begins (RETIRING, STOPPING or STOPPING_NOW), or REOPEN.
-REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet
+REOPEN = b"REOPEN"  # write the access log to the descriptor that comes with this packet; as a reply: it had none, send it again
 READY = b"READY"  # accepting
-RETIRED = b"RETIRED"  # no longer accepting, after RETIRING
+RETIRED = b"RETIRED"  # no longer accepting: after RETIRING, or because of a SIGTERM to this worker
 REPLIES = {READY: EventKind.READY, RETIRED: EventKind.RETIRED}
 
 MAX_PACKET = 16  # bytes
@@ -67,8 +70,10 @@ collections_done = itertools.count(1)
 def serve(config: Config) -> None:
     """Serve in this process, without a supervisor, until SIGTERM or SIGINT. Call it in the main thread.
 
-    Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises CannotStart.
+    Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises ValueError for a service
+    or a document root that does not exist, and CannotStart.
     """
+    check_names(config)
     resources = Resources.prepare(replace(config, user=""))
     scoreboard = Scoreboard()
     worker = Worker(resources, scoreboard, scoreboard.allocate())
@@ -100,21 +105,29 @@ class Worker(EventHandler):
         self._at_end: list[Callback] = []
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
+        self._log_error = error_log.RepeatedError()
         self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
+        self._make = self._trace() if config.trace else Listener
         self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
-        self._services = make_services(config, loop.clock, self.access_log.add, self._get_status, self._table.ask)
-        make: Callable[..., Listener] = Listener
-        if config.trace:
-            from rawservers.logs import trace  # here, since it is seldom used
+        self._services = make_services(
+            config, loop.clock, self.access_log.add, self._get_status, resources.table, self._table.ask
+        )  # fmt: skip
+        self._listeners = [self._make_listener(server, listen.service) for server, listen in resources.servers.items()]
 
-            make, log_of_trace = trace.traced_listener, trace.trace_log()
-            loop.at_tick.append(log_of_trace.write)
-            self._at_end.append(log_of_trace.finish)
-        servers = resources.servers.items()
-        self._listeners = [make(server, self._services[its.service], loop, self._connections) for server, its in servers]
+    def _trace(self) -> Callable[..., Listener]:
+        """Begin a trace; returns what makes listeners with it."""
+        from rawservers.logs import trace  # here, since it is seldom used
+
+        log_of_trace = trace.trace_log()
+        self.loop.at_tick.append(log_of_trace.write)
+        self._at_end.append(log_of_trace.finish)
+        return trace.traced_listener
+
+    def _make_listener(self, server: ServerSocket, service: str) -> Listener:
+        return self._make(server, self._services[service], self.loop, self._connections)
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -133,15 +146,29 @@ class Worker(EventHandler):
         self.loop.at_tick += [self._tick, self._table.tick]
         self.loop.at_wake_end.append(self.access_log.flush)
         self.loop.run()
-        for listener in self._listeners:
-            listener.close()
-        for connection in self._connections:
-            self.loop.call_isolated(connection, connection.close)
+        self.close_listeners()
+        self.close_connections()
         self._write_metrics()
         self.access_log.close()
         for callback in self._at_end:
             callback()
         self.loop.close()
+
+    def listen(self, server: ServerSocket, service: str) -> None:
+        """Accept connections of `service` from `server`, too."""
+        self._listeners.append(self._make_listener(server, service))
+        self._listeners[-1].open()
+
+    def close_listeners(self) -> None:
+        """Close the server sockets, once the connections in their accept queues are accepted."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def close_connections(self) -> None:
+        """Close all connections at once."""
+        for connection in self._connections:
+            self.loop.call_isolated(connection, connection.close)
 
     def ready(self, events: int) -> None:
         """Execute a command of the supervisor. If it has exited, stop at once."""
@@ -151,8 +178,12 @@ class Worker(EventHandler):
             command = b""
         if command != REOPEN:
             {b"RETIRING": self.retire, b"STOPPING": self.finish}.get(command, self.loop.stop)()
-        elif fds:  # none if this process is out of descriptors
+        elif fds:
             self.access_log.reopen(fds[0])
+            self._log_error.clear()
+        else:
+            self._log_error.log("cannot take the reopened access log: too many open files; its lines go to the old file")
+            self._reply(REOPEN)  # the supervisor sends it again
 
     # Stop
 
@@ -167,20 +198,28 @@ class Worker(EventHandler):
         if self._stop_began == inf:
             self._stop_began = self.loop.clock.now
             self._drain(self._config.drain_time)
+            self.loop.call_at(self._stop_began + IDLE_GRACE, self.loop, self._hang_up_idle)
+
+    def leave(self) -> None:
+        """Stop gracefully. The supervisor gets a reply, and starts another worker in the place of this one."""
+        self.finish()
+        self._reply(RETIRED)
 
     def retire(self) -> None:
         """Stop accepting, and exit with the last connection. The supervisor gets a reply."""
         if self._stop_began == inf:
             self._drain(self._config.reload_drain)
+        self._reply(RETIRED)
+
+    def _reply(self, reply: bytes) -> None:
         with contextlib.suppress(OSError):  # it has exited, which the next read reports
-            self._supervisor.send(RETIRED)
+            self._supervisor.send(reply, socket.MSG_DONTWAIT)
 
     def _drain(self, limit: float) -> None:
         """Exit with the last connection, or after `limit` seconds (0: no limit)."""
         loop = self.loop
         self._limit_timer = loop.call_at(loop.clock.now + (limit or inf), loop, loop.stop, self._limit_timer)
-        for listener in self._listeners:
-            listener.close()
+        self.close_listeners()
         for connection in self._connections:
             loop.call_isolated(connection, connection.drain)
         loop.at_wake_end.append(self._stop_when_done)
@@ -189,16 +228,22 @@ class Worker(EventHandler):
         if not self._connections:
             self.loop.stop()
 
+    def _hang_up_idle(self) -> None:
+        """In a graceful stop, now and again: hang up where no response is under way, and close what has lingered."""
+        now = self.loop.clock.now
+        for connection in self._connections:
+            if connection.waits_for is Deadline.LINGER and connection.timer_started + LINGER_GRACE <= now:
+                self.loop.call_isolated(connection, connection.close)
+            elif connection.waits_for in (Deadline.IDLE, Deadline.HEAD) and not connection.has_unread():
+                self.loop.call_isolated(connection, connection.hang_up)
+        self.loop.call_at(now + LINGER_GRACE, self.loop, self._hang_up_idle)
+
     # Once a second
 
     def _tick(self) -> None:
         for listener in self._listeners:
             listener.tick()
         self._connections.forget_candidates()
-        if self.loop.clock.now - self._stop_began >= IDLE_GRACE:
-            for connection in self._connections:
-                if connection.waits_for is Deadline.IDLE and not connection.has_unread():
-                    self.loop.call_isolated(connection, connection.hang_up)
         self._warn_if_slow()
         if self._uncounted:  # the last count is not finished
             return self._write_metrics()
@@ -267,11 +312,12 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
         prepare()
         for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGTERM})
         faulthandler.enable(2)
         drop_privileges(resources.credentials)
         worker = Worker(resources, scoreboard, slot)
-        worker.loop.on_signal(signal.SIGTERM, worker.finish)  # not `stop`: the supervisor may send STOPPING as well
+        worker.loop.on_signal(signal.SIGTERM, worker.leave)  # not `stop`: the supervisor may send STOPPING as well
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are
         worker.loop.at_tick += [error_log.flush, collect_garbage]
         worker.run(sock)

@@ -16,8 +16,7 @@ from enum import Enum
 from rawservers.http.request import QUOTED, TOKEN, VALUE, require
 
 LINE_LIMIT = 256  # bytes of a chunk's first line
-FRAMING_LIMIT = 16384  # bytes of lines in a body, beyond what the data allows. Go: 16 KiB
-FRAMING_PER_BYTE = 8  # allowed by each byte of a chunk's data: a chunk of a single byte takes 5
+FRAMING_LIMIT = 16384  # bytes of lines and line ends in a body, and in a trailer line, beyond one for each byte of data
 
 TOO_MUCH_FRAMING = "The chunked body has too much besides its data."
 
@@ -53,7 +52,7 @@ class ChunkedBody:
         self._limit = limit
         self._next = LINE
         self._left = 0  # bytes of the present chunk's data still to come
-        self._framing = 0  # bytes of lines so far, beyond what the data allows
+        self._framing = 0  # bytes of lines and line ends so far
 
     @property
     def complete(self) -> bool:
@@ -93,10 +92,14 @@ class ChunkedBody:
 
     def _take_line(self, buffer: bytearray, start: int) -> bytearray:
         """The line that begins at `start`, with its end; empty while it is incomplete. Raises HTTPError if it is too long."""
-        limit = FRAMING_LIMIT - self._framing if self._next is TRAILER else LINE_LIMIT
+        limit = min(FRAMING_LIMIT, self._allowed() - self._framing) if self._next is TRAILER else LINE_LIMIT
         end = buffer.find(b"\n", start, start + limit) + 1
         require(end or len(buffer) - start < limit, 400, TOO_MUCH_FRAMING)
         return buffer[start:end]
+
+    def _allowed(self) -> int:
+        """Bytes that all lines and line ends may have."""
+        return FRAMING_LIMIT + len(self.data) + self._left
 
     def _handle_line(self, line: bytearray) -> None:
         """Check a line, and set what comes next. Raises HTTPError."""
@@ -110,7 +113,7 @@ class ChunkedBody:
         require(match, 400, "The chunked body has a malformed chunk line.")
         assert match
         self._left = int(match[1], 16)
-        self._framing = max(0, self._framing - FRAMING_PER_BYTE * self._left)
-        require(self._framing <= FRAMING_LIMIT, 400, TOO_MUCH_FRAMING)
+        self._framing += 2 if self._left else 0  # the line end behind the data
+        require(self._framing <= self._allowed(), 400, TOO_MUCH_FRAMING)
         require(len(self.data) + self._left <= self._limit, 413, f"The request body is longer than {self._limit} bytes.")
         self._next = DATA if self._left else TRAILER

@@ -8,6 +8,9 @@ head is complete, cut it off, parse it, read the body, and get a response (`Resp
 A call does at most STEPS of work. Then the conversation takes a turn (Deadline.TURN), even if no input is left, so that a
 client with many requests is read in turn with the others.
 
+A body that is made while it is sent (`Stream`) is continued in turns, each after all earlier output has left. Its request stays
+the present one until the end.
+
 After a malformed request the connection is closed, and what follows is discarded: the boundaries of requests are lost.
 """
 
@@ -23,11 +26,12 @@ from rawservers.http.epoch_cache import EpochCache
 from rawservers.http.framing import BLANK_LINES, cut_head
 from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
+from rawservers.http.stream import Stream, StreamError
 from rawservers.http.target import decode_target
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
-KEEP, CLOSE, LINGER = Closing
-HEAD, IDLE, TURN = Deadline.HEAD, Deadline.IDLE, Deadline.TURN
+KEEP, CLOSE, LINGER, RESET = Closing
+HEAD, IDLE, TURN, NONE = Deadline.HEAD, Deadline.IDLE, Deadline.TURN, Deadline.NONE
 
 STEPS = 64  # of work in one call, about half a millisecond
 LOOKUP_STEPS = 1  # for a response from the cache
@@ -78,11 +82,12 @@ class Conversation(Protocol):
     __slots__ = (
         "_buffer", "_chunked", "_clock", "_common_headers", "_counters", "_epoch_cache", "_future", "_handler_steps",
         "_kept_alive_at", "_lookup", "_peer", "_request", "_requests_left", "_responder", "_scanned", "_started_at",
-        "closing", "steps", "waiting",
+        "_stream", "_stream_end", "closing", "steps", "waiting",
     )  # fmt: skip
 
     closable_when_idle = True
     _chunked: ChunkedBody  # of the present request; not set for any other, so that others pay nothing
+    _stream_end: tuple[Closing, ResponseEnd]  # what comes after the stream
 
     def __init__(self, peer: Peer, responder: Responder, max_requests: int = 0) -> None:
         self.closing = KEEP
@@ -103,6 +108,7 @@ class Conversation(Protocol):
         self._kept_alive_at = 0.0  # when a response last left the connection open
         self._request: Request | None = None  # that waits for its body or its response
         self._future: Future[Response] | None = None
+        self._stream: Stream | None = None  # the body that is being sent
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
         clock = self._clock
@@ -144,6 +150,10 @@ class Conversation(Protocol):
             self.waiting = IDLE
         return ()
 
+    def connection_lost(self) -> None:
+        if self._stream:
+            self._stream.close()
+
     def resume(self, looked_up: int = 0) -> Sequence[Chunk]:
         """Process the buffer until input is missing, the connection is to be closed, or the limits of a call are reached.
 
@@ -156,17 +166,24 @@ class Conversation(Protocol):
         while (self._buffer or self._request) and self.closing is KEEP:
             if queued > HIGH_WATER or self.steps + self._handler_steps >= STEPS:
                 break
+            if self._stream and not self._continue_stream(self._stream, chunks):
+                break
             response = self._next_response(chunks, looked_up)
             if response is None:
                 break
             more = self._serialize(response)
+            if type(response.content.body) is Stream:
+                self._stream, self._stream_end = response.content.body, (self.closing, more[-1])
+                self.closing, self.waiting = KEEP, TURN
+                chunks.append(more[0])
+                continue
             queued += body_length(more[:-1])
             chunks += more
             self.steps += len(more) - 2  # each further chunk, as of a multipart response, is a system call
             self._started_at = self._clock.now
             looked_up = 0
         rests = self.steps >= STEPS or (self._buffer and (queued > HIGH_WATER or self._handler_steps))
-        if rests and self.waiting is not Deadline.NONE and self.closing is KEEP:
+        if rests and self.waiting is not NONE and self.closing is KEEP:
             self.waiting = TURN
         self.steps += self._handler_steps
         return tuple(chunks)
@@ -196,7 +213,9 @@ class Conversation(Protocol):
             response = self._respond(self._request)
             if response is not None:
                 self._counters.answers += 1
-                self._request = self._future = None
+                self._future = None
+                if type(response.content.body) is not Stream:
+                    self._request = None
             return response
         except HTTPError as failure:
             self.closing = LINGER
@@ -257,10 +276,38 @@ class Conversation(Protocol):
         if isinstance(response, PreparedResponse):
             return response
         self._future = response
-        self.waiting = Deadline.NONE  # no input is read meanwhile
+        self.waiting = NONE  # no input is read meanwhile
         peer = self._peer  # not `self`, which refers to the future: without the cycle it is freed with its connection
         response.add_done_callback(lambda future: peer.wake())
         return self._respond(request)
+
+    def _continue_stream(self, stream: Stream, chunks: list[Chunk]) -> bool:
+        """Append the next pieces of the stream. Returns whether it has ended, and another request may be looked at."""
+        now = self._clock.now
+        if now < stream.due:  # woken by something else
+            return False
+        closing, end = self._stream_end
+        queued = 0
+        while queued <= HIGH_WATER and self.steps < STEPS:
+            try:
+                piece = stream.next_piece()
+            except StreamError:
+                piece, closing = None, RESET  # so that the client does not take it for complete
+            if isinstance(piece, bytes):
+                chunks.append(piece)
+                queued += len(piece)
+                self.steps += 1 + len(piece) // BYTES_PER_STEP
+            elif piece is None:
+                self._stream = self._request = None
+                self.closing, self.waiting = closing, HEAD if self._buffer else IDLE
+                chunks += (stream.end if closing is not RESET else b"", end)
+                return closing is KEEP and bool(self._buffer)
+            else:
+                self.waiting, stream.due = NONE, now + piece
+                self._peer.call_later(piece)
+                return False
+        self.waiting = TURN
+        return False
 
     def _serialize(self, response: PreparedResponse) -> tuple[*tuple[bytes | FileSlice, ...], ResponseEnd]:
         """The chunks of the response. Sets `closing` and `waiting` for what follows it."""
@@ -287,7 +334,9 @@ class Conversation(Protocol):
         if type(body) is bytes:
             return b"".join((response.status_line, lines, response.header_tail, body)), end
         head = response.status_line + lines + response.header_tail
-        pieces = (head, *body) if isinstance(body, tuple) else (head, body)
+        pieces: tuple[bytes | FileSlice, ...] = (head,)
+        if isinstance(body, tuple | FileSlice):
+            pieces += body if isinstance(body, tuple) else (body,)
         return *pieces, end
 
     def _is_reused(self) -> bool:

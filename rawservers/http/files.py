@@ -31,6 +31,7 @@ import stat
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
+from pathlib import Path
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
@@ -169,10 +170,19 @@ class FileCache:
 
 
 class DocumentRoot:
-    """The files below the directory `root`. suffixes: those of the precompressed variants of a given path."""
+    """The files below the directory `root`; or it alone, if it is a file.
+
+    suffixes: those of the precompressed variants of a given path.
+    """
 
     def __init__(self, root: str, clock: FreshnessClock, suffixes: Callable[[bytes], list[bytes]], cache: FileCache) -> None:
-        self._root = os.fsencode(os.path.abspath(root)).rstrip(b"/")
+        path = os.fsencode(os.path.abspath(root))
+        self._name, self._only = b"", b""  # paths of a file that alone is served: as it was named, and its real one
+        if os.path.isfile(path):
+            self._name = b"/" + os.path.basename(path)
+            path, name = os.path.split(os.path.realpath(path))
+            self._only = b"/" + name
+        self._root = path.rstrip(b"/")
         # The real path of the root, with a slash at its end, and its device and inode. Always replaced as a whole: the
         # builder's thread reads it as well.
         self._real_root: tuple[bytes, tuple[int, int] | None] = b"", None
@@ -189,6 +199,8 @@ class DocumentRoot:
         The body is valid until the next call. Raises IsADirectoryError for a directory, FileNotFoundError also for hidden files
         and those outside the root, PermissionError for special files, and other OSErrors.
         """
+        if path == self._name:
+            path = self._only
         key = (self, path)  # sites may differ in their variants
         epoch = self._clock.epoch
         file = self._cache.get(key)
@@ -278,8 +290,8 @@ class DocumentRoot:
         Raises FileNotFoundError for hidden files and those outside the root, and other OSErrors. report: whether to log that a
         link leads to such a file.
         """
-        if is_hidden(path):
-            raise FileNotFoundError(errno.ENOENT, "hidden")
+        if is_hidden(path) or (self._only and path != self._only):
+            raise FileNotFoundError(errno.ENOENT, "hidden, or beside the only file")
         path_fd = os.open(self._root + path, os.O_PATH | os.O_CLOEXEC)
         try:
             real_path = os.readlink(b"/proc/self/fd/%d" % path_fd)
@@ -326,6 +338,15 @@ def is_hidden(path: bytes) -> bool:
     `path` begins with a slash.
     """
     return HIDDEN.search(path) is not None
+
+
+def open_body(path: Path) -> FileSlice:
+    """The regular file at `path`, whoever named it: a handler. Raises OSError."""
+    opened = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.close)
+    status = os.fstat(opened.fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise PermissionError(errno.EACCES, "not a regular file", os.fspath(path))
+    return FileSlice(opened, 0, status.st_size)
 
 
 def read_all(fd: int, size: int) -> bytes:

@@ -4,7 +4,7 @@
 
 A malformed `bytes=` is refused with 416, since a client that asks for a part may not be prepared for the whole of a large file.
 An unknown unit is ignored, as the RFC demands. Ranges of an empty file are ignored, as §14.2 permits: a client that limits each
-download by `bytes=0-N` gets it, and one that resumes a longer file learns that there is nothing to resume.
+download by `bytes=0-N` gets it.
 
 The cost of a request is bounded. Ranges that touch or overlap are coalesced, so that no byte is sent twice (CVE-2011-3192).
 With more than MAX_RANGES of them the file is sent whole. Long numbers are cut before they are converted. Parts are sent in the

@@ -7,17 +7,20 @@ response has the version that its request asks for, and a Content-Length, except
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from http import HTTPStatus
-from typing import Protocol, TypeAlias
+from pathlib import Path
+from typing import Protocol, Self, TypeAlias
 
 from rawservers import __version__
 from rawservers.core.protocol import FileSlice, ResponseEnd
 from rawservers.http.dates import http_date
 from rawservers.http.request import TOKEN, VALUE, Request
+from rawservers.http.stream import Item, Stream
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
 REASONS |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}  # RFC 9110; those of 3.11 are older
@@ -26,8 +29,9 @@ STATUS_LINES = {  # shared by all responses of a status
     for version in (b"HTTP/1.0", b"HTTP/1.1")
     for status, reason in REASONS.items()
 }
+TEXT = ("Content-Type", "text/plain; charset=utf-8")
 RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
-BODILESS_STATUSES = {204, 304}  # without a body, and so without a Content-Length (RFC 1945 §7.2)
+BODILESS_STATUSES = {204, 205, 304}  # without a body, and but for 205 without a Content-Length (RFC 9110 §8.6, §15.3.6)
 
 ERROR_PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -42,23 +46,56 @@ ERROR_PAGE = """<!DOCTYPE html>
 """
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
-Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...]  # small content, part of a file, or pieces of both
+# Small content, part of a file, or pieces of both; a file to open; or what is made while it is sent.
+Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...] | Path | Stream
 
 
-@dataclass(slots=True, eq=False)
 class Response:
-    """A response: status, header fields, body. Content-Length, Date, Connection and Server are added when it is serialized."""
+    """A response: status, header fields, body. Content-Length, Date, Connection and Server are added when it is serialized.
 
-    status: int
-    headers: Headers = ()
-    body: Body = b""
+    headers: pairs or a mapping. body: bytes; text, sent as UTF-8; the Path of a file, which is opened once the handler has
+    returned; or an iterator of bytes or text. Text and files get a Content-Type, unless `headers` has one.
+
+    An iterator is asked again once all it has given was sent. It runs in the event loop, so it must give each item quickly; a
+    number in place of bytes is the seconds to wait before it is asked again. The end of the connection is the end of such a
+    body; for an HTTP/1.1 client, and with `http.version = "1.1"`, it is sent in chunks, and the connection persists.
+    """
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(
+        self,
+        status: int = 200,
+        headers: Headers | Mapping[str, str] = (),
+        body: Body | str | Iterator[Item] = b"",
+    ) -> None:
+        self.status = status
+        self.headers = list(headers.items()) if isinstance(headers, Mapping) else headers
+        self.body: Body = body if isinstance(body, bytes | FileSlice | tuple | Path | Stream) else self._converted(body)
+
+    def _converted(self, body: str | Iterator[Item]) -> Body:
+        """The body made from text or an iterator. Raises TypeError."""
+        if isinstance(body, str):
+            if not any(name.lower() == "content-type" for name, _ in self.headers):
+                self.headers = [*self.headers, TEXT]
+            return body.encode()
+        if isinstance(body, Iterator):
+            return Stream(body)
+        raise TypeError(f"not a body: {body!r} (bytes, str, Path or an iterator)")
+
+    @classmethod
+    def json(cls, value: object, status: int = 200, headers: Headers | Mapping[str, str] = ()) -> Self:
+        """A response with `value` as JSON. Raises TypeError or ValueError, as `json.dumps` does."""
+        response = cls(status, headers, json.dumps(value).encode())
+        response.headers = [("Content-Type", "application/json"), *response.headers]
+        return response
 
 
 def body_length(body: Body) -> int:
-    """The length of a body in bytes."""
+    """The length of a body in bytes, 0 if it is not known yet."""
     if isinstance(body, tuple):
         return sum([len(piece) if isinstance(piece, bytes) else piece.count for piece in body])
-    return body.count if isinstance(body, FileSlice) else len(body)
+    return len(body) if isinstance(body, bytes) else body.count if isinstance(body, FileSlice) else 0
 
 
 def error_response(status: int, message: str, headers: Headers = ()) -> Response:
@@ -146,15 +183,16 @@ class PreparedResponse:
     def __init__(self, response: Response, request: Request, sized: bool = True) -> None:
         """Serialize the response to `request`.
 
-        sized: whether the length of the body is known. False only for a HEAD request, whose response then has no
-        Content-Length.
+        sized: whether the length of the body is known; otherwise the response has no Content-Length.
         """
         status = response.status
-        size = body_length(response.body) if status != 205 else 0  # RFC 9110 §15.3.6
+        size = body_length(response.body) if status != 205 else 0
         head = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-        if status not in BODILESS_STATUSES and sized:
+        bodiless = status in BODILESS_STATUSES or request.method == "HEAD"
+        if status == 205 or (status not in BODILESS_STATUSES and sized):
             head += f"Content-Length: {size}\r\n"
-        bodiless = status in BODILESS_STATUSES or status == 205 or request.method == "HEAD"
+        elif not sized and not bodiless and type(response.body) is Stream and response.body.is_chunked:
+            head += "Transfer-Encoding: chunked\r\n"
         version = request.response_version
         self.status_line = STATUS_LINES.get((version, status)) or b"%b %d \r\n" % (version, status)
         self.header_tail = f"{head}\r\n".encode("latin-1")

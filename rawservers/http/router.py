@@ -13,7 +13,11 @@ path is normalised, see target.py; `Request.target` is as sent.
 
 A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
 Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
-handler raises, or returns anything else, the response is 500 and the traceback is logged. A handler is called for every method.
+handler raises, or returns anything else, the response is 500 and the traceback is logged.
+
+A handler is called for every method, unless methods are named before its path: ("GET,POST /hello", hello). GET is also HEAD.
+For other methods the response is 405, unless another handler of the same path takes them.
+
 A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler. It is handed
 over whole, whether the client sent it with a Content-Length or in chunks.
 """
@@ -21,16 +25,19 @@ over whole, whether the client sent it with a Content-Length or in chunks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from os import fsencode
+from pathlib import Path
 
-from rawservers.core.protocol import FileSlice
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
+from rawservers.http.files import open_body
 from rawservers.http.request import HTTPError, Request, parse_host
-from rawservers.http.response import PreparedResponse, Response, check_headers
-from rawservers.http.site import Site
+from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, check_headers
+from rawservers.http.site import Site, media_type
+from rawservers.http.stream import Stream
 from rawservers.settings import Config, Handler
 
 log = logging.getLogger("rawservers")
@@ -42,26 +49,38 @@ class Router(Responder):
     """The Responder of the HTTP service.
 
     sites: the default site first. config: its `handlers`, of which the one with the longest path is called, `body_limit`,
-    `server_header`, `http_version` and `encoded_slash`. Raises ValueError if a site has a malformed host name.
+    `server_header`, `http_version` and `encoded_slash`. Raises ValueError for a malformed host name or path.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
         super().__init__(cache.lookup, config.server_header, config.http_version, config.encoded_slash)
         self._default = sites[0]
         self._sites = {parse_host(host): site for site in sites for host in site.hosts}
+        by_path: defaultdict[str, dict[str, Handler]] = defaultdict(dict)
+        for target, handler in config.handlers:
+            names, _, path = ("", "", target) if target.startswith("/") else target.partition(" ")
+            if not path.startswith("/"):
+                raise ValueError(f"handlers: expected a path, or METHODS and a path, not {target!r}")
+            methods = names.split(",")
+            by_path[path] |= dict.fromkeys(methods, handler)
+            if "GET" in methods:
+                by_path[path].setdefault("HEAD", handler)
         self._handlers = [
-            (fsencode(path), fsencode(path.removesuffix("/") + "/"), handler)  # itself, and what all below it begin with
-            for path, handler in sorted(config.handlers, key=lambda row: -len(row[0]))
+            (fsencode(path), fsencode(path.removesuffix("/") + "/"), by_path[path])  # itself, and what all below it begin with
+            for path in sorted(by_path, key=len, reverse=True)
         ]
         self._body_limit = config.body_limit
 
     def max_body(self, request: Request) -> int | None:
-        return self._body_limit if self._handler(request) else None
+        return self._body_limit if handler_for(request, self._find(request)) else None
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
-        handler = self._handler(request)
-        if handler is None:
+        handlers = self._find(request)
+        if not handlers:
             return self._site(request).respond(request, future)
+        handler = handler_for(request, handlers)
+        if handler is None:
+            return self._site(request).page(405, request, [("Allow", ", ".join(sorted(handlers)))])
         request.steps = 0 if future else HANDLER_STEPS
         caught = BaseException if future else Exception  # a SystemExit of another thread is an error of this request only
         try:
@@ -77,9 +96,15 @@ class Router(Responder):
     def _site(self, request: Request) -> Site:
         return self._sites.get(request.host, self._default)
 
-    def _handler(self, request: Request) -> Handler | None:
+    def _find(self, request: Request) -> Mapping[str, Handler]:
+        """The handlers of the longest path that owns that of the request, by method, "" for all others; {}: there are none."""
         path = request.path_bytes
-        return next((handler for own, below, handler in self._handlers if path == own or path.startswith(below)), None)
+        return next((handlers for own, below, handlers in self._handlers if path == own or path.startswith(below)), {})
+
+
+def handler_for(request: Request, handlers: Mapping[str, Handler]) -> Handler | None:
+    """The handler for the method of the request, if there is one."""
+    return handlers.get(request.method) or handlers.get("")
 
 
 def prepare_valid(response: object, request: Request) -> PreparedResponse:
@@ -89,6 +114,18 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
     if not 200 <= response.status <= 599:
         raise ValueError(f"not the status of a final response: {response.status}")
     check_headers(response.headers)
-    if not isinstance(response.body, bytes | FileSlice):
-        raise TypeError(f"not a body: {response.body!r}")
+    body = response.body
+    if isinstance(body, Path):
+        kind = ("Content-Type", media_type(fsencode(body)))
+        has_type = any(name.lower() == "content-type" for name, _ in response.headers)
+        response = Response(response.status, response.headers if has_type else [*response.headers, kind], open_body(body))
+    elif isinstance(body, Stream):
+        if request.method == "HEAD" or response.status in BODILESS_STATUSES:
+            body.close()
+            return PreparedResponse(Response(response.status, response.headers), request, sized=False)
+        body.on_failure = lambda failure: log.error("body for %s failed", request.target, exc_info=failure)
+        body.is_chunked = request.response_version == b"HTTP/1.1"
+        if not body.is_chunked:
+            request.keep_alive = False
+        return PreparedResponse(response, request, sized=False)
     return PreparedResponse(response, request)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
@@ -44,7 +44,16 @@ COMPRESSIBLE = re.compile(
 OTHER_TYPE = "application/octet-stream"
 # By the ending, or by the whole name of a file without one. Not those of the mimetypes module, which differ between systems.
 MEDIA_TYPES = Path(__file__).with_name("media_types.txt").read_text("ascii")
-TYPES = {name: kind for kind, *names in map(str.split, re.findall("(?m)^[^#\n].*", MEDIA_TYPES)) for name in names}
+
+
+def with_charset(kind: str) -> str:
+    """The media type, with a charset if it is a text type without one."""
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
+
+
+TYPES = {
+    name: with_charset(kind) for kind, *names in map(str.split, re.findall("(?m)^[^#\n].*", MEDIA_TYPES)) for name in names
+}
 
 ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
 ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
@@ -68,10 +77,7 @@ class Site:
         self.hosts = config.hosts
         self._clock = clock.loop_clock
         self._cache = cache
-        self._types = {
-            extension: f"{kind}; charset=utf-8" if kind.startswith("text/") and "charset" not in kind else kind
-            for extension, kind in (TYPES | dict(config.types)).items()
-        }
+        self._types = TYPES | {name: with_charset(kind) for name, kind in config.types}
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._redirects = [(fsencode(source), target) for source, target in config.redirects]
         self._pages = dict(config.error_pages)
@@ -190,10 +196,7 @@ class Site:
         return list(CODINGS) if self._config.precompressed and COMPRESSIBLE.match(self._type(path)) else []
 
     def _type(self, path: bytes) -> str:
-        """The media type by the file name's extension, or by a name without one; text types with a charset."""
-        _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
-        other = OTHER_TYPE if dot else self._types.get("", OTHER_TYPE)
-        return self._types.get((dot + extension).decode("latin-1").lower(), other)
+        return media_type(path, self._types)
 
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
@@ -251,6 +254,13 @@ class Site:
                     log.error("cannot read the fallback %s: %s", fallback, further.strerror)
             return self.page(404, request, [("Vary", "Accept")])
         return self.page(status, request, [("Retry-After", "1")] if status == 503 else ())
+
+
+def media_type(path: bytes, types: Mapping[str, str] = TYPES) -> str:
+    """The media type by the file name's extension, or by a name without one; text types with a charset."""
+    _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
+    other = OTHER_TYPE if dot else types.get("", OTHER_TYPE)
+    return types.get((dot + extension).decode("latin-1").lower(), other)
 
 
 def without(name: str, headers: Headers) -> Headers:

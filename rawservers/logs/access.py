@@ -22,6 +22,7 @@ from typing import NamedTuple
 from rawservers.core.peer import Clock, Peer
 from rawservers.http.response import AccessRecord
 from rawservers.logs.sink import duplicate, open_sink
+from rawservers.logs.trust import open_as_root
 
 log = logging.getLogger("rawservers")
 
@@ -102,14 +103,16 @@ class AccessLog:
         self._start = self._format.start.format(self._format.escape(name, MAX_HOST), self._time)
 
 
-def open_target(target: str) -> int:
-    """A descriptor for writing the log. target: the path of a file, "-" for standard output, or "off".
+def open_target(target: str, uid: int = 0) -> int:
+    """A descriptor for writing the log. target: the path of a file, "-" for standard output, or "off"; uid: of the workers.
 
     -1 for "off", and if standard output is closed. Raises OSError.
     """
     if target == "off":
         return -1
-    return duplicate(1) if target == "-" else os.open(target, OPEN_FLAGS, 0o640)
+    if target == "-":
+        return duplicate(1)
+    return os.open(target, OPEN_FLAGS, 0o640) if os.geteuid() else open_as_root(target, OPEN_FLAGS, 0o640, uid)
 
 
 def rotated(fd: int, target: str) -> bool:

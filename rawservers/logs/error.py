@@ -16,7 +16,10 @@ from collections.abc import Sequence
 
 from rawservers.logs.sink import BLOCK, duplicate, open_sink
 
+log = logging.getLogger("rawservers")
+
 MAX_PENDING = 1 << 17  # bytes buffered for a slow reader; the first lines of a failure matter most
+REPEAT_INTERVAL = 60.0  # seconds between two lines of the same RepeatedError
 PRIORITIES = "776432"  # those of syslog(3), by level // 10: NOTSET, DEBUG, INFO, WARNING, ERROR, CRITICAL
 
 
@@ -35,6 +38,25 @@ def flush() -> None:
     """Write pending lines. Call once a second."""
     for handler in logging.getLogger().handlers:
         handler.flush()
+
+
+class RepeatedError:
+    """An error that may occur again and again: logged at once, then once in REPEAT_INTERVAL, with the number of times."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """It is over: the next one is logged at once."""
+        self._text, self._count, self._logged_at = "", 0, -math.inf
+
+    def log(self, text: str) -> None:
+        """text: if it is another one than the last time, it is logged at once as well."""
+        self._count += 1
+        now = time.monotonic()
+        if text != self._text or now - self._logged_at >= REPEAT_INTERVAL:
+            log.error("%s%s", text, f" ({self._count} times)" * (self._count > 1))
+            self._text, self._count, self._logged_at = text, 0, now
 
 
 class ErrorLog(logging.Handler):

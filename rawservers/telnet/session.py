@@ -37,7 +37,7 @@ from rawservers.telnet.nvt import encode
 from rawservers.telnet.options import LOGOUT
 from rawservers.telnet.service import Dialogue, Hidden, LineService, run_service
 
-KEEP, CLOSE, LINGER = Closing
+KEEP, CLOSE, LINGER = Closing.KEEP, Closing.CLOSE, Closing.LINGER
 
 # Steps of one call, at most, besides those of the event that it handled last: about half a millisecond, too little to delay
 # other connections and enough that a turn costs little beside it. They return little more than HIGH_WATER bytes.

@@ -14,9 +14,10 @@ from tests.harness.needs import ROOT
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rawservers", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
 
 
 def asked(*arguments: str | Path, **inherited: Sequence[int]) -> Config:
     """The Config that such a command line comes to."""
-    return configure(parse(list(map(str, arguments))), inherited)
+    args = parse(list(map(str, arguments)))
+    return configure(args, inherited, Path(args.config).read_bytes() if args.config else b"")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from rawservers.config.toml import load
+from rawservers.config import source, toml
 from rawservers.services import default_addresses
 from rawservers.settings import Config, ConfigError
 from tests.example_configuration import uncommented, written
@@ -17,6 +18,12 @@ EXAMPLE = uncommented(written())
 
 # What no key takes, but for `true` where there is a switch.
 WRONG = ["true", "-1", "-0.5", '"\\u0000"', "[1979-05-27]", "{ a.b.c = 1 }", "1979-05-27"]
+
+
+def load(path: str, services: Mapping[str, str], given: Sequence[str] = ()) -> Config:
+    """The Config of the file at this path."""
+    with mock.patch.object(source, "SETTLE_TIME", 0):
+        return toml.load(source.read_settled(path), path, services, given)
 
 
 def loaded(path: Path, text: str, given: tuple[str, ...] = ()) -> Config:

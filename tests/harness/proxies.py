@@ -1,4 +1,7 @@
-"""Real reverse proxies before a server: nginx and haproxy, each listening on a unix socket, with a pool of connections."""
+"""Real reverse proxies before a server: nginx and haproxy, each listening on a unix socket, with a pool of connections.
+
+Requests are passed on as they come, with a field X-Proxy of their own. One that does not end in two seconds is given up.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,14 @@ http {{
     access_log off;
     client_body_temp_path {place}/1; proxy_temp_path {place}/2; fastcgi_temp_path {place}/3;
     uwsgi_temp_path {place}/4; scgi_temp_path {place}/5;
+    client_header_timeout 2s; client_body_timeout 2s; keepalive_timeout 2s; lingering_timeout 1s; proxy_next_upstream off;
     upstream backend {{ server {host}:{port}; keepalive 16; }}
     server {{
         listen unix:{place}/front;
         location / {{
             proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection "";
             proxy_request_buffering off;  # chunks are passed on as chunks
+            proxy_set_header X-Proxy $request_id;
         }}
     }}
 }}
@@ -32,11 +37,14 @@ HAPROXY = """
 defaults
     mode http
     timeout connect 20s
-    timeout client 20s
-    timeout server 20s
+    timeout client 2s
+    timeout http-request 2s
+    timeout http-keep-alive 2s
+    timeout server 6s
     http-reuse always
 frontend front
     bind unix@{place}/front
+    http-request set-header X-Proxy %[uuid()]
     default_backend back
 backend back
     server s {host}:{port}

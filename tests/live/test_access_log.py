@@ -227,6 +227,55 @@ def test_every_worker_goes_on_with_the_new_log(conf: Path, tmp_path: Path) -> No
             busy.enter_context(stopped(pid))
 
 
+def test_workers_without_a_descriptor_for_the_new_log(conf: Path, tmp_path: Path) -> None:
+    """Their lines go to the old one, until they have."""
+    log, old = tmp_path / "log", tmp_path / "log.1"
+    with supervise("-c", conf, "--access-log", log, workers=1) as server, contextlib.ExitStack() as stack:
+        sock = stack.enter_context(server.connect())
+        sock.sendall(KEPT)
+        assert receive_until(sock, CONTENT)
+        limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+        rotate(log, 1)
+        server.signal(signal.SIGUSR1)
+        until(lambda: "cannot take the reopened access log" in server.stderr(), "it is told")
+        for count in (2, 3):
+            sock.sendall(KEPT)
+            assert receive_until(sock, CONTENT)
+            until(lambda: old.read_text().count("\n") == count, "a line in the old one")  # noqa: B023
+        assert log.read_text() == ""
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+        until(lambda: kinds(server.pid)[str(log)] == 1, "it has the new one")
+        sock.sendall(KEPT)
+        assert receive_until(sock, CONTENT)
+        until(lambda: log.read_text().count("\n") == 1, "a line in the new one")
+        assert server.stderr().count("cannot take") == 1
+
+
+def test_a_folder_that_vanishes_is_told_once(conf: Path, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with supervise("-c", conf, "--access-log", logs / "log", workers=1) as server:
+        assert get(server) == CONTENT
+        for number in range(2):
+            logs.rename(tmp_path / f"away{number}")
+            until(lambda: server.stderr().count("cannot reopen the access log") == number + 1, "it is told")  # noqa: B023
+            told = server.stderr()
+            begun = wakes(server.process.pid)
+            until(lambda: wakes(server.process.pid) > begun + 10, "ten ticks, at each of which it is tried")  # noqa: B023
+            assert get(server) == CONTENT
+            logs.mkdir()
+            until((logs / "log").exists, "the new log")
+            assert server.stderr() == told
+            assert get(server) == CONTENT
+            until(lambda: (logs / "log").read_text().count("\n") == 1, "its line")
+
+
+def wakes(pid: int) -> int:
+    """How often it has begun to wait so far."""
+    return int(Path(f"/proc/{pid}/status").read_text().rpartition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
 def test_a_log_that_cannot_be_opened_anew(conf: Path, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     with supervise("-c", conf, "--access-log", tmp_path / "logs" / "log") as server:

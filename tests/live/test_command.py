@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import requests
 
 from rawservers import __version__
+from rawservers.daemon import control
 from rawservers.settings import ListenConfig
 from tests.harness.command import asked, run
 from tests.harness.needs import ROOT
@@ -53,6 +55,15 @@ def test_no_file(tmp_path: Path, check: list[str]) -> None:
     assert done.stderr == f"{tmp_path / 'nope'}: cannot be read: no such file or directory\n"
 
 
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_what_is_no_file(tmp_path: Path, check: list[str]) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/zero"), Path("/dev/stdin")):
+        done = run("-c", path, *check)
+        assert (done.returncode, done.stdout, done.stderr) == (78, "", f"{path}: cannot be read: not a regular file\n")
+
+
 def test_a_start_with_a_file(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "conf.toml"
     path.write_text(f"""
@@ -73,7 +84,7 @@ def test_a_start_with_a_file(folder: Path, tmp_path: Path) -> None:
 
 def test_a_start_loads_nothing_that_it_does_not_need(folder: Path) -> None:
     program = (
-        "import sys; from rawservers.cli import configure, parse; configure(parse(sys.argv[1:]));"
+        "import sys; from rawservers.cli import configure, parse; configure(parse(sys.argv[1:]), {}, b'# nothing');"
         "print(*{'tomllib', 'difflib', 'pwd', 'grp', 'rawservers.config.toml'} & sys.modules.keys())"
     )
     for arguments, some in ((["--http", "0", "--workers", "2", folder], False), (["-c", "/dev/null"], True)):
@@ -87,7 +98,11 @@ def test_version_and_help() -> None:
     said = run("--help").stdout
     for word in (
         "DIR",
+        "FILE",
         "--http",
+        "--port",
+        "--bind",
+        "--no-listing",
         "--telnet",
         "--access-log",
         "--workers",
@@ -112,10 +127,112 @@ def test_it_says_where_it_listens(folder: Path) -> None:
     assert re.fullmatch(r"telnet listening on \[::\]:[1-9]\d*", third)
 
 
-def test_the_welcome_page() -> None:
-    with Server("--http", "0", "--telnet", "off") as server:
-        assert "It works" in requests.get(server.url, timeout=10).text
-        assert "telnet listening" not in server.stderr()
+@pytest.mark.parametrize("telnet", ["off", "0", "[::1]:0"])
+def test_the_welcome_page(telnet: str) -> None:
+    """It names what runs, where it runs."""
+    with Server("--http", "0", "--telnet", telnet) as server:
+        host, port = server.address("http")
+        answer = requests.get(server.url, timeout=10)
+        assert "It works" in answer.text
+        assert f"| nc {host} {port}<" in answer.text
+        if telnet == "off":
+            assert "telnet" not in answer.text
+            assert "telnet listening" not in server.stderr()
+        else:
+            assert "<code>telnet {} {}</code>".format(*server.address("telnet")) in answer.text
+        assert "2323" not in answer.text
+        assert requests.get(f"{server.url}/index.html", timeout=10).text == answer.text
+        assert requests.head(server.url, timeout=10).headers["Content-Length"] == str(len(answer.content))
+        assert requests.get(f"{server.url}/other", timeout=10).status_code == 404
+        assert "(serving the welcome page)" in server.stderr()
+
+
+def test_the_welcome_page_on_unix_sockets_and_all_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "a b"
+    with Server("--http", ":0", "--http", f"unix:{path}", "--telnet", ":0") as server:
+        port = server.address("http")[1]
+        text = requests.get(f"http://127.0.0.1:{port}/", timeout=10).text
+        assert f"| nc 127.0.0.1 {port}<" in text
+        assert f"| nc -U &#x27;{path}&#x27;<" in text
+        assert f"<code>telnet 127.0.0.1 {server.address('telnet')[1]}</code>" in text
+        assert f"| nc ::1 {port}<" in requests.get(f"http://[::1]:{port}/", timeout=10).text
+
+
+def test_one_file(folder: Path) -> None:
+    """It is served with all that HTTP has for a file, and nothing beside it."""
+    (folder / "g").write_bytes(b"secret")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "f").write_bytes(b"secret")
+    (folder / "f.gz").write_bytes(b"secret")
+    (folder / "name.txt").write_bytes(b"0123456789")
+    (folder / "link.html").symlink_to("name.txt")
+    for name, file_type in (("name.txt", "text/plain"), ("link.html", "text/html")):
+        with Server(folder / name, "-p", "0") as server:
+            whole = requests.get(f"{server.url}/{name}", timeout=10)
+            assert (whole.status_code, whole.content) == (200, b"0123456789")
+            assert whole.headers["Content-Type"].startswith(file_type)
+            assert requests.get(server.url, timeout=10).content == whole.content
+            part = requests.get(server.url, headers={"Range": "bytes=2-4"}, timeout=10)
+            assert (part.status_code, part.content) == (206, b"234")
+            tag = {"If-None-Match": whole.headers["ETag"]}
+            assert requests.get(server.url, headers=tag, timeout=10).status_code == 304
+            head = requests.head(server.url, timeout=10)
+            assert (head.status_code, head.headers["Content-Length"], head.content) == (200, "10", b"")
+            for path in ("g", "f.gz", "sub", "sub/", "sub/f", f"sub/{name}", f"{name}/", ".", "%2e%2e/", "sub/%2e%2e/g", "f"):
+                answer = requests.get(f"{server.url}/{path}", timeout=10)
+                assert answer.status_code in {400, 404} or answer.content == whole.content
+                assert b"secret" not in answer.content
+            assert f"(serving {folder / name})" in server.stderr()
+            assert "telnet" not in server.stderr()
+
+
+def test_a_link_to_one_file_elsewhere(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "latest.iso").symlink_to(folder / "f")
+    with Server(tmp_path / "latest.iso", "-p", "0") as server:
+        for path in ("", "latest.iso", "f"):
+            assert requests.get(f"{server.url}/{path}", timeout=10).content == b"content of f\n"
+        (folder / "new").write_bytes(b"replaced")
+        (folder / "new").rename(folder / "f")
+        assert requests.get(server.url, timeout=10).content == b"replaced"
+
+
+def test_a_directory_is_listed_unless_told_otherwise(folder: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "conf.toml"
+    conf.write_text("# nothing")
+    for options, status in (([], 200), (["--no-listing"], 403), (["-c", conf], 403), (["-c", conf, "--listing"], 200)):
+        with Server(folder, "-p", "0", *options) as server:
+            assert requests.get(server.url, timeout=10).status_code == status
+
+
+def test_it_says_who_can_read(folder: Path) -> None:
+    with Server(folder, "--bind", "0.0.0.0", "--http", "0", "--http", "127.0.0.1:0", "--telnet", "0") as server:
+        until(lambda: server.stderr().count(" listening on ") == 3, "three lines")
+        first, second, third = [line for line in server.stderr().splitlines() if " listening on " in line]
+    where = r"0\.0\.0\.0:[1-9]\d*"
+    assert re.fullmatch(
+        rf"http listening on http://({where})/ \(serving {folder}; anyone who can reach \1 can read it\)", first
+    )
+    assert "anyone" not in second
+    assert re.fullmatch(rf"telnet listening on {where}", third)
+
+
+def test_two_free_ports(folder: Path, tmp_path: Path) -> None:
+    conf = tmp_path / "conf.toml"
+    conf.write_text("[[listen]]\nservice = 'http'\naddress = '0'\n" * 2 + f"[http]\nroot = '{folder}'\n")
+    for arguments in ([folder, "--http", "0", "--http", "0"], ["-c", conf]):
+        with Server(*arguments) as server:  # type: ignore[arg-type]
+            until(lambda: len(ports(server)) == 2, "two lines")
+            before = ports(server)
+            assert len(set(before)) == 2
+            control.reload(server.process.pid)
+            until(lambda: len(ports(server)) == 4, "two more lines")
+            assert ports(server)[2:] == before
+            for port in before:
+                assert requests.get(f"http://127.0.0.1:{port}/f", timeout=10).content == b"content of f\n"
+
+
+def ports(server: Server) -> list[str]:
+    return re.findall(r"listening on http://127\.0\.0\.1:(\d+)/", server.stderr())
 
 
 def test_every_interface_is_ipv4_and_ipv6(folder: Path) -> None:
@@ -147,8 +264,8 @@ def test_no_such_folder(tmp_path: Path) -> None:
     done = run(tmp_path / "nope")
     assert (done.returncode, done.stderr) == (2, f"rawservers: cannot serve {tmp_path / 'nope'}: no such file or directory\n")
     assert run("--check", tmp_path / "nope").stderr == done.stderr
-    done = run(__file__)
-    assert (done.returncode, done.stderr) == (2, f"rawservers: cannot serve {__file__}: not a directory\n")
+    done = run("/dev/null")
+    assert (done.returncode, done.stderr) == (2, "rawservers: cannot serve /dev/null: not a directory\n")
 
 
 def test_no_such_log(folder: Path) -> None:
@@ -160,7 +277,38 @@ def test_no_such_log(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--http", "x"], "argument --http: not an address: 'x'"),
+        (["--bind", "::1", "--http", "127.0.0.1:0"], "--bind would be ignored: no address is only a port"),
+        (["--listing", __file__], f"--[no-]listing would be ignored: {__file__} is a file"),
+        ([ROOT / ".gitignore"], f"cannot serve {ROOT / '.gitignore'}: its name begins with a dot"),
+    ],
+)
+def test_what_would_be_ignored(arguments: list[str | Path], why: str) -> None:
+    done = run("--check", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"rawservers: {why}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--http", "x y"], "argument --http: not an address: 'x y'"),
+        (["--http", "localhost"], "argument --http: not an address: 'localhost': add a port: localhost:8080"),
+        (["--http", "0.0.0.0"], "argument --http: not an address: '0.0.0.0': add a port: 0.0.0.0:8080"),
+        (["--http", "::1"], "argument --http: not an address: '::1': add a port: [::1]:8080"),
+        (["--telnet", "[::1]"], "argument --telnet: not an address: '[::1]': add a port: [::1]:2323"),
+        (["--lising"], "unrecognized arguments: --lising (did you mean --listing or --no-listing?)"),
+        (["--htpp=8080"], "unrecognized arguments: --htpp=8080 (did you mean --http?)"),
+        (["--wrokers", "2"], "unrecognized arguments: --wrokers (did you mean --workers?)"),
+        (["-p", "x"], "argument -p/--port: not a port: 'x'"),
+        (["-p", "65536"], "argument -p/--port: not a port: 65536 (the highest is 65535)"),
+        (["--bind", "1.2.3.4:80"], "argument --bind: expected a host without a port, not '1.2.3.4:80'"),
+        (["--bind", ""], "argument --bind: expected a host without a port, not ''"),
+        (["--format", "json"], "--format would be ignored without --status"),
+        (["--reload", "1", "--http", "9000"], "--http would be ignored: --reload asks a server that is running"),
+        (["--reload", "1", "."], "DIR would be ignored: --reload asks a server that is running"),
+        (["--reload", "1", "--check"], "--check would be ignored: --reload asks a server that is running"),
+        (["--status", "1", "--workers", "0"], "--workers would be ignored: --status asks a server that is running"),
+        (["-p", "1", "--http", "2"], "-p would be ignored: --http has the port"),
+        (["--no-listing"], "--[no-]listing would be ignored without DIR"),
         (["--telnet", "1.2.3.4:99999"], "argument --telnet: not a port: 99999"),
         (["--nope"], "unrecognized arguments: --nope"),
         (["a", "b"], "unrecognized arguments: b"),
@@ -176,4 +324,6 @@ def test_a_wrong_command_line(arguments: list[str], why: str) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"rawservers: error: {why}")
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith(f"rawservers: error: {why}")
+    assert rest == ['Try "rawservers --help".']

@@ -4,6 +4,8 @@ another, and is seen not to act so."""
 from __future__ import annotations
 
 import contextlib
+import getpass
+import grp
 import json
 import os
 import pwd
@@ -20,8 +22,8 @@ from typing import TypeVar
 import pytest
 
 from rawservers.config.keys import KEYS
-from rawservers.config.toml import load
 from rawservers.settings import ConfigError
+from tests.harness.configuration import load
 from tests.harness.needs import ROOT, need
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
@@ -220,9 +222,10 @@ def test_head_time(short: Server) -> None:
 
 @acts("http.body_time")
 def test_body_time(short: Server) -> None:
-    with short.connect() as sock:
-        sock.sendall(b"POST /say HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nab")
-        assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 408 ")
+    for body in (b"Content-Length: 3\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n"):
+        with short.connect() as sock:
+            sock.sendall(b"POST /say HTTP/1.1\r\nHost: h\r\n" + body)
+            assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 408 ")
 
 
 @acts("http.idle_time")
@@ -371,6 +374,18 @@ def test_listen(place: Path) -> None:
         sock.connect(str(unix))
         sock.sendall(b"x\r\n")
         assert receive_until(sock, b"\r\n") == b"x\r\n"
+
+
+@acts("listen.mode", "listen.owner", "listen.group")
+def test_access_to_a_unix_socket(place: Path) -> None:
+    root = os.geteuid() == 0
+    owner, group = ("nobody", "daemon") if root else (getpass.getuser(), grp.getgrgid(os.getgid()).gr_name)
+    listen = f'[[listen]]\nservice = "http"\naddress = "unix:http.sock"\nmode = "0660"\nowner = "{owner}"\ngroup = "{group}"'
+    with started(place, "", listen=listen) as server:
+        until(lambda: "listening" in server.stderr(), "listening")
+        status = (place / "http.sock").stat()
+        assert status.st_mode & 0o777 == 0o660
+        assert (pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name) == (owner, group)
 
 
 @acts("workers")

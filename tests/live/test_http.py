@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import subprocess
 import sysconfig
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
+import httpx
 import requests
 
 from rawservers.http.listing import html
@@ -204,6 +208,41 @@ def test_answers_in_code() -> None:
             "referer": "",
             "agent": requests.utils.default_user_agent(),
         }
+
+
+NODE = """
+const request = require("http").request(process.argv[1], { method: "POST" }, (answer) => answer.pipe(process.stdout));
+for (let i = 0; i < 5000; i++) request.write("x");
+request.end();
+"""
+
+
+def test_real_clients_send_bodies_in_chunks() -> None:
+    with Server(module="tests.servers.functions") as server:
+        url = f"{server.url}/echo"
+        body = os.urandom(1 << 20)
+        pieces = [body[i : i + 10_000] for i in range(0, len(body), 10_000)]
+
+        async def send_with_aiohttp() -> bytes:
+            async def generate() -> AsyncIterator[bytes]:
+                for piece in pieces:
+                    yield piece
+
+            async with aiohttp.ClientSession() as session, session.post(url, data=generate()) as answer:
+                return await answer.read()
+
+        with requests.Session() as session:
+            for _ in range(2):  # over one connection
+                assert session.post(url, data=iter(pieces), timeout=DEADLINE).content == body
+            assert session.put(url, data=iter([*pieces, b"x"]), timeout=DEADLINE).status_code == 413
+        assert httpx.post(url, content=iter(pieces), timeout=DEADLINE, trust_env=False).content == body
+        assert asyncio.run(send_with_aiohttp()) == body
+        command = [need("curl"), "-s", "--noproxy", "*", "-T", "-", url]  # with Expect: 100-continue
+        assert subprocess.run(command, input=body, capture_output=True, timeout=DEADLINE).stdout == body
+        command = [need("node"), "-e", NODE, url]
+        assert subprocess.run(command, capture_output=True, timeout=DEADLINE).stdout == b"x" * 5000
+        requests_ = [json.loads(line) for line in server.await_log(7)]
+        assert [line["status"] for line in requests_] == [200, 200, 413, 200, 200, 200, 200]
 
 
 def test_ranges_across_the_limits_of_32_bits(folder: Path, server: Server) -> None:

@@ -9,7 +9,6 @@ import http.client
 import os
 import random
 import re
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import httpx
 import pytest
 import requests
 
+from tests.harness.clients import files_below, logged, run
 from tests.harness.needs import need
 from tests.harness.server import Server
 from tests.harness.waiting import DEADLINE, until
@@ -40,20 +40,6 @@ def folder(folder: Path) -> Path:
     for path in folder.rglob("*"):
         os.utime(path, (PAST, PAST))
     return folder
-
-
-def run(*command: str | Path, stdin: bytes | None = None, status: int = 0) -> bytes:
-    """What a command writes to its standard output. It must end in time, and with this exit status."""
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=DEADLINE)
-    assert done.returncode == status, (done.returncode, done.stdout[-2000:], done.stderr[-2000:])
-    return done.stdout
-
-
-def logged(server: Server, count: int) -> list[tuple[str, int, str]]:
-    """The request line, the status and the bytes of the body, of each answer: exactly `count` of them."""
-    lines = server.await_log(count)
-    assert len(lines) == count, lines
-    return [(match[1], int(match[2]), match[3]) for line in lines if (match := re.search(r'"(.*?)" (\d+) (\d+) ', line))]
 
 
 # Libraries
@@ -193,7 +179,7 @@ def test_curl_resumes(server: Server, tmp_path: Path, curl: list[str | Path]) ->
     command.remove("--fail")
     run(*command)  # it is complete, so there is nothing to add, the page that says so neither
     assert target.read_bytes() == BIG
-    assert logged(server, 2)[0] == ("GET /big HTTP/1.1", 206, "600003")
+    assert logged(server, 2)[0] == ("GET /big HTTP/1.1", 206, 600003)
     assert logged(server, 2)[1][1] == 416
 
 
@@ -232,8 +218,8 @@ def test_curl_takes_the_precompressed_neighbour(server: Server, folder: Path, cu
     assert run(*curl, "--compressed", f"{server.url}/app.js") == SCRIPT
     assert run(*curl, f"{server.url}/app.js") == SCRIPT
     assert run(*curl, "-H", "Accept-Encoding: gzip", f"{server.url}/app.js") == (folder / "app.js.gz").read_bytes()
-    packed = str((folder / "app.js.gz").stat().st_size)
-    assert [row[2] for row in logged(server, 3)] == [packed, str(len(SCRIPT)), packed]
+    packed = (folder / "app.js.gz").stat().st_size
+    assert [row[2] for row in logged(server, 3)] == [packed, len(SCRIPT), packed]
 
 
 def test_curl_asks_for_heads(server: Server, curl: list[str | Path]) -> None:
@@ -243,7 +229,7 @@ def test_curl_asks_for_heads(server: Server, curl: list[str | Path]) -> None:
     assert "\r\nContent-Length: 1000003\r\n" in head
     assert "\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n" in head
     assert run(*curl, "-I", f"{server.url}/nope").startswith(b"HTTP/1.0 404 Not Found\r\n")
-    assert [row[1:] for row in logged(server, 2)] == [(200, "0"), (404, "0")]
+    assert [row[1:] for row in logged(server, 2)] == [(200, 0), (404, 0)]
 
 
 @pytest.mark.parametrize("version", ["--http1.0", "--http1.1", "--http2"])
@@ -274,7 +260,7 @@ def test_nc_for_http_09(server: Server) -> None:
     assert run(need("nc.openbsd"), "-N", *address, stdin=b"GET /f\r\n") == b"content of f\n"
     address = map(str, server.address("http"))
     assert run(need("nc.openbsd"), "-N", *address, stdin=b"GET /big\n") == BIG
-    assert logged(server, 2) == [("GET /f", 200, "13"), ("GET /big", 200, "1000003")]
+    assert logged(server, 2) == [("GET /f", 200, 13), ("GET /big", 200, 1000003)]
 
 
 def documentation(root: Path) -> dict[str, bytes]:
@@ -296,10 +282,6 @@ def documentation(root: Path) -> dict[str, bytes]:
         (root / name).write_bytes(content)
         os.utime(root / name, (PAST, PAST))
     return pages
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

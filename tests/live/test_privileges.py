@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -67,3 +68,33 @@ def test_workers_give_up_what_root_may(conf: Path, tmp_path: Path) -> None:
         until(lambda: (logs / "log").read_text().count("\n") == 1, "a line")
         control.reload(server.process.pid)
         assert get(server) == CONTENT
+
+
+def test_a_link_that_the_workers_could_have_made(conf: Path, tmp_path: Path) -> None:
+    """In the place of the log, at the start and when it is reopened: root does not write to what it leads to."""
+    if os.geteuid() != 0:
+        unable("only root can be led astray")
+    logs, victim = tmp_path / "logs", tmp_path / "victim"
+    logs.mkdir()
+    victim.write_text("secret\n")
+    shutil.chown(logs, "nobody")
+    arguments = ("-c", conf, "--user", "nobody", "--access-log", logs / "log")
+    (logs / "log").symlink_to(victim)
+    with supervise(*arguments) as server:
+        assert server.wait() == 2
+        assert "cannot open the access log" in server.stderr()
+    (logs / "log").unlink()
+    with supervise(*arguments, workers=1) as server:
+        assert get(server, "/pid")
+        until(lambda: (logs / "log").read_text().count("\n") == 1, "its line")
+        rotate(logs / "log", 1)
+        (logs / "log").symlink_to(victim)
+        server.signal(signal.SIGUSR1)
+        until(lambda: "cannot reopen the access log" in server.stderr(), "a complaint")
+        assert get(server, "/pid")
+        until(lambda: (logs / "log.1").read_text().count("\n") == 2, "its line, in the old log")
+        (logs / "log").unlink()
+        until((logs / "log").exists, "a new log")
+        assert get(server, "/pid")
+        until(lambda: (logs / "log").read_text().count("\n") == 1, "its line")
+    assert victim.read_text() == "secret\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
 import os
 import re
 import select
@@ -10,12 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from rawservers.daemon import control, startup
+from rawservers.daemon.transitions import MAX_RETIRING
+from tests.harness.command import run
 from tests.harness.http_client import request, take_answer
 from tests.harness.load import Load
 from tests.harness.needs import ROOT
@@ -25,6 +31,8 @@ from tests.harness.service_manager import handing_over
 from tests.harness.sockets import listening, receive_all, receive_until
 from tests.harness.supervisor import CONTENT, configure, get, kill, replaced, supervise
 from tests.harness.waiting import DEADLINE, until
+
+IN_CLOSE_NOWRITE = 0x10  # inotify(7)
 
 # Clients meanwhile
 
@@ -71,46 +79,87 @@ def test_a_single_client_waits_for_nobody_during_reloads(conf: Path, inherited: 
         assert load.failures == []
 
 
-def test_two_hundred_hangups(conf: Path, folder: Path) -> None:
-    configure(conf, folder, drain_time=600, limits={"linger_time": 0.2})
-    with (
-        supervise("-c", conf) as server,
-        Load(server.address("http"), CONTENT) as load,
-        server.connect("telnet") as session,
-        server.connect() as idle,
-    ):
-        for sock, said, end in ((session, b"x\r\n", b"x\r\n"), (idle, request("/f", keep=True), CONTENT)):
-            sock.sendall(said)
-            assert receive_until(sock, end)
+def test_ten_reloads_cut_neither_a_session_nor_a_download(conf: Path, folder: Path) -> None:
+    """A long download, begun before them, and a session in each of the oldest and the newest workers."""
+    size = 1 << 30
+    os.truncate(folder / "large", size)
+    with supervise("-c", conf, workers=1) as server, contextlib.ExitStack() as stack:
+        session, download = server.connect("telnet"), server.connect()
+        stack.enter_context(session)
+        stack.enter_context(download)
+        session.sendall(b"x\r\n")
+        assert receive_until(session, b"\n") == b"x\r\n"
+        download.sendall(b"GET /large\r\n")
+        received = len(download.recv(1))
+        (first,) = server.workers()
+        for number in range(10):
+            (folder / "f").write_text(f"{number}")
+            control.reload(server.process.pid)
+            assert get(server) == f"{number}".encode()
+            assert int(get(server, "/pid")) not in {first}
+        session.sendall(b"y\r\n")
+        assert receive_until(session, b"\n") == b"y\r\n"
+        buffer = bytearray(1 << 20)
+        while count := download.recv_into(buffer):
+            received += count
+        assert received == size
+        assert first in server.workers()
+        session.close()
+        until(lambda: first not in server.workers(), "its end, with that of the session")
+
+
+def test_two_hundred_hangups(conf: Path) -> None:
+    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load, contextlib.ExitStack() as stack:
         most = 0
-        for _ in range(200):
+        for number in range(200):
+            if number % 10 == 0:  # so that some of all generations have something to live for
+                stack.enter_context(server.connect("telnet"))
             server.signal(signal.SIGHUP)
             most = max(most, len(server.workers()))
             select.select([], [], [], 0.005)  # so that they last for a second
-        until(lambda: receive_all(session) == b"", "the end of the session")
         control.reload(server.process.pid)
         load.go_on()
+        stack.close()
         until(lambda: len(server.workers()) == 2, "the end of the old workers")
         assert load.failures == []
-        assert 2 < most <= 4
-        assert 2 <= server.stderr().count("reloading") < 50
+        assert 4 < most <= 2 * (1 + 1 + MAX_RETIRING)  # that serve, are started, and retire
+        assert 4 <= server.stderr().count("reloading") < 100
 
 
-def test_a_session_outlives_a_reload_and_is_pressed_by_the_next(conf: Path, folder: Path) -> None:
-    configure(conf, folder, drain_time=600, limits={"linger_time": 0.2})
-    with supervise("-c", conf) as server, server.connect("telnet") as session, server.connect() as idle:
-        old = server.workers()
-        for sock, said, end in ((session, b"x\r\n", b"x\r\n"), (idle, request("/f", keep=True), CONTENT)):
-            sock.sendall(said)
-            assert receive_until(sock, end)
+def test_the_oldest_of_too_many_sessions_is_ended(conf: Path) -> None:
+    """One in each generation. Each reload takes effect at once, and a reload that fails ends nobody."""
+    good = conf.read_text()
+    with supervise("-c", conf, workers=1) as server, contextlib.ExitStack() as stack:
+        sessions = []
+        for number in range(MAX_RETIRING + 1):
+            sock = stack.enter_context(server.connect("telnet"))
+            sock.sendall(b"x\r\n")
+            assert receive_until(sock, b"\n") == b"x\r\n"
+            sessions.append(sock)
+            assert len(server.workers()) == number + 1
+            if number < MAX_RETIRING:
+                control.reload(server.process.pid)
+        conf.write_text("nonsense")
+        with pytest.raises(startup.CannotStart):
+            control.reload(server.process.pid)
+        for sock in sessions:
+            sock.sendall(b"y\r\n")
+            assert receive_until(sock, b"\n") == b"y\r\n"
+        conf.write_text(good)
         control.reload(server.process.pid)
-        session.sendall(b"y\r\n")
-        assert receive_until(session, b"\n") == b"y\r\n"
+        assert receive_all(sessions[0]) == b""
+        for sock in sessions[1:]:
+            sock.sendall(b"z\r\n")
+            assert receive_until(sock, b"\n") == b"z\r\n"
+
+
+def test_a_kept_connection_outlives_a_reload(conf: Path) -> None:
+    with supervise("-c", conf) as server, server.connect() as idle:
+        idle.sendall(request("/f", keep=True))
+        assert receive_until(idle, CONTENT)
+        control.reload(server.process.pid)
         idle.sendall(request("/f", keep=True))
         assert take_answer(idle) == (200, False, CONTENT)
-        control.reload(server.process.pid)
-        assert receive_all(session) == b""
-        assert not set(old) & set(server.workers())
 
 
 def test_what_a_reload_drops_is_no_longer_listened_on(conf: Path, folder: Path) -> None:
@@ -201,6 +250,171 @@ def test_workers_that_do_not_come_up_at_a_reload(conf: Path, tmp_path: Path) -> 
         assert get(server) == CONTENT
 
 
+# A file that is being written
+
+
+def test_a_file_that_is_being_written_is_waited_for(conf: Path, folder: Path) -> None:
+    """An editor that writes in pieces: the server reads each, and takes none but the last."""
+    text = conf.read_text()
+    configure(conf, folder, workers=3, listen=(("http", "127.0.0.1:0"), ("telnet", "127.0.0.1:0")))
+    pieces = [text[: len(text) // 2], text[len(text) // 2 :], "# the end\n"]
+    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load:
+        conf.write_bytes(b"")
+        with watching_reads(server, conf) as reads:
+            server.signal(signal.SIGHUP)
+            for piece in pieces:
+                seen = reads()
+                until(lambda seen=seen: reads() > seen, "a read of what is there so far")  # type: ignore[misc]
+                with conf.open("a") as file:
+                    file.write(piece)
+            until(lambda: server.stderr().count("http listening") == 2, "the end of the reload")
+        assert server.stderr().count("reloading") == 1
+        assert "failed" not in server.stderr()
+        load.go_on()
+        assert load.failures == []
+
+
+@contextlib.contextmanager
+def watching_reads(server: Server, path: Path) -> Iterator[Callable[[], int]]:
+    """A function that counts how often this file was opened so far, by inotify."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(os.O_NONBLOCK)
+    try:
+        assert libc.inotify_add_watch(fd, os.fsencode(path.parent), IN_CLOSE_NOWRITE) >= 0
+        count = 0
+
+        def reads() -> int:
+            nonlocal count
+            with contextlib.suppress(BlockingIOError):
+                count += os.read(fd, 1 << 16).count(os.fsencode(path.name))
+            return count
+
+        yield reads
+    finally:
+        os.close(fd)
+
+
+def test_a_file_that_changes_all_the_time_is_not_taken(conf: Path) -> None:
+    patient = os.environ | {"SETTLE_TIME": "0.5"}  # the thread that writes may be held up for a while
+    with supervise("-c", conf, env=patient) as server, Load(server.address("http"), CONTENT) as load:
+        with writing(conf):
+            assert reload(server).returncode == 2
+        assert f"{conf}: still changing after 2 seconds: not taken" in server.stderr()
+        assert "keeping the old configuration" in server.stderr()
+        control.reload(server.process.pid)
+        load.go_on()
+        assert load.failures == []
+
+
+@contextlib.contextmanager
+def writing(path: Path, cut: str = "$a", pause: float = 0.01) -> Iterator[None]:
+    """Write the file again and again in a thread, with another comment each time, until the end of the context.
+
+    cut: a pattern of the places where it is cut into pieces; pause: after each piece, in seconds. In the end it is whole.
+    """
+    text, over = path.read_text(), threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if over.is_set():
+                break
+            with path.open("w") as file:
+                for piece in filter(None, re.split(cut, f"{text}# {number}\n")):
+                    file.write(piece)
+                    file.flush()
+                    over.wait(pause)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def copying(path: Path) -> Iterator[None]:
+    """Copy two others over the file, by cp, one after the other, again and again until the end of the context."""
+    others = [path.with_name("a.toml"), path.with_name("b.toml")]
+    for number, other in enumerate(others):
+        other.write_text(path.read_text() + f"# {number}\n" * 50_000)  # which takes cp several writes
+    script = 'while true; do cp "$2" "$1" && cp "$3" "$1" || exit; done'
+    copier = subprocess.Popen(["sh", "-c", script, "sh", path, *others])
+    try:
+        yield
+        assert copier.poll() is None
+    finally:
+        copier.kill()
+        copier.wait()
+        path.write_text(others[0].read_text())
+
+
+SLOW = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.mark.parametrize("reloads", [10, pytest.param(130, marks=SLOW)])
+@pytest.mark.parametrize("how", ["copied", "by lines", "by listeners"])
+def test_reloads_while_the_file_is_written(conf: Path, how: str, reloads: int) -> None:
+    """No cut file is taken, not even a valid one, which lacks a listener: nobody is refused, and all listeners stay."""
+    lines, listeners = r"(?m)^", r"(?=\[\[listen]])"
+    writers = {"copied": copying(conf), "by lines": writing(conf, lines, 0.05), "by listeners": writing(conf, listeners, 0.05)}
+    with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load:
+        telnet = server.address("telnet")
+        with writers[how]:
+            for _ in range(reloads):
+                server.signal(signal.SIGHUP)
+                select.select([], [], [], 0.15)  # as often as that, and not to wait for anything
+                socket.create_connection(telnet, timeout=DEADLINE).close()
+        control.reload(server.process.pid)
+        load.go_on()
+        assert load.failures == []
+        assert server.address("telnet") == telnet
+        assert "reloading" in server.stderr()
+
+
+def test_the_end_while_the_file_is_read(conf: Path) -> None:
+    with supervise("-c", conf) as server:
+        server.address("http")
+        with watching_reads(server, conf) as reads:
+            server.signal(signal.SIGHUP)
+            until(lambda: reads() > 0, "the first read")
+            server.signal()
+            assert server.wait() == 0
+        assert "failed" not in server.stderr()
+
+
+@pytest.mark.parametrize("content", ["", "\n", "# nothing\n", "[http]\n"])
+def test_a_file_without_listeners_is_not_taken(conf: Path, content: str) -> None:
+    with supervise("-c", conf) as server:
+        server.address("http")
+        before = everything(server)
+        good = conf.read_text()
+        conf.write_text(content)
+        done = reload(server)
+        assert done.returncode == 2
+        why = "unlike the running configuration: not taken" if content.strip() else "the file is empty"
+        assert why in server.stderr()
+        assert get(server) == CONTENT
+        until(lambda: everything(server) == before, "the same workers, with the same open")
+        conf.write_text(good)
+        control.reload(server.process.pid)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"workers = [", b"a." * 9999 + b"a = 1", b"#" * ((1 << 20) + 1), b"x = 1"])
+def test_check_and_reload_agree(conf: Path, content: bytes) -> None:
+    with supervise("-c", conf) as server:
+        server.address("http")
+        conf.write_bytes(content)
+        checked = run("--check", "-c", conf)
+        assert checked.returncode == os.EX_CONFIG
+        done = reload(server, "-c", conf)
+        assert (done.returncode, done.stderr) == (os.EX_CONFIG, checked.stderr)
+        assert reload(server).returncode == 2
+        assert checked.stderr in server.stderr()
+        assert get(server) == CONTENT
+
+
 # Old and new workers
 
 
@@ -225,7 +439,7 @@ def test_nothing_is_left_of_ten_reloads_and_ten_mistakes(conf: Path, folder: Pat
 
 
 def test_workers_have_open_what_is_theirs_alone(conf: Path, folder: Path, tmp_path: Path) -> None:
-    theirs = {"/dev/null": 1, "pipe": 5, "anon_inode:[eventpoll]": 1, "/memfd:rawservers-scoreboard (deleted)": 1}
+    theirs = {"/dev/null": 1, "pipe": 6, "anon_inode:[eventpoll]": 1, "/memfd:rawservers-scoreboard (deleted)": 1}
     theirs |= {str(tmp_path / "log"): 1, "socket": 3}  # two that listen, and one that leads to the supervisor
     with supervise("-c", conf, "--access-log", tmp_path / "log", workers=3) as server:
         server.address("http")

@@ -27,7 +27,7 @@ from rawservers.core.wakes import BOUNDS
 from rawservers.daemon import control, startup
 from tests.harness.http_client import request, take_answer
 from tests.harness.load import Load
-from tests.harness.needs import ROOT, need
+from tests.harness.needs import ROOT, need, unable
 from tests.harness.processes import stopped
 from tests.harness.server import Server
 from tests.harness.sockets import receive_until
@@ -115,6 +115,35 @@ def test_for_people(served: Server, tmp_path: Path) -> None:
     assert "workers: 3\nreloads: 0, failed: 0; " in done.stdout
     assert "\nhttp\n              0  connections open\n              1  connections accepted\n" in done.stdout
     assert "              1  requests or lines answered\n" in done.stdout
+
+
+def test_without_an_address_it_finds_the_server_of_this_user() -> None:
+    """Without a status service, a file or a configuration. In a PID namespace, where no other server is."""
+    if os.path.exists("/run/rawservers/status"):
+        unable("a server listens on the default address")
+    apart = [need("unshare"), "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        unable("no PID namespaces here")
+    whole = [*apart, sys.executable, "-m", "tests.harness.status_of_own"]
+    done = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=2 * DEADLINE)
+    assert done.returncode == 0, done.stderr
+    none, one, as_json, two, chosen, worker, first, second, pid = json.loads(done.stdout)
+    assert none == [1, "", "rawservers: no server of this user is running\n"]
+    assert one[0] == 0
+    assert "workers: 2\n" in one[1]
+    assert "\nhttp\n" in one[1]
+    assert "telnet" not in one[1]
+    assert json.loads(as_json[1])["workers"] == 2
+    assert two[:2] == [2, ""]
+    head, *lines = two[2].splitlines()
+    assert head == "rawservers: several servers are running:"
+    assert [line.partition("#")[0] for line in lines] == [f"  rawservers --status pid:{each}  " for each in (first, second)]
+    assert "--workers 2" in lines[0]
+    assert "--bind 127.0.0.1" in lines[1]
+    assert chosen[0] == 0
+    assert "workers: 2\n" in chosen[1]
+    why = f"rawservers: cannot get the status from process {pid}: not a rawservers supervisor\n"
+    assert worker == [2, "", why]
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

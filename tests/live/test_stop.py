@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.harness.http_client import KEPT, take_body
 from tests.harness.load import Load
 from tests.harness.processes import stopped
 from tests.harness.server import Server, exchange
-from tests.harness.sockets import receive_all
+from tests.harness.sockets import receive_all, receive_until
 from tests.harness.supervisor import CONTENT, LARGE, configure, supervise
 from tests.harness.waiting import until
 
@@ -138,3 +139,25 @@ def test_the_end_in_the_midst_of_a_reload(conf: Path) -> None:
             until(lambda: "reloading" in server.stderr(), "a reload has begun")
             server.signal()
             assert server.wait() == 0
+
+
+def test_only_an_answer_under_way_is_waited_for(conf: Path, folder: Path) -> None:
+    """No deadline ends any of the others, which keep their connections open."""
+    limits = {"linger_time": 0, "send_time": 0}
+    configure(conf, folder, drain_time=0, limits=limits)
+    conf.write_text(conf.read_text().replace("[http]", "[telnet]\nidle_time = 0\n[http]\nidle_time = 0\nhead_time = 0"))
+    with supervise("-c", conf) as server, requests.Session() as kept, contextlib.ExitStack() as stack:
+        assert kept.get(f"{server.url}/f").content == CONTENT
+        others = [stack.enter_context(server.connect(service)) for service in ("http", "http", "telnet", "telnet")]
+        half, silent, session, _ = others
+        half.sendall(b"GET /f HTTP/1.1\r\nHo")
+        session.sendall(b"x\r\nhalf a line")
+        assert receive_until(session, b"\n") == b"x\r\n"
+        with downloading(server) as download:
+            server.signal()
+            for sock in others:
+                assert receive_all(sock) == b""
+            assert server.process.poll() is None
+            assert len(receive_all(download)) == LARGE - 1
+        assert server.wait() == 0
+        assert silent.fileno() >= 0  # and all others are still open at our end

@@ -322,9 +322,7 @@ def failed_starts(machine: Machine) -> list[float]:
 def test_access_log_in_a_file(service: Machine) -> None:
     """As README.md says, with its rotation."""
     text = (ROOT / "README.md").read_text()
-    assert "`LogsDirectory=rawservers`" in text
     assert '`access = "/var/log/rawservers/access.log"`' in text
-    drop_in(service, "LogsDirectory=rawservers")
     configure(service, "1", more='[log]\naccess = "/var/log/rawservers/access.log"\n')
     service.systemctl("restart", "rawservers")
     log = service.path("/var/log/private/rawservers/access.log")
@@ -337,6 +335,24 @@ def test_access_log_in_a_file(service: Machine) -> None:
 def await_log_line(machine: Machine, log: Path, name: str) -> None:
     get(machine, name)
     until(lambda: log.exists() and f"GET {name} " in log.read_text(), "a line of log")
+
+
+def test_a_unix_socket_for_a_proxy(service: Machine) -> None:
+    """As README.md says: only the group may connect."""
+    text = (ROOT / "README.md").read_text()
+    lines = ("ListenStream=/run/rawservers/http", "SocketMode=0660", "SocketGroup=")
+    assert all(f"`{line}`" in text for line in lines)
+    service.write(
+        "/run/systemd/system/rawservers-http.socket.d/test.conf", "\n".join(["[Socket]", *lines[:2], "SocketGroup=daemon\n"])
+    )
+    service.systemctl("daemon-reload")
+    service.systemctl("stop", "rawservers-http.socket")
+    service.systemctl("restart", "rawservers")
+    path = service.path("/run/rawservers/http")
+    assert (path.stat().st_mode & 0o777, path.group()) == (0o660, "daemon")
+    assert get(service, "/small").endswith(SMALL)  # port 80 is served as before
+    need("curl")
+    assert "HTTP/1.0 200" in service.run("curl", "-s", "-i", "--unix-socket", "/run/rawservers/http", "http://h/small").stdout
 
 
 def test_another_port(service: Machine) -> None:

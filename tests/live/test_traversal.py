@@ -215,7 +215,7 @@ def test_there_are_enough_of_them() -> None:
 
 @pytest.mark.parametrize("listing", [False, True], ids=["plain", "listing"])
 def test_no_answer_holds_a_canary(folder: Path, listing: bool) -> None:
-    options = ["--listing"] if listing else []
+    options = ["--listing" if listing else "--no-listing"]
     with Server(folder, "--http", "0", "--telnet", "off", "--access-log", "off", *options) as server:
         assert exchange(server, b"GET /f\r\n") == b"content of f\n"
         before = len(server.descriptors())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import signal
 import socket
 from pathlib import Path
 
 from rawservers.daemon import control
 from tests.harness.command import run
+from tests.harness.needs import unable
 from tests.harness.server import Server
 from tests.harness.sockets import listening, receive_all
 from tests.harness.supervisor import CONTENT, ask, configure, supervise
@@ -104,3 +106,38 @@ def test_the_name_of_a_unix_peer_is_escaped_in_the_log(folder: Path, tmp_path: P
                 assert receive_all(sock) == b"content of f\n"
         assert len(server.await_log(2)) == 2
         assert "\\x0a1.2.3.4" in server.log()[1]
+
+
+def test_two_servers_that_start_at_once(conf: Path, folder: Path, tmp_path: Path) -> None:
+    """Over what a server has left that was killed: one of them serves, and the other one says why it does not."""
+    path = tmp_path / "http.sock"
+    configure(conf, folder, listen=[("http", f"unix:{path}")])
+    for _ in range(5):
+        listening(path).close()
+        with supervise("-c", conf, workers=1) as one, supervise("-c", conf, workers=1) as other:
+            until(lambda: None not in {one.process.poll(), other.process.poll()} or ask(path) == CONTENT, "one serves")
+            until(lambda: {one.process.poll(), other.process.poll()} == {None, 2}, "the other one has ended")
+            loser = one if one.process.poll() == 2 else other
+            assert f"cannot listen on unix:{path}: address already in use" in loser.stderr()
+            assert ask(path) == CONTENT
+        assert not path.exists()
+
+
+def test_the_owner_of_a_unix_socket(conf: Path, folder: Path, tmp_path: Path) -> None:
+    """By default the user of the workers; a reload may change it, and the mode."""
+    if os.geteuid() != 0:
+        unable("only root can give it away")
+    path = tmp_path / "http.sock"
+    configure(conf, folder, listen=[("http", f"unix:{path}")])
+
+    def access() -> tuple[int, int, int]:
+        status = path.stat()
+        return status.st_mode & 0o777, status.st_uid, status.st_gid
+
+    nobody, daemon = pwd.getpwnam("nobody"), pwd.getpwnam("daemon")
+    with supervise("-c", conf, "--user", "nobody") as server:
+        until(lambda: "listening" in server.stderr(), "it serves")
+        assert access() == (0o755, nobody.pw_uid, nobody.pw_gid)
+        conf.write_text(conf.read_text().replace("[http]", 'mode = "0666"\nowner = "daemon"\n[http]'))
+        control.reload(server.process.pid)
+        assert access() == (0o666, daemon.pw_uid, nobody.pw_gid)

@@ -9,6 +9,7 @@ import re
 import resource
 import select
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.harness.needs import need
 from tests.harness.processes import has_ended, kinds, memory, opened, state, stopped
 from tests.harness.server import Server
 from tests.harness.service_manager import Manager
-from tests.harness.supervisor import CONTENT, get, kill, replaced, supervise
+from tests.harness.supervisor import CONTENT, LARGE, ask, configure, get, kill, replaced, supervise
 from tests.harness.waiting import until
 
 # Workers that die
@@ -96,6 +97,87 @@ def test_workers_that_are_killed_all_the_time(conf: Path, seconds: float) -> Non
         assert memory(server.process.pid) - size < 1 << 20
 
 
+def test_a_worker_that_is_killed_after_the_first_answer(conf: Path, folder: Path, tmp_path: Path) -> None:
+    flag, path = tmp_path / "broken", tmp_path / "sock"
+    configure(conf, folder, listen=[("http", f"unix:{path}")])
+    flag.write_text("stop")
+    with supervise("-c", conf, workers=1, env=os.environ | {"BROKEN": str(flag)}) as server:
+        until(lambda: ask(path) == CONTENT, "the first answer")
+        until(lambda: state(server.process.pid) == "T", "the supervisor does nothing")
+        victim = server.pid
+        kill(server, victim)
+        server.signal(signal.SIGCONT)
+        replaced(server, victim, workers=1)
+        assert ask(path) == CONTENT
+        assert f"worker {victim} killed by signal 9" in server.stderr()
+
+
+def test_a_worker_that_is_killed_while_it_starts(conf: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    flag.write_text("later")
+    with supervise("-c", conf, env=os.environ | {"BROKEN": str(flag)}) as server:
+        until(lambda: len(server.workers()) == 2, "they start")
+        victim = server.pid
+        kill(server, victim)
+        flag.unlink()
+        assert get(server) == CONTENT
+        replaced(server, victim)
+
+
+def test_a_worker_that_is_told_to_stop_is_replaced_at_once(conf: Path) -> None:
+    """While it still finishes an answer."""
+    with supervise("-c", conf) as server, server.connect() as sock:
+        sock.sendall(request("/pid", keep=True))
+        leaving = int(take_answer(sock)[2])
+        sock.sendall(request("/large"))
+        received = len(sock.recv(1))
+        other = set(server.workers()) - {leaving}
+        os.kill(leaving, signal.SIGTERM)
+        until(lambda: len(server.workers()) == 3, "another worker beside it")
+        assert leaving in server.workers()
+        assert other < set(server.workers())
+        while data := sock.recv(1 << 20):
+            received += len(data)
+        assert received > LARGE
+        replaced(server, leaving)
+        assert get(server) == CONTENT
+        assert server.complaints() == []
+
+
+def test_signals_that_mean_nothing(conf: Path) -> None:
+    with supervise("-c", conf) as server:
+        server.address("http")
+        workers = server.workers()
+        for pid in (server.process.pid, *workers):
+            for number in startup.IGNORED:
+                os.kill(pid, number)
+        assert get(server) == CONTENT
+        assert server.workers() == workers
+        control.reload(server.process.pid)  # which it would not, if it were gone
+        assert get(server) == CONTENT
+
+
+IMPORTING = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "rawservers.cli":
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+                os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Finder())
+from rawservers.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_a_reload_that_is_asked_for_during_the_imports(conf: Path) -> None:
+    with Server("-c", conf, program=IMPORTING) as server:
+        until(lambda: "reloading" in server.stderr(), "a reload")
+        assert get(server) == CONTENT
+
+
 # Workers that are stuck
 
 
@@ -117,7 +199,7 @@ def test_workers_that_are_stuck_are_replaced(conf: Path) -> None:
         said = server.stderr()
         assert re.search(r'File ".*supervised\.py", line \d+ in endless', said)
         assert f"worker {stuck} killed by signal 6 (Aborted)" in said
-        assert f"worker {workers[0]} killed by signal 9 (Killed)" in said
+        until(lambda: f"worker {workers[0]} killed by signal 9 (Killed)" in server.stderr(), "its end is told")
 
 
 def test_a_loop_that_turns_slowly_is_not_stuck(conf: Path) -> None:
@@ -246,6 +328,37 @@ def test_without_their_supervisor_workers_end(conf: Path) -> None:
         workers = server.workers()
         server.signal(signal.SIGKILL)
         until(lambda: all(map(has_ended, workers)), "the workers' end", deadline=5)
+
+
+@pytest.mark.parametrize(
+    "user", ["", pytest.param("nobody", marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can"))]
+)
+def test_without_their_supervisor_workers_end_that_hang(conf: Path, user: str) -> None:
+    """With all signals blocked; a present one and one that has retired. Also of another user than the supervisor."""
+    options = ("--user", user) if user else ()
+    with (
+        supervise("-c", conf, *options, workers=1, env=os.environ | {"STUCK_TIME": "0"}) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        kept = stack.enter_context(server.connect())
+        kept.sendall(request("/pid", keep=True))
+        assert take_answer(kept)[:2] == (200, True)
+        (retired,) = server.workers()
+        control.reload(server.process.pid)
+        (present,) = set(server.workers()) - {retired}
+        kept.sendall(request("/deaf"))
+        other = stack.enter_context(server.connect())
+        other.sendall(request("/deaf"))
+        hanging = {retired, present}
+        until(lambda: all(blocks_signals(pid) for pid in hanging), "both hang")
+        server.signal(signal.SIGKILL)
+        until(lambda: all(map(has_ended, hanging)), "their end")
+        with socket.create_server(server.address("http")):  # the port is free
+            pass
+
+
+def blocks_signals(pid: int) -> bool:
+    return "\nSigBlk:\tf" in Path(f"/proc/{pid}/status").read_text()
 
 
 def test_a_supervisor_that_hangs_keeps_nobody_from_being_served(conf: Path) -> None:

@@ -6,6 +6,7 @@ python3 -m tests.servers.supervised ARGUMENTS OF THE COMMAND
 import contextlib
 import itertools
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -19,9 +20,9 @@ from rawservers.daemon import startup, worker
 QUICK = {
     "core.loop.TICK": 0.1,
     "daemon.supervisor.TICK": 0.1,
+    "daemon.supervisor.SETTLE_TIME": float(os.environ.get("SETTLE_TIME", "0.1")),
     "daemon.transitions.KILL_DELAY": 0.3,
     "daemon.transitions.START_TIME": float(os.environ.get("START_TIME", "30")),
-    "daemon.worker.IDLE_GRACE": 0.2,
 }
 CONFIGURE = cli.configure
 WORKER = worker.Worker
@@ -43,16 +44,27 @@ def endless(request: Request) -> Response:
     raise AssertionError
 
 
+def deaf(request: Request) -> Response:
+    """The same, with all signals blocked that can be."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    return endless(request)
+
+
 def slow(request: Request) -> Response:
     """Holds the loop for a while: for longer, if it is asked for at /very-slow."""
     time.sleep(1.1 if request.path == "/very-slow" else 0.3)
     return Response(200)
 
 
+HANDLERS = {
+    "/pid": pid, "/environment": environment, "/endless": endless, "/deaf": deaf, "/slow": slow, "/very-slow": slow,
+}  # fmt: skip
+
+
 def begin(resources: startup.Resources, *more: Any) -> worker.Worker:
     """A worker; but none if the variable BROKEN names a file, as soon as that says "now".
 
-    With a folder behind that word, only those are meant that are to serve it.
+    With a folder behind that word, only those are meant that are to serve it. "stop" stops the supervisor once, instead.
     """
     flag = Path(os.environ.get("BROKEN", "none"))
     with contextlib.suppress(FileNotFoundError):
@@ -62,6 +74,10 @@ def begin(resources: startup.Resources, *more: Any) -> worker.Worker:
                 break
             if when == "now":
                 raise startup.CannotStart("cannot start: it is broken")
+            if when == "stop":
+                flag.unlink()
+                os.kill(os.getppid(), signal.SIGSTOP)
+                break
             time.sleep(0.01)
     return WORKER(resources, *more)
 
@@ -70,7 +86,7 @@ def configure(*said: Any) -> Config:
     """With the functions, and with the variable STUCK_TIME, which may be less than a file may say."""
     config = replace(
         CONFIGURE(*said),
-        handlers=(("/pid", pid), ("/environment", environment), ("/endless", endless), ("/slow", slow), ("/very-slow", slow)),
+        handlers=tuple(HANDLERS.items()),
     )
     stuck_time = os.environ.get("STUCK_TIME")
     return replace(config, stuck_time=float(stuck_time)) if stuck_time else config

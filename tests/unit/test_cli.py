@@ -63,6 +63,50 @@ def test_where_to_listen(
     assert found == tuple(ListenConfig(*row) for row in expected)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-p", "1"], [("http", "1")]),
+        (["-p", "1", "--telnet", "2"], [("http", "1"), ("telnet", "2")]),
+        (["--bind", "0.0.0.0"], [("http", "0.0.0.0:8080"), ("telnet", "0.0.0.0:2323")]),
+        (["--bind", "::1", "--telnet", "off"], [("http", "[::1]:8080")]),
+        (["--bind", "[::1]", "-p", "1"], [("http", "[::1]:1")]),
+        (
+            ["--bind", "a.b", "--http", "1", "--http", "c:2", "--telnet", "3"],
+            [("http", "a.b:1"), ("http", "c:2"), ("telnet", "a.b:3")],
+        ),
+        (["--bind", "h", "--http", ":1", "--telnet", "2"], [("http", ":1"), ("telnet", "h:2")]),
+    ],
+)
+def test_ports_and_hosts(arguments: list[str], expected: list[tuple[str, str]]) -> None:
+    assert asked(*arguments).listen == tuple(ListenConfig(*row) for row in expected)
+
+
+def test_the_host_of_addresses_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    path.write_text("[[listen]]\nservice = 'http'\naddress = '1'\n[[listen]]\nservice = 'status'\naddress = 'unix:/s'\n")
+    assert asked("-c", path, "--bind", "h").listen == (ListenConfig("http", "h:1"), ListenConfig("status", "unix:/s"))
+
+
+def test_what_is_listed(tmp_path: Path) -> None:
+    path, file = tmp_path / "conf.toml", tmp_path / "file"
+    path.write_text("http.listing = true")
+    file.touch()
+    for arguments, expected in (
+        ([], False),
+        ([tmp_path], True),
+        ([tmp_path, "--no-listing"], False),
+        ([tmp_path, "--listing"], True),
+        ([file], False),
+        (["-c", path], True),
+        (["-c", path, "--no-listing"], False),
+        (["-c", path, tmp_path, "--no-listing"], False),
+        (["-c", path, tmp_path], True),
+        (["-c", path, file], False),
+    ):
+        assert asked(*arguments).sites[0].listing == expected  # type: ignore[arg-type]
+
+
 def test_options_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "conf.toml"
     path.write_text(
@@ -100,16 +144,41 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     assert asked("-c", path, telnet=[3]).listen == (ListenConfig("http", "1"), ListenConfig("telnet", "fd:3"))
 
 
-def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
-    path = tmp_path / "conf.toml"
-    path.write_text("workers = 3\n[http]\nlisting = true")
-    said = parse(["-c", str(path), "--workers", "5"])
-    assert (configure(said).workers, configure(said).sites[0].listing) == (5, True)
-    path.write_text("workers = 4")
-    assert (configure(said).workers, configure(said).sites[0].listing) == (5, False)
-    path.write_text("workers = []")
+def test_a_content_of_the_file_is_taken_each_time() -> None:
+    said = parse(["-c", "conf.toml", "--workers", "5"])
+    first = configure(said, {}, b"workers = 3\n[http]\nlisting = true")
+    assert (first.workers, first.sites[0].listing) == (5, True)
+    second = configure(said, {}, b"workers = 4")
+    assert (second.workers, second.sites[0].listing) == (5, False)
     with pytest.raises(ConfigError, match=r":1: workers: expected an integer from 0 to 1024, or \"auto\", not an array"):
-        configure(said)
+        configure(said, {}, b"workers = []")
+
+
+LISTEN = b"[[listen]]\nservice = 'http'\naddress = '1'\n"
+
+
+@pytest.mark.parametrize(
+    ("running", "content", "taken"),
+    [
+        (b"", b"# nothing", True),  # at the start
+        (b"# nothing", b"workers = 2", True),
+        (b"# nothing", LISTEN, True),
+        (LISTEN, LISTEN, True),
+        (LISTEN + LISTEN.replace(b"http", b"telnet").replace(b"1", b"2"), LISTEN, True),  # a service is removed
+        (LISTEN, b"workers = 2", False),
+        (LISTEN, b"# nothing", False),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--http", "2"]])
+def test_a_reload_without_listeners_is_not_taken(running: bytes, content: bytes, taken: bool, options: list[str]) -> None:
+    said = parse(["-c", "conf.toml", *options])
+    if taken:
+        assert configure(said, {}, content, running).listen
+    else:
+        with pytest.raises(
+            ConfigError, match=r"^conf\.toml: has no \[\[listen]], unlike the running configuration: not taken$"
+        ):
+            configure(said, {}, content, running)
 
 
 def test_what_options_replace_need_not_be_there(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ import pytest
 
 from rawservers.config.converters import KINDS, allowed_values
 from rawservers.config.keys import KEYS, TABLES
-from rawservers.config.toml import load
 from rawservers.logs.access import FORMATS
 from rawservers.services import DEFAULT_LISTENERS
 from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
 from tests.example_configuration import PATH, written
-from tests.harness.configuration import EXAMPLE, keys_of, loaded, mistakes
+from tests.harness.configuration import EXAMPLE, keys_of, load, loaded, mistakes
 from tests.harness.needs import ROOT
 
 IN_CODE_ONLY = {"handlers", "telnet_service"}

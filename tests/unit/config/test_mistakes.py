@@ -177,12 +177,25 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
             ],
         ),
         # Listeners
+        (
+            "[[listen]]\nservice = 'http'\naddress = 'unix:x'\nmode = '888'\nowner = 'no-such'\ngroup = 'no-such'",
+            [
+                '4: listen.mode: expected an octal mode, such as "0660", or "", not "888"',
+                "5: listen.owner: unknown user 'no-such'",
+                "6: listen.group: unknown group 'no-such'",
+            ],
+        ),
+        ("[[listen]]\nservice = 'http'\nmode = '0660'", ["3: listen.mode: only unix sockets have one"]),
         ("[[listen]]", ["1: listen.service: missing: expected one of {services}"]),
         ("[[listen]]\nservice = ['http']", ["2: listen.service: expected one of {services}, not an array"]),
         ("[[listen]]\nservice = 'htpt'", ['2: listen.service: expected one of {services}, not "htpt"']),
         (
-            "[[listen]]\nservice = 'http'\naddress = 'x'",
-            ["3: listen.address: not an address: 'x' ({addresses})"],
+            "[[listen]]\nservice = 'http'\naddress = 'x y'",
+            ["3: listen.address: not an address: 'x y' ({addresses})"],
+        ),
+        (
+            "[[listen]]\nservice = 'http'\naddress = '::1'",
+            ["3: listen.address: not an address: '::1': add a port: [::1]:PORT"],
         ),
         (
             "[[listen]]\nservice = 'http'\naddress = ':65536'",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import time
+import itertools
+import string
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rawservers.config.positions import line_numbers, line_of
+from rawservers.config import positions
+from rawservers.config.positions import line_numbers, line_of, not_toml, statements
 from tests.harness.configuration import mistakes
 
 TEXT = """
@@ -39,6 +43,11 @@ k = 5
 k = 6
 [tab.sub.sub]
 k = 7
+[ "tab" . 'q.q' ]
+k . "l" = 8
+[["many"]]
+[many.last] # ]
+k = {}
 """.replace(" ; ", "\n")
 
 
@@ -67,6 +76,10 @@ def test_the_line_of_every_key() -> None:
         ("many", 1, "more", 1, "k"): 28,
         ("tab", "sub"): 29,
         ("tab", "sub", "sub", "k"): 30,
+        ("tab", "q.q"): 31,
+        ("tab", "q.q", "k", "l"): 32,
+        ("many", 2): 33,
+        ("many", 2, "last", "k", "x"): 35,
     }
     found = line_numbers(TEXT)
     assert {keys: line_of(keys, found) for keys in lines} == lines
@@ -101,10 +114,56 @@ def test_the_end_of_a_value(path: Path, value: str) -> None:
     assert line_numbers(f"a = {value}\n\nb = 1\n")["b",] == line + 1
 
 
-def test_a_long_array_takes_linear_time(path: Path) -> None:
-    begun = time.process_time()
-    assert mistakes(path, "zzz = [\n" + "'a',\n" * 100_000 + "]\nyyy = 1")[1:] == ["conf.toml:100003: yyy: unknown key"]
-    assert time.process_time() - begun < 5
+NAMES = ["".join(letters) for letters in itertools.islice(itertools.product(string.ascii_lowercase, repeat=4), 100_000)]
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("zzz = [\n" + "'a',\n" * 100_000 + "]\nyyy = 1", 0),
+        ("".join(f"{name} = 1\n" for name in NAMES), 0),
+        ("http.index = [\n" + "'.a',\n" * 100_000 + "]\nyyy = 1", 0),
+        ("[x]\n" * 1000 + "y = 1", 0),
+        ("".join(f"'{name}' = 1\n" for name in NAMES[:1000]), 1000),
+        ("".join(f"[['{name}']]\n" for name in NAMES[:1000]), 1000),
+        ("a = 1\n" * 50_000 + "b = " + "[" * 500_000, 1),
+        ("a = '2020-01-01'\nb = 1\n" * 1000 + "c = 2020-02-31", 1001),
+        ("a = 1\n" * 100_000 + "b = [", 0),
+    ],
+)
+def test_a_line_is_found_with_few_parses(text: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing each statement would take seconds. most: of the statements that are parsed, which are the longest part of it."""
+    parses: list[str] = []
+
+    def loads(text: str) -> dict[str, object]:
+        parses.append(text)
+        return tomllib.loads(text)
+
+    monkeypatch.setattr(positions, "tomllib", SimpleNamespace(loads=loads))
+    if "zzz" not in text and text.startswith("a = "):
+        not_toml("conf.toml", text, ValueError("Invalid (at end of document)" if text.endswith("b = [") else "Invalid"))
+    else:
+        line_numbers(text)
+    assert len(parses) <= most
+
+
+@pytest.mark.parametrize("text", ['"' + '\\"' * 500_000, "'" * 999_999, '"' * 999_999, "[" * 999_999, "a = " + "{[" * 400_000])
+def test_the_longest_nonsense_is_cut_once(text: str) -> None:
+    """Each character is in one token at most, also if no string has an end."""
+    found = [match.span() for match in positions.TOKEN.finditer(text)]
+    assert sum(end - start for start, end in found) <= len(text)
+    assert "".join(statement for _, statement in statements(text)) == text
+
+
+def test_a_report_is_bounded(path: Path) -> None:
+    found = mistakes(path, "".join(f"{name} = 1\n" for name in NAMES[:1000]))
+    assert found[0] == "conf.toml:1: aaaa: unknown key"
+    assert (len(found), found[-1]) == (101, "conf.toml: 900 more errors")
+    (line,) = mistakes(path, "a" * 5000 + " = 1")
+    assert line == f"conf.toml:1: {'a' * 77}...: unknown key"
+    assert len(mistakes(path, f"http.fallback = '/.{'a' * 5000}'")[0]) < 600
+    (line,) = mistakes(path, 'http.types.".a" = "a/b;' + " " * 500_000 + '\x7f"'.replace("\x7f", "\\u0080"))
+    assert "expected a media type" in line
 
 
 def test_lines_that_end_as_on_windows(path: Path) -> None:

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rawservers.config.keys import KEYS, TABLES
-from rawservers.config.toml import load
+from rawservers.config.toml import has_listeners
 from rawservers.daemon.startup import validate
 from rawservers.services import SERVICES, default_addresses
 from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
-from tests.harness.configuration import EXAMPLE, WRONG, loaded, mistakes
+from tests.harness.configuration import EXAMPLE, WRONG, load, loaded, mistakes
 
 # What a file can say
 
@@ -96,8 +96,24 @@ def test_all_of_it(path: Path) -> None:
     )
 
 
-def test_an_empty_file(path: Path) -> None:
-    assert loaded(path, "") == loaded(path, "# nothing\r\n[http]\r\n") == Config()
+@pytest.mark.parametrize("text", ["# nothing", "#", "[http]\r\n", "\n\n[telnet]\n[limits]", "\ufeff# nothing"])
+def test_a_file_without_settings(path: Path, text: str) -> None:
+    assert loaded(path, text) == Config()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \t\r\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n"])
+def test_an_empty_file_is_refused(path: Path, content: bytes) -> None:
+    assert mistakes(path, content) == ["conf.toml:1: the file is empty: without settings, it must have a comment at least"]
+
+
+def test_a_byte_order_mark_is_skipped(path: Path) -> None:
+    assert loaded(path, "\ufeffworkers = 3").workers == 3
+    assert mistakes(path, "\ufeffworkers = 3\nx = 1") == ["conf.toml:2: x: unknown key"]
+
+
+def test_listeners_are_noticed(path: Path) -> None:
+    for text, expected in (("", False), ("# x", False), ("workers = 1", False), ("[[listen]]\nservice = 'http'", True)):
+        assert has_listeners(text.encode(), "conf.toml") == expected
 
 
 def test_a_relative_path_begins_in_the_folder_of_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +177,17 @@ def test_what_the_command_line_says_instead_is_not_looked_up(path: Path) -> None
         ("a = 1\nb = " + "[" * 5000, "2: not TOML: nested too deeply"),
         ("workers = 0x" + "f" * 9000, '1: workers: expected an integer from 0 to 1024, or "auto", not a number of this size'),
         (b"a = 1\nb = '\xff'", "2: not UTF-8: byte 0xff"),
+        ("a = 1".encode("utf-16"), "1: not UTF-8, but UTF-16: save it as UTF-8"),
+        ("a = 1".encode("utf-16-be"), "1: not TOML: Invalid statement, at column 1"),
+        (b"a = 1\nb = '\0'", "2: not TOML: "),
+        (b"\xef\xbb\xbf\xef\xbb\xbfa = 1", "1: not TOML: Invalid statement, at column 1"),
+        ("a = 1\nb = [\n" + "[" * 5000, "2: not TOML: nested too deeply"),
+        ("a = 1\n[b]\nc = 1\nc = 2\n", "4: not TOML: Cannot overwrite a value"),
+        ("a = 1\nt = 25:00:00", "2: not TOML: Expected newline"),
+        ('a = "\n' + '\\"' * 5000, "1: not TOML: Illegal character '\\n', at column 6"),
+        ("a = 1\n" + "b." * 17 + "c = 1", "2: not TOML: Key of more than 16 parts, at column 1"),
+        ("a = 1\n[" + '"b" . ' * 17 + "'c']", "2: not TOML: Key of more than 16 parts, at column 1"),
+        ("a = '''\n\n'''\nx = {" + "b." * 17 + "c = 1}", "4: not TOML: Key of more than 16 parts, at column 1"),
     ],
 )
 def test_not_toml(path: Path, text: str | bytes, expected: str) -> None:
@@ -172,6 +199,7 @@ def test_a_file_that_cannot_be_read(path: Path) -> None:
     for name, why in (
         (str(path), "no such file or directory"),
         (str(path.parent), "is a directory"),
+        ("/dev/zero", "not a regular file"),
         (f"{path}\0", "embedded null byte"),
         ("", "no such file or directory"),
     ):
@@ -246,13 +274,20 @@ def test_any_file_is_taken_or_refused_with_its_lines(path: Path, text: str) -> N
         errors = error.errors
     else:
         for name in SERVICES:
-            validate(replace(config, listen=(ListenConfig(name, ""),)))
+            validate(replace(config, listen=(ListenConfig(name, "0"),)))
         return
     assert errors
     for said in errors:
         match = re.fullmatch(rf"{re.escape(str(path))}:(\d+): .+", said)
         assert match
         assert 1 <= int(match[1]) <= data.count(b"\n") + 1
+
+
+def test_dots_in_strings_and_comments_are_no_key(path: Path) -> None:
+    dots = "a." * 50
+    config = loaded(path, f"# {dots}\ntelnet.greeting = '''\n{dots}c = 1\n'''\nhttp.index = ['{dots}', \"{dots}\"]")
+    assert config.telnet_greeting == f"{dots}c = 1\n"
+    assert config.sites[0].index == (dots, dots)
 
 
 def test_the_checks_leave_nothing_open(path: Path) -> None:

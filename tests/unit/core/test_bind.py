@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from pathlib import Path
@@ -9,7 +10,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 
 import pytest
 
-from rawservers.core.bind import Endpoint, bind
+from rawservers.core.bind import Endpoint, bind, written_host
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,32 @@ def test_the_accept_queue_is_as_long_as_the_system_allows() -> None:
         info = server.sock.getsockopt(IPPROTO_TCP, socket.TCP_INFO, 104)
     (backlog,) = struct.unpack_from("I", info, 28)  # tcpi_sacked, which is that of a listening socket
     assert backlog == int(Path("/proc/sys/net/core/somaxconn").read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("localhost", "localhost"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("a-b.example", "a-b.example"),
+        ("::", "[::]"),
+        ("::1", "[::1]"),
+        ("fe80::1%eth0", "[fe80::1%eth0]"),
+        ("::ffff:1.2.3.4", "[::ffff:1.2.3.4]"),
+        ("[::1]", "[::1]"),
+        ("", ""),
+        ("80", ""),
+        ("a:80", ""),
+        ("[::1]:80", ""),
+        ("a b", ""),
+        ("http://a", ""),
+        ("unix:a", ""),
+        ("a/b", ""),
+    ],
+)
+def test_a_host_before_its_port(text: str, expected: str) -> None:
+    assert written_host(text) == expected
+    if expected:
+        assert Endpoint.parse(f"{expected}:80").host == expected.strip("[]")
+        with pytest.raises(ValueError, match=f"add a port: {re.escape(expected)}:7$"):
+            Endpoint.parse(text, "7")

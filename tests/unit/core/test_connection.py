@@ -69,6 +69,64 @@ def test_urgent_data_comes_in_two_parts(size: int) -> None:
         assert len(before) == 1 + (size >= SMALL_SIZE)
 
 
+class Resetting(Recording):
+    """Says something and resets: at once, in a later call, after the peer's FIN, or before anything was said."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__(peer)
+        self.last: Sequence[Chunk] = ()
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        if data == b"later":
+            self.peer.wake()
+            return ()
+        if data != b"wait for the FIN":
+            self.closing = Closing.RESET
+        return tuple(data[at : at + 7] for at in range(0, len(data), 7))
+
+    def resume(self) -> Sequence[Chunk]:
+        self.closing = Closing.RESET
+        return (b"resumed",)
+
+    def end(self) -> Sequence[Chunk]:
+        self.closing = Closing.RESET
+        return (b"ended",)
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (b"at once", b"at once"),
+        (b"in several chunks", b"in several chunks"),
+        (b"later", b"resumed"),
+        (b"wait for the FIN", b"wait for the FINended"),
+    ],
+)
+def test_a_reset_comes_after_all_output(said: bytes, heard: bytes) -> None:
+    with Running(Resetting) as running, running.connect() as sock:
+        sock.sendall(said)
+        if said == b"wait for the FIN":
+            sock.shutdown(socket.SHUT_WR)
+        received = b""
+        while len(received) < len(heard) and (data := sock.recv(100)):
+            received += data
+        assert received == heard
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        until(lambda: len(running.connections) == 0, "it is closed")
+
+
+def test_a_reset_before_anything_is_said() -> None:
+    class ResetAtOnce(Protocol):
+        closing = Closing.RESET
+
+        def __init__(self, peer: Peer) -> None:
+            pass
+
+    with Running(ResetAtOnce) as running, running.connect() as sock, pytest.raises(ConnectionResetError):
+        sock.recv(1)
+
+
 def test_urgent_output() -> None:
     class Sync(Recording):
         def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:

@@ -1,13 +1,17 @@
-"""Workers as the supervisor sees them: which one is taken for stuck."""
+"""Workers as the supervisor sees them: which one is taken for stuck, and what counts of one that has ended."""
 
 from __future__ import annotations
 
 import math
+import signal
+import socket
 from types import SimpleNamespace
 
 import pytest
 
 from rawservers.daemon import supervisor
+from rawservers.daemon.transitions import NO_GENERATION, EventKind, ServerState, WorkerState
+from rawservers.daemon.worker import READY
 from rawservers.settings import Config
 
 
@@ -44,3 +48,23 @@ def test_a_heartbeat_of_no_time_does_not_protect(heartbeat: float) -> None:
     child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
     assert not child.is_stuck(1e6 + 9.9, 1.0)  # nor does it harm
     assert child.is_stuck(1e6 + 10.1, 1.0)
+
+
+def test_what_a_worker_has_said_counts_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of both the supervisor hears of first. Otherwise a worker that was ready would have failed to start."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ends = [(1, signal.SIGKILL.value), (0, 0)]
+    monkeypatch.setattr(supervisor.os, "waitpid", lambda *_: ends.pop(0))
+    heard: list[EventKind] = []
+    shell = supervisor.Supervisor.__new__(supervisor.Supervisor)
+    shell._state = ServerState(workers={1: WorkerState(NO_GENERATION)})
+    shell._scoreboard = SimpleNamespace(release=lambda *_: None)  # type: ignore[assignment]
+    loop = SimpleNamespace(watch=lambda *_: None)
+    report = lambda kind, pid: heard.append(kind)  # noqa: E731
+    shell._handle = report  # type: ignore[assignment, method-assign]
+    shell._children = {1: supervisor.Child(1, None, SimpleNamespace(), ours, loop, report)}  # type: ignore[arg-type]
+    theirs.send(READY)
+    theirs.close()
+    shell.handle_chld()
+    assert heard == [EventKind.READY, EventKind.KILLED]
+    assert shell._children == {}

@@ -20,6 +20,7 @@ from rawservers.daemon.transitions import WorkerPhase as Phase
 
 PAST, FUTURE = -1.0, 100.0
 FORMER = Generation(0, 0, 1.0)  # any that is neither the current nor the next one
+RETIRE = {Phase.RETIRING, Phase.RETIRED}
 NEW_PID = 99
 
 
@@ -48,8 +49,10 @@ def normal_form(node: Node) -> Node:
         names[state.current] = state.current._replace(number=1)
     if state.next:
         names[state.next] = state.next._replace(number=2)
+    if state.exit_status is not None:  # nobody looks at generations any more
+        state = state._replace(workers={pid: each._replace(generation=FORMER) for pid, each in state.workers.items()})
     workers = sorted(
-        worker._replace(generation=names.get(worker.generation, FORMER), kill_at=side(worker.kill_at))
+        worker._replace(generation=names.get(worker.generation, former(worker.generation)), kill_at=side(worker.kill_at))
         for worker in state.workers.values()
     )
     state = state._replace(
@@ -69,6 +72,10 @@ def normal_form(node: Node) -> Node:
     return Node(state, result_of, frozenset(names.get(each, FORMER) for each in node.opened), node.has_exited)
 
 
+def former(generation: Generation) -> Generation:
+    return FORMER._replace(size=generation.size)
+
+
 def side(time: float) -> float:
     return time if time == inf else FUTURE if time > 0 else PAST
 
@@ -77,21 +84,21 @@ def key(node: Node) -> Any:
     return node._replace(state=node.state._replace(workers=tuple(node.state.workers.values())))  # type: ignore[arg-type]
 
 
-def steps(node: Node, sizes: tuple[int, ...], may_hang: bool) -> Iterator[Step]:
-    """Every event that may come next."""
+def steps(node: Node, sizes: tuple[int, ...], mishap: str) -> Iterator[Step]:
+    """Every event that may come next. mishap: "hang", or "leave" by themselves: what workers may do besides."""
     state = node.state
 
     def step(kind: EventKind, behaved: bool = True, pid: int = 0, generation: Generation = FORMER) -> Step:
         return Step(state, ServerEvent(kind, 0.0, pid, generation), behaved)
 
-    if node.result_of and node.result_of.kind is Do.PREPARE:
-        for size in sizes:
-            yield step(On.PREPARED, generation=Generation(3, size, 1.0))
-        yield step(On.REJECTED)
-    elif node.result_of:
+    if node.result_of:
         yield step(On.FORKED, True, NEW_PID, node.result_of.generation)
         yield step(On.FORK_FAILED, False, 0, node.result_of.generation)
     else:
+        for size in sizes if state.preparing else ():
+            yield step(On.PREPARED, generation=Generation(3, size, 1.0))
+        if state.preparing:
+            yield step(On.REJECTED)
         yield step(On.RELOAD, False)
         yield step(On.STOP, False)
         yield step(On.TICK)
@@ -100,9 +107,13 @@ def steps(node: Node, sizes: tuple[int, ...], may_hang: bool) -> Iterator[Step]:
             if state.workers.get(pid - 1) == worker:
                 continue  # as the one before
             yield step(On.READY, worker.phase is Phase.STARTING, pid)
-            yield step(On.RETIRED, worker.phase is Phase.RETIRING, pid)
+            left = any(each.phase is Phase.STOPPING for each in state.workers.values())
+            if worker.phase is Phase.RETIRING or (mishap == "leave" and not left):  # one at a time: their number has no bound
+                yield step(On.RETIRED, worker.phase is Phase.RETIRING, pid)
             yield step(On.EXITED, worker.phase >= Phase.RETIRED or worker.kill_at < inf, pid)
-            if may_hang:
+            if worker.phase is Phase.STARTING:  # later it does not matter why a worker has exited
+                yield step(On.KILLED, False, pid)
+            if mishap == "hang":
                 yield step(On.STUCK, False, pid)
 
 
@@ -123,11 +134,14 @@ def take(node: Node, step: Step, largest: int) -> Node:
     event = step.event
     state, actions = transitions.transition(step.state, event)
     kinds = [action.kind for action in actions]
-    results = [action for action in actions if action.kind in {Do.PREPARE, Do.FORK}]
+    results = [action for action in actions if action.kind is Do.FORK]
     assert results == list(actions[-1:]) or not results, "an action with a result is not the last one"
     alive = set(step.state.workers) | ({event.pid} if event.kind is On.FORKED else set())
-    alive -= {event.pid} if event.kind is On.EXITED else set()
+    alive -= {event.pid} if event.kind in {On.EXITED, On.KILLED} else set()
     opened = set(node.opened)
+    assert (Do.PREPARE in kinds) <= (not step.state.preparing or event.kind in {On.PREPARED, On.REJECTED}), (
+        "step: two preparations"
+    )
     if event.kind is On.PREPARED:
         opened.add(event.generation)
     for action in actions:
@@ -136,6 +150,7 @@ def take(node: Node, step: Step, largest: int) -> Node:
             opened.remove(action.generation)
     check(state, alive, opened, largest)
     check_actions(step.state, state, actions)
+    check_lives(step.state, state, event, largest)
     assert Do.EXIT not in kinds or not alive, "exit: workers are left"
     return normal_form(Node(state, results[0] if results else None, frozenset(opened), Do.EXIT in kinds))
 
@@ -145,18 +160,18 @@ def check(state: ServerState, alive: set[int], opened: set[Generation], largest:
     used = {generation for generation in (state.current, state.next) if generation}
     assert set(state.workers) == alive, "forgotten: a worker is not in the state, or has exited"
     assert opened == (used if state.exit_status is None else set()), "listener: open are others than those in use"
-    assert not (state.next and state.handover), "step: a start, and a hand-over at the same time"
+    assert bool(state.next) + state.handover + state.preparing <= 1, "step: two at the same time"
     for worker in state.workers.values():
         assert not worker.is_active or worker.generation in used, "forgotten: a worker of no generation has no command"
         assert worker.phase >= Phase.STOPPING or state.exit_status is None, "forgotten: a worker was not told to stop"
         assert worker.kill_at < inf or worker.phase < Phase.STOPPING, "way out: nobody kills it"
     for generation in used:
         assert len(state.active(generation)) <= generation.size, "bound: too many workers of a generation"
-    assert len(state.former()) <= largest, "bound: too many workers of former generations"
-    if state.next:
-        assert set(state.former()) <= {pid for pid, worker in state.workers.items() if worker.generation == state.next}, (
-            "bound: a reload has begun beside workers of a former one"
-        )
+    most = transitions.MAX_RETIRING * largest
+    retiring = [worker for worker in state.workers.values() if worker.phase in RETIRE]
+    assert len(retiring) <= most + largest * state.handover, "bound: too many workers retire"
+    old = [worker for worker in state.workers.values() if worker.generation not in used]
+    assert len(old) <= most + 2 * largest + 1, "bound: too many workers of former generations"  # + next's, and one by itself
 
 
 def check_actions(before: ServerState, after: ServerState, actions: tuple[Action, ...]) -> None:
@@ -173,6 +188,24 @@ def check_actions(before: ServerState, after: ServerState, actions: tuple[Action
             assert before.workers[action.pid].kill_at <= 0, "kill: before its time"
 
 
+def check_lives(before: ServerState, after: ServerState, event: ServerEvent, largest: int) -> None:
+    """A worker is told to stop for a reason, and a reload that fails harms nobody but its own workers."""
+    told = {action.pid: action.phase for action in after.actions if action.kind is Do.COMMAND}
+    if after.exit_status is None:
+        stopped = {
+            pid for pid, phase in told.items() if phase is Phase.STOPPING and (event.kind, event.pid) != (On.RETIRED, pid)
+        }
+        left = [pid for pid in before.workers if pid in after.workers and after.workers[pid].phase in RETIRE]
+        assert not stopped or len(left) >= transitions.MAX_RETIRING, "lives: a worker that retires was told to stop too early"
+        for pid in (pid for pid, phase in told.items() if phase is Phase.STOPPING_NOW):
+            assert before.workers[pid].generation == before.next, "lives: a failed reload has ended another one's worker"
+    idle = not (before.next or before.handover or before.preparing) and before.exit_status is None
+    if event.kind is On.RELOAD and idle and len(before.former()) <= transitions.MAX_RETIRING:
+        assert Do.PREPARE in {action.kind for action in after.actions}, "lives: a reload waits for workers that retire"
+    if event.kind is On.KILLED and before.workers[event.pid].kill_at == inf and before.exit_status is None:
+        assert after.exit_status is None, "lives: the server gives up since a worker was killed"
+
+
 def is_goal(node: Node) -> bool:
     """Whether it has exited, or serves with all its workers and has nothing else to do."""
     state = node.state
@@ -180,11 +213,11 @@ def is_goal(node: Node) -> bool:
         return node.has_exited
     workers = state.workers.values()
     serves = len(workers) == state.current.size and all(worker.phase is Phase.READY for worker in workers)
-    idle = not (state.next or state.handover or state.reload_requested) and state.exit_status is None
+    idle = not (state.next or state.handover or state.reload_requested or state.preparing) and state.exit_status is None
     return serves and idle and all(worker.kill_at == inf for worker in workers)
 
 
-def explore(sizes: tuple[int, ...], may_hang: bool) -> int:
+def explore(sizes: tuple[int, ...], mishap: str = "") -> int:
     """Walk through all states. The number of them. Raises AssertionError if an invariant is broken."""
     first = [Generation(1, size, 1.0) for size in sizes]
     queue = deque(normal_form(Node(ServerState(next=each), None, frozenset([each]))) for each in first)
@@ -194,7 +227,7 @@ def explore(sizes: tuple[int, ...], may_hang: bool) -> int:
         node = queue.popleft()
         if is_goal(node):
             goals.append(key(node))
-        for step in steps(node, sizes, may_hang) if not node.has_exited else ():
+        for step in steps(node, sizes, mishap) if not node.has_exited else ():
             target = take(node, step, max(sizes))
             name = key(target)
             if name not in came_from:
@@ -212,9 +245,20 @@ def explore(sizes: tuple[int, ...], may_hang: bool) -> int:
     return len(came_from)
 
 
-@pytest.mark.parametrize(("sizes", "may_hang"), [((2,), True), ((1, 2), False), ((1, 3), False)])
-def test_every_order_of_events(sizes: tuple[int, ...], may_hang: bool) -> None:
-    assert explore(sizes, may_hang) > 1000
+@pytest.mark.parametrize(
+    ("sizes", "mishap", "most"),
+    [
+        ((1,), "", 2),
+        ((1,), "hang", 1),
+        ((1,), "leave", 1),
+        ((2,), "", 1),
+        pytest.param((1,), "", transitions.MAX_RETIRING, marks=pytest.mark.slow),
+        pytest.param((1, 2), "", 1, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    ],
+)
+def test_every_order_of_events(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], mishap: str, most: int) -> None:
+    monkeypatch.setattr(transitions, "MAX_RETIRING", most)
+    assert explore(sizes, mishap) > 400
 
 
 # Mistakes that are noticed. Each takes the place of a method of ServerState, and is given the method.
@@ -224,7 +268,7 @@ Method = Callable[..., Any]
 
 def handover_is_never_over(method: Method, state: ServerState) -> ServerState:
     settled: ServerState = method(state)
-    return settled._replace(handover=settled.current is not None and not settled.next)
+    return settled._replace(handover=settled.current is not None and not settled.next and not settled.preparing)
 
 
 def handover_begins_early(method: Method, state: ServerState) -> ServerState:
@@ -232,8 +276,36 @@ def handover_begins_early(method: Method, state: ServerState) -> ServerState:
     return settled._replace(handover=settled.next is not None)
 
 
+def preparation_is_begun_again(method: Method, state: ServerState) -> ServerState:
+    settled: ServerState = method(state)
+    again = settled.preparing and state.reload_requested and settled.exit_status is None and not settled.actions
+    return settled._replace(reload_requested=False).act(Do.PREPARE) if again else settled
+
+
+def stop_forgets_what_is_prepared(method: Method, state: ServerState, event: ServerEvent) -> ServerState:
+    late = event.kind is On.PREPARED and state.exit_status is not None
+    return state if late else method(state, event)  # type: ignore[no-any-return]
+
+
 def retired_worker_is_no_hindrance(method: Method, state: ServerState) -> list[int]:
     return [pid for pid in method(state) if state.workers[pid].phase is not Phase.RETIRED]
+
+
+def retiring_workers_are_overlooked(method: Method, state: ServerState) -> list[int]:
+    return []
+
+
+def the_bound_is_low(method: Method, state: ServerState) -> int:
+    return max(1, method(state) - 1)
+
+
+def failure_ends_all_others(method: Method, state: ServerState, reason: str) -> ServerState:
+    failed: ServerState = method(state, reason)
+    return failed.command(Phase.STOPPING_NOW, failed.former()) if state.current else failed
+
+
+def killed_is_failed(method: Method, state: ServerState, event: ServerEvent) -> ServerState:
+    return method(state, event._replace(kind=On.EXITED) if event.kind is On.KILLED else event)
 
 
 def old_workers_are_overlooked(method: Method, state: ServerState) -> list[int]:
@@ -281,7 +353,13 @@ def fork_is_not_the_last(method: Method, state: ServerState, kind: Do, *argument
     [
         ("settle", handover_is_never_over, "way out"),
         ("settle", handover_begins_early, "step"),
+        ("settle", preparation_is_begun_again, "step"),
+        ("handle", stop_forgets_what_is_prepared, "listener"),
         ("former", retired_worker_is_no_hindrance, "bound"),
+        ("retiring", retiring_workers_are_overlooked, "bound"),
+        ("max_retiring", the_bound_is_low, "lives"),
+        ("fail", failure_ends_all_others, "lives"),
+        ("handle", killed_is_failed, "lives"),
         ("former", old_workers_are_overlooked, "forgotten"),
         ("command", command_forgets_the_worker, "forgotten"),
         ("command", command_is_not_sent, "command"),
@@ -294,10 +372,11 @@ def fork_is_not_the_last(method: Method, state: ServerState, kind: Do, *argument
     ],
 )  # fmt: skip
 def test_a_mistake_is_noticed(monkeypatch: pytest.MonkeyPatch, name: str, mistake: Method, noticed: str) -> None:
+    monkeypatch.setattr(transitions, "MAX_RETIRING", 2)
     method = getattr(ServerState, name)
     monkeypatch.setattr(ServerState, name, lambda *arguments, **more: mistake(method, *arguments, **more))
     with pytest.raises(AssertionError, match=f"^{noticed}"):
-        explore((2,), may_hang=False)
+        explore((1,))
 
 
 # Times
@@ -362,3 +441,59 @@ def test_how_long_a_reload_waits() -> None:
     state, taken = after(state, ServerEvent(On.READY, 30.0, 2), ServerEvent(On.TICK, 31.1))  # the old one does not reply
     assert [action.kind for action in taken] == [Do.CLOSE, Do.COMMAND, Do.COMPLETE]
     assert state.current == two
+
+
+def retiring(state: ServerState, generation: Generation, *pids: int) -> ServerState:
+    """The state after a reload, in whose hand-over all workers have replied. pids: of the new workers."""
+    state, _ = after(state, ServerEvent(On.RELOAD, 0.0), ServerEvent(On.PREPARED, 0.0, 0, generation))
+    old = [pid for pid, worker in state.workers.items() if worker.is_active]
+    for pid in pids:
+        state, _ = after(state, ServerEvent(On.FORKED, 0.0, pid, generation), ServerEvent(On.READY, 0.0, pid))
+    for pid in old:
+        state, _ = after(state, ServerEvent(On.RETIRED, 0.0, pid))
+    assert state.current == generation
+    return state
+
+
+def test_the_oldest_of_too_many_that_retire_are_told_to_stop() -> None:
+    """Each reload takes effect at once. The bound goes by the largest generation."""
+    state, _ = after(START, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.READY, 0.0, 1))
+    for number in range(1, 5):
+        state = retiring(state, Generation(number, 1, 10.0), number + 1)
+    assert [worker.phase for worker in state.workers.values()] == [Phase.RETIRED] * 4 + [Phase.READY]
+    state = retiring(state, Generation(5, 1, 10.0), 6)
+    assert [worker.phase for worker in state.workers.values()] == [Phase.STOPPING] + [Phase.RETIRED] * 4 + [Phase.READY]
+    assert state.workers[1].kill_at == 12.0
+    state, taken = after(state, ServerEvent(On.RELOAD, 0.0))
+    assert taken == []
+    state, taken = after(state, ServerEvent(On.RELOAD, 0.0), ServerEvent(On.EXITED, 0.0, 1))  # both are one
+    assert taken == [Action(Do.PREPARE)]
+    assert not state.reload_requested
+    larger = Generation(6, 3, 10.0)
+    state, _ = after(state, ServerEvent(On.PREPARED, 0.0, 0, larger))
+    for pid in (7, 8, 9):
+        state, _ = after(state, ServerEvent(On.FORKED, 0.0, pid, larger), ServerEvent(On.READY, 0.0, pid))
+    state, _ = after(state, ServerEvent(On.RETIRED, 0.0, 6))
+    assert [worker.phase for worker in state.workers.values()] == [Phase.RETIRED] * 5 + [Phase.READY] * 3
+
+
+def test_a_place_is_taken_as_soon_as_its_worker_says_that_it_leaves() -> None:
+    state, _ = after(START, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.READY, 0.0, 1))
+    state, taken = after(state, ServerEvent(On.RETIRED, 1.0, 1))
+    assert taken == [Action(Do.COMMAND, pid=1, phase=Phase.STOPPING), Action(Do.FORK, generation=ONE)]
+    assert state.workers[1].kill_at == 1.0 + ONE.drain_time + transitions.KILL_DELAY
+    state, _ = after(state, ServerEvent(On.FORKED, 1.0, 2, ONE), ServerEvent(On.READY, 1.0, 2))
+    state, taken = after(state, ServerEvent(On.RETIRED, 1.01, 2))
+    assert [action.kind for action in taken] == [Do.COMMAND]  # but not a hundred times a second
+    state, taken = after(state, ServerEvent(On.TICK, 1.2))
+    assert taken == [Action(Do.FORK, generation=ONE)]
+
+
+def test_a_worker_that_is_killed_before_it_is_ready_is_no_failure() -> None:
+    state, taken = after(START, ServerEvent(On.FORKED, 0.0, 1, ONE), ServerEvent(On.KILLED, 0.0, 1))
+    assert taken == []
+    state, taken = after(state, ServerEvent(On.TICK, state.fork_at))
+    assert taken == [Action(Do.FORK, generation=ONE)]
+    events = [ServerEvent(On.FORKED, 1.0, 2, ONE), ServerEvent(On.STUCK, 2.0, 2), ServerEvent(On.KILLED, 5.0, 2)]
+    state, taken = after(state, *events)  # by the supervisor, since it was stuck
+    assert state.exit_status == 1

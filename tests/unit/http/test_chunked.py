@@ -105,11 +105,16 @@ def test_a_chunk_line_up_to_its_limit() -> None:
 
 def test_what_is_not_data_has_a_limit() -> None:
     name = b"a" * 200
-    fat = b"1;%b\r\nx\r\n" % name  # 204 bytes, of which 8 are allowed by the data
-    most = FRAMING_LIMIT // (204 - 8)
+    fat = b"1;%b\r\nx\r\n" % name  # 206 bytes besides its data, which allows one
+    most = (FRAMING_LIMIT - 5) // (206 - 1)
     assert decode([fat * most + b"0\r\n\r\n"], limit=1000) == (b"x" * most, b"")
     assert decode([fat * (most + 1) + b"0\r\n\r\n"], limit=1000) == 400
-    assert decode([line(10_000) + bytes(10_000) + b"\r\n" + fat * (most + 1)], limit=20_000) == 400  # credit is not saved
+    thin = b"1\r\nx\r\n"  # 5 bytes besides its data
+    most = (FRAMING_LIMIT - 5) // (5 - 1)
+    assert decode([thin * most + b"0\r\n\r\n"], limit=10_000) == (b"x" * most, b"")
+    assert decode([thin * (FRAMING_LIMIT // 4 + 1)], limit=10_000) == 400
+    large = line(50_000) + bytes(50_000) + b"\r\n"  # allows as much
+    assert decode([large + thin * 10_000 + b"0\r\n\r\n"], limit=60_000) == (bytes(50_000) + b"x" * 10_000, b"")
     trailer = b"A: %b\r\n" % name
     most = (FRAMING_LIMIT - 5) // len(trailer)
     assert decode([b"0\r\n" + trailer * most + b"\r\n"]) == (b"", b"")
@@ -118,13 +123,13 @@ def test_what_is_not_data_has_a_limit() -> None:
         assert decode([data[i : i + 7] for i in range(0, len(data), 7)]) == 400
 
 
-def test_many_chunks_of_a_byte_are_decoded_in_steps() -> None:
-    body, buffer = ChunkedBody(10_000), bytearray(b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n")
+def test_many_small_chunks_are_decoded_in_steps() -> None:
+    body, buffer = ChunkedBody(20_000), bytearray(b"2\r\nxx\r\n" * 5_000 + b"0\r\n\r\n")
     calls = 0
     while not body.complete:
         assert body.decode(buffer, 64) <= 64
         calls += 1
-    assert (bytes(body.data), calls) == (b"x" * 10_000, -(-10_002 // 64))
+    assert (bytes(body.data), calls) == (b"x" * 10_000, -(-5_002 // 64))
 
 
 def test_without_steps_nothing_is_done() -> None:

@@ -39,6 +39,37 @@ def test_a_function_answers_below_its_prefix(clock: Clock) -> None:
     assert client.closing is Closing.KEEP
 
 
+def test_methods_before_a_path(clock: Clock) -> None:
+    def answer(name: str) -> Handler:
+        return lambda request: Response(body=name)
+
+    functions = (
+        ("GET /x", answer("get")), ("POST,PUT /x", answer("post")), ("/x/y", answer("any")), ("DELETE /x/y", answer("delete")),
+    )  # fmt: skip
+    service = router(clock, SiteConfig("/nonexistent"), handlers=functions)
+
+    def ask(method: str, path: str, body: str = "") -> tuple[int, bytes, str]:
+        client = Client(service, clock)
+        client.send(f"{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        (reply,) = client.replies()
+        return reply.status, reply.body if reply.status == 200 else b"", dict(reply.headers).get("Allow", "")
+
+    assert ask("GET", "/x") == ask("GET", "/x/z") == (200, b"get", "")
+    assert ask("HEAD", "/x") == (200, b"", "")
+    assert ask("PUT", "/x", "body") == ask("POST", "/x") == (200, b"post", "")
+    for body in ("", "body"):
+        assert ask("DELETE", "/x", body) == (405, b"", "GET, HEAD, POST, PUT")
+    assert ask("DELETE", "/x/y") == (200, b"delete", "")
+    assert ask("GET", "/x/y") == ask("OPTIONS", "/x/y/z") == (200, b"any", "")
+    assert ask("GET", "/") == (404, b"", "")
+
+
+@pytest.mark.parametrize("path", ["", "x", "GET", "GET x", "GET  /x"])
+def test_what_is_no_path_of_a_handler(clock: Clock, path: str) -> None:
+    with pytest.raises(ValueError, match=r"^handlers: expected a path, or METHODS and a path, not "):
+        router(clock, SiteConfig("/nonexistent"), handlers=((path, told),))
+
+
 def test_the_longest_prefix_wins(clock: Clock) -> None:
     def other(request: Request) -> Response:
         return Response(204)
@@ -199,7 +230,6 @@ def test_a_function_that_fails_is_answered_by_the_site_s_own_page(clock: Clock, 
         Response(200, [("X", "a\nb")]),
         Response(200, [("Content-Length", "5")]),
         Response(200, [("X", "\u20ac")]),
-        Response(200, body="text"),  # type: ignore[arg-type]
         Response("200"),  # type: ignore[arg-type]
         Response(200, [("X", 5)]),  # type: ignore[list-item]
         Response(200, 5),  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawservers.logs import error as error_log
+from rawservers.logs.error import RepeatedError
 from rawservers.logs.sink import BLOCK
 from tests.harness.logs import connection, drain, own_terminal, pipe
 from tests.harness.waiting import until
@@ -160,3 +161,18 @@ def test_a_message_that_cannot_be_made_is_said_as_it_is() -> None:
     assert read(log, reader) == b"%d of %s\\n\n"
     end(log)
     os.close(reader)
+
+
+def test_an_error_that_comes_again_is_told_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("rawservers.logs.error.time.monotonic", lambda: now)
+    repeated = RepeatedError()
+    for now in map(float, range(130)):  # noqa: B007  # the time
+        repeated.log("it fails")
+    repeated.log("in another way")
+    repeated.clear()
+    repeated.log("in another way")
+    told = ["it fails", "it fails (60 times)", "it fails (60 times)", "in another way (10 times)", "in another way"]
+    assert [record.message for record in caplog.records] == told

@@ -1,0 +1,87 @@
+"""The pytest plugin: the fixtures `http_server` and `telnet_server`, and a factory of each.
+
+It is loaded by every run of pytest where rawservers is installed, so it imports nothing but pytest until a fixture is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from rawservers.testing.http import HTTPServer
+    from rawservers.testing.telnet import TelnetServer
+
+S = TypeVar("S", "HTTPServer", "TelnetServer")
+
+
+@pytest.fixture
+def http_server(http_server_factory: Callable[..., HTTPServer]) -> HTTPServer:
+    """An HTTP server on a free port, which answers what the test expects, and fails on purpose."""
+    return http_server_factory()
+
+
+@pytest.fixture
+def telnet_server(telnet_server_factory: Callable[..., TelnetServer]) -> TelnetServer:
+    """A Telnet server on a free port, which answers what the test expects, and fails on purpose."""
+    return telnet_server_factory()
+
+
+@pytest.fixture
+def http_server_factory() -> Iterator[Callable[..., HTTPServer]]:
+    """Starts HTTP servers: call it with host=, port= or strict=, or without arguments. Each is stopped and checked."""
+    require_linux()
+    from rawservers.testing.http import HTTPServer
+
+    yield from make_factory(HTTPServer)
+
+
+@pytest.fixture
+def telnet_server_factory() -> Iterator[Callable[..., TelnetServer]]:
+    """Starts Telnet servers: call it with host=, port= or strict=, or without arguments. Each is stopped and checked."""
+    require_linux()
+    from rawservers.testing.telnet import TelnetServer
+
+    yield from make_factory(TelnetServer)
+
+
+def make_factory(kind: type[S]) -> Iterator[Callable[..., S]]:
+    servers: list[S] = []
+
+    def make(host: str = "127.0.0.1", **arguments: Any) -> S:
+        server = kind(host, **arguments)
+        server.start()
+        servers.append(server)
+        return server
+
+    try:
+        yield make
+    finally:
+        for server in servers:
+            server.stop()
+    check_all(servers)
+
+
+def check_all(servers: Sequence[HTTPServer | TelnetServer]) -> None:
+    """Check those that are strict, and fail for all of them at once, without a traceback of ours: it would say nothing."""
+    __tracebackhide__ = True
+    errors: list[AssertionError] = []
+    for server in servers:
+        try:
+            if server.strict:
+                server.check()
+        except AssertionError as error:
+            errors.append(error)
+    message = "\n".join(map(str, errors))
+    if cause := next((error.__cause__ for error in errors if error.__cause__), None):
+        raise AssertionError(message) from cause
+    if errors:
+        pytest.fail(message, pytrace=False)
+
+
+def require_linux() -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux (epoll)")

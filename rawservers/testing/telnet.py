@@ -1,0 +1,238 @@
+"""A Telnet server for a test: the lines it expects, what it was sent, and how it fails on purpose.
+
+    telnet_server.expect_line("admin", prompt="login: ", ordered=True)
+    telnet_server.expect_line("secret", prompt="Password: ", hidden=True, ordered=True)
+    telnet_server.expect_line("show version", prompt="> ").respond("7.2")
+
+Each connection is a `Session` of a dialogue, `TelnetServer._talk`, which shows the prompts and looks for the lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import SequenceMatcher
+from itertools import count
+from typing import NamedTuple, Self, TypeAlias, cast
+
+from rawservers.core.peer import Peer
+from rawservers.core.protocol import Protocol
+from rawservers.telnet.service import Dialogue, Hidden, LineClient, LineService, run_service
+from rawservers.telnet.session import Session
+from rawservers.testing.fixture import FixtureServer
+from rawservers.testing.replies import Ending, Expectation, Reply, known
+from rawservers.testing.scripted import ONE_ANSWER, Cue, Scripted
+
+LONGEST_LINE = 1 << 20  # bytes
+
+Text: TypeAlias = str | bytes  # str: sent as UTF-8
+
+
+class LogEntry(NamedTuple):
+    """Bytes as they were on the wire, commands of Telnet included. connection: counted from 0; is_sent: by the server."""
+
+    connection: int
+    is_sent: bool
+    data: bytes
+
+
+class LineExpectation(Expectation):
+    """An expected line, and the replies to it. See `Expectation` for `delay`, `reset`, `then` and the like.
+
+    What is sent after a line, and so delayed, cut or counted by `cut_after`, is its answer and the prompt behind it.
+    """
+
+    def __init__(self, text: Text | re.Pattern[str], prompt: Text, hidden: bool, ordered: bool) -> None:
+        super().__init__(is_ordered=ordered)
+        self.text = text.encode() if isinstance(text, str) else text
+        self.prompt = Hidden(encoded(prompt)) if hidden else encoded(prompt)
+
+    def respond(self, text: Text | Callable[[bytes], Text], ending: Ending = "keep") -> Self:
+        """Send `text` as one or more lines, or what it returns for the line, if it is a function; afterwards the next prompt.
+
+        ending: in place of the prompt, "close" ends the session, "reset" resets the connection, "hang" says nothing more.
+        """
+        self._complete(text)
+        if ending != "keep":
+            self._replies[-1].ending = known(ending)
+        return self
+
+    def describe(self) -> str:
+        return f"the line {self}"
+
+    def matches(self, line: bytes) -> bool:
+        """Whether `line` is expected."""
+        if isinstance(self.text, bytes):
+            return self.text == line
+        return self.text.match(line.decode("utf-8", "replace")) is not None
+
+    def __str__(self) -> str:
+        return repr(self.text.decode("utf-8", "replace") if isinstance(self.text, bytes) else self.text)
+
+
+class TelnetServer(FixtureServer[LineExpectation]):
+    """A Telnet server for a test: the fixture `telnet_server`.
+
+    greeting: sent to each client first. echo: whether lines are sent back, as devices do, to clients that have not asked for
+    character mode. service: in place of all expectations, a function of a line or a generator function, as in
+    rawservers/telnet/service.py; it is called in the server's thread.
+    """
+
+    service_name = "telnet"
+
+    greeting: Text
+    echo: bool
+    service: LineService | None
+
+    def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> None:
+        super().__init__(host, port=port, strict=strict)
+        self._clients: list[LineClient] = []
+        self._forget()
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines that were sent to it, without their ends, in order. A line is there before its answer is sent."""
+        with self._lock:
+            return list(self._lines)
+
+    @property
+    def log(self) -> list[LogEntry]:
+        """All bytes received and sent, in order."""
+        with self._lock:
+            return list(self._log)
+
+    def expect_line(
+        self, text: Text | re.Pattern[str], prompt: Text = "", hidden: bool = False, ordered: bool = False
+    ) -> LineExpectation:
+        """Expect this line, or lines that match at their beginning, and show `prompt` before it; hidden: as for a password.
+
+        ordered: once in each session, after the lines that were ordered before and before any other. The prompt shown is that
+        of the next ordered line; when none is left, the first one of the other lines. An empty line only gets the prompt again,
+        unless it is expected. The first expectation that matches is used.
+        """
+        expectation = LineExpectation(text, prompt, hidden, ordered)
+        with self._lock:
+            self._expectations.append(expectation)
+        return expectation
+
+    def dialogue(self, function: Callable[[LineClient], Dialogue]) -> Callable[[LineClient], Dialogue]:
+        """Set `service` to a generator function, which is returned. Also a decorator."""
+        self.service = function
+        return function
+
+    def push(self, text: Text) -> None:
+        """Send `text` and a line end to all clients, above their prompts. From any thread."""
+        with self._lock:
+            clients = list(self._clients)
+        for client in clients:
+            client.push_line(encoded(text))
+
+    # For FixtureServer
+
+    def _forget(self) -> None:
+        self.greeting, self.echo, self.service = b"", False, None
+        self._expectations = []
+        self._lines: list[bytes] = []
+        self._log: list[LogEntry] = []
+        self._connection_numbers = count()
+
+    def _converse(self, peer: Peer) -> Protocol:
+        cue, number = Cue(), next(self._connection_numbers)
+
+        def dialogue(client: LineClient) -> Dialogue:
+            return (yield from self._talk(client, cue))
+
+        def add(is_sent: bool, data: bytes) -> None:
+            if data:
+                with self._lock:
+                    self._log.append(LogEntry(number, is_sent, data))
+
+        def on_failure(error: Exception) -> None:
+            self._record_error(error, "the telnet service")
+
+        greeting = encoded(self.greeting)
+        session = Session(peer, dialogue, longest_line=LONGEST_LINE, greeting=greeting, on_failure=on_failure)
+        return Scripted(peer, session, cue, add)
+
+    # In the server's thread
+
+    def _talk(self, client: LineClient, cue: Cue) -> Dialogue:
+        """One session."""
+        with self._lock:
+            self._clients.append(client)
+        try:
+            if self.service is not None:
+                return (yield from self._recorded(run_service(self.service, client)))
+            passed = 0  # of the ordered lines
+            while True:
+                prompt = self._prompt(passed)
+                line = yield prompt
+                client.steps += ONE_ANSWER
+                if self.echo and not client.echoing and not isinstance(prompt, Hidden):
+                    client.send_line(line)
+                found = self._find(line, passed)
+                if isinstance(found, str):
+                    client.send_line(encoded(f"?{found}"))
+                elif found is not None:
+                    passed += found.is_ordered
+                    if not self._reply(client, cue, line, found.take_reply()):
+                        return None
+        finally:
+            with self._lock:
+                self._clients.remove(client)
+
+    def _recorded(self, dialogue: Dialogue) -> Dialogue:
+        """`dialogue`, whose lines are recorded."""
+        try:
+            prompt = next(dialogue)
+            while True:
+                line = yield prompt
+                with self._lock:
+                    self._lines.append(line)
+                prompt = dialogue.send(line)
+        except StopIteration as end:
+            return cast("bytes | None", end.value)
+        finally:
+            dialogue.close()
+
+    def _prompt(self, passed: int) -> bytes:
+        """The prompt in a session that has had so many of the ordered lines."""
+        with self._lock:
+            ordered = [each.prompt for each in self._expectations if each.is_ordered][passed:]
+            others = [each.prompt for each in self._expectations if not each.is_ordered and each.prompt]
+        return next(iter(ordered + others), b"")
+
+    def _find(self, line: bytes, passed: int) -> LineExpectation | str | None:
+        """The expectation that `line` is for, a message about there being none, or None for an empty line."""
+        with self._lock:
+            self._lines.append(line)
+            ordered = [each for each in self._expectations if each.is_ordered][passed:]
+            candidates = ordered[:1] or [each for each in self._expectations if not each.is_ordered]
+            for each in candidates:
+                if each.matches(line):
+                    return each
+            if not line:
+                return None
+            message = f"the line {line.decode('utf-8', 'replace')!r} was not expected; "
+            if ordered:
+                message += f"next in order: {ordered[0]}"
+            elif candidates:
+                shown = repr(line.decode("utf-8", "replace"))
+                message += f"nearest: {max(map(str, candidates), key=lambda text: SequenceMatcher(None, text, shown).ratio())}"
+            else:
+                message += "no more lines were" if self._expectations else "nothing was"
+            self._failures.append(message)
+            return message
+
+    def _reply(self, client: LineClient, cue: Cue, line: bytes, reply: Reply) -> bool:
+        """Answer `line`; returns whether the session goes on."""
+        if reply.needs_script():
+            cue.before, cue.script = client.flush(), reply.steps  # what is to be sent already is no part of the answer
+        text = reply.content(line) if callable(reply.content) else reply.content
+        if text is not None:
+            client.send_line(encoded(text))
+        return reply.ending == "keep"
+
+
+def encoded(text: Text) -> bytes:
+    return text.encode() if isinstance(text, str) else text

@@ -1,0 +1,100 @@
+"""A Config in code: what is wrong with a field is said at once, with its name and what it takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rawservers import serve
+from rawservers.services import default_addresses
+from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
+
+Class = type[Config] | type[SiteConfig] | type[ListenConfig]
+CLASSES: list[Class] = [Config, SiteConfig, ListenConfig]
+LISTENER = {"service": "http", "address": "0"}
+
+
+def make(config: Class, **values: Any) -> Any:
+    required = LISTENER if config is ListenConfig else {}
+    return config(**{**required, **values})
+
+
+@pytest.mark.parametrize(("config", "name"), [(config, field.name) for config in CLASSES for field in fields(config)])
+@pytest.mark.parametrize("value", [b"x", 1j, object(), {"a": 1}, ("a", 5, b""), ((),), float("nan"), "\0", -1])
+def test_a_wrong_type(config: Class, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"(?s)^{name}: expected .+, not "):
+        make(config, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (SiteConfig, {"hosts": "a"}, "hosts: expected a tuple of host names, not 'a'"),
+        (SiteConfig, {"root": Path("/")}, "root: expected a string"),
+        (SiteConfig, {"listing": 1}, "listing: expected True or False, not 1"),
+        (SiteConfig, {"headers": {"*": {"a": "b"}}}, "headers: expected a tuple of (pattern, name, value), not {'*': "),
+        (SiteConfig, {"headers": (("*", "a"),)}, "headers: expected a tuple of (pattern, name, value), not (("),
+        (SiteConfig, {"error_pages": (("404", "/x"),)}, "error_pages: expected a tuple of (status, path), not (("),
+        (SiteConfig, {"max_age": -1}, "max_age: expected an integer from 0 to 31536000 or None, not -1"),
+        (Config, {"listen": ("http", "127.0.0.1:80")}, "listen: expected None, or a tuple of ListenConfig, not ('http', "),
+        (Config, {"listen": (("http", "80"),)}, "listen: expected None, or a tuple of ListenConfig, not (("),
+        (Config, {"sites": SiteConfig()}, "sites: expected a tuple of SiteConfig, not SiteConfig("),
+        (Config, {"sites": ("/srv",)}, "sites: expected a tuple of SiteConfig, not ('/srv',)"),
+        (Config, {"workers": -1}, "workers: expected an integer from 0 to 1024, not -1"),
+        (Config, {"workers": 1025}, "workers: expected an integer from 0 to 1024, not 1025"),
+        (Config, {"workers": 1.0}, "workers: expected an integer from 0 to 1024, not 1.0"),
+        (Config, {"workers": True}, "workers: expected an integer from 0 to 1024, not True"),
+        (Config, {"idle_time": -0.5}, "idle_time: expected a number of seconds from 0 to 86400, not -0.5"),
+        (Config, {"idle_time": "5"}, "idle_time: expected a number of seconds from 0 to 86400, not '5'"),
+        (Config, {"idle_time": None}, "idle_time: expected a number of seconds from 0 to 86400, not None"),
+        (Config, {"log_format": "xml"}, "log_format: expected 'combined' or 'json', not 'xml'"),
+        (Config, {"handlers": {"/a": print}}, "handlers: expected a tuple of (path, function), not {"),
+        (Config, {"handlers": (("/a", "b"),)}, "handlers: expected a tuple of (path, function), not (("),
+        (ListenConfig, {"address": "x y"}, "address: not an address: 'x y' (HOST:PORT"),
+        (ListenConfig, {"address": "::1"}, "address: not an address: '::1': add a port: [::1]:PORT"),
+        (ListenConfig, {"address": 80}, "address: expected a string, not 80"),
+        (ListenConfig, {"mode": 0o660}, "mode: only unix sockets have one, not "),
+        (ListenConfig, {"owner": "root"}, "owner: only unix sockets have one, not "),
+        (ListenConfig, {"address": "unix:/s", "mode": "0660"}, "mode: expected a mode from 0 to 0o777 or None, not '0660'"),
+    ],
+)
+def test_what_a_field_takes(config: Class, values: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        make(config, **values)
+
+
+def test_lists_become_tuples() -> None:
+    listener, site = ListenConfig("http", "0"), SiteConfig(hosts=["a"])  # type: ignore[arg-type]
+    config = Config(listen=[listener], sites=[site], handlers=[("/", print)])  # type: ignore[arg-type]
+    assert (config.listen, config.sites, config.handlers, site.hosts) == ((listener,), (site,), (("/", print),), ("a",))
+
+
+@pytest.mark.parametrize("config", [Config, SiteConfig])
+def test_defaults_limits_and_aliases_are_valid(config: Class) -> None:
+    for name, setting in settings_of(config).items():
+        values = [getattr(config(), name), *setting.aliases.values()]  # type: ignore[call-arg]
+        if setting.kind in {"int", "seconds"}:
+            values += [setting.min, setting.max]
+        for value in values:
+            assert getattr(make(config, **{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            Config(listen=(ListenConfig("ftp", "0"),)),
+            f"listen[0].service: expected one of {', '.join(default_addresses())}, not 'ftp'",
+        ),
+        (Config(sites=(SiteConfig(), SiteConfig("/nope"))), "sites[1].root: cannot serve /nope: no such file or directory"),
+        (Config(sites=(SiteConfig(__file__),)), f"sites[0].root: cannot serve {__file__}: not a directory"),
+    ],
+)
+def test_what_does_not_exist_when_it_is_to_be_served(config: Config, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        serve(config)
