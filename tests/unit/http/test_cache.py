@@ -200,7 +200,7 @@ class Item:
         self.left += 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 200), st.booleans()), max_size=60), st.integers(0, 6))
 def test_a_cache_keeps_its_bounds(steps: Iterable[tuple[int, int, bool]], entries: int) -> None:
     cache: Cache[Item] = Cache(entries, 1000)
