@@ -40,7 +40,7 @@ PUBLIC = {
 __all__ = list(PUBLIC)
 
 
-def __dir__() -> list[str]:
+def __dir__() -> "list[str]":
     return sorted({*globals(), *PUBLIC})
 
 

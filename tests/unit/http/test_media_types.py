@@ -86,7 +86,8 @@ def test_names_without_an_ending(clock: Clock, root: Path) -> None:
 def test_the_table_is_well_formed() -> None:
     for ending, kind in TYPES.items():
         assert re.fullmatch(r"\.[a-z0-9]+|[a-z]+", ending)
-        assert re.fullmatch(r"(application|audio|font|image|message|text|video)/[a-z0-9.+-]+", kind)
+        assert re.fullmatch(r"(application|audio|font|image|message|text|video)/[a-z0-9.+-]+(; charset=utf-8)?", kind)
+        assert kind.startswith("text/") == ("charset" in kind)
     table = (Path(site.__file__).parent / "media_types.txt").read_text()
     endings = [word for line in table.splitlines() if not line.startswith("#") for word in line.split()[1:]]
     assert sorted(endings) == sorted(TYPES), "an ending with two types"
@@ -102,7 +103,7 @@ def test_no_type_is_the_systems_own(tmp_path: Path) -> None:
         "from rawservers.http.site import TYPES; print(TYPES['.html'], '.own' in TYPES)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "text/html False\n"
+    assert done.stdout == "text/html; charset=utf-8 False\n"
 
 
 def test_what_has_precompressed_variants() -> None:
