@@ -25,9 +25,6 @@ from tests.harness.logs import connection, drain, fill, pipe, terminal
 from tests.harness.needs import ROOT
 from tests.harness.waiting import DEADLINE, until
 
-pytestmark = pytest.mark.timeout(30)  # who waits where nobody should is ended
-
-
 PEER = Peer(("192.0.2.1", 4711), Clock())
 
 

@@ -17,8 +17,6 @@ from rawservers.logs.sink import BLOCK
 from tests.harness.logs import connection, drain, own_terminal, pipe
 from tests.harness.waiting import until
 
-pytestmark = pytest.mark.timeout(30)  # who waits where nobody should is ended
-
 
 def logger(fd: int, journal: bool = False) -> logging.Logger:
     made = logging.Logger("test")

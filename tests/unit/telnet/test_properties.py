@@ -203,8 +203,9 @@ def test_without_editing_it_is_exactly_the_lines(text: str) -> None:
     assert out == b"".join(line + b"\r\n" for line in lines[:-1])
 
 
+@pytest.mark.parametrize("rounds", [100, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("characters", [False, True])
-def test_memory_is_bounded(characters: bool) -> None:
+def test_memory_is_bounded(characters: bool, rounds: int) -> None:
     """Whatever was said to it, a conversation keeps its line, its history and little more."""
     choose = random.Random(1)
     session = conversation(longest_line=4096)
@@ -213,7 +214,7 @@ def test_memory_is_bounded(characters: bool) -> None:
     words = [word for word in WORDS if word not in (b"\x04", b"\xff\xec", b"\xff\xfd", b"\xff\xfe", b"\xff\xfe\x01")]
     tracemalloc.start()
     try:
-        for _ in range(300):
+        for _ in range(rounds):
             session.receive(b"x" * choose.randrange(4096) + b"".join(choose.choices(words, k=100)))
             while session.waiting is Deadline.TURN:
                 session.resume()
@@ -255,7 +256,8 @@ def model(data: bytes, longest_line: int) -> bytes:
     return out
 
 
-def test_a_hundred_thousand_inputs_against_the_model() -> None:
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_inputs_against_the_model(count: int) -> None:
     choose = random.Random(20)
     keys = [
         b"a",
@@ -275,7 +277,7 @@ def test_a_hundred_thousand_inputs_against_the_model() -> None:
         b"\x1b",
     ]
     plain = [b"a", b"bc", b" ", b"\r\n", b"\r\n", b"\n", b"\r"]
-    for round_ in range(100_000):
+    for round_ in range(count):
         longest_line = 2 + round_ % 7
         data = b"".join(choose.choices(plain if round_ % 4 == 0 else keys, k=choose.randrange(14)))
         cut = choose.randrange(len(data) + 1)
