@@ -1,11 +1,12 @@
 """The test command: sets up what the tests need, then runs pytest.
 
-python3 -m tests [PYTEST ARGUMENTS]     the quick suite
-python3 -m tests -m slow                the slow one
+python3 -m tests                        the quick suite, and its unit part under each other Python that is found
+python3 -m tests PYTEST ARGUMENTS       what they say, under this Python alone
+python3 -m tests -m slow                the slow suite
 python3 -m tests --renew                newer versions of the test dependencies, into tests/constraints.txt
 
-The set-up is a virtual environment in .venv, and the real clients that the tests drive, with apt as root. Without root a
-missing client is a visible skip; where the variable CI is set it is a failure.
+The set-up is a virtual environment in .venv (those of other Pythons: .venv-3.12, ...), and the real clients that the tests
+drive, with apt as root. Without root a missing client is a visible skip; where the variable CI is set it is a failure.
 """
 
 from __future__ import annotations
@@ -15,11 +16,8 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PYTHON = ROOT / ".venv" / "bin" / "python"
-CONSTRAINTS = ROOT / "tests" / "constraints.txt"  # the versions of the test dependencies
+from tests.pythons import ROOT, VERSIONS, find_pythons, make_environment, renew_constraints, search_path
 
 # The command and the Debian package that it comes in.
 CLIENTS = {
@@ -66,33 +64,29 @@ def install_clients() -> None:
     subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=quiet, check=True)
 
 
-def make_environment() -> None:
-    wanted = (ROOT / "pyproject.toml").read_text() + CONSTRAINTS.read_text()
-    made_for = ROOT / ".venv" / "made-for.toml"
-    if PYTHON.exists() and made_for.exists() and made_for.read_text() == wanted:
-        return
-    install("--constraint", str(CONSTRAINTS))
-    made_for.write_text(wanted)
-
-
-def install(*options: str) -> None:
-    subprocess.run([sys.executable, "-m", "venv", "--clear", ROOT / ".venv"], check=True)
-    subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *options, "--editable", f"{ROOT}[test]"], check=True)
-
-
-def renew_constraints() -> None:
-    """Install the newest versions, and write them to tests/constraints.txt."""
-    install()
-    frozen = subprocess.run(
-        [PYTHON, "-m", "pip", "freeze", "--exclude-editable"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    CONSTRAINTS.write_text("# Made by `python3 -m tests --renew`.\n" + frozen.stdout)
+def run_all() -> int:
+    """Run the quick suite under this Python, and its unit part under the others; returns the exit status."""
+    this = "{}.{}".format(*sys.version_info)
+    pythons = {this: sys.executable} | find_pythons(search_path()) | {this: sys.executable}
+    missing = [version for version in VERSIONS if version not in pythons]
+    print("Pythons found:", *(f"{version} ({path})" for version, path in pythons.items()), flush=True)
+    if missing:
+        print("Pythons not found, and not tested:", *missing, flush=True)
+    statuses = []
+    for version, path in pythons.items():
+        name, arguments = (".venv", []) if version == this else (f".venv-{version}", ["tests/unit"])
+        print(f"Python {version}: {arguments[0] if arguments else 'the quick suite'}", flush=True)
+        python = make_environment(path, name)
+        statuses.append(subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT).returncode)
+    return max(statuses)
 
 
 if __name__ == "__main__":
     install_clients()
     if sys.argv[1:] == ["--renew"]:
         sys.exit(renew_constraints())
-    make_environment()
+    if not sys.argv[1:]:
+        sys.exit(run_all())
+    python = make_environment(sys.executable, ".venv")
     os.chdir(ROOT)
-    os.execv(PYTHON, [PYTHON, "-m", "pytest", *sys.argv[1:]])
+    os.execv(python, [python, "-m", "pytest", *sys.argv[1:]])

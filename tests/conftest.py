@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.harness")  # before any of it is imported
 pytest_plugins = ("pytester", "rawservers.testing.plugin")
 
 from tests.harness.server import Server  # noqa: E402
+
+# Upon Hypothesis's own profile, which is another one in CI: derandomized. No example is judged by its time.
+settings.register_profile("tests", settings(), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture

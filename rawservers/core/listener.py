@@ -134,7 +134,9 @@ class Listener(EventHandler):
             except OSError as error:
                 if error.errno in TRANSIENT_ERRNOS:
                     continue
-                return self._pause(error)
+                if self._has_queued():
+                    return self._pause(error)
+                break  # accept(2) takes a descriptor before it looks at the queue
             self._begin(fd, address)
             if clock.work - work_at_check > STEPS_PER_CHECK and not unlimited:
                 if time.monotonic() > end:

@@ -44,8 +44,8 @@ from rawservers.http.response import body_length
 log = logging.getLogger("rawservers")
 
 SMALL_FILE = 16384  # bytes up to which the content is cached in memory, and sent in one chunk with the head
-FILE_OVERHEAD = 1000  # bytes of Python objects for a cached file, besides its content
-DEPENDENCY_OVERHEAD = 250  # and for each of its dependencies
+FILE_OVERHEAD = 1000  # bytes of Python objects for a cached file, besides its content and path
+DEPENDENCY_OVERHEAD = 250  # and for each of its dependencies, besides its path
 
 SECOND = 1_000_000_000  # nanoseconds
 MTIME_GRACE = 0.020  # seconds in which a second change may leave the same mtime: two ticks of a 100 Hz kernel
@@ -273,7 +273,7 @@ class DocumentRoot:
             file.dependencies.append(variant)
             if variant.state:
                 file.variants[suffix] = variant.state[MTIME_NS]
-        file.cost += DEPENDENCY_OVERHEAD * len(file.dependencies)
+        file.cost += sum(DEPENDENCY_OVERHEAD + len(each._path) for each in file.dependencies)
         return file
 
     def _parents(self, path: bytes) -> Iterator[PathState]:

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.harness.needs import need, unable
+from tests.harness.needs import need, need_root, unable
 from tests.harness.processes import children
 from tests.harness.waiting import DEADLINE, until
 
@@ -136,8 +136,7 @@ class Machine:
     """From its boot to its end, as a context. pid: its first process, as seen from here; 0 before there is one."""
 
     def __enter__(self) -> Machine:
-        if os.geteuid() != 0:
-            unable("booting a systemd takes root")
+        need_root("boot a systemd")
         for command in (SYSTEMD, "ip", "journalctl", "mount", "nsenter", "setpriv", "systemctl", "unshare"):
             need(command)
         cgroups = cgroup_mount()

@@ -50,7 +50,7 @@ def stopped(*pids: int) -> Iterator[None]:
 def opened(pid: int) -> dict[int, str]:
     """What is open there, by descriptor."""
     found = {}
-    with contextlib.suppress(FileNotFoundError):  # it has ended
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # it has ended, or is about to: then this is root's
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
                 found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")

@@ -132,14 +132,23 @@ def test_unfinished_heads_make_room_for_finished_ones(folder: Path, tmp_path: Pa
             sock.close()
 
 
+NO_TICKS = """
+import sys
+from rawservers import cli
+from rawservers.core import loop
+
+loop.TICK = 3600.0
+sys.exit(cli.main())
+"""
+
+
 def test_a_full_server_whose_connections_are_idle_lets_everybody_in(folder: Path, tmp_path: Path) -> None:
     """Also when all have become idle in this very wake."""
     config = configured(tmp_path, "[limits]\nconnections = 3\n")
-    with Server(folder, "--http", "0", "--telnet", "off", "-c", config, "--access-log", "off") as server:
+    with Server(folder, "--http", "0", "--telnet", "off", "-c", config, "--access-log", "off", program=NO_TICKS) as server:
         kept = []
         for _ in range(40):
             kept.append(server.connect())
-            kept[-1].settimeout(0.9)  # less than a tick
             kept[-1].sendall(GET)
             receive_until(kept[-1], b"content of f\n")
         for sock in kept:
@@ -212,7 +221,6 @@ def test_another_worker_serves_when_one_has_no_descriptor(conf: Path) -> None:
         first = int(get(server, "/pid"))  # the one that is woken when all are idle
         idle(server)
         with without_descriptors(first), server.connect() as sock:
-            sock.settimeout(2)  # and several looks at what waits
             sock.sendall(request("/f"))
             assert take_answer(sock) == (200, False, CONTENT)
 
@@ -242,7 +250,7 @@ def test_out_of_descriptors(folder: Path) -> None:
                 sock.sendall(b"y\r\n")
                 assert receive_until(sock, b"\r\n") == b"y\r\n"
             until(lambda: time.monotonic() - began > 1.5, "some time")
-            assert server.cpu() - before < 0.05 * 1.5 + 0.02
+            assert server.cpu() - before < 0.1 * (time.monotonic() - began) + 0.02
             assert server.stderr().count("cannot accept") <= 4
             for sock in telnet:
                 sock.close()

@@ -14,7 +14,7 @@ import pytest
 from fsspec.implementations.http import HTTPFileSystem
 
 from tests.harness.clients import Traffic, files_below, private, run, serving, traffic
-from tests.harness.needs import need, unable
+from tests.harness.needs import need, need_root, unable
 from tests.harness.server import Server
 from tests.harness.waiting import until
 
@@ -127,8 +127,9 @@ def test_fsspec_reads_parts(files: dict[str, bytes], tmp_path: Path, fs: HTTPFil
 @contextlib.contextmanager
 def mounted(url: str, folder: Path) -> Iterator[Path]:
     """A folder that is this address, mounted where nobody else sees it: in a namespace that ends with httpdirfs."""
-    if os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK):
-        unable("mounting takes root and /dev/fuse")
+    need_root("mount")
+    if not os.access("/dev/fuse", os.W_OK):
+        unable("no /dev/fuse")
     namespace = [need("setpriv"), "--pdeathsig=KILL", need("unshare"), "--mount", "--propagation=private"]
     command = [*namespace, need("httpdirfs"), "-f", url, folder]
     folder.mkdir()

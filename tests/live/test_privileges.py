@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rawservers.daemon import control
-from tests.harness.needs import ROOT, need, unable
+from tests.harness.needs import ROOT, need, need_root
 from tests.harness.processes import kinds
 from tests.harness.supervisor import CONTENT, get, rotate, supervise
 from tests.harness.waiting import until
@@ -43,8 +43,7 @@ def free_low_port() -> int:
 
 
 def test_workers_give_up_what_root_may(conf: Path, tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        unable("only root can become somebody else")
+    need_root("become somebody else")
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o700)
     each = [path for path in (conf.parent, *conf.parent.parents) if path.is_relative_to("/tmp")]
@@ -72,8 +71,7 @@ def test_workers_give_up_what_root_may(conf: Path, tmp_path: Path) -> None:
 
 def test_a_link_that_the_workers_could_have_made(conf: Path, tmp_path: Path) -> None:
     """In the place of the log, at the start and when it is reopened: root does not write to what it leads to."""
-    if os.geteuid() != 0:
-        unable("only root can be led astray")
+    need_root("be led astray")
     logs, victim = tmp_path / "logs", tmp_path / "victim"
     logs.mkdir()
     victim.write_text("secret\n")

@@ -350,7 +350,7 @@ def copying(path: Path) -> Iterator[None]:
         path.write_text(others[0].read_text())
 
 
-SLOW = [pytest.mark.slow, pytest.mark.timeout(120)]
+SLOW = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("reloads", [10, pytest.param(130, marks=SLOW)])

@@ -123,7 +123,8 @@ def test_a_second_signal_ends_it_at_once(conf: Path, folder: Path) -> None:
 
 def test_a_drain_has_its_time(conf: Path, folder: Path) -> None:
     configure(conf, folder, drain_time=0.5)
-    with supervise("-c", conf, workers=3, env=os.environ | {"STUCK_TIME": "0"}) as server:
+    patient = {"STUCK_TIME": "0", "KILL_DELAY": "3"}  # so that only who is deaf is killed
+    with supervise("-c", conf, workers=3, env=os.environ | patient) as server:
         server.address("http")
         deaf = server.workers()[0]
         with stopped(deaf), downloading(server):

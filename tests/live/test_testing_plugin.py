@@ -288,7 +288,7 @@ def test_the_wheel_in_a_project_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("PYTHONPATH")
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     source, wheels, project = tmp_path / "source", tmp_path / "wheels", tmp_path / "project"
-    ignored = ["--exclude=./.venv", "--exclude=./.git", "--exclude=*.egg-info", "--exclude=./build"]
+    ignored = ["--exclude=./.venv*", "--exclude=./.git", "--exclude=*.egg-info", "--exclude=./build"]
     source.mkdir()
     packed = subprocess.run(["tar", "-c", *ignored, "."], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     subprocess.run(["tar", "-x"], cwd=source, input=packed.stdout, check=True)

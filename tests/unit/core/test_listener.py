@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import select
 import socket
 from collections.abc import Sequence
@@ -164,4 +165,29 @@ def test_no_connection_is_closed_for_one_that_is_not_there() -> None:
         with socket.create_connection(server.sock.getsockname(), DEADLINE):
             listening._retry()
             assert len(pair.connections) == 0
+        server.close()
+
+
+def test_without_a_descriptor_only_a_connection_that_is_there_makes_room() -> None:
+    """accept(2) takes a descriptor before it looks whether there is a connection."""
+
+    class Idle(Recording):
+        closable_when_idle = True
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Pair(Idle) as pair:
+        (server,) = bind(Endpoint("127.0.0.1", 0))
+        listening = Listener(server, pair.connection._service, pair.loop, pair.connections)
+        listening.open()
+        with socket.socket() as client:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            try:
+                listening.tick()
+                assert (listening._state, len(pair.connections)) == (ListenerState.ACCEPTING, 1)
+                client.connect(server.sock.getsockname())
+                listening.tick()
+                assert (listening._state, len(pair.connections)) == (ListenerState.PAUSED, 0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        listening.close()
         server.close()

@@ -6,11 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 
-import pytest
-
 from rawservers.daemon.lifeline import Lifeline
-
-pytestmark = pytest.mark.timeout(30)  # who is not killed is waited for
 
 
 def fork(work: Callable[[], object]) -> int:

@@ -30,7 +30,15 @@ def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.Mo
         (("http", "telnet", "status"), 1, 0, 0, (1, 1)),
     ],
 )
-def test_shares(listen: Sequence[str], connections: int, http: int, telnet: int, expected: tuple[int, int]) -> None:
+def test_shares(
+    monkeypatch: pytest.MonkeyPatch,
+    listen: Sequence[str],
+    connections: int,
+    http: int,
+    telnet: int,
+    expected: tuple[int, int],
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (4096, 4096))
     config = Config(
         listen=tuple(ListenConfig(name, "0") for name in listen),
         connections=connections,

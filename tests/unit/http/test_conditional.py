@@ -182,7 +182,7 @@ def with_field(name: str, value: str) -> Request:
 FIELDS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.dictionaries(st.sampled_from(FIELDS), TEXTS),
     st.sampled_from(["GET", "HEAD"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.http import dates
@@ -103,13 +103,11 @@ def test_a_two_digit_year_is_at_most_50_years_ahead(text: str, now: str, year: i
     assert datetime.fromtimestamp(seconds, UTC).year == year
 
 
-@settings(deadline=None)
 @given(st.integers(-62135596800, 253402300799), st.floats(0, 4e9))
 def test_what_http_date_writes_is_read_back(seconds: int, now: float) -> None:
     assert parse_date(http_date(seconds), now) == seconds
 
 
-@settings(deadline=None)
 @given(st.integers(0, 4_000_000_000), st.integers(-49 * 31_536_000, 49 * 31_536_000))
 def test_the_three_forms_agree(now: int, ahead: int) -> None:
     when = datetime.fromtimestamp(now + ahead, UTC)
@@ -118,7 +116,6 @@ def test_the_three_forms_agree(now: int, ahead: int) -> None:
     assert parse_date(http_date(now + ahead), now) == parse_date(long, now) == parse_date(short, now) == now + ahead
 
 
-@settings(deadline=None)
 @given(st.one_of(TEXTS, st.from_regex(dates.RFC850_DATE), st.from_regex(dates.ASCTIME_DATE)))
 def test_no_text_upsets_the_dates(text: str) -> None:
     assert isinstance(parse_date(text, NOW), int | None)

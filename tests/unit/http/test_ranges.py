@@ -12,7 +12,7 @@ from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
@@ -161,7 +161,6 @@ def selected(spec: str, size: int) -> set[int]:
     return set(list(range(size))[-int(last) :] if int(last) else ())
 
 
-@settings(deadline=None)
 @given(st.integers(1, 36), st.lists(SPECS, min_size=1, max_size=MAX_RANGES))
 def test_the_spans_are_the_bytes_asked_for_once_each(size: int, specs: list[str]) -> None:
     sets = [selected(spec, size) for spec in specs]

@@ -17,8 +17,6 @@ from rawservers.logs.sink import BLOCK
 from tests.harness.logs import connection, drain, own_terminal, pipe
 from tests.harness.waiting import until
 
-pytestmark = pytest.mark.timeout(30)  # who waits where nobody should is ended
-
 
 def logger(fd: int, journal: bool = False) -> logging.Logger:
     made = logging.Logger("test")
@@ -88,7 +86,7 @@ def test_the_journal_is_told_the_level_of_each_line() -> None:
 
 
 @given(st.text(st.characters(), max_size=5000), st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_message_is_one_line(message: str, journal: bool) -> None:
     reader, writer = pipe()
     log = logger(writer, journal)

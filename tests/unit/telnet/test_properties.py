@@ -101,7 +101,7 @@ def streams_cut_twice(draw: st.DrawFn) -> tuple[Packets, Packets]:
     return merged, cut
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(streams_cut_twice(), SERVICES, st.booleans())
 def test_any_cut_says_the_same(streams: tuple[Packets, Packets], service: LineService, characters: bool) -> None:
     results = []
@@ -117,7 +117,7 @@ CALLS = st.lists(st.tuples(st.sampled_from(["receive"] * 6 + ["urgent", "push", 
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CALLS, SERVICES, st.booleans(), st.booleans())
 def test_wherever_it_rests_it_says_the_same(
     steps: int, calls: list[tuple[str, bytes]], service: LineService, characters: bool, hasty: bool
@@ -144,14 +144,14 @@ def test_wherever_it_rests_it_says_the_same(
     assert results[0] == results[1]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS, SERVICES)
 def test_byte_by_byte_says_the_same(data: bytes, service: LineService) -> None:
     whole = run(conversation(service), [(data, False)] if data else [])
     assert run(conversation(service), [(data[i : i + 1], False) for i in range(len(data))]) == whole
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(streams_cut_twice())
 def test_the_fast_paths_of_an_echo_session_change_nothing(streams: tuple[Packets, Packets]) -> None:
     for packets in streams:
@@ -159,7 +159,7 @@ def test_the_fast_paths_of_an_echo_session_change_nothing(streams: tuple[Packets
         assert run(conversation(), packets) == run(general, packets)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS)
 def test_a_line_mode_echo_says_at_most_four_and_a_half_times_what_it_heard(data: bytes) -> None:
     data = data.replace(b"\xff\xfd\x01", b"").replace(b"\xff\xfd\x03", b"")
@@ -168,7 +168,7 @@ def test_a_line_mode_echo_says_at_most_four_and_a_half_times_what_it_heard(data:
     assert len(heard.data) <= 4.5 * len(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["receive", "urgent", "end", "expire", "drain", "resume", "push"]), TEXTS),
@@ -188,7 +188,7 @@ def test_nothing_raises_in_any_order(calls: list[tuple[str, bytes]], service: Li
                 getattr(session, name)()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text(
         alphabet=st.characters(min_codepoint=1, exclude_characters="\x04\b\x15\x17\x7f", exclude_categories=["Cs"]),
@@ -203,8 +203,9 @@ def test_without_editing_it_is_exactly_the_lines(text: str) -> None:
     assert out == b"".join(line + b"\r\n" for line in lines[:-1])
 
 
+@pytest.mark.parametrize("rounds", [100, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("characters", [False, True])
-def test_memory_is_bounded(characters: bool) -> None:
+def test_memory_is_bounded(characters: bool, rounds: int) -> None:
     """Whatever was said to it, a conversation keeps its line, its history and little more."""
     choose = random.Random(1)
     session = conversation(longest_line=4096)
@@ -213,7 +214,7 @@ def test_memory_is_bounded(characters: bool) -> None:
     words = [word for word in WORDS if word not in (b"\x04", b"\xff\xec", b"\xff\xfd", b"\xff\xfe", b"\xff\xfe\x01")]
     tracemalloc.start()
     try:
-        for _ in range(300):
+        for _ in range(rounds):
             session.receive(b"x" * choose.randrange(4096) + b"".join(choose.choices(words, k=100)))
             while session.waiting is Deadline.TURN:
                 session.resume()
@@ -255,7 +256,8 @@ def model(data: bytes, longest_line: int) -> bytes:
     return out
 
 
-def test_a_hundred_thousand_inputs_against_the_model() -> None:
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_inputs_against_the_model(count: int) -> None:
     choose = random.Random(20)
     keys = [
         b"a",
@@ -275,7 +277,7 @@ def test_a_hundred_thousand_inputs_against_the_model() -> None:
         b"\x1b",
     ]
     plain = [b"a", b"bc", b" ", b"\r\n", b"\r\n", b"\n", b"\r"]
-    for round_ in range(100_000):
+    for round_ in range(count):
         longest_line = 2 + round_ % 7
         data = b"".join(choose.choices(plain if round_ % 4 == 0 else keys, k=choose.randrange(14)))
         cut = choose.randrange(len(data) + 1)

@@ -1,0 +1,59 @@
+"""What the tests run under: the Pythons that are found, and the profile of the property tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.pythons import VERSIONS, find_pythons, search_path
+
+
+def script(path: Path, text: str, mode: int = 0o755) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(mode)
+
+
+def test_the_first_that_works_of_each_version(tmp_path: Path) -> None:
+    shims, one, two = (tmp_path / name for name in ("shims", "one", "two"))
+    for version in VERSIONS:
+        script(shims / f"python{version}", "echo pyenv: command not found >&2; exit 127")
+    script(one / "python3.12", "echo 3.12")
+    script(two / "python3.12", "echo 3.12")
+    script(two / "python3.11", "echo 3.11")
+    script(two / "python3.10", "echo 3.10")
+    assert find_pythons([tmp_path / "nowhere", shims, one, two]) == {
+        "3.11": str(two / "python3.11"),
+        "3.12": str(one / "python3.12"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [("echo 3.12", 0o644), ('case "$2" in *ensurepip*) exit 1; esac; echo 3.12', 0o755), ("echo 3.13", 0o755)],
+    ids=["not executable", "without venv", "another version"],
+)
+def test_one_that_is_of_no_use(tmp_path: Path, text: str, mode: int) -> None:
+    script(tmp_path / "python3.12", text, mode)
+    assert find_pythons([tmp_path]) == {}
+
+
+def test_where_pythons_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"/a{os.pathsep}/b")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "none"))
+    for version in ("3.12.1", "3.13.0"):
+        (tmp_path / "versions" / version).mkdir(parents=True)
+    managed = [tmp_path / "versions" / version / "bin" for version in ("3.13.0", "3.12.1")]
+    assert search_path() == [Path("/a"), Path("/b"), *managed]
+
+
+def test_no_example_is_judged_by_its_time() -> None:
+    assert settings.default is not None
+    assert settings.default.deadline is None
+    assert settings.default.print_blob
+    assert HealthCheck.too_slow in settings.default.suppress_health_check
+    assert settings.default.derandomize == bool(os.environ.get("CI"))
