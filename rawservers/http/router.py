@@ -120,10 +120,10 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
         has_type = any(name.lower() == "content-type" for name, _ in response.headers)
         response = Response(response.status, response.headers if has_type else [*response.headers, kind], open_body(body))
     elif isinstance(body, Stream):
+        body.on_failure = lambda failure: log.error("body for %s failed", request.target, exc_info=failure)
         if request.method == "HEAD" or response.status in BODILESS_STATUSES:
             body.close()
             return PreparedResponse(Response(response.status, response.headers), request, sized=False)
-        body.on_failure = lambda failure: log.error("body for %s failed", request.target, exc_info=failure)
         body.is_chunked = request.response_version == b"HTTP/1.1"
         if not body.is_chunked:
             request.keep_alive = False
