@@ -29,7 +29,7 @@ STATUS_LINES = {  # shared by all responses of a status
     for version in (b"HTTP/1.0", b"HTTP/1.1")
     for status, reason in REASONS.items()
 }
-TEXT = ("Content-Type", "text/plain; charset=utf-8")
+TEXT = "text/plain; charset=utf-8"
 RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
 BODILESS_STATUSES = {204, 205, 304}  # without a body, and but for 205 without a Content-Length (RFC 9110 §8.6, §15.3.6)
 
@@ -76,8 +76,7 @@ class Response:
     def _converted(self, body: str | Iterator[Item]) -> Body:
         """The body made from text or an iterator. Raises TypeError."""
         if isinstance(body, str):
-            if not any(name.lower() == "content-type" for name, _ in self.headers):
-                self.headers = [*self.headers, TEXT]
+            self.headers = with_type(self.headers, TEXT)
             return body.encode()
         if isinstance(body, Iterator):
             return Stream(body)
@@ -87,8 +86,14 @@ class Response:
     def json(cls, value: object, status: int = 200, headers: Headers | Mapping[str, str] = ()) -> Self:
         """A response with `value` as JSON. Raises TypeError or ValueError, as `json.dumps` does."""
         response = cls(status, headers, json.dumps(value).encode())
-        response.headers = [("Content-Type", "application/json"), *response.headers]
+        response.headers = with_type(response.headers, "application/json")
         return response
+
+
+def with_type(headers: Headers, kind: str) -> Headers:
+    """The header fields, with a Content-Type of `kind` unless they have one."""
+    has_type = any(name.lower() == "content-type" for name, _ in headers)
+    return headers if has_type else [*headers, ("Content-Type", kind)]
 
 
 def body_length(body: Body) -> int:

@@ -256,6 +256,11 @@ def test_a_file(clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [FileNotFoundError, PermissionError]
 
 
+def test_json_of_another_media_type() -> None:
+    response = Response.json([1], headers={"content-type": "application/problem+json", "X-A": "b"})
+    assert list(response.headers) == [("content-type", "application/problem+json"), ("X-A", "b")]
+
+
 @pytest.mark.parametrize("body", [None, 1, {"a": 1}, ["x"], object()])
 def test_what_is_no_body(body: Any) -> None:
     with pytest.raises(TypeError, match="not a body"):
