@@ -58,7 +58,9 @@ class Response:
 
     An iterator is asked again once all it has given was sent. It runs in the event loop, so it must give each item quickly; a
     number in place of bytes is the seconds to wait before it is asked again. The end of the connection is the end of such a
-    body; for an HTTP/1.1 client, and with `http.version = "1.1"`, it is sent in chunks, and the connection persists.
+    body; for an HTTP/1.1 client, and with `http.version = "1.1"`, it is sent in chunks, and the connection persists. A client
+    that has closed its connection is noticed only when something is sent to it (it may as well have closed its sending side
+    alone), so a body with long pauses should send something now and then.
     """
 
     __slots__ = ("body", "headers", "status")
