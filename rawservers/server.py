@@ -14,12 +14,13 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, TypeAlias, TypeVar
 
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
-from rawservers.daemon.startup import Resources
+from rawservers.daemon.startup import Resources, check_names
 from rawservers.daemon.worker import Worker
 from rawservers.services import SERVICES, Service, Start
 from rawservers.settings import Config, ListenConfig, SiteConfig
@@ -37,12 +38,14 @@ class Server:
     """One worker in a thread. A context manager, which starts and stops it.
 
     root: the directory to serve, by default the welcome page. http, telnet: the address of each service as text, HOST:PORT,
-    [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces) or unix:PATH; port 0: a free one; None: not served. config: in
-    place of these three; its `listen` has the addresses, its `access_log` is standard output by default, and `user` is ignored.
+    [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces) or unix:PATH; port 0: a free one; None: not served. config: all
+    other settings. Its `sites` are in place of root, and its `listen`, unless it is None, in place of http and telnet; its
+    `access_log` is standard output by default, and `user` is ignored.
     services: for this server alone, the functions that start a conversation, as those of `add_service`, by the names of
     services in `listen`, also in place of "http" and "telnet".
 
-    Raises ValueError if `config` comes with another argument or asks for more than one worker.
+    Raises ValueError if an argument contradicts `config`, if that asks for more than one worker, or if a directory or service
+    does not exist.
     """
 
     def __init__(
@@ -55,15 +58,21 @@ class Server:
         services: Mapping[str, Start] = {},
     ) -> None:
         if config is None:
-            listen = tuple(ListenConfig(name, each) for name, each in (("http", http), ("telnet", telnet)) if each is not None)
-            sites = (SiteConfig() if root is None else SiteConfig(fspath(root)),)
-            config = Config(sites=sites, listen=listen, access_log="off")
-        elif (root, http, telnet) != (None, "127.0.0.1:0", None):
-            raise ValueError("config comes in place of root, http and telnet")
+            config = Config(sites=(SiteConfig() if root is None else SiteConfig(fspath(root)),), access_log="off")
+        elif root is not None:
+            raise ValueError("root: the sites of the config have it")
+        if config.listen is None:
+            listen = {"http": http, "telnet": telnet}
+            config = replace(
+                config, listen=tuple(ListenConfig(name, each) for name, each in listen.items() if each is not None)
+            )
+        elif (http, telnet) != ("127.0.0.1:0", None):
+            raise ValueError("http, telnet: the config has the addresses, in listen")
         if config.workers != 1:
             raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
-        self._config = config
+        self._config = replace(config, user="")
         self._table = SERVICES | {name: replace_start(SERVICES.get(name), start) for name, start in services.items()}
+        check_names(config, self._table)
         self._lock = threading.Lock()  # one start or stop at a time
         self._thread: threading.Thread | None = None
         self._worker: Worker
