@@ -126,7 +126,9 @@ class Connection(Peer):
             self.timer_started = self.clock.now
         if former is not NO_PROTOCOL:
             try:
-                former.connection_lost()
+                if end := former.connection_lost():
+                    self._output = self._output or Output(self._sock, self.counters, self._report, self._response_sent, 0)
+                    self._output.add((end,), self.clock.now)
             except Exception:
                 log.exception("unexpected error at the end of %r", self)
 
@@ -302,8 +304,8 @@ class Connection(Peer):
         if self._timer or self._resume_timer:
             self._loop.cancel(self._timer)
             self._loop.cancel(self._resume_timer)
-        output, self._output = self._output, None
         self._enter(CLOSED, NO_PROTOCOL)
+        output, self._output = self._output, None
         if output is not None:
             output.abandon()
 

@@ -70,6 +70,12 @@ def test_what_is_no_path_of_a_handler(clock: Clock, path: str) -> None:
         router(clock, SiteConfig("/nonexistent"), handlers=((path, told),))
 
 
+@pytest.mark.parametrize("names", ["get", "GET,", ",GET", "BREW", "GET,post"])
+def test_methods_of_which_no_request_comes(clock: Clock, names: str) -> None:
+    with pytest.raises(ValueError, match=f"^handlers: not the methods of requests: '{names}'"):
+        router(clock, SiteConfig("/nonexistent"), handlers=((f"{names} /x", told),))
+
+
 def test_the_longest_prefix_wins(clock: Clock) -> None:
     def other(request: Request) -> Response:
         return Response(204)
