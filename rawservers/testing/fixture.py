@@ -11,7 +11,7 @@ import socket
 import threading
 import typing
 from contextlib import ExitStack
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar, cast
 
 from rawservers.core.bind import Endpoint, bind
 from rawservers.core.peer import Address, Peer
@@ -195,8 +195,9 @@ class FixtureServer(Generic[E]):
             if self._family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
-        except OSError:
+        except OSError as error:
             sock.close()
+            error.filename = str(Endpoint(str(address[0]), cast(int, address[1])))  # str(error) shows it
             raise
         return sock
 

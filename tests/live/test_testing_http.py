@@ -410,6 +410,12 @@ def test_a_server_that_was_not_started_says_so(use: Callable[[HTTPServer], objec
     server.stop()
 
 
+def test_a_port_that_is_in_use_is_named(http_server: HTTPServer) -> None:
+    host, port = http_server.address
+    with pytest.raises(OSError, match=rf"Address already in use: '127\.0\.0\.1:{port}'$"):
+        HTTPServer(host, port=port).start()
+
+
 def test_a_url_has_a_path(http_server: HTTPServer) -> None:
     with pytest.raises(ValueError, match=r"^the path must begin with a slash: 'a'$"):
         http_server.url("a")
