@@ -28,6 +28,7 @@ from rawservers.settings import Config, ListenConfig, SiteConfig
 # An address to connect to instead of one that means all interfaces.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
 
+NOT_STARTED = "the server was not started"
 CALL_TIME = 10.0  # seconds that a call into the server's thread may wait
 
 StrPath: TypeAlias = "str | PathLike[str]"
@@ -75,7 +76,7 @@ class Server:
         check_names(config, self._table)
         self._lock = threading.Lock()  # one start or stop at a time
         self._thread: threading.Thread | None = None
-        self._worker: Worker
+        self._worker: Worker | None = None  # of the last start
         self._addresses: dict[str, list[Address | str]] = {}
 
     def __enter__(self) -> Server:
@@ -115,7 +116,7 @@ class Server:
         """
         with self._lock:
             thread, self._thread = self._thread, None
-            if thread:
+            if thread and self._worker:
                 loop = self._worker.loop
                 loop.call_soon_threadsafe(loop, loop.stop)
         if thread and thread is not threading.current_thread():
@@ -133,9 +134,12 @@ class Server:
     def call(self, function: Callable[[Worker], Result]) -> Result:
         """The result of `function`, which is called in the server's thread with its worker, while no handler runs.
 
-        Raises what it raises, and TimeoutError if a handler blocks that thread, or the server is stopped meanwhile.
+        Raises what it raises, TimeoutError if a handler blocks that thread, or the server is stopped meanwhile, and LookupError
+        if it was not started.
         """
         worker = self._worker
+        if worker is None:
+            raise LookupError(NOT_STARTED)
         if threading.current_thread() is self._thread:
             return function(worker)
         future: Future[Result] = Future()
@@ -162,23 +166,29 @@ class Server:
     @property
     def http_address(self) -> Address:
         """Host and port of HTTP. Raises LookupError if it is not served over TCP."""
-        return self._tcp_address("http")
+        return self.tcp_address("http")
 
     @property
     def telnet_address(self) -> Address:
         """Host and port of Telnet. Raises LookupError if it is not served over TCP."""
-        return self._tcp_address("telnet")
+        return self.tcp_address("telnet")
 
     def http_url(self, path: str = "/") -> str:
-        """The URL of `path`, which begins with a slash. Raises LookupError if HTTP is not served over TCP."""
+        """The URL of `path`, which begins with a slash.
+
+        Raises ValueError if it does not, and LookupError if HTTP is not served over TCP.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"the path must begin with a slash: {path!r}")
         host, port = self.http_address
         return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
-    def _tcp_address(self, service: str) -> Address:
+    def tcp_address(self, service: str) -> Address:
+        """Host and port of the service of this name. Raises LookupError if it is not served over TCP."""
         for address in self._addresses.get(service, ()):
             if not isinstance(address, str):
                 return address
-        raise LookupError(f"{service} is not served over TCP" if self._addresses else "the server was not started")
+        raise LookupError(f"{service} is not served over TCP" if self._addresses else NOT_STARTED)
 
 
 def replace_start(service: Service | None, start: Start) -> Service:

@@ -114,10 +114,17 @@ def error_response(status: int, message: str, headers: Headers = ()) -> Response
 def check_headers(headers: Headers) -> None:
     """Check the syntax of header fields. Raises ValueError or TypeError, also for fields that the server sets itself."""
     for name, value in headers:
-        if not re.fullmatch(TOKEN, name) or not re.fullmatch(VALUE, value):
-            raise ValueError(f"malformed header: {name!r}: {value!r}")
+        check_header(name, value)
         if name.lower() in RESERVED_HEADERS:
             raise ValueError(f"header is set by the server: {name}")
+
+
+def check_header(name: str, value: str) -> None:
+    """Check the syntax of a header field. Raises ValueError or TypeError."""
+    if not (isinstance(name, str) and isinstance(value, str)):
+        raise TypeError(f"header is not text: {name!r}: {value!r}")
+    if not re.fullmatch(TOKEN, name) or not re.fullmatch(VALUE, value):
+        raise ValueError(f"malformed header: {name!r}: {value!r}")
 
 
 class CommonHeaders:

@@ -61,10 +61,10 @@ class Router(Responder):
         for target, handler in config.handlers:
             names, _, path = ("", "", target) if target.startswith("/") else target.partition(" ")
             if not path.startswith("/"):
-                raise ValueError(f"handlers: expected a path, or METHODS and a path, not {target!r}")
+                raise ValueError(f"handlers: expected a path, as in '/a', 'POST /a' or 'GET,POST /a', not {target!r}")
             methods = names.split(",")
-            if names and not set(methods) <= HTTPMethod.__members__.keys():
-                raise ValueError(f"handlers: not the methods of requests: {names!r}")
+            if names and (unknown := set(methods) - set(HTTPMethod.__members__)):
+                raise ValueError(f"handlers: unknown method {unknown.pop()!r} in {target!r}")
             by_path[path] |= dict.fromkeys(methods, handler)
             if "GET" in methods:
                 by_path[path].setdefault("HEAD", handler)

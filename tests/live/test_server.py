@@ -105,6 +105,17 @@ def test_what_cannot_be_meant(arguments: dict[str, object], message: str) -> Non
         Server(**arguments)  # type: ignore[arg-type]
 
 
+def test_addresses_and_urls(folder: Path) -> None:
+    with Server(folder, telnet="127.0.0.1:0") as server:
+        assert server.tcp_address("telnet") == server.telnet_address
+        with pytest.raises(LookupError, match=r"^ftp is not served over TCP$"):
+            server.tcp_address("ftp")
+        with pytest.raises(ValueError, match=r"^the path must begin with a slash: 'f'$"):
+            server.http_url("f")
+    with pytest.raises(LookupError, match=r"^the server was not started$"):
+        Server(folder).call(lambda worker: 1)
+
+
 def test_a_configuration_without_addresses_gets_free_ones(folder: Path) -> None:
     config = Config(sites=(SiteConfig(str(folder)),), access_log="off")
     with Server(config=config, telnet="127.0.0.1:0") as server, Server(config=config) as other:
