@@ -17,8 +17,15 @@ def search_path() -> list[Path]:
     """Folders that have Pythons: those of PATH, pyenv's and uv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or Path.home() / ".local/share/uv/python")
-    managed = [folder / "bin" for parent in (pyenv, uv) if parent.is_dir() for folder in sorted(parent.iterdir(), reverse=True)]
-    return [Path(folder) for folder in os.get_exec_path()] + managed
+    return [*map(Path, os.get_exec_path()), *(folder / "bin" for parent in (pyenv, uv) for folder in folders_in(parent))]
+
+
+def folders_in(parent: Path) -> list[Path]:
+    """The folders in it, the newest version first; none if it is not there, or is another user's."""
+    try:
+        return sorted(parent.iterdir(), reverse=True)
+    except OSError:
+        return []
 
 
 def find_pythons(folders: Iterable[Path]) -> dict[str, str]:
@@ -27,7 +34,8 @@ def find_pythons(folders: Iterable[Path]) -> dict[str, str]:
     for folder in folders:
         for version in VERSIONS:
             path = folder / f"python{version}"
-            if version not in found and path.exists() and version_of(path, "ensurepip") == version:  # Debian's may be without
+            # ensurepip: Debian's may be without.
+            if version not in found and os.access(path, os.X_OK) and version_of(path, "ensurepip") == version:
                 found[version] = str(path)
     return {version: found[version] for version in VERSIONS if version in found}
 

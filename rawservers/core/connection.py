@@ -5,15 +5,13 @@ A connection lives for one exchange or one session. It carries bytes between its
 - Try first, wait on EAGAIN. A new connection is read at once, a response is sent at once; the socket is registered with epoll
   only after EAGAIN. A short connection may never be registered.
 - Sockets stay in blocking mode, and each call has MSG_DONTWAIT, which saves a system call per connection.
-- With more than HIGH_WATER bytes of unsent output the connection is not read, so a peer that does not read its responses cannot
-  make them pile up.
+- With more than HIGH_WATER bytes of unsent output it is not read, lest responses pile up for a peer that does not read.
 - A protocol with more to do than one call may (see protocol.py; a step is a few microseconds of work) waits for its TURN. It is
   called from the loop's queue of turns, once its output has left. From then on the connection is also read in turn, until a
   call finishes without using up its steps. Large output is sent in turn as well, SEND_QUOTA bytes at a time.
 - The peer's FIN ends its input, not our output. Our FIN travels with the last bytes of output, if they are few (MSG_MORE).
 - Deadlines: SEND while output is unsent, else the one in `protocol.waiting`. SEND restarts whenever another 64 KiB, or all the
-  rest, has left; IDLE with all input and output; the others only when `waiting` changes or output is returned, so that input
-  that arrives byte by byte does not extend them.
+  rest, has left; IDLE with all input and output; the others only when `waiting` changes or output is returned, not with input.
 """
 
 from __future__ import annotations

@@ -60,16 +60,18 @@ def test_sigterm_lets_a_slow_download_finish(folder: Path) -> None:
         assert server.wait() == 0
 
 
-def test_a_second_signal_hurries(folder: Path) -> None:
+def test_a_second_signal_hurries(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "conf").write_text("drain_time = 600\n[limits]\nsend_time = 0\n")
     with open(folder / "huge", "wb") as file:
         file.truncate(1 << 30)
-    with Server(folder, "--http", "0", "--telnet", "off") as server, server.connect(rcvbuf=4096) as sock:
+    running = Server(folder, "-c", tmp_path / "conf", "--http", "0", "--telnet", "off")
+    with running as server, server.connect(rcvbuf=4096) as sock:
         sock.sendall(b"GET /huge HTTP/1.0\r\n\r\n")
         sock.recv(10)
         server.signal()
         until(lambda: not is_listening(server), "the listener is closed")
         server.signal()
-        assert server.wait(3) == 0
+        assert server.wait() == 0
 
 
 def is_listening(server: Server) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,12 @@ def test_where_pythons_are_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "versions" / version).mkdir(parents=True)
     managed = [tmp_path / "versions" / version / "bin" for version in ("3.13.0", "3.12.1")]
     assert search_path() == [Path("/a"), Path("/b"), *managed]
+
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # another user's, whose environment was kept
+    assert search_path() == [Path("/a"), Path("/b")]
 
 
 def test_no_example_is_judged_by_its_time() -> None:

@@ -101,7 +101,7 @@ def streams_cut_twice(draw: st.DrawFn) -> tuple[Packets, Packets]:
     return merged, cut
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(streams_cut_twice(), SERVICES, st.booleans())
 def test_any_cut_says_the_same(streams: tuple[Packets, Packets], service: LineService, characters: bool) -> None:
     results = []
