@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from rawservers.config.checks import check_directory
+from rawservers.config.checks import check_directory, check_log_file
 from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
@@ -97,6 +97,14 @@ def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None
 def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
     """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
     make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), table)
+
+
+def check(config: Config) -> None:
+    """Do what can be done of a start without an effect: for --check. Raises CannotStart."""
+    validate(config)
+    if config.access_log not in {"-", "off"}:
+        with errors_as(CannotStart):
+            check_log_file(config.access_log)
 
 
 def bind_all(
