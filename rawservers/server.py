@@ -11,21 +11,30 @@ handlers run in that loop's thread. There may be any number of servers in a proc
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from os import PathLike, fspath
+from dataclasses import replace
+from os import PathLike
 from typing import Any, TypeAlias, TypeVar
 
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
-from rawservers.daemon.startup import Resources
+from rawservers.daemon.startup import CannotStart, Resources, check_roots, errors_as
 from rawservers.daemon.worker import Worker
-from rawservers.services import SERVICES, Service, Start
+from rawservers.services import NAME, SERVICES, Service, Start
 from rawservers.settings import Config, ListenConfig, SiteConfig
+
+log = logging.getLogger("rawservers")
 
 # An address to connect to instead of one that means all interfaces.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+
+NOT_RUNNING = "the server is not running"
+
+RUNNING: set[Server] = set()  # in this process
 
 CALL_TIME = 10.0  # seconds that a call into the server's thread may wait
 
@@ -42,7 +51,9 @@ class Server:
     services: for this server alone, the functions that start a conversation, as those of `add_service`, by the names of
     services in `listen`, also in place of "http" and "telnet".
 
-    Raises ValueError if `config` comes with another argument or asks for more than one worker.
+    A fork leaves the server to the parent: in the child it is not running, and may be started.
+
+    Raises ValueError, which names the argument, for a wrong one, for `config` beside another, and for more than one worker.
     """
 
     def __init__(
@@ -55,18 +66,26 @@ class Server:
         services: Mapping[str, Start] = {},
     ) -> None:
         if config is None:
-            listen = tuple(ListenConfig(name, each) for name, each in (("http", http), ("telnet", telnet)) if each is not None)
-            sites = (SiteConfig() if root is None else SiteConfig(fspath(root)),)
-            config = Config(sites=sites, listen=listen, access_log="off")
+            config = make_config(root, http, telnet)
+        elif not isinstance(config, Config):
+            raise ValueError(f"config: expected a Config, not {config!r:.80}")
         elif (root, http, telnet) != (None, "127.0.0.1:0", None):
             raise ValueError("config comes in place of root, http and telnet")
         if config.workers != 1:
             raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
-        self._config = config
+        for name, start in services.items():
+            if not callable(start):
+                raise ValueError(f"services: expected names and functions, not {name!r}: {start!r:.80}")
+            if not NAME.fullmatch(name):
+                raise ValueError(f"service name is malformed: {name!r}")
+        self._config = replace(config, user="")
         self._table = SERVICES | {name: replace_start(SERVICES.get(name), start) for name, start in services.items()}
         self._lock = threading.Lock()  # one start or stop at a time
-        self._thread: threading.Thread | None = None
+        self._is_running = False
+        self._thread: threading.Thread | None = None  # the last one
         self._worker: Worker
+        self._resources: Resources
+        self._calls: set[Future[Any]] = set()  # that have no result yet
         self._addresses: dict[str, list[Address | str]] = {}
 
     def __enter__(self) -> Server:
@@ -81,22 +100,33 @@ class Server:
 
         Raises CannotStart: a message of one line says what failed, and why.
         """
+        if not self._is_running:
+            self._join()  # a server that a handler has stopped
         with self._lock:
-            if self._thread:
+            if self._is_running:
                 return
-            with contextlib.ExitStack() as failure:
-                resources = Resources.prepare(self._config, raise_limit=False, table=self._table)
+            with contextlib.ExitStack() as failure, errors_as(CannotStart, "cannot start: "):
+                with errors_as(CannotStart):
+                    check_roots(self._config)
+                self._resources = resources = Resources.prepare(self._config, raise_limit=False, table=self._table)
                 failure.callback(resources.close)
                 scoreboard = Scoreboard()
                 failure.callback(scoreboard.close)
                 self._worker = worker = Worker(resources, scoreboard, scoreboard.allocate())
+                failure.callback(worker.loop.close)
                 self._addresses = {}
                 for server, listen in resources.servers.items():
                     self._addresses.setdefault(listen.service, []).append(connectable(server.sock.getsockname()))
                 args = worker, resources, scoreboard
-                thread = threading.Thread(target=self._run, args=args, name="rawservers", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = thread = threading.Thread(target=self._run, args=args, name="rawservers", daemon=True)
+                failure.callback(self._ended)
+                self._is_running = True
+                RUNNING.add(self)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._thread = None
+                    raise CannotStart(f"cannot start: {error}") from error
                 failure.pop_all()
 
     def stop(self) -> None:
@@ -105,40 +135,70 @@ class Server:
         Called by a handler, which runs in that thread, it does not wait.
         """
         with self._lock:
-            thread, self._thread = self._thread, None
-            if thread:
+            if self._is_running:
+                self._is_running = False
                 loop = self._worker.loop
                 loop.call_soon_threadsafe(loop, loop.stop)
-        if thread and thread is not threading.current_thread():
+        self._join()
+
+    def _join(self) -> None:
+        """Wait for the thread to end, unless it is this one."""
+        if (thread := self._thread) and thread is not threading.current_thread():
             thread.join()
 
-    @staticmethod
-    def _run(worker: Worker, resources: Resources, scoreboard: Scoreboard) -> None:
+    def _run(self, worker: Worker, resources: Resources, scoreboard: Scoreboard) -> None:
         try:
             worker.run()
+        except BaseException:  # by a handler: SystemExit, for example
+            log.exception("the server has ended, by an unexpected error")
         finally:
             resources.access_log = -1  # the worker has closed it
             resources.close()
             scoreboard.close()
+            if worker is self._worker:  # not started again, by a handler
+                self._ended()
+
+    def _ended(self) -> None:
+        self._is_running = False
+        RUNNING.discard(self)
+        for future in list(self._calls):  # after `_is_running`, see `call`
+            future.set_exception(RuntimeError(NOT_RUNNING))
 
     def call(self, function: Callable[[Worker], Result]) -> Result:
         """The result of `function`, which is called in the server's thread with its worker, while no handler runs.
 
-        Raises what it raises, and TimeoutError if a handler blocks that thread, or the server is stopped meanwhile.
+        Raises what it raises, TimeoutError if a handler blocks that thread, and RuntimeError if the server is not running, or
+        is stopped meanwhile.
         """
-        worker = self._worker
-        if threading.current_thread() is self._thread:
-            return function(worker)
         future: Future[Result] = Future()
+        self._calls.add(future)
+        try:
+            if not self._is_running:  # after the `add`: else the end of the thread may miss this call
+                raise RuntimeError(NOT_RUNNING)
+            worker = self._worker
+            if threading.current_thread() is self._thread:
+                return function(worker)
 
-        def call() -> None:
-            try:
-                future.set_result(function(worker))
-            except BaseException as error:
-                future.set_exception(error)
+            def call() -> None:
+                try:
+                    future.set_result(function(worker))
+                except BaseException as error:
+                    future.set_exception(error)
+                finally:
+                    self._calls.discard(future)
 
-        worker.loop.call_soon_threadsafe(worker.loop, call)
-        return future.result(CALL_TIME)
+            worker.loop.call_soon_threadsafe(worker.loop, call)
+            return future.result(CALL_TIME)
+        finally:
+            self._calls.discard(future)
+
+    def _close_in_child(self) -> None:
+        """In a forked process, which has no such thread: close what would keep ports and connections of the parent open."""
+        self._lock = threading.Lock()
+        self._is_running, self._thread = False, None
+        self._calls.clear()
+        self._worker.close_in_child()
+        self._resources.close(in_worker=True)
 
     # Addresses
 
@@ -170,6 +230,34 @@ class Server:
             if not isinstance(address, str):
                 return address
         raise LookupError(f"{service} is not served over TCP" if self._addresses else "the server was not started")
+
+
+def close_in_child() -> None:
+    """In a forked process: leave all servers to the parent."""
+    for server in RUNNING:
+        with contextlib.suppress(OSError, RuntimeError):  # it was being changed
+            server._close_in_child()
+    RUNNING.clear()
+
+
+os.register_at_fork(after_in_child=close_in_child)
+
+
+def make_config(root: StrPath | None, http: str | None, telnet: str | None) -> Config:
+    """The Config of these arguments of a Server. Raises ValueError, which names the wrong one."""
+    path = os.fspath(root) if isinstance(root, PathLike) else root
+    if not isinstance(path, str | None):
+        raise ValueError(f"root: expected a path as text, not {path!r:.80}")
+    listen = []
+    for name, address in (("http", http), ("telnet", telnet)):
+        if address is not None:
+            try:
+                listen.append(ListenConfig(name, address))
+            except ValueError as error:
+                raise ValueError(f"{error}".replace("address", name, 1)) from error
+    if not listen:
+        raise ValueError("nothing to serve: neither http nor telnet")
+    return Config(sites=(SiteConfig() if path is None else SiteConfig(path),), listen=tuple(listen), access_log="off")
 
 
 def replace_start(service: Service | None, start: Start) -> Service:

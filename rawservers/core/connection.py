@@ -307,6 +307,9 @@ class Connection(Peer):
         if output is not None:
             output.abandon()
 
+    def close_in_child(self) -> None:
+        self._sock.close()  # a copy: the connection is that of the parent process
+
     failed = close  # after an exception
 
     def _abort(self, error: OSError) -> None:

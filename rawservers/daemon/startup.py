@@ -89,6 +89,13 @@ def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None
     for number, listen in enumerate(config.listen or ()):
         if listen.service not in table:
             raise ValueError(f"listen[{number}].service: expected one of {', '.join(table)}, not {listen.service!r}")
+    check_roots(config)
+
+
+def check_roots(config: Config) -> None:
+    """Raise ValueError, which names the field, if a document root does not exist, or there is no listener."""
+    if not resolve_listeners(config):
+        raise ValueError("listen: nothing to serve")
     for number, site in enumerate(config.sites):
         with errors_as(ValueError, f"sites[{number}].root: "):
             check_directory(site.root)
