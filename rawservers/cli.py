@@ -39,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
     args = parse(argv)
     try:
+        if args.watch:
+            from rawservers.watch import watch  # here, since it is seldom used
+
+            address = args.status or SERVICES["status"].address
+            with errors_as(CannotStart, f"cannot watch the status on {address}: "):
+                return watch(address)
         if args.status is None and args.reload is None and not args.check:
             return run(args)
         output = "ok\n"
@@ -193,6 +199,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
     help = "configuration file in TOML (default: none); options take precedence over it"
     add("-c", "--config", type=path, metavar="FILE", help=help)
+    add("--trace", action="store_const", const=True, help="print a line for each event of each socket to standard error")
     add("--check", action="store_const", const=True, help="test the configuration and exit")
     help = "make the server whose supervisor has this process ID reload, and wait for the new workers; exit status 2: it failed"
     add("--reload", type=process_id, metavar="PID", help=help)
@@ -200,6 +207,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "print the status of a server, and exit: of the one whose status service listens on ADDRESS, of pid:PID, or of your own"
     )
     add("--status", nargs="?", const="", metavar="ADDRESS", help=help)
+    help = "show the status and the table of sockets in this terminal, once a second; q: quit"
+    add("--watch", action="store_const", const=True, help=help)
     add("--format", choices=status.FORMATS, help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
     args = parser.parse(argv)
@@ -216,11 +225,13 @@ def named(arguments: Iterable[str]) -> str:
 
 def useless_options(given: set[str]) -> str:
     """What is wrong if an option that was given would be ignored. given: names of arguments."""
-    for mode, its in (("reload", {"config"}), ("status", {"format"})):
+    for mode, its in (("reload", {"config"}), ("status", {"format", "watch"})):
         if mode in given and (rest := given - its - {mode}):
             return f"{named(rest)} would be ignored: --{mode} asks a server that is running"
-    if "format" in given and "status" not in given:
-        return "--format would be ignored without --status"
+    if (rest := given & {"format", "watch"}) and "status" not in given:
+        return f"{named(rest)} would be ignored without --status"
+    if {"format", "watch"} <= given:
+        return "--format would be ignored: --watch has its own"
     if {"port", "http"} <= given:
         return "-p would be ignored: --http has the port"
     if "listing" in given and not given & {"root", "config"}:

@@ -17,12 +17,12 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, TypeAlias, TypeVar
 
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
-from rawservers.daemon.startup import CannotStart, Resources, check_roots, errors_as
+from rawservers.daemon.startup import CannotStart, Resources, check_names, errors_as
 from rawservers.daemon.worker import Worker
 from rawservers.services import NAME, SERVICES, Service, Start
 from rawservers.settings import Config, ListenConfig, SiteConfig
@@ -46,14 +46,16 @@ class Server:
     """One worker in a thread. A context manager, which starts and stops it.
 
     root: the directory to serve, by default the welcome page. http, telnet: the address of each service as text, HOST:PORT,
-    [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces) or unix:PATH; port 0: a free one; None: not served. config: in
-    place of these three; its `listen` has the addresses, its `access_log` is standard output by default, and `user` is ignored.
+    [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces) or unix:PATH; port 0: a free one; None: not served. config: all
+    other settings. Its `sites` are in place of root, and its `listen`, unless it is None, in place of http and telnet; its
+    `access_log` is standard output by default, and `user` is ignored.
     services: for this server alone, the functions that start a conversation, as those of `add_service`, by the names of
     services in `listen`, also in place of "http" and "telnet".
 
     A fork leaves the server to the parent: in the child it is not running, and may be started.
 
-    Raises ValueError, which names the argument, for a wrong one, for `config` beside another, and for more than one worker.
+    Raises ValueError, which names the argument, if one is wrong or contradicts `config`, if that asks for more than one worker,
+    or if a directory or service does not exist.
     """
 
     def __init__(
@@ -65,21 +67,15 @@ class Server:
         config: Config | None = None,
         services: Mapping[str, Start] = {},
     ) -> None:
-        if config is None:
-            config = make_config(root, http, telnet)
-        elif not isinstance(config, Config):
-            raise ValueError(f"config: expected a Config, not {config!r:.80}")
-        elif (root, http, telnet) != (None, "127.0.0.1:0", None):
-            raise ValueError("config comes in place of root, http and telnet")
-        if config.workers != 1:
-            raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
+        config = make_config(config, root, http, telnet)
         for name, start in services.items():
             if not callable(start):
                 raise ValueError(f"services: expected names and functions, not {name!r}: {start!r:.80}")
             if not NAME.fullmatch(name):
                 raise ValueError(f"service name is malformed: {name!r}")
-        self._config = replace(config, user="")
+        self._config = config
         self._table = SERVICES | {name: replace_start(SERVICES.get(name), start) for name, start in services.items()}
+        check_names(config, self._table)
         self._lock = threading.Lock()  # one start or stop at a time
         self._is_running = False
         self._thread: threading.Thread | None = None  # the last one
@@ -106,8 +102,6 @@ class Server:
             if self._is_running:
                 return
             with contextlib.ExitStack() as failure, errors_as(CannotStart, "cannot start: "):
-                with errors_as(CannotStart):
-                    check_roots(self._config)
                 self._resources = resources = Resources.prepare(self._config, raise_limit=False, table=self._table)
                 failure.callback(resources.close)
                 scoreboard = Scoreboard()
@@ -243,21 +237,34 @@ def close_in_child() -> None:
 os.register_at_fork(after_in_child=close_in_child)
 
 
-def make_config(root: StrPath | None, http: str | None, telnet: str | None) -> Config:
+def make_config(config: Config | None, root: StrPath | None, http: str | None, telnet: str | None) -> Config:
     """The Config of these arguments of a Server. Raises ValueError, which names the wrong one."""
-    path = os.fspath(root) if isinstance(root, PathLike) else root
-    if not isinstance(path, str | None):
-        raise ValueError(f"root: expected a path as text, not {path!r:.80}")
-    listen = []
-    for name, address in (("http", http), ("telnet", telnet)):
-        if address is not None:
-            try:
-                listen.append(ListenConfig(name, address))
-            except ValueError as error:
-                raise ValueError(f"{error}".replace("address", name, 1)) from error
-    if not listen:
-        raise ValueError("nothing to serve: neither http nor telnet")
-    return Config(sites=(SiteConfig() if path is None else SiteConfig(path),), listen=tuple(listen), access_log="off")
+    if config is None:
+        path = fspath(root) if isinstance(root, PathLike) else root
+        if not isinstance(path, str | None):
+            raise ValueError(f"root: expected a path as text, not {path!r:.80}")
+        config = Config(sites=(SiteConfig() if path is None else SiteConfig(path),), access_log="off")
+    elif not isinstance(config, Config):
+        raise ValueError(f"config: expected a Config, not {config!r:.80}")
+    elif root is not None:
+        raise ValueError("root: the sites of the config have it")
+    if config.listen is None:
+        given = {"http": http, "telnet": telnet}
+        listen = tuple(make_listener(name, each) for name, each in given.items() if each is not None)
+        config = replace(config, listen=listen)
+    elif (http, telnet) != ("127.0.0.1:0", None):
+        raise ValueError("http, telnet: the config has the addresses, in listen")
+    if config.workers != 1:
+        raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
+    return replace(config, user="")
+
+
+def make_listener(service: str, address: str) -> ListenConfig:
+    """Raises ValueError, which names the service."""
+    try:
+        return ListenConfig(service, address)
+    except ValueError as error:
+        raise ValueError(f"{error}".replace("address", service, 1)) from error
 
 
 def replace_start(service: Service | None, start: Start) -> Service:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -27,6 +28,7 @@ from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.http.welcome import WelcomeSite
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
+from rawservers.sockets import Sockets
 from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
@@ -39,6 +41,7 @@ NAME = re.compile("(?!(?:log|wakes)$)[a-z][a-z0-9-]{0,30}")
 Start: TypeAlias = Callable[[Peer], Protocol]
 Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access record, bytes sent, seconds taken
 GetStatus: TypeAlias = Callable[[], Status]
+GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
 class Service(NamedTuple):
@@ -51,14 +54,14 @@ class Service(NamedTuple):
     is_logged: whether responses go to the access log
     """
 
-    prepare: Callable[[Config, Clock, GetStatus], Start]
+    prepare: Callable[[Config, Clock, GetStatus, GetSockets], Start]
     address: str
     deadlines: Mapping[Deadline, float | str]
     banner: Callable[[Config, str], str] = lambda config, address: address
     is_logged: bool = True
 
 
-def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
+def prepare_http(config: Config, clock: Clock, get_status: GetStatus, get_sockets: GetSockets) -> Start:
     """HTTP/1.0: files and handlers."""
     freshness = FreshnessClock(clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes)
@@ -69,7 +72,7 @@ def prepare_http(config: Config, clock: Clock, get_status: GetStatus) -> Start:
     return lambda peer: Conversation(peer, router, config.requests)
 
 
-def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start:
+def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus, get_sockets: GetSockets) -> Start:
     """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
 
     def on_failure(failure: Exception) -> None:
@@ -80,10 +83,11 @@ def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus) -> Start
     return partial(make, longest_line=config.longest_line, greeting=config.telnet_greeting.encode())
 
 
-def prepare_status(config: Config, clock: Clock, get_status: GetStatus) -> Start:
+def prepare_status(config: Config, clock: Clock, get_status: GetStatus, get_sockets: GetSockets) -> Start:
     """HTTP with one handler: the metrics of the server."""
-    handlers = (("/", partial(respond, get_status)),)
-    return prepare_http(Config(handlers=handlers, body_limit=1024), clock, get_status)  # not 0: a POST is 405, not 413
+    handlers = (("/", partial(respond, get_status, get_sockets)),)
+    only = Config(handlers=handlers, body_limit=1024)  # not 0: a POST is 405, not 413
+    return prepare_http(only, clock, get_status, get_sockets)
 
 
 def http_banner(config: Config, address: str) -> str:
@@ -134,11 +138,17 @@ def resolve_listeners(config: Config) -> tuple[ListenConfig, ...]:
 
 
 def make_service(
-    name: str, config: Config, clock: Clock, report: Report, get_status: GetStatus, table: Mapping[str, Service] = SERVICES
+    name: str,
+    config: Config,
+    clock: Clock,
+    report: Report,
+    get_status: GetStatus,
+    table: Mapping[str, Service] = SERVICES,
+    get_sockets: GetSockets = Future,
 ) -> ServiceSpec:
     """The service as the connections of one worker share it. Raises KeyError, OSError or ValueError."""
     service = table[name]
     times = {Deadline.HEAD: "head_time", **service.deadlines, **CORE_DEADLINES}  # HEAD: for preambles, too
     deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
-    start = service.prepare(config, clock, get_status)
+    start = service.prepare(config, clock, get_status, get_sockets)
     return ServiceSpec(name, start, deadlines, report if service.is_logged else lambda *_: None)

@@ -258,6 +258,11 @@ class Config:
     """Format of the access log: "combined", as in nginx and Apache, followed by the duration of the request in seconds; or
     "json", one object per line."""
 
+    trace: bool = setting(False, "log.trace")
+    """Trace of all sockets, for learning and debugging, on standard error: a line for each accept, receive, send and close,
+    with the first line of what was received or sent, without passwords and cookies. It makes the server several times
+    slower."""
+
     head_time: float = seconds(10, "http.head_time")
     """Time limit for a request head: for the first one of a connection from the accept, for later ones from their first byte.
     Then the answer is 408, and the connection is closed. nginx: client_header_timeout, 60; Apache: 20 to 40. A head is one or

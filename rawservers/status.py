@@ -2,8 +2,9 @@
 
     curl --unix-socket /run/rawservers/status http://-/
 
-A request gets plain text at /, JSON at /json (or with Accept: application/json), and Prometheus' exposition format at /metrics.
-`rawservers --status` is a client of it. The metrics are totals over all workers, at most a second old.
+A request gets plain text at /, JSON at /json (or with Accept: application/json), and Prometheus' exposition format at /metrics;
+and at /sockets the table of all sockets, as JSON. `rawservers --status` is a client of it. The metrics are totals over all
+workers, at most a second old.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import accumulate
@@ -19,6 +21,8 @@ from rawservers.core.bind import Endpoint
 from rawservers.core.wakes import LONG
 from rawservers.http.request import Request
 from rawservers.http.response import Response, error_response
+from rawservers.sockets import Sockets, parse_json
+from rawservers.sockets import as_json as as_table
 
 TIMEOUT = 10  # seconds for a response
 
@@ -131,10 +135,16 @@ FORMATS = {
 }
 
 
+SOCKETS_PATH = "/sockets"
+SOCKETS_HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+
+
 # HTTP
 
 
-def respond(get_status: Callable[[], Status], request: Request) -> Response:
+def respond(
+    get_status: Callable[[], Status], get_sockets: Callable[[], Future[Sockets]], request: Request
+) -> Response | Future[Response]:
     """The handler of the status service, see http/router.py."""
     if request.method not in {"GET", "HEAD"}:
         return error_response(405, "The status is read-only.", [("Allow", "GET, HEAD")])
@@ -143,7 +153,23 @@ def respond(get_status: Callable[[], Status], request: Request) -> Response:
         if path == ("/json" if wants_json else request.path):
             headers = [("Content-Type", content_type), ("Cache-Control", "no-store")]
             return Response(200, headers, render(get_status()).encode())
-    return error_response(404, "The status is at /, /json and /metrics.")
+    if request.path == SOCKETS_PATH:
+        return sockets_response(get_sockets())
+    return error_response(404, "The status is at /, /json and /metrics, and the table of sockets at /sockets.")
+
+
+def sockets_response(future: Future[Sockets]) -> Future[Response]:
+    """The future of the response with this table."""
+    response: Future[Response] = Future()
+
+    def finish(done: Future[Sockets]) -> None:
+        try:
+            response.set_result(Response(200, SOCKETS_HEADERS, as_table(done.result()).encode()))
+        except Exception as error:
+            response.set_exception(error)
+
+    future.add_done_callback(finish)
+    return response
 
 
 def fetch(address: str, form: str) -> str:
@@ -151,8 +177,18 @@ def fetch(address: str, form: str) -> str:
 
     Raises OSError, also if the response is no status, and ValueError for a malformed address.
     """
-    endpoint = Endpoint.parse(address)
     path, content_type, _ = FORMATS[form]
+    return _get(address, path, content_type)
+
+
+def fetch_sockets(address: str) -> Sockets:
+    """The table of sockets of the server whose status service listens on `address`. Raises OSError and ValueError."""
+    return parse_json(_get(address, SOCKETS_PATH, "application/json"))
+
+
+def _get(address: str, path: str, content_type: str) -> str:
+    """The content at `path` of the status service on `address`. Raises OSError and ValueError."""
+    endpoint = Endpoint.parse(address)
     host = endpoint.host or "localhost", endpoint.port
     sock = socket.socket(socket.AF_UNIX) if endpoint.path else socket.create_connection(host, TIMEOUT)
     with sock, sock.makefile("rb") as response:

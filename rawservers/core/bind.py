@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rawservers.core import unix
@@ -111,26 +112,26 @@ class ServerSocket:
             unix.remove(path, self._inode)
 
 
-def bind(endpoint: Endpoint) -> list[ServerSocket]:
-    """Server sockets for `endpoint`: one, or one for each address of a host name that has several.
+def bind(endpoint: Endpoint, make: Callable[..., socket.socket] = socket.socket) -> list[ServerSocket]:
+    """Server sockets for `endpoint`: one, or one for each address of a host name that has several. make: makes the sockets.
 
     Raises OSError, and ValueError for a descriptor that is not a listening stream socket.
     """
     if endpoint.fd is not None:
-        return [ServerSocket(_inherit(endpoint.fd), owned=False)]
+        return [ServerSocket(_inherit(endpoint.fd, make), owned=False)]
     if endpoint.path is not None:
         with unix.locked(endpoint.path):
             unix.remove_stale(endpoint.path)
-            return [_bind(socket.AF_UNIX, endpoint.path)]
+            return [_bind(make, socket.AF_UNIX, endpoint.path)]
     if endpoint.host is None and socket.has_dualstack_ipv6():
-        return [_bind(socket.AF_INET6, ("::", endpoint.port), dual=True)]
+        return [_bind(make, socket.AF_INET6, ("::", endpoint.port), dual=True)]
     host = endpoint.host or "0.0.0.0"  # noqa: S104  # as asked for, by ":PORT"
     servers: list[ServerSocket] = []
     try:
         for family, *_, address in socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
             if servers and endpoint.port == 0:  # the same port for all addresses of the name
                 address = (address[0], servers[0].sock.getsockname()[1], *address[2:])
-            servers.append(_bind(family, address))
+            servers.append(_bind(make, family, address))
     except OSError:
         for server in servers:
             server.close()
@@ -138,10 +139,10 @@ def bind(endpoint: Endpoint) -> list[ServerSocket]:
     return servers
 
 
-def _inherit(fd: int) -> socket.socket:
+def _inherit(fd: int, make: Callable[..., socket.socket]) -> socket.socket:
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         raise ValueError("not a socket")
-    sock = socket.socket(fileno=fd)
+    sock = make(fileno=fd)
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         sock.detach()
         raise ValueError("not a stream socket that listens")
@@ -149,9 +150,9 @@ def _inherit(fd: int) -> socket.socket:
     return sock
 
 
-def _bind(family: int, address: Any, dual: bool = False) -> ServerSocket:
+def _bind(make: Callable[..., socket.socket], family: int, address: Any, dual: bool = False) -> ServerSocket:
     """dual: for an IPv6 socket, whether it accepts IPv4 connections as well."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = make(family, socket.SOCK_STREAM)
     try:
         # SO_REUSEADDR: a restart need not wait for the TIME_WAIT of old connections. Not SO_REUSEPORT: a second server on
         # the same port must fail, instead of getting a share of the connections.

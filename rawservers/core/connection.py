@@ -56,7 +56,7 @@ class Connection(Peer):
     """An event handler of the loop: one accepted socket, its protocol object, and all that this protocol sees of both.
 
     service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
-    timer_started: when the running deadline was started. Its state:
+    accepted_at: when that was; timer_started: when the running deadline was started. Its state:
 
     _waiting:        `protocol.waiting` after the last call; a TURN changes it only after output
     _recv_size:      maximum of the next recv, in bytes
@@ -72,7 +72,7 @@ class Connection(Peer):
     __slots__ = (
         "_eof_received", "_events", "_greedy", "_loop", "_on_close", "_output", "_phase", "_protocol", "_recv_size",
         "_response_sent", "_rest", "_resume_pending", "_resume_timer", "_service", "_sock", "_timer", "_timer_due",
-        "_turn_events", "_waiting", "host", "service", "timer_started",
+        "_turn_events", "_waiting", "accepted_at", "host", "service", "timer_started",
     )  # fmt: skip
 
     def __init__(
@@ -83,18 +83,15 @@ class Connection(Peer):
         self.clock = loop.clock
         self.counters = service.counters
         self.secure = False
-        self.host = address[0]
-        self._service, self.service = service, service.name
+        self.host, self.service, self._service = address[0], service.name, service
         self._sock, self._loop, self._on_close = sock, loop, on_close
         self._phase, self._protocol, self._waiting = ACCEPTED, NO_PROTOCOL, NONE
-        self._recv_size = SMALL_SIZE
+        self._recv_size, self._rest, self._timer_due = SMALL_SIZE, b"", NEVER
         self._output: Output | None = None
-        self._rest = b""
         self._eof_received = self._resume_pending = self._greedy = False
         self._events = self._turn_events = self._response_sent = 0
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
-        self._timer_due = NEVER
-        self.timer_started = loop.clock.now
+        self.accepted_at = self.timer_started = loop.clock.now
 
     def __repr__(self) -> str:
         return f"{self.service} connection from {self.address[0]} port {self.address[1]}"
@@ -310,7 +307,7 @@ class Connection(Peer):
     def close_in_child(self) -> None:
         self._sock.close()  # a copy: the connection is that of the parent process
 
-    failed = close  # after an exception
+    failed = evict = close  # after an exception; in favour of a new connection
 
     def _abort(self, error: OSError) -> None:
         """Close after an error of the network, of the peer, or of a file."""
@@ -361,12 +358,15 @@ class Connection(Peer):
         if self._is_overdue() and self._output is None and self._wants_read():
             self.ready(EPOLLIN)  # input may have come in time, if the loop was late
         if self._phase is not CLOSED and not self._turn_events and self._is_overdue():
-            self.timer_started = self.clock.now
-            if self._output is not None:
-                self._sock.reset()
-                return self._abort(TimeoutError("send timed out"))
-            self._queue_and_flush(self._protocol.expire())
+            self._expire()
         self._update_interest()
+
+    def _expire(self) -> None:  # the running deadline is over
+        self.timer_started = self.clock.now
+        if self._output is not None:
+            self._sock.reset()
+            return self._abort(TimeoutError("send timed out"))
+        self._queue_and_flush(self._protocol.expire())
 
     @property
     def waits_for(self) -> Deadline:

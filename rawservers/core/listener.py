@@ -11,6 +11,7 @@ import logging
 import select
 import socket
 import time
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -65,17 +66,18 @@ RETRY_TIMES = {FULL: 0.05, PAUSED: 1.0}  # seconds after which a listener in thi
 class Listener(EventHandler):
     """An event handler of the loop: accepts the connections of one server socket.
 
-    transport: the class of their sockets; preambles: make what comes before each conversation.
+    transport: makes their sockets; preambles: make what comes before each conversation; connection: the class of the
+    connections.
     """
 
     def __init__(
         self, server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections,
-        transport: type[Transport] = Transport, preambles: Preambles = (),
+        transport: Callable[..., Transport] = Transport, preambles: Preambles = (), connection: type[Connection] = Connection,
     ) -> None:  # fmt: skip
         self._service, self.service = service, service.name
         self._server, self._sock, self._family = server, server.sock, int(server.sock.family)
         self._loop, self._connections, self._on_close = loop, connections, connections.discard
-        self._transport, self._preambles = transport, preambles
+        self._transport, self._preambles, self._connection = transport, preambles, connection
         self._state = CLOSED
         self._timer = 0  # of the state
         # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up; and of the last accept.
@@ -144,13 +146,13 @@ class Listener(EventHandler):
 
     def _begin(self, fd: int, address: tuple[Any, ...] | str) -> None:
         """Begin a connection with the socket `fd`, which was accepted from `address`."""
-        sock = self._transport(self._family, STREAM, 0, fd)
+        sock, service = self._transport(self._family, STREAM, 0, fd), self._service
         peer = peer_address(address)
         if not self._connections.allows(peer[0]):
-            self._service.counters.rejected += 1
+            service.counters.rejected += 1
             return sock.close()
-        self._service.counters.accepted += 1
-        connection = Connection(sock, peer, self._service, self._loop, self._on_close)
+        service.counters.accepted += 1
+        connection = self._connection(sock, peer, service, self._loop, self._on_close)
         self._connections.add(connection)
         begin = partial(connection.introduce, self._preambles) if self._preambles else connection.begin
         self._loop.call_isolated(connection, begin)
@@ -183,7 +185,7 @@ class Listener(EventHandler):
     def _make_room(self, service: str) -> bool:
         """Close one connection in favour of a new one of `service` ("": of any service); whether there was one to close."""
         if connection := self._connections.evict(service):
-            self._loop.call_isolated(connection, connection.close)
+            self._loop.call_isolated(connection, connection.evict)
         return connection is not None
 
     def tick(self) -> None:

@@ -70,6 +70,12 @@ class Peer:
         """Schedule a call of the protocol's `resume` in `seconds`, in place of an earlier request. Not thread-safe."""
 
 
+def address_text(address: Address) -> str:
+    """HOST:PORT, [IPV6]:PORT or unix:PATH."""
+    host, port = address
+    return host if host.startswith("unix:") else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def peer_address(address: tuple[Any, ...] | str) -> Address:
     """The (host, port) of a socket address of any family. IPv4-mapped IPv6 addresses become IPv4 ones."""
     if isinstance(address, tuple):

@@ -122,6 +122,7 @@ class Protocol:
     closing:             whether the connection is to be closed, see Closing
     waiting:             which deadline runs, see Deadline. TURN is ignored once `closing` is not KEEP
     steps:               of work done since the core last looked; the core sets it to 0, and reads the time after many steps
+    hidden:              whether input must not be shown to anybody, such as a password that is being typed
     closable_when_idle:  whether the core may close the connection while it waits for IDLE, to make room for a new one. True
                          where clients reconnect by themselves, as those of HTTP do
     """
@@ -130,6 +131,7 @@ class Protocol:
     closing: Closing = Closing.KEEP
     waiting: Deadline = Deadline.IDLE
     steps: int = 0
+    hidden: bool = False
     closable_when_idle: bool = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:

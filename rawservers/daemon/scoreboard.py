@@ -3,9 +3,8 @@
 The supervisor creates it before it forks. Each worker has a slot, and writes its metrics and a heartbeat there once a second.
 The supervisor reads the heartbeats; the worker that answers a status request reads the metrics of all.
 
-There are no locks, since a process may be killed while it holds one. Each slot has one writer and two buffers: the writer fills
-the older buffer, then increments the sequence number, which selects the current one. A reader that finds the sequence number
-changed reads again.
+There are no locks, since a process may be killed while it holds one. Each slot has one writer, and a `DoubleBuffer`. So has the
+table of a worker's connections, which it only writes while somebody asks for it, see `socket_table.py`.
 
 Slot 0 is the supervisor's. When a worker exits, its counters are merged there, so that totals never decrease; and the reloads
 are counted there. The memory is a memfd: `rawservers --reload`, another process of the same user, reads it through /proc.
@@ -30,6 +29,7 @@ from dataclasses import dataclass, field
 
 from rawservers import __version__
 from rawservers.core.wakes import BOUNDS
+from rawservers.daemon.double_buffer import INTEGER, MAX_READS, DoubleBuffer, store
 from rawservers.status import COUNTERS, STATES, WAKE_CLOCKS, Status, WakeHistogram
 
 NAME = "rawservers-scoreboard"
@@ -38,17 +38,21 @@ SLOTS = (
     8193  # slot 0, and eight for each of the 1024 workers that may be configured, as many retire; unused ones take no memory
 )
 
-# A slot: a heartbeat; the sequence number; two buffers, each a length and that much JSON.
+# A slot: a heartbeat, and a double buffer of JSON.
 HEARTBEAT = struct.Struct("qd")  # process id, 0 in a free slot; monotonic time of the last write
-INTEGER = struct.Struct("q")
-BUFFERS_OFFSET = HEARTBEAT.size + INTEGER.size
-BUFFER_SIZE = (SLOT_SIZE - BUFFERS_OFFSET) // 2 // 8 * 8
+BUFFER_SIZE = (SLOT_SIZE - HEARTBEAT.size - INTEGER.size) // 2 // 8 * 8
 MAX_TEXT = BUFFER_SIZE - INTEGER.size
+
+# Behind the slots: when somebody has asked for the tables last; the tables, a double buffer of JSON for each slot.
+ASKED_AT = struct.Struct("d")  # monotonic time
+ASKED_OFFSET = SLOT_SIZE * SLOTS
+TABLES_OFFSET = ASKED_OFFSET + ASKED_AT.size
+TABLE_SIZE = 81920  # bytes
+MEMORY_SIZE = TABLES_OFFSET + TABLE_SIZE * SLOTS
 
 MAX_NUMBER = 1 << 63  # of a metric
 SERVER_METRIC = re.compile(r"[\w .-]+")  # of slot 0: names that are harmless in all formats of the status
 WORKER_METRIC = re.compile(r"(?!server\.)[\w .-]+")  # of the other slots
-MAX_READS = 100  # of a buffer that is written again and again
 
 
 @dataclass(slots=True)
@@ -85,6 +89,7 @@ class Slot:
         self.number = number
         self._memory = memory
         self._start = number * SLOT_SIZE
+        self._text = DoubleBuffer(memory, self._start + HEARTBEAT.size, SLOT_SIZE - HEARTBEAT.size)
 
     @property
     def heartbeat(self) -> tuple[int, float]:
@@ -92,20 +97,11 @@ class Slot:
         return HEARTBEAT.unpack_from(self._memory, self._start)
 
     def write_heartbeat(self, pid: int, now: float) -> None:
-        self._store(0, HEARTBEAT.pack(pid, now))
+        store(self._memory, self._start, HEARTBEAT.pack(pid, now))
 
     def write(self, metrics: Metrics) -> None:
         """Write these metrics, unless they do not fit."""
-        text = metrics.dump()
-        if len(text) <= MAX_TEXT:
-            sequence = (self.sequence + 1) % MAX_NUMBER
-            self._store(self._buffer(sequence), INTEGER.pack(len(text)) + text)
-            self._store(HEARTBEAT.size, INTEGER.pack(sequence))
-
-    def _store(self, offset: int, data: bytes) -> None:
-        """Copy `data`; a concurrent reader sees each number old or new, never torn. (pack_into() writes zeros first.)"""
-        begin = self._start + offset
-        self._memory[begin : begin + len(data)] = data
+        self._text.write(metrics.dump())
 
     def publish(self, metrics: Metrics) -> None:
         """Write these metrics, and a heartbeat of this process."""
@@ -114,23 +110,12 @@ class Slot:
 
     def read(self) -> Metrics:
         """The metrics written last; empty ones if they are malformed, or each of MAX_READS was interrupted by a write."""
-        for _ in range(MAX_READS):
-            sequence = self.sequence
-            begin = self._start + self._buffer(sequence) + INTEGER.size
-            (length,) = INTEGER.unpack_from(self._memory, begin - INTEGER.size)
-            text = self._memory[begin : begin + min(max(0, length), MAX_TEXT)]
-            if sequence == self.sequence:
-                return Metrics.parse(text, WORKER_METRIC if self.number else SERVER_METRIC)
-        return Metrics()
+        return Metrics.parse(self._text.read(), WORKER_METRIC if self.number else SERVER_METRIC)
 
     @property
     def sequence(self) -> int:
-        """The number of writes so far."""
-        return int(INTEGER.unpack_from(self._memory, self._start + HEARTBEAT.size)[0])
-
-    def _buffer(self, sequence: int) -> int:
-        """The offset of the buffer that this write uses."""
-        return BUFFERS_OFFSET + sequence % 2 * BUFFER_SIZE
+        """The number of writes of metrics so far."""
+        return self._text.sequence
 
 
 class Scoreboard:
@@ -139,9 +124,9 @@ class Scoreboard:
     def __init__(self) -> None:
         fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(fd, SLOT_SIZE * SLOTS)
+            os.ftruncate(fd, MEMORY_SIZE)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end: SIGBUS
-            self._memory = mmap.mmap(fd, SLOT_SIZE * SLOTS)  # duplicates the descriptor
+            self._memory = mmap.mmap(fd, MEMORY_SIZE)  # duplicates the descriptor
         finally:
             os.close(fd)
         self._own = Slot(self._memory, 0)
@@ -203,6 +188,25 @@ class Scoreboard:
             if sequence == self._own.sequence:  # else a worker was merged meanwhile
                 break
         return total
+
+    def workers(self) -> dict[int, int]:
+        """The process ids of the present workers, by slot."""
+        slots = min(self._own.read().gauges["server.slots"], SLOTS)
+        found = {number: Slot(self._memory, number).heartbeat[0] for number in range(1, slots)}
+        return {number: pid for number, pid in found.items() if pid}
+
+    def table(self, number: int) -> DoubleBuffer:
+        """Where the worker with this slot writes the table of its connections."""
+        return DoubleBuffer(self._memory, TABLES_OFFSET + number * TABLE_SIZE, TABLE_SIZE)
+
+    @property
+    def asked_at(self) -> float:
+        """The monotonic time at which somebody asked for the tables last; any number, if another process has written it."""
+        return float(ASKED_AT.unpack_from(self._memory, ASKED_OFFSET)[0])
+
+    def ask(self, now: float) -> None:
+        """Ask all workers to write their tables."""
+        store(self._memory, ASKED_OFFSET, ASKED_AT.pack(now))
 
     def close(self) -> None:
         self._memory.close()

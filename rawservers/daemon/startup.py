@@ -7,7 +7,9 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Collection, Iterator, Mapping
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -19,7 +21,7 @@ from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, GetStatus, Report, Service, make_service, resolve_listeners
+from rawservers.services import SERVICES, GetSockets, GetStatus, Report, Service, make_service, resolve_listeners
 from rawservers.settings import Config, ListenConfig
 
 log = logging.getLogger("rawservers")
@@ -68,7 +70,12 @@ def open_descriptors() -> list[int]:
 
 
 def make_services(
-    config: Config, clock: Clock, report: Report, get_status: GetStatus, table: Mapping[str, Service] = SERVICES
+    config: Config,
+    clock: Clock,
+    report: Report,
+    get_status: GetStatus,
+    table: Mapping[str, Service] = SERVICES,
+    get_sockets: GetSockets = Future,
 ) -> dict[str, ServiceSpec]:
     """The services of all listeners, by name.
 
@@ -80,20 +87,15 @@ def make_services(
         if name not in table:
             raise CannotStart(f"unknown service {name!r} (known: {', '.join(table)})")
         with errors_as(CannotStart, f"cannot serve {name} on {listen.address}: "):
-            services[name] = services.get(name) or make_service(name, config, clock, report, get_status, table)
+            services[name] = services.get(name) or make_service(name, config, clock, report, get_status, table, get_sockets)
     return services
 
 
 def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
-    """Raise ValueError, which names the field, if a service or a document root does not exist."""
+    """Raise ValueError, which names the field, if a service or a document root does not exist, or there is no listener."""
     for number, listen in enumerate(config.listen or ()):
         if listen.service not in table:
             raise ValueError(f"listen[{number}].service: expected one of {', '.join(table)}, not {listen.service!r}")
-    check_roots(config)
-
-
-def check_roots(config: Config) -> None:
-    """Raise ValueError, which names the field, if a document root does not exist, or there is no listener."""
     if not resolve_listeners(config):
         raise ValueError("listen: nothing to serve")
     for number, site in enumerate(config.sites):
@@ -122,6 +124,9 @@ def bind_all(
     Raises CannotStart, after closing all sockets that it has bound.
     """
     servers: Servers = {}
+    make: Callable[..., socket.socket] = socket.socket
+    if config.trace:
+        from rawservers.logs.trace import traced_server_socket as make  # here, since it is seldom used
     try:
         for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
@@ -129,7 +134,7 @@ def bind_all(
             is_any = endpoint.fd is None and not (endpoint.path or endpoint.port)  # port 0: each time another one
             if is_any or key not in servers.values():
                 unused = [server for server, other in existing.items() if other == key and server not in servers]
-                group = [server for server in unused if server.port == unused[0].port] or bind(endpoint)
+                group = [server for server in unused if server.port == unused[0].port] or bind(endpoint, make)
                 servers |= dict.fromkeys(group, key)
                 for server in group:
                     server.set_access(listen.mode, *look_up_owner(listen.owner, listen.group, credentials))

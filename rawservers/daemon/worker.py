@@ -22,6 +22,7 @@ import signal
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import NoReturn
@@ -35,6 +36,7 @@ from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
+from rawservers.daemon.socket_table import SocketTable, state_word
 from rawservers.daemon.startup import CannotStart, Resources, check_names, connection_shares, make_services, max_connections
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
@@ -49,10 +51,6 @@ WARN_INTERVAL = 60.0  # seconds between two such warnings
 COUNT_BATCH = 500  # connections whose states are counted in one turn
 IDLE_GRACE = 0.3  # seconds before a connection without a response under way gets a FIN in a graceful stop
 LINGER_GRACE = 0.3  # seconds for which it then lingers at most
-STATES = {  # of a connection, by what it waits for
-    Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
-    Deadline.SEND: "sending",
-}  # fmt: skip
 STATUS_CONNECTIONS = 16  # beside all others, so that the status is available while the server is full
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)  # the supervisor's
@@ -107,6 +105,7 @@ class Worker(EventHandler):
         self._slot = slot
         self._stop_began = inf  # when a graceful stop began; not yet
         self._limit_timer = 0  # ends a drain that takes too long
+        self._at_end: list[Callback] = []
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
         self._log_error = error_log.RepeatedError()
@@ -114,15 +113,28 @@ class Worker(EventHandler):
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
+        self._make = self._trace() if config.trace else Listener
+        self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
         try:
-            self._services = make_services(config, loop.clock, self.access_log.add, self._get_status, resources.table)
+            self._services = make_services(
+                config, loop.clock, self.access_log.add, self._get_status, resources.table, self._table.ask
+            )  # fmt: skip
         except CannotStart:
             loop.close()
             raise
         self._listeners = [self._make_listener(server, listen.service) for server, listen in resources.servers.items()]
 
+    def _trace(self) -> Callable[..., Listener]:
+        """Begin a trace; returns what makes listeners with it."""
+        from rawservers.logs import trace  # here, since it is seldom used
+
+        log_of_trace = trace.trace_log()
+        self.loop.at_tick.append(log_of_trace.write)
+        self._at_end.append(log_of_trace.finish)
+        return trace.traced_listener
+
     def _make_listener(self, server: ServerSocket, service: str) -> Listener:
-        return Listener(server, self._services[service], self.loop, self._connections)
+        return self._make(server, self._services[service], self.loop, self._connections)
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -138,7 +150,7 @@ class Worker(EventHandler):
             self._supervisor = supervisor
             self.loop.watch(supervisor.fileno(), self, select.EPOLLIN)
             supervisor.send(READY)
-        self.loop.at_tick.append(self._tick)
+        self.loop.at_tick += [self._tick, self._table.tick]
         self.loop.at_wake_end.append(self.access_log.flush)
         try:
             self.loop.run()
@@ -147,6 +159,8 @@ class Worker(EventHandler):
             self.close_connections()
             self._write_metrics()
             self.access_log.close()
+            for callback in self._at_end:
+                callback()
             self.loop.close()
 
     def listen(self, server: ServerSocket, service: str) -> None:
@@ -288,7 +302,7 @@ class Worker(EventHandler):
 
 def state_of(connection: Connection) -> str:
     """The service and the state of a connection, as a key of `Metrics.gauges`."""
-    return f"{connection.service}.{STATES.get(connection.waits_for, 'busy')}"
+    return f"{connection.service}.{state_word(connection)}"
 
 
 def collect_garbage() -> None:

@@ -25,6 +25,7 @@ from rawservers.http.conversation import Conversation, Responder
 from rawservers.http.request import VALUE, HTTPError, Request
 from rawservers.http.response import RESERVED_HEADERS, PreparedResponse, Response, check_headers
 from rawservers.http.router import prepare_valid
+from rawservers.http.stream import Stream
 from rawservers.testing.fixture import FixtureServer
 from rawservers.testing.matching import PatternFields, RecordedRequest, RequestPattern
 from rawservers.testing.replies import Expectation, Reply, at_least
@@ -174,15 +175,16 @@ class HTTPServer(FixtureServer[RequestExpectation]):
         else are answered by 404 as long as there are no other expectations.
         """
         methods = (method,) if method else None if callable(content) else ("GET", "HEAD")
-        if isinstance(content, os.PathLike) and Path(content).is_dir():
-            below = re.compile(re.escape(path.rstrip("/")) + "(?:/|$)")
-            expectation = RequestExpectation(RequestPattern(below, methods))
+        prefix = path.rstrip("/")
+        is_folder = isinstance(content, os.PathLike) and Path(content).is_dir()
+        where = re.compile(f"{re.escape(prefix)}(?:/|$)") if is_folder else path
+        expectation = RequestExpectation(RequestPattern(where, methods))
+        if is_folder:
             folder = Path(content).resolve()
-            expectation.respond_with_handler(lambda request: from_folder(folder, request.path[len(path.rstrip("/")) :]))
+            expectation.respond_with_handler(lambda request: from_folder(folder, request.path[len(prefix) :]))
         elif callable(content):
-            expectation = RequestExpectation(RequestPattern(path, methods)).respond_with_handler(content)
+            expectation.respond_with_handler(content)
         else:
-            expectation = RequestExpectation(RequestPattern(path, methods))
             body, kind = serialize(content)
             expectation._answer(body, status, headers, None, kind)
         return self._expect(expectation, is_short=True)
@@ -234,7 +236,7 @@ class HTTPServer(FixtureServer[RequestExpectation]):
         """The expectation that `request` is for, or a message about there being none."""
         if self._out_of_order:
             return f"{request} came after a request that was out of order"
-        unused = [each for each in self._expectations if not (each.is_ordered or each.is_oneshot) or not each.is_used_up]
+        unused = [each for each in self._expectations if each.is_missing or not (each.is_ordered or each.is_oneshot)]
         ordered = [each for each in unused if each.is_ordered]
         if ordered:
             if differences := ordered[0].pattern.differences(request):
@@ -308,6 +310,8 @@ class ScriptedResponder(Responder):
     def _prepare(self, response: Response, request: Request) -> PreparedResponse:
         """The response to send, with its script in the cue if it needs one. Raises as `prepare_valid` does."""
         reply = self._reply
+        if isinstance(response.body, Stream) and (reply.size or reply.cut is not None or "Content-Length" in reply.fields):
+            raise ValueError("a stream cannot be cut, trickled or given a length, since it is not sent in one call")
         if reply.fields.get("Connection", "").lower() == "close" or is_short(reply, response):
             request.keep_alive = False
         prepared = prepare_valid(response, request)

@@ -46,9 +46,7 @@ class Reply:
 
     def needs_script(self) -> bool:
         """Whether it is anything but the plain answer."""
-        return bool(
-            self.delay or self.size or self.fields or self.cut is not None or self.raw is not None or self.ending != "keep"
-        )
+        return any((self.delay, self.size, self.fields, self.raw is not None, self.cut is not None, self.ending != "keep"))
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
         """The head and the body of the answer `data`."""
@@ -76,14 +74,17 @@ class Reply:
 
 
 class Expectation:
-    """Base class of expected requests and lines. All methods but those that end a reply may come in any order."""
+    """Base class of expected requests and lines. All methods but those that end a reply may come in any order.
+
+    used: how often it has been.
+    """
 
     make_reply: ClassVar[type[Reply]] = Reply
 
     def __init__(self, is_ordered: bool = False, is_oneshot: bool = False) -> None:
         self.is_ordered, self.is_oneshot = is_ordered, is_oneshot
         self._replies = [self.make_reply()]
-        self._used = 0
+        self.used = 0
 
     # Modifiers
 
@@ -145,18 +146,9 @@ class Expectation:
 
     def take_reply(self) -> Reply:
         """The next reply of the sequence."""
-        reply = self._replies[min(self._used, len(self._replies) - 1)]
-        self._used += 1
+        reply = self._replies[min(self.used, len(self._replies) - 1)]
+        self.used += 1
         return reply
-
-    @property
-    def is_used_up(self) -> bool:
-        """Whether each reply was used."""
-        return self._used >= len(self._replies)
-
-    @property
-    def was_used(self) -> bool:
-        return self._used > 0
 
     def describe(self) -> str:
         """What is expected, as text for a message."""
@@ -165,7 +157,7 @@ class Expectation:
     @property
     def is_missing(self) -> bool:
         """Whether it is ordered or for once only, and not used up."""
-        return (self.is_ordered or self.is_oneshot) and not self.is_used_up
+        return (self.is_ordered or self.is_oneshot) and self.used < len(self._replies)
 
 
 def read_chunk(chunk: Chunk) -> bytes:

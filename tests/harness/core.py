@@ -25,8 +25,10 @@ class Running:
     def __init__(
         self,
         protocol: type[Protocol],
-        transport: type[Transport] = Transport,
+        transport: Callable[..., Transport] = Transport,
         preambles: Preambles = (),
+        connection: type[Connection] = Connection,
+        max_per_address: int = 0,
         **deadlines: float,
     ) -> None:
         self.loop = Loop()
@@ -41,8 +43,8 @@ class Running:
         self.protocol = protocol
         (self.server,) = bind(Endpoint("127.0.0.1", 0))
         self.address = self.server.sock.getsockname()
-        self.connections = Connections(self.loop.clock)
-        self.listener = Listener(self.server, service, self.loop, self.connections, transport, preambles)
+        self.connections = Connections(self.loop.clock, 0, max_per_address)
+        self.listener = Listener(self.server, service, self.loop, self.connections, transport, preambles, connection)
         self.loop.at_tick.append(self.listener.tick)
         self.thread = threading.Thread(target=self.run)
 

@@ -22,16 +22,6 @@ from tests.harness.waiting import DEADLINE, until
 from tests.live.test_server import connect
 
 
-def test_without_a_document_root_or_listeners(tmp_path: Path) -> None:
-    with pytest.raises(CannotStart, match=f"^sites\\[0\\].root: cannot serve {tmp_path}/nope: no such file or directory$"):
-        Server(tmp_path / "nope").start()
-    (tmp_path / "f").touch()
-    with pytest.raises(CannotStart, match=f"cannot serve {tmp_path}/f: not a directory"):
-        Server(tmp_path / "f").start()
-    with pytest.raises(CannotStart, match=r"^listen: nothing to serve$"):
-        Server(config=Config(listen=())).start()
-
-
 def test_the_user_of_a_configuration_is_ignored(tmp_path: Path) -> None:
     listen = (ListenConfig("http", f"unix:{tmp_path}/s"),)
     for user in ("no-such-user", "nobody"):

@@ -440,6 +440,14 @@ def test_stuck_time(place: Path) -> None:
         assert "content of f" in ask(server, "/f")
 
 
+@acts("log.trace")
+def test_trace(place: Path) -> None:
+    with started(place, "log.trace = true") as server:
+        assert "content of f" in ask(server, "/f")
+        line = re.compile(r"  send +\d+ of .* bytes, more follows: HTTP/1\.0 200 OK\n")
+        until(lambda: line.search(server.stderr()) is not None, "its line")
+
+
 # What is remembered, one kind of memory at a time
 
 NO_ANSWERS = "http.answers = 0\n"

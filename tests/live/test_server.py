@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import re
 import socket
 import threading
 from collections.abc import Sequence
@@ -94,22 +93,35 @@ def test_a_configuration_of_its_own(folder: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"config": Config(workers=2)}, "workers must be 1, not 2: a Server is one thread"),
-        ({"config": Config(), "telnet": "2323"}, "config comes in place of root, http and telnet"),
-        ({"config": Config(), "root": "/"}, "config comes in place of root, http and telnet"),
-        ({"config": Config(), "http": None}, "config comes in place of root, http and telnet"),
+        ({"config": Config(), "root": "/"}, "root: the sites of the config have it"),
+        ({"config": Config(listen=()), "telnet": "0"}, "http, telnet: the config has the addresses, in listen"),
+        ({"config": Config(listen=()), "http": None}, "http, telnet: the config has the addresses, in listen"),
+        ({"root": "/nowhere"}, r"sites\[0\].root: .*no such.*"),
+        ({"config": Config(listen=[ListenConfig("ftp", "0")])}, r"listen\[0\].service: expected one of .*, not 'ftp'"),
         ({"config": "x"}, "config: expected a Config, not 'x'"),
+        ({"config": Config(listen=())}, "listen: nothing to serve"),
         ({"services": {"shout": 3}}, "services: expected names and functions, not 'shout': 3"),
         ({"services": {"Loud one": print}}, "service name is malformed: 'Loud one'"),
         ({"root": 3}, "root: expected a path as text, not 3"),
         ({"root": b"site"}, "root: expected a path as text, not b'site'"),
-        ({"http": None}, "nothing to serve: neither http nor telnet"),
+        ({"root": __file__}, f"sites.0..root: cannot serve {__file__}: not a directory"),
+        ({"http": None}, "listen: nothing to serve"),
         ({"http": "x"}, "http: not an address: 'x': add a port: x:PORT"),
         ({"telnet": 23}, "telnet: expected a string, not 23"),
     ],
 )
 def test_what_cannot_be_meant(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         Server(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_configuration_without_addresses_gets_free_ones(folder: Path) -> None:
+    config = Config(sites=(SiteConfig(str(folder)),), access_log="off")
+    with Server(config=config, telnet="127.0.0.1:0") as server, Server(config=config) as other:
+        assert echo(server, b"hello\r\n").endswith(b"hello\r\n")
+        for each in server, other:
+            assert each.http_address[1] not in {0, 8080}
+            assert requests.get(each.http_url("/f"), timeout=DEADLINE).content == b"content of f\n"
 
 
 def test_a_server_that_cannot_start_says_why_in_a_line_and_leaves_nothing() -> None:
@@ -157,8 +169,8 @@ def test_services_of_its_own() -> None:
                 sock.sendall(b"hello")
                 assert receive_until(sock, b"HELLO") == b"HELLO"
         assert echo(second, b"hello\r\n").endswith(b"hello\r\n")
-    with pytest.raises(CannotStart, match="unknown service 'shout'"):
-        Server(config=config).start()
+    with pytest.raises(ValueError, match=r"^listen\[0\].service: expected one of .*, not 'shout'"):
+        Server(config=config)
 
 
 def test_calls_into_its_thread() -> None:

@@ -271,6 +271,26 @@ def test_a_wake_up_during_a_script_is_made_up_for() -> None:
     assert protocol.waiting is Deadline.IDLE
 
 
+def test_a_stream_is_delayed_but_not_cut(server: HTTPServer) -> None:
+    """It is sent in several calls, of which a script sees the first."""
+
+    def stream(request: object) -> Response:
+        return Response(200, [], iter([b"01234", b"56789"]))
+
+    server.expect_request("/delay").delay(1).respond_with_handler(stream)
+    server.expect_request("/cut").cut_after(7).respond_with_handler(stream)
+    server.expect_request("/trickle").trickle(3).respond_with_handler(stream)
+    played = Played(server)
+    assert played.receive(KEPT % b"/delay") == b""
+    played.finish()
+    assert (body(played.said), played.ends) == (BODY, 1)
+    server.check()
+    for path in (b"/cut", b"/trickle"):
+        Played(server).receive(KEPT % path)
+        with pytest.raises(AssertionError, match="ValueError: a stream cannot be cut, trickled or given a length"):
+            server.check()
+
+
 def test_parts_of_files_are_read_for_a_script(server: HTTPServer, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(BODY)
     with (tmp_path / "f").open("rb") as file:
