@@ -81,17 +81,14 @@ class Connection(Peer):
         self.clock = loop.clock
         self.counters = service.counters
         self.secure = False
-        self.host = address[0]
-        self._service, self.service = service, service.name
+        self.host, self.service, self._service = address[0], service.name, service
         self._sock, self._loop, self._on_close = sock, loop, on_close
         self._phase, self._protocol, self._waiting = ACCEPTED, NO_PROTOCOL, NONE
-        self._recv_size = SMALL_SIZE
+        self._recv_size, self._rest, self._timer_due = SMALL_SIZE, b"", NEVER
         self._output: Output | None = None
-        self._rest = b""
         self._eof_received = self._resume_pending = self._greedy = False
         self._events = self._turn_events = self._response_sent = 0
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
-        self._timer_due = NEVER
         self.accepted_at = self.timer_started = loop.clock.now
 
     def __repr__(self) -> str:
@@ -306,6 +303,9 @@ class Connection(Peer):
         output, self._output = self._output, None
         if output is not None:
             output.abandon()
+
+    def close_in_child(self) -> None:
+        self._sock.close()  # a copy: the connection is that of the parent process
 
     failed = evict = close  # after an exception; in favour of a new connection
 

@@ -98,6 +98,16 @@ def test_a_configuration_of_its_own(folder: Path, tmp_path: Path) -> None:
         ({"config": Config(listen=()), "http": None}, "http, telnet: the config has the addresses, in listen"),
         ({"root": "/nowhere"}, r"sites\[0\].root: .*no such.*"),
         ({"config": Config(listen=[ListenConfig("ftp", "0")])}, r"listen\[0\].service: expected one of .*, not 'ftp'"),
+        ({"config": "x"}, "config: expected a Config, not 'x'"),
+        ({"config": Config(listen=())}, "listen: nothing to serve"),
+        ({"services": {"shout": 3}}, "services: expected names and functions, not 'shout': 3"),
+        ({"services": {"Loud one": print}}, "service name is malformed: 'Loud one'"),
+        ({"root": 3}, "root: expected a path as text, not 3"),
+        ({"root": b"site"}, "root: expected a path as text, not b'site'"),
+        ({"root": __file__}, f"sites.0..root: cannot serve {__file__}: not a directory"),
+        ({"http": None}, "listen: nothing to serve"),
+        ({"http": "x"}, "http: not an address: 'x': add a port: x:PORT"),
+        ({"telnet": 23}, "telnet: expected a string, not 23"),
     ],
 )
 def test_what_cannot_be_meant(arguments: dict[str, object], message: str) -> None:
