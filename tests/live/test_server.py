@@ -123,7 +123,7 @@ def test_addresses_and_urls(folder: Path) -> None:
         with pytest.raises(ValueError, match=r"^the path must begin with a slash: 'f'$"):
             server.http_url("f")
     with pytest.raises(LookupError, match=r"^the server was not started$"):
-        Server(folder).call(lambda worker: 1)
+        Server(folder).http_url()
 
 
 def test_a_configuration_without_addresses_gets_free_ones(folder: Path) -> None:
