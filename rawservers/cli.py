@@ -269,9 +269,6 @@ def configure(
     listen = listeners(flags, config.listen or (), inherited, args.bind or "")
     if not listen:
         raise CannotStart("nothing to serve")
-    useless = [name for name in ("root", "access_log", "listing") if getattr(args, name) is not None]
-    if useless and not (args.config or inherited) and not any(each.service == "http" for each in listen):
-        raise CannotStart(f"{named(useless)} would be ignored: HTTP is not served; --http is its address")
     first = replace(config.sites[0], **{name: given.pop(name) for name in settings_of(SiteConfig) if name in given})
     return replace(config, sites=(first, *config.sites[1:]), listen=listen, **given)
 

@@ -320,11 +320,6 @@ def test_no_such_log(folder: Path) -> None:
     ("arguments", "why"),
     [
         (["--bind", "::1", "--http", "127.0.0.1:0"], "--bind would be ignored: no address is only a port"),
-        ([".", "--http", "off"], "DIR would be ignored: HTTP is not served; --http is its address"),
-        (
-            [".", "--telnet", "0", "--access-log", "-"],
-            "--access-log, DIR would be ignored: HTTP is not served; --http is its address",
-        ),
         (["--listing", __file__], f"--[no-]listing would be ignored: {__file__} is a file"),
         ([ROOT / ".gitignore"], f"cannot serve {ROOT / '.gitignore'}: its name begins with a dot"),
     ],

@@ -19,7 +19,7 @@ from rawservers.daemon.worker import Worker
 from tests.harness.http_client import KEPT, take_body
 from tests.harness.sockets import receive_all
 from tests.harness.waiting import DEADLINE, until
-from tests.live.test_server import connect
+from tests.live.test_server import connect, threads
 
 
 def test_the_user_of_a_configuration_is_ignored(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_handler_that_ends_the_thread(end: type[BaseException], caplog: pytest
     with connect(server.http_address) as sock:
         sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert receive_all(sock) == b""
-    until(lambda: threading.active_count() == 1, "the thread ends")
+    until(lambda: threads() == 0, "the thread ends")
     assert [record.getMessage() for record in caplog.records] == ["the server has ended, by an unexpected error"]
     with pytest.raises(RuntimeError, match=r"^the server is not running$"):
         server.call(id)

@@ -73,7 +73,7 @@ def test_a_service_manager_that_begins_anew_is_told_again(conf: Path, tmp_path: 
     with Manager(str(path)) as manager, supervise("-c", conf, env=manager.environment) as server:
         manager.hear_of("READY")
         path.rename(tmp_path / "away")
-        kill(server, server.pid)
+        control.reload(server.process.pid)
         until(lambda: "cannot notify the service manager" in server.stderr(), "it is missed")
         (tmp_path / "away").rename(path)
         control.reload(server.process.pid)

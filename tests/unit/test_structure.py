@@ -89,7 +89,7 @@ MAX_FUNCTION_LINES = 45
 BUDGET = {
     "__init__": Size(30, 247),
     "__main__": Size(15, 119),
-    "cli": Size(223, 2290),
+    "cli": Size(220, 2234),
     "config": Size(446, 4461),
     "core": Size(1506, 13358),
     "daemon": Size(1403, 13701),
@@ -103,7 +103,7 @@ BUDGET = {
     "telnet": Size(581, 5592),
     "testing": Size(1018, 9563),
     "watch": Size(92, 829),
-    TOTAL: Size(8251, 78709),
+    TOTAL: Size(8248, 78653),
 }
 
 
