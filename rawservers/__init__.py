@@ -40,7 +40,7 @@ PUBLIC = {
 __all__ = list(PUBLIC)
 
 
-def __dir__() -> "list[str]":
+def __dir__() -> "list[str]":  # in quotes for an old Python, which comes here before `__main__`
     return sorted({*globals(), *PUBLIC})
 
 

@@ -7,10 +7,10 @@ the system refuses a resource; 78 if the configuration file is invalid (EX_CONFI
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn
@@ -21,7 +21,7 @@ from rawservers.config.source import read_settled
 from rawservers.core.bind import Endpoint, written_host
 from rawservers.daemon import systemd
 from rawservers.daemon.control import NotRunning, command_line, find_servers, read_status, reload
-from rawservers.daemon.startup import CannotStart, errors_as, open_descriptors, sanitize_process_state
+from rawservers.daemon.startup import CannotStart, check, errors_as, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
 from rawservers.services import DEFAULT_LISTENERS, SERVICES, default_addresses
@@ -45,22 +45,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             address = args.status or SERVICES["status"].address
             with errors_as(CannotStart, f"cannot watch the status on {address}: "):
                 return watch(address)
-        if args.status is not None:
-            sys.stdout.write(get_status(args.status, args.format or "text"))
-        elif args.check or args.reload is not None:
-            configure(args, {}, read_settled(args.config) if args.config is not None else b"")
-            if args.reload is not None:
-                reload(args.reload)
-            print("ok")
-        else:
+        if args.status is None and args.reload is None and not args.check:
             return run(args)
+        output = "ok\n"
+        if args.status is not None:
+            output = get_status(args.status, args.format or "text")
+        elif args.check or args.config is not None:
+            check(configure(args, {}, read_settled(args.config) if args.config is not None else b""))
+        if args.reload is not None:
+            reload(args.reload)
+        with errors_as(CannotStart, "cannot write to standard output: "):
+            write(1, output)
+        return 0
     except ConfigError as error:
-        print(*error.errors, sep="\n", file=sys.stderr)
-        return os.EX_CONFIG
+        messages, exit_status = error.errors, os.EX_CONFIG
     except CannotStart as error:
-        print(f"rawservers: {error}", file=sys.stderr)
-        return 1 if isinstance(error, NotRunning) else 2
-    return 0
+        messages, exit_status = [f"rawservers: {error}"], 1 if isinstance(error, NotRunning) else 2
+    with contextlib.suppress(OSError):
+        write(2, "".join(f"{message}\n" for message in messages))
+    return exit_status
+
+
+def write(fd: int, text: str) -> None:
+    """Write to standard output or error, which may be closed. Raises OSError.
+
+    Not by sys.stdout, which is None then, and which writes once more at exit what could not be written.
+    """
+    data = text.encode(errors="backslashreplace")
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def get_status(address: str, form: str) -> str:
@@ -82,12 +95,15 @@ def get_status(address: str, form: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; the exit status."""
-    sanitize_process_state()
-    inherited_fds = open_descriptors()
+    with errors_as(CannotStart, "cannot start: "):
+        sanitize_process_state()
+        inherited_fds = open_descriptors()
     with errors_as(CannotStart):
         inherited = systemd.listen_fds(SERVICES)
-    error_log.install()
-    return Supervisor(partial(configure, args, inherited), args.config, inherited_fds).run()
+    with errors_as(CannotStart, "cannot start: "):
+        error_log.install()
+        supervisor = Supervisor(partial(configure, args, inherited), args.config, inherited_fds)
+    return supervisor.run()
 
 
 argument_type = errors_as(argparse.ArgumentTypeError)  # of other errors, argparse does not show the text
@@ -101,6 +117,21 @@ def workers(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", value) or not setting.min <= int(value) <= setting.max:
         raise ValueError(f'expected an integer from {setting.min} to {setting.max}, or "auto", not {text!r}')
     return int(value)
+
+
+@argument_type
+def path(text: str) -> str:
+    """A path: an empty one is mostly a shell variable that is not set."""
+    if not text:
+        raise ValueError("expected a path, not ''")
+    return text
+
+
+@argument_type
+def process_id(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,8}", text, re.ASCII):
+        raise ValueError(f"expected a process ID, not {text!r}")
+    return int(text)
 
 
 @argument_type
@@ -153,7 +184,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     add = parser.add_argument
     help = "what to serve at /: a directory, or one file, also at /NAME (default: a bundled welcome page)"
-    add("root", nargs="?", metavar="DIR|FILE", help=help)
+    add("root", nargs="?", type=path, metavar="DIR|FILE", help=help)
     add("-p", "--port", type=port, metavar="PORT", help="port of HTTP: the same as --http PORT")
     for listener in DEFAULT_LISTENERS:
         help = f"address to listen on, or off (default: {listener.address})"
@@ -161,16 +192,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         add(f"--{listener.service}", action="append", type=kind, metavar="ADDRESS", help=help)
     help = "host for all addresses that are only a port, and for the default ones (default: 127.0.0.1)"
     add("--bind", type=host, metavar="HOST", help=help)
-    add("--access-log", metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
+    add("--access-log", type=path, metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
     help = "list directories of the first site that have no index file (default: if DIR is given without -c)"
     add("--listing", action=argparse.BooleanOptionalAction, help=help)
     add("--workers", type=workers, metavar="N", help=f"worker processes, or auto: one per CPU (default: {Config().workers})")
     add("--user", type=argument_type(check_user), metavar="NAME[:GROUP]", help="user, and group, of the workers; requires root")
-    add("-c", "--config", metavar="FILE", help="configuration file in TOML (default: none); options take precedence over it")
+    help = "configuration file in TOML (default: none); options take precedence over it"
+    add("-c", "--config", type=path, metavar="FILE", help=help)
     add("--trace", action="store_const", const=True, help="print a line for each event of each socket to standard error")
     add("--check", action="store_const", const=True, help="test the configuration and exit")
     help = "make the server whose supervisor has this process ID reload, and wait for the new workers; exit status 2: it failed"
-    add("--reload", type=int, metavar="PID", help=help)
+    add("--reload", type=process_id, metavar="PID", help=help)
     help = (
         "print the status of a server, and exit: of the one whose status service listens on ADDRESS, of pid:PID, or of your own"
     )
@@ -185,13 +217,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def named(arguments: Iterable[str]) -> str:
+    """Arguments as they are written on the command line."""
+    written = {"root": "DIR", "listing": "--[no-]listing", "config": "-c", "port": "-p"}
+    return ", ".join(written.get(name, f"--{name.replace('_', '-')}") for name in sorted(arguments))
+
+
 def useless_options(given: set[str]) -> str:
     """What is wrong if an option that was given would be ignored. given: names of arguments."""
-
-    def named(names: set[str]) -> str:
-        written = {"root": "DIR", "listing": "--[no-]listing", "config": "-c", "port": "-p"}
-        return ", ".join(written.get(name, f"--{name.replace('_', '-')}") for name in sorted(names))
-
     for mode, its in (("reload", {"config"}), ("status", {"format", "watch"})):
         if mode in given and (rest := given - its - {mode}):
             return f"{named(rest)} would be ignored: --{mode} asks a server that is running"
@@ -236,6 +269,9 @@ def configure(
     listen = listeners(flags, config.listen or (), inherited, args.bind or "")
     if not listen:
         raise CannotStart("nothing to serve")
+    useless = [name for name in ("root", "access_log", "listing") if getattr(args, name) is not None]
+    if useless and not (args.config or inherited) and not any(each.service == "http" for each in listen):
+        raise CannotStart(f"{named(useless)} would be ignored: HTTP is not served; --http is its address")
     first = replace(config.sites[0], **{name: given.pop(name) for name in settings_of(SiteConfig) if name in given})
     return replace(config, sites=(first, *config.sites[1:]), listen=listen, **given)
 

@@ -11,6 +11,8 @@ handlers run in that loop's thread. There may be any number of servers in a proc
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -20,13 +22,20 @@ from typing import Any, TypeAlias, TypeVar
 
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
-from rawservers.daemon.startup import Resources, check_names
+from rawservers.daemon.startup import CannotStart, Resources, check_names, errors_as
 from rawservers.daemon.worker import Worker
-from rawservers.services import SERVICES, Service, Start
+from rawservers.services import NAME, SERVICES, Service, Start
 from rawservers.settings import Config, ListenConfig, SiteConfig
+
+log = logging.getLogger("rawservers")
 
 # An address to connect to instead of one that means all interfaces.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+
+NOT_STARTED = "the server was not started"
+NOT_RUNNING = "the server is not running"
+
+RUNNING: set[Server] = set()  # in this process
 
 CALL_TIME = 10.0  # seconds that a call into the server's thread may wait
 
@@ -44,8 +53,10 @@ class Server:
     services: for this server alone, the functions that start a conversation, as those of `add_service`, by the names of
     services in `listen`, also in place of "http" and "telnet".
 
-    Raises ValueError if an argument contradicts `config`, if that asks for more than one worker, or if a directory or service
-    does not exist.
+    A fork leaves the server to the parent: in the child it is not running, and may be started.
+
+    Raises ValueError, which names the argument, if one is wrong or contradicts `config`, if that asks for more than one worker,
+    or if a directory or service does not exist.
     """
 
     def __init__(
@@ -57,25 +68,21 @@ class Server:
         config: Config | None = None,
         services: Mapping[str, Start] = {},
     ) -> None:
-        if config is None:
-            config = Config(sites=(SiteConfig() if root is None else SiteConfig(fspath(root)),), access_log="off")
-        elif root is not None:
-            raise ValueError("root: the sites of the config have it")
-        if config.listen is None:
-            listen = {"http": http, "telnet": telnet}
-            config = replace(
-                config, listen=tuple(ListenConfig(name, each) for name, each in listen.items() if each is not None)
-            )
-        elif (http, telnet) != ("127.0.0.1:0", None):
-            raise ValueError("http, telnet: the config has the addresses, in listen")
-        if config.workers != 1:
-            raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
-        self._config = replace(config, user="")
+        config = make_config(config, root, http, telnet)
+        for name, start in services.items():
+            if not callable(start):
+                raise ValueError(f"services: expected names and functions, not {name!r}: {start!r:.80}")
+            if not NAME.fullmatch(name):
+                raise ValueError(f"service name is malformed: {name!r}")
+        self._config = config
         self._table = SERVICES | {name: replace_start(SERVICES.get(name), start) for name, start in services.items()}
         check_names(config, self._table)
         self._lock = threading.Lock()  # one start or stop at a time
-        self._thread: threading.Thread | None = None
+        self._is_running = False
+        self._thread: threading.Thread | None = None  # the last one
         self._worker: Worker
+        self._resources: Resources
+        self._calls: set[Future[Any]] = set()  # that have no result yet
         self._addresses: dict[str, list[Address | str]] = {}
 
     def __enter__(self) -> Server:
@@ -90,22 +97,31 @@ class Server:
 
         Raises CannotStart: a message of one line says what failed, and why.
         """
+        if not self._is_running:
+            self._join()  # a server that a handler has stopped
         with self._lock:
-            if self._thread:
+            if self._is_running:
                 return
-            with contextlib.ExitStack() as failure:
-                resources = Resources.prepare(self._config, raise_limit=False, table=self._table)
+            with contextlib.ExitStack() as failure, errors_as(CannotStart, "cannot start: "):
+                self._resources = resources = Resources.prepare(self._config, raise_limit=False, table=self._table)
                 failure.callback(resources.close)
                 scoreboard = Scoreboard()
                 failure.callback(scoreboard.close)
                 self._worker = worker = Worker(resources, scoreboard, scoreboard.allocate())
+                failure.callback(worker.loop.close)
                 self._addresses = {}
                 for server, listen in resources.servers.items():
                     self._addresses.setdefault(listen.service, []).append(connectable(server.sock.getsockname()))
                 args = worker, resources, scoreboard
-                thread = threading.Thread(target=self._run, args=args, name="rawservers", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = thread = threading.Thread(target=self._run, args=args, name="rawservers", daemon=True)
+                failure.callback(self._ended)
+                self._is_running = True
+                RUNNING.add(self)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._thread = None
+                    raise CannotStart(f"cannot start: {error}") from error
                 failure.pop_all()
 
     def stop(self) -> None:
@@ -114,40 +130,70 @@ class Server:
         Called by a handler, which runs in that thread, it does not wait.
         """
         with self._lock:
-            thread, self._thread = self._thread, None
-            if thread:
+            if self._is_running:
+                self._is_running = False
                 loop = self._worker.loop
                 loop.call_soon_threadsafe(loop, loop.stop)
-        if thread and thread is not threading.current_thread():
+        self._join()
+
+    def _join(self) -> None:
+        """Wait for the thread to end, unless it is this one."""
+        if (thread := self._thread) and thread is not threading.current_thread():
             thread.join()
 
-    @staticmethod
-    def _run(worker: Worker, resources: Resources, scoreboard: Scoreboard) -> None:
+    def _run(self, worker: Worker, resources: Resources, scoreboard: Scoreboard) -> None:
         try:
             worker.run()
+        except BaseException:  # by a handler: SystemExit, for example
+            log.exception("the server has ended, by an unexpected error")
         finally:
             resources.access_log = -1  # the worker has closed it
             resources.close()
             scoreboard.close()
+            if worker is self._worker:  # not started again, by a handler
+                self._ended()
+
+    def _ended(self) -> None:
+        self._is_running = False
+        RUNNING.discard(self)
+        for future in list(self._calls):  # after `_is_running`, see `call`
+            future.set_exception(RuntimeError(NOT_RUNNING))
 
     def call(self, function: Callable[[Worker], Result]) -> Result:
         """The result of `function`, which is called in the server's thread with its worker, while no handler runs.
 
-        Raises what it raises, and TimeoutError if a handler blocks that thread, or the server is stopped meanwhile.
+        Raises what it raises, TimeoutError if a handler blocks that thread, and RuntimeError if the server is not running, or
+        is stopped meanwhile.
         """
-        worker = self._worker
-        if threading.current_thread() is self._thread:
-            return function(worker)
         future: Future[Result] = Future()
+        self._calls.add(future)
+        try:
+            if not self._is_running:  # after the `add`: else the end of the thread may miss this call
+                raise RuntimeError(NOT_RUNNING)
+            worker = self._worker
+            if threading.current_thread() is self._thread:
+                return function(worker)
 
-        def call() -> None:
-            try:
-                future.set_result(function(worker))
-            except BaseException as error:
-                future.set_exception(error)
+            def call() -> None:
+                try:
+                    future.set_result(function(worker))
+                except BaseException as error:
+                    future.set_exception(error)
+                finally:
+                    self._calls.discard(future)
 
-        worker.loop.call_soon_threadsafe(worker.loop, call)
-        return future.result(CALL_TIME)
+            worker.loop.call_soon_threadsafe(worker.loop, call)
+            return future.result(CALL_TIME)
+        finally:
+            self._calls.discard(future)
+
+    def _close_in_child(self) -> None:
+        """In a forked process, which has no such thread: close what would keep ports and connections of the parent open."""
+        self._lock = threading.Lock()
+        self._is_running, self._thread = False, None
+        self._calls.clear()
+        self._worker.close_in_child()
+        self._resources.close(in_worker=True)
 
     # Addresses
 
@@ -162,23 +208,70 @@ class Server:
     @property
     def http_address(self) -> Address:
         """Host and port of HTTP. Raises LookupError if it is not served over TCP."""
-        return self._tcp_address("http")
+        return self.tcp_address("http")
 
     @property
     def telnet_address(self) -> Address:
         """Host and port of Telnet. Raises LookupError if it is not served over TCP."""
-        return self._tcp_address("telnet")
+        return self.tcp_address("telnet")
 
     def http_url(self, path: str = "/") -> str:
-        """The URL of `path`, which begins with a slash. Raises LookupError if HTTP is not served over TCP."""
+        """The URL of `path`, which begins with a slash.
+
+        Raises ValueError if it does not, and LookupError if HTTP is not served over TCP.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"the path must begin with a slash: {path!r}")
         host, port = self.http_address
         return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
-    def _tcp_address(self, service: str) -> Address:
+    def tcp_address(self, service: str) -> Address:
+        """Host and port of the service of this name. Raises LookupError if it is not served over TCP."""
         for address in self._addresses.get(service, ()):
             if not isinstance(address, str):
                 return address
-        raise LookupError(f"{service} is not served over TCP" if self._addresses else "the server was not started")
+        raise LookupError(f"{service} is not served over TCP" if self._addresses else NOT_STARTED)
+
+
+def close_in_child() -> None:
+    """In a forked process: leave all servers to the parent."""
+    for server in RUNNING:
+        with contextlib.suppress(OSError, RuntimeError):  # it was being changed
+            server._close_in_child()
+    RUNNING.clear()
+
+
+os.register_at_fork(after_in_child=close_in_child)
+
+
+def make_config(config: Config | None, root: StrPath | None, http: str | None, telnet: str | None) -> Config:
+    """The Config of these arguments of a Server. Raises ValueError, which names the wrong one."""
+    if config is None:
+        path = fspath(root) if isinstance(root, PathLike) else root
+        if not isinstance(path, str | None):
+            raise ValueError(f"root: expected a path as text, not {path!r:.80}")
+        config = Config(sites=(SiteConfig() if path is None else SiteConfig(path),), access_log="off")
+    elif not isinstance(config, Config):
+        raise ValueError(f"config: expected a Config, not {config!r:.80}")
+    elif root is not None:
+        raise ValueError("root: the sites of the config have it")
+    if config.listen is None:
+        given = {"http": http, "telnet": telnet}
+        listen = tuple(make_listener(name, each) for name, each in given.items() if each is not None)
+        config = replace(config, listen=listen)
+    elif (http, telnet) != ("127.0.0.1:0", None):
+        raise ValueError("http, telnet: the config has the addresses, in listen")
+    if config.workers != 1:
+        raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
+    return replace(config, user="")
+
+
+def make_listener(service: str, address: str) -> ListenConfig:
+    """Raises ValueError, which names the service."""
+    try:
+        return ListenConfig(service, address)
+    except ValueError as error:
+        raise ValueError(f"{error}".replace("address", service, 1)) from error
 
 
 def replace_start(service: Service | None, start: Start) -> Service:

@@ -19,6 +19,7 @@ from rawservers.settings import ListenConfig, Setting, SiteConfig
 
 TABLE = Setting("", "table")
 UNKNOWN_KEY = "unknown key"
+HOSTLESS = r"([A-Za-z][A-Za-z0-9+.-]*:[/\\]*|/[/\\]+)\*"  # the target of a redirect; browsers take a backslash for a slash
 
 # Kinds of tables with keys of the user's: a pattern of these keys, and the error for one that does not match it.
 KEY_PATTERNS = {
@@ -190,6 +191,8 @@ def convert_redirect(target: str, context: Context) -> str:
         raise ValueError("the redirect leads to itself")
     if target.endswith("*") and not path.endswith("*"):
         raise ValueError(f"{toml_string(target)} ends with *, but the path does not")
+    if re.fullmatch(HOSTLESS, target):
+        raise ValueError(f"the * of {toml_string(target)} would be the host: every client could name one")
     return target
 
 

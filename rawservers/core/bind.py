@@ -159,6 +159,8 @@ def _bind(make: Callable[..., socket.socket], family: int, address: Any, dual: b
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+        if family == socket.AF_UNIX:
+            os.fchmod(sock.fileno(), 0o755)  # the mode of the file, less the umask: others may not connect
         sock.bind(address)
         server = ServerSocket(sock)  # sets its options before the first connection
         sock.listen(BACKLOG)

@@ -5,15 +5,13 @@ A connection lives for one exchange or one session. It carries bytes between its
 - Try first, wait on EAGAIN. A new connection is read at once, a response is sent at once; the socket is registered with epoll
   only after EAGAIN. A short connection may never be registered.
 - Sockets stay in blocking mode, and each call has MSG_DONTWAIT, which saves a system call per connection.
-- With more than HIGH_WATER bytes of unsent output the connection is not read, so a peer that does not read its responses cannot
-  make them pile up.
+- With more than HIGH_WATER bytes of unsent output it is not read, lest responses pile up for a peer that does not read.
 - A protocol with more to do than one call may (see protocol.py; a step is a few microseconds of work) waits for its TURN. It is
   called from the loop's queue of turns, once its output has left. From then on the connection is also read in turn, until a
   call finishes without using up its steps. Large output is sent in turn as well, SEND_QUOTA bytes at a time.
 - The peer's FIN ends its input, not our output. Our FIN travels with the last bytes of output, if they are few (MSG_MORE).
 - Deadlines: SEND while output is unsent, else the one in `protocol.waiting`. SEND restarts whenever another 64 KiB, or all the
-  rest, has left; IDLE with all input and output; the others only when `waiting` changes or output is returned, so that input
-  that arrives byte by byte does not extend them.
+  rest, has left; IDLE with all input and output; the others only when `waiting` changes or output is returned, not with input.
 """
 
 from __future__ import annotations
@@ -83,17 +81,14 @@ class Connection(Peer):
         self.clock = loop.clock
         self.counters = service.counters
         self.secure = False
-        self.host = address[0]
-        self._service, self.service = service, service.name
+        self.host, self.service, self._service = address[0], service.name, service
         self._sock, self._loop, self._on_close = sock, loop, on_close
         self._phase, self._protocol, self._waiting = ACCEPTED, NO_PROTOCOL, NONE
-        self._recv_size = SMALL_SIZE
+        self._recv_size, self._rest, self._timer_due = SMALL_SIZE, b"", NEVER
         self._output: Output | None = None
-        self._rest = b""
         self._eof_received = self._resume_pending = self._greedy = False
         self._events = self._turn_events = self._response_sent = 0
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
-        self._timer_due = NEVER
         self.accepted_at = self.timer_started = loop.clock.now
 
     def __repr__(self) -> str:
@@ -126,7 +121,9 @@ class Connection(Peer):
             self.timer_started = self.clock.now
         if former is not NO_PROTOCOL:
             try:
-                former.connection_lost()
+                if end := former.connection_lost():
+                    self._output = self._output or Output(self._sock, self.counters, self._report, self._response_sent, 0)
+                    self._output.add((end,), self.clock.now)
             except Exception:
                 log.exception("unexpected error at the end of %r", self)
 
@@ -302,10 +299,13 @@ class Connection(Peer):
         if self._timer or self._resume_timer:
             self._loop.cancel(self._timer)
             self._loop.cancel(self._resume_timer)
-        output, self._output = self._output, None
         self._enter(CLOSED, NO_PROTOCOL)
+        output, self._output = self._output, None
         if output is not None:
             output.abandon()
+
+    def close_in_child(self) -> None:
+        self._sock.close()  # a copy: the connection is that of the parent process
 
     failed = evict = close  # after an exception; in favour of a new connection
 

@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from rawservers.core.peer import Clock
 from rawservers.core.wakes import SHORT, WakeTimes
@@ -85,6 +85,8 @@ class Loop(EventHandler):
         self._next_tick = self._next_due = 0.0  # when the tick is due; when the tick or the first timer is
         self._wall_offset = 0.0  # wall clock minus monotonic clock, in seconds
         self._signals: dict[int, Callback] = {}
+        self._former: dict[int, Any] = {}  # handlers of these signals, and the wake-up descriptor, before `on_signal`
+        self._former_wakeup_fd = -1
         self._wakeup_sent = False
         self._threadsafe_calls: deque[Call] = deque()
         self._turns: deque[Call] = deque()
@@ -157,10 +159,11 @@ class Loop(EventHandler):
         self._next_due = min(self._next_due, self._next_tick)
 
     def on_signal(self, number: int, callback: Callback) -> None:
-        """Call `callback` from the loop after signal `number`. In the main thread only."""
+        """Call `callback` from the loop after signal `number`, until `close`. In the main thread only."""
+        if not self._signals:  # CPython writes the number into the pipe
+            self._former_wakeup_fd = signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)
         self._signals[number] = callback
-        signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)  # CPython writes the number into the pipe
-        signal.signal(number, lambda *_: None)
+        self._former[number] = signal.signal(number, lambda *_: None)
 
     # Running
 
@@ -240,11 +243,11 @@ class Loop(EventHandler):
         self.times.add_short()
 
     def close(self) -> None:
-        """Close the loop's own descriptors."""
+        """Close the loop's own descriptors. Signals are handled as before."""
         if self._signals:
-            signal.set_wakeup_fd(-1)
-            for number in self._signals:
-                signal.signal(number, signal.SIG_DFL)
+            for number, handler in self._former.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+            signal.set_wakeup_fd(self._former_wakeup_fd)
         self._epoll.close()
         os.close(self._pipe_read)
         fd, self._pipe_write = self._pipe_write, -1  # a thread must not write into whatever reuses the number

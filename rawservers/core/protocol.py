@@ -161,8 +161,12 @@ class Protocol:
         """The server is stopping: finish soon. A connection that waits for IDLE is closed a second later."""
         return ()
 
-    def connection_lost(self) -> None:
-        """The connection is closed, for whatever reason; release references to this object. No other call follows."""
+    def connection_lost(self) -> ResponseEnd | None:
+        """The connection is closed, for whatever reason; release references to this object. No other call follows.
+
+        Returns the end of a response that was still being made, to be reported as what is lost; its bytes are not sent.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,10 +123,12 @@ class Scoreboard:
 
     def __init__(self) -> None:
         fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, MEMORY_SIZE)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end would be a SIGBUS
-        self._memory = mmap.mmap(fd, MEMORY_SIZE)  # duplicates the descriptor
-        os.close(fd)
+        try:
+            os.ftruncate(fd, MEMORY_SIZE)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)  # reading beyond its end: SIGBUS
+            self._memory = mmap.mmap(fd, MEMORY_SIZE)  # duplicates the descriptor
+        finally:
+            os.close(fd)
         self._own = Slot(self._memory, 0)
         self._used = {0}  # numbers of slots
         self.server = Metrics(gauges=Counter({"server.started_ms": int(time.time() * 1000), "server.slots": 1}))

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from rawservers.config.checks import check_directory
+from rawservers.config.checks import check_directory, check_log_file
 from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
@@ -92,10 +92,12 @@ def make_services(
 
 
 def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
-    """Raise ValueError, which names the field, if a service or a document root does not exist."""
+    """Raise ValueError, which names the field, if a service or a document root does not exist, or there is no listener."""
     for number, listen in enumerate(config.listen or ()):
         if listen.service not in table:
             raise ValueError(f"listen[{number}].service: expected one of {', '.join(table)}, not {listen.service!r}")
+    if not resolve_listeners(config):
+        raise ValueError("listen: nothing to serve")
     for number, site in enumerate(config.sites):
         with errors_as(ValueError, f"sites[{number}].root: "):
             check_directory(site.root)
@@ -104,6 +106,14 @@ def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None
 def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
     """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
     make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), table)
+
+
+def check(config: Config) -> None:
+    """Do what can be done of a start without an effect: for --check. Raises CannotStart."""
+    validate(config)
+    if config.access_log not in {"-", "off"}:
+        with errors_as(CannotStart):
+            check_log_file(config.access_log)
 
 
 def bind_all(

@@ -114,7 +114,10 @@ class Supervisor:
             self._loop.tick_within(wait)
 
     def handle_hup(self) -> None:
-        self._handle(EventKind.RELOAD)
+        if self._state.exit_status is None:
+            return self._handle(EventKind.RELOAD)
+        log.error("reload failed: the server is shutting down")
+        self._scoreboard.count("reloads_failed")  # for whoever waits for the result
 
     def handle_term(self) -> None:
         self._handle(EventKind.STOP)

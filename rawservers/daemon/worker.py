@@ -20,6 +20,7 @@ import os
 import select
 import signal
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,8 +72,10 @@ def serve(config: Config) -> None:
     """Serve in this process, without a supervisor, until SIGTERM or SIGINT. Call it in the main thread.
 
     Logs its addresses at level INFO, by the logger "rawservers". Ignores `workers` and `user`. Raises ValueError for a service
-    or a document root that does not exist, and CannotStart.
+    or a document root that does not exist, CannotStart, and RuntimeError in another thread.
     """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("serve must be called in the main thread; a Server has a thread of its own")
     check_names(config)
     resources = Resources.prepare(replace(config, user=""))
     scoreboard = Scoreboard()
@@ -112,9 +115,13 @@ class Worker(EventHandler):
         self._last_warning = -WARN_INTERVAL
         self._make = self._trace() if config.trace else Listener
         self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
-        self._services = make_services(
-            config, loop.clock, self.access_log.add, self._get_status, resources.table, self._table.ask
-        )  # fmt: skip
+        try:
+            self._services = make_services(
+                config, loop.clock, self.access_log.add, self._get_status, resources.table, self._table.ask
+            )  # fmt: skip
+        except CannotStart:
+            loop.close()
+            raise
         self._listeners = [self._make_listener(server, listen.service) for server, listen in resources.servers.items()]
 
     def _trace(self) -> Callable[..., Listener]:
@@ -145,14 +152,16 @@ class Worker(EventHandler):
             supervisor.send(READY)
         self.loop.at_tick += [self._tick, self._table.tick]
         self.loop.at_wake_end.append(self.access_log.flush)
-        self.loop.run()
-        self.close_listeners()
-        self.close_connections()
-        self._write_metrics()
-        self.access_log.close()
-        for callback in self._at_end:
-            callback()
-        self.loop.close()
+        try:
+            self.loop.run()
+        finally:
+            self.close_listeners()
+            self.close_connections()
+            self._write_metrics()
+            self.access_log.close()
+            for callback in self._at_end:
+                callback()
+            self.loop.close()
 
     def listen(self, server: ServerSocket, service: str) -> None:
         """Accept connections of `service` from `server`, too."""
@@ -169,6 +178,12 @@ class Worker(EventHandler):
         """Close all connections at once."""
         for connection in self._connections:
             self.loop.call_isolated(connection, connection.close)
+
+    def close_in_child(self) -> None:
+        """In a forked process, which does not serve: close the copies of all connections, and of the loop's descriptors."""
+        for connection in self._connections:
+            connection.close_in_child()
+        self.loop.close()
 
     def ready(self, events: int) -> None:
         """Execute a command of the supervisor. If it has exited, stop at once."""

@@ -150,9 +150,11 @@ class Conversation(Protocol):
             self.waiting = IDLE
         return ()
 
-    def connection_lost(self) -> None:
-        if self._stream:
-            self._stream.close()
+    def connection_lost(self) -> ResponseEnd | None:
+        if self._stream is None:
+            return None
+        self._stream.close()
+        return self._stream_end[1]
 
     def resume(self, looked_up: int = 0) -> Sequence[Chunk]:
         """Process the buffer until input is missing, the connection is to be closed, or the limits of a call are reached.
@@ -173,7 +175,8 @@ class Conversation(Protocol):
                 break
             more = self._serialize(response)
             if type(response.content.body) is Stream:
-                self._stream, self._stream_end = response.content.body, (self.closing, more[-1])
+                end = ResponseEnd(more[-1].record, self._started_at)
+                self._stream, self._stream_end = response.content.body, (self.closing, end)
                 self.closing, self.waiting = KEEP, TURN
                 chunks.append(more[0])
                 continue
@@ -299,6 +302,7 @@ class Conversation(Protocol):
                 self.steps += 1 + len(piece) // BYTES_PER_STEP
             elif piece is None:
                 self._stream = self._request = None
+                self._started_at = now
                 self.closing, self.waiting = closing, HEAD if self._buffer else IDLE
                 chunks += (stream.end if closing is not RESET else b"", end)
                 return closing is KEEP and bool(self._buffer)

@@ -29,7 +29,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
@@ -219,6 +219,15 @@ class DocumentRoot:
         except OSError:
             state = None
         return PathState(path, os.stat, signature, state, self._clock.epoch)
+
+    def absence(self, path: bytes) -> PathState:
+        """The same of a path for which `find` has raised; never fresh if there is a file by now."""
+        absent = self.snapshot(path)
+        if absent.state:
+            with suppress(OSError):
+                self.find(path)
+                absent.state, absent.epoch = (), -1
+        return absent
 
     def open_directory(self, path: bytes) -> OpenFile:
         """The directory at `path`, opened for reading. Raises OSError."""

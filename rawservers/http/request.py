@@ -11,10 +11,12 @@ in Unicode only. The patterns list what is allowed, not what is forbidden.
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
+from typing import Any
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -49,6 +51,19 @@ def require(valid: object, status: int, message: str) -> None:
     """Raise HTTPError unless `valid`."""
     if not valid:
         raise HTTPError(status, message)
+
+
+class HeaderFields(dict[str, str]):
+    """Header fields by name, in lower case; look-ups ignore case."""
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +107,15 @@ class Request:
     def path(self) -> str:
         """The path as text; bytes that are not UTF-8 are surrogates (PEP 383)."""
         return self.path_bytes.decode("utf-8", "surrogateescape")
+
+    @property
+    def headers(self) -> HeaderFields:
+        """`fields`, whose names may be written in any case."""
+        return HeaderFields(self.fields)
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError."""
+        return json.loads(self.body)
 
 
 def parse(head: bytes) -> Request:

@@ -29,7 +29,7 @@ STATUS_LINES = {  # shared by all responses of a status
     for version in (b"HTTP/1.0", b"HTTP/1.1")
     for status, reason in REASONS.items()
 }
-TEXT = ("Content-Type", "text/plain; charset=utf-8")
+TEXT = "text/plain; charset=utf-8"
 RESERVED_HEADERS = {"connection", "content-length", "date", "server", "transfer-encoding"}
 BODILESS_STATUSES = {204, 205, 304}  # without a body, and but for 205 without a Content-Length (RFC 9110 §8.6, §15.3.6)
 
@@ -58,7 +58,9 @@ class Response:
 
     An iterator is asked again once all it has given was sent. It runs in the event loop, so it must give each item quickly; a
     number in place of bytes is the seconds to wait before it is asked again. The end of the connection is the end of such a
-    body; for an HTTP/1.1 client, and with `http.version = "1.1"`, it is sent in chunks, and the connection persists.
+    body; for an HTTP/1.1 client, and with `http.version = "1.1"`, it is sent in chunks, and the connection persists. A client
+    that has closed its connection is noticed only when something is sent to it (it may as well have closed its sending side
+    alone), so a body with long pauses should send something now and then.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -76,8 +78,7 @@ class Response:
     def _converted(self, body: str | Iterator[Item]) -> Body:
         """The body made from text or an iterator. Raises TypeError."""
         if isinstance(body, str):
-            if not any(name.lower() == "content-type" for name, _ in self.headers):
-                self.headers = [*self.headers, TEXT]
+            self.headers = with_type(self.headers, TEXT)
             return body.encode()
         if isinstance(body, Iterator):
             return Stream(body)
@@ -87,8 +88,14 @@ class Response:
     def json(cls, value: object, status: int = 200, headers: Headers | Mapping[str, str] = ()) -> Self:
         """A response with `value` as JSON. Raises TypeError or ValueError, as `json.dumps` does."""
         response = cls(status, headers, json.dumps(value).encode())
-        response.headers = [("Content-Type", "application/json"), *response.headers]
+        response.headers = with_type(response.headers, "application/json")
         return response
+
+
+def with_type(headers: Headers, kind: str) -> Headers:
+    """The header fields, with a Content-Type of `kind` unless they have one."""
+    has_type = any(name.lower() == "content-type" for name, _ in headers)
+    return headers if has_type else [*headers, ("Content-Type", kind)]
 
 
 def body_length(body: Body) -> int:
@@ -107,10 +114,17 @@ def error_response(status: int, message: str, headers: Headers = ()) -> Response
 def check_headers(headers: Headers) -> None:
     """Check the syntax of header fields. Raises ValueError or TypeError, also for fields that the server sets itself."""
     for name, value in headers:
-        if not re.fullmatch(TOKEN, name) or not re.fullmatch(VALUE, value):
-            raise ValueError(f"malformed header: {name!r}: {value!r}")
+        check_header(name, value)
         if name.lower() in RESERVED_HEADERS:
             raise ValueError(f"header is set by the server: {name}")
+
+
+def check_header(name: str, value: str) -> None:
+    """Check the syntax of a header field. Raises ValueError or TypeError."""
+    if not (isinstance(name, str) and isinstance(value, str)):
+        raise TypeError(f"header is not text: {name!r}: {value!r}")
+    if not re.fullmatch(TOKEN, name) or not re.fullmatch(VALUE, value):
+        raise ValueError(f"malformed header: {name!r}: {value!r}")
 
 
 class CommonHeaders:

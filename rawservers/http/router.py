@@ -28,6 +28,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from http import HTTPMethod
 from os import fsencode
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
 from rawservers.http.files import open_body
 from rawservers.http.request import HTTPError, Request, parse_host
-from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, check_headers
+from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, check_headers, with_type
 from rawservers.http.site import Site, media_type
 from rawservers.http.stream import Stream
 from rawservers.settings import Config, Handler
@@ -60,8 +61,10 @@ class Router(Responder):
         for target, handler in config.handlers:
             names, _, path = ("", "", target) if target.startswith("/") else target.partition(" ")
             if not path.startswith("/"):
-                raise ValueError(f"handlers: expected a path, or METHODS and a path, not {target!r}")
+                raise ValueError(f"handlers: expected a path, as in '/a', 'POST /a' or 'GET,POST /a', not {target!r}")
             methods = names.split(",")
+            if names and (unknown := set(methods) - set(HTTPMethod.__members__)):
+                raise ValueError(f"handlers: unknown method {unknown.pop()!r} in {target!r}")
             by_path[path] |= dict.fromkeys(methods, handler)
             if "GET" in methods:
                 by_path[path].setdefault("HEAD", handler)
@@ -116,14 +119,13 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
     check_headers(response.headers)
     body = response.body
     if isinstance(body, Path):
-        kind = ("Content-Type", media_type(fsencode(body)))
-        has_type = any(name.lower() == "content-type" for name, _ in response.headers)
-        response = Response(response.status, response.headers if has_type else [*response.headers, kind], open_body(body))
+        headers = with_type(response.headers, media_type(fsencode(body)))
+        response = Response(response.status, headers, open_body(body))
     elif isinstance(body, Stream):
+        body.on_failure = lambda failure: log.error("body for %s failed", request.target, exc_info=failure)
         if request.method == "HEAD" or response.status in BODILESS_STATUSES:
             body.close()
             return PreparedResponse(Response(response.status, response.headers), request, sized=False)
-        body.on_failure = lambda failure: log.error("body for %s failed", request.target, exc_info=failure)
         body.is_chunked = request.response_version == b"HTTP/1.1"
         if not body.is_chunked:
             request.keep_alive = False

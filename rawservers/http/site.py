@@ -136,7 +136,7 @@ class Site:
             try:
                 return self._file_response(index, request, absent)
             except (FileNotFoundError, IsADirectoryError):
-                absent.append(self._root.snapshot(index))
+                absent.append(self._root.absence(index))
         return self._listing(path, request)
 
     def _file_response(
@@ -249,7 +249,7 @@ class Site:
         if status == 404 and fallback:
             if not is_hidden(path) and (is_route(path) or accepts_html(request.fields.get("accept", ""))):
                 try:
-                    return self._file_response(fsencode(fallback), request, [self._root.snapshot(path)], is_fallback=True)
+                    return self._file_response(fsencode(fallback), request, [self._root.absence(path)], is_fallback=True)
                 except OSError as further:
                     log.error("cannot read the fallback %s: %s", fallback, further.strerror)
             return self.page(404, request, [("Vary", "Accept")])

@@ -49,7 +49,8 @@ class Stream:
         return b"0\r\n\r\n" if self.is_chunked else b""
 
     def close(self) -> None:
-        """Close the iterator, if it is a generator: its `finally` clauses run. Raises whatever they raise."""
-        close = getattr(self._items, "close", None)
-        if close:
-            close()
+        """Close the iterator, if it is a generator: its `finally` clauses run."""
+        try:
+            getattr(self._items, "close", lambda: None)()
+        except Exception as failure:
+            self.on_failure(failure)

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import socket
 import threading
+import typing
 from contextlib import ExitStack
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar, cast
 
 from rawservers.core.bind import Endpoint, bind
 from rawservers.core.peer import Address, Peer
 from rawservers.core.protocol import Protocol
 from rawservers.daemon.worker import Worker
-from rawservers.server import CALL_TIME, Server
+from rawservers.server import CALL_TIME, NOT_STARTED, Server
 from rawservers.settings import Config, ListenConfig
 from rawservers.testing.replies import Expectation
 from rawservers.testing.scripted import ResetAtOnce, Unread
 
 E = TypeVar("E", bound=Expectation)
+S_co = TypeVar("S_co", covariant=True)
 
 
 class FixtureServer(Generic[E]):
     """A server for one test, on a port of its own. A context manager; left without an exception, it checks itself.
 
-    strict: whether it does. host, port: as for `socket.bind`; port 0: a free one.
+    strict: whether it does. host, port: as for `socket.bind`; port 0: a free one. `address` and the faults raise LookupError
+    until it has been started.
     """
 
     service_name: ClassVar[str] = ""
@@ -44,6 +47,8 @@ class FixtureServer(Generic[E]):
         self._is_unread = False
         self._is_listening = False
         self._faults: list[ExitStack] = []
+        self._address: Address | None = None
+        self._running: Server | None = None
 
     # Life
 
@@ -51,10 +56,10 @@ class FixtureServer(Generic[E]):
         """Listen, and serve in a thread. Raises CannotStart or OSError."""
         # Bound to the same port all the time, but not listening: the port stays ours while the server is down.
         self._keeper = self._bind(self._requested)
-        self.address: Address = self._keeper.getsockname()[:2]
+        self._address = self._keeper.getsockname()[:2]
         listen = (ListenConfig(self.service_name, str(Endpoint(*self.address))),)
         config = Config(listen=listen, access_log="off", head_time=0, body_time=0, idle_time=0, telnet_idle_time=0, send_time=0)
-        self._server = Server(config=config, services={self.service_name: self._begin})
+        self._running = Server(config=config, services={self.service_name: self._begin})
         try:
             self._server.start()
             self._is_listening = True
@@ -64,11 +69,24 @@ class FixtureServer(Generic[E]):
 
     def stop(self) -> None:
         """Close all sockets at once, whatever connections wait for. Does nothing the second time."""
-        if self._keeper.fileno() >= 0:
+        if self._running and self._keeper.fileno() >= 0:
             for fault in self._faults:
                 fault.close()
             self._server.stop()
             self._keeper.close()
+
+    @property
+    def address(self) -> Address:
+        """Host and port."""
+        if self._address is None:
+            raise LookupError(NOT_STARTED)
+        return self._address
+
+    @property
+    def _server(self) -> Server:
+        if self._running is None:
+            raise LookupError(NOT_STARTED)
+        return self._running
 
     def __enter__(self) -> Self:
         self.start()
@@ -177,8 +195,9 @@ class FixtureServer(Generic[E]):
             if self._family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
-        except OSError:
+        except OSError as error:
             sock.close()
+            error.filename = str(Endpoint(str(address[0]), cast(int, address[1])))  # str(error) shows it
             raise
         return sock
 
@@ -211,3 +230,9 @@ class FixtureServer(Generic[E]):
     def _forget(self) -> None:
         """Forget expectations and records."""
         raise NotImplementedError
+
+
+class ServerFactory(typing.Protocol[S_co]):
+    """The type of the fixtures that start servers. Each is stopped and checked when the test ends."""
+
+    def __call__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> S_co: ...

@@ -11,7 +11,6 @@ Each connection is a `Conversation` with a `ScriptedResponder` in place of a rou
 from __future__ import annotations
 
 import json
-import mimetypes
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,22 +21,19 @@ from typing import Any, Self, TypeAlias, Unpack, cast
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import Protocol
 from rawservers.http.conversation import Conversation, Responder
-from rawservers.http.request import VALUE, HTTPError, Request
-from rawservers.http.response import RESERVED_HEADERS, PreparedResponse, Response, check_headers
+from rawservers.http.request import HTTPError, Request
+from rawservers.http.response import RESERVED_HEADERS, PreparedResponse, Response, check_header
 from rawservers.http.router import prepare_valid
 from rawservers.http.stream import Stream
-from rawservers.testing.fixture import FixtureServer
+from rawservers.testing.content import TEXT, Content, file_response, from_folder, returned, serialize
+from rawservers.testing.fixture import FixtureServer, ServerFactory
 from rawservers.testing.matching import PatternFields, RecordedRequest, RequestPattern
 from rawservers.testing.replies import Expectation, Reply, at_least
 from rawservers.testing.scripted import ONE_ANSWER, Cue, Scripted
 
 MAX_BODY = 1 << 30  # bytes of a request's body
-TEXT = "text/plain; charset=utf-8"
 HEAD_END = b"\r\n\r\n"
 
-# str: text; bytes; a path: a file or a folder; a function of the Request, which returns any of these, a Response or a Future of
-# one; all else: JSON.
-Content: TypeAlias = Any
 HeaderArgument: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 Answer: TypeAlias = Callable[[Request], Response | Future[Response]]
 
@@ -110,10 +106,21 @@ class RequestExpectation(Expectation):
 
         It is called in the server's thread, which serves nobody meanwhile. What it raises is a 500, and fails the test.
         """
-        return self._complete(lambda request: returned(func(request)))
+        return self._complete(lambda request: returned(func(request), request))
+
+    def respond_with_file(self, path: str | os.PathLike[str]) -> Self:
+        """Answer with a file, or with the part of it that is requested by Range. Raises OSError if it cannot be read."""
+        body, kind = serialize(Path(path))
+        return self._complete(lambda request: file_response(body, [("Content-Type", kind)], request))
 
     def _answer(
-        self, body: bytes, status: int, headers: HeaderArgument | None, content_type: str | None, default_type: str
+        self,
+        body: bytes,
+        status: int,
+        headers: HeaderArgument | None,
+        content_type: str | None,
+        default_type: str,
+        is_file: bool = False,
     ) -> Self:
         """Answer with a response of these parts. Raises ValueError for what cannot be sent."""
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers or ())
@@ -121,15 +128,16 @@ class RequestExpectation(Expectation):
             pairs = [pair for pair in pairs if pair[0].lower() != "content-type"]
         if not any(name.lower() == "content-type" for name, _ in pairs):
             pairs.insert(0, ("Content-Type", content_type or default_type))
-        if not 200 <= status <= 599:
-            raise ValueError(f"not the status of a final response: {status} (raw() sends any)")
+        if status not in range(200, 600):
+            raise ValueError(f"not the status of a final response: {status!r} (raw() sends any)")
+        for name, value in pairs:
+            check_header(name, value)
         replaced = {name.title(): value for name, value in pairs if name.lower() in RESERVED_HEADERS}
-        for name, value in replaced.items():
-            if not re.fullmatch(VALUE, value):
-                raise ValueError(f"malformed header: {name!r}: {value!r}")
         response = Response(status, [pair for pair in pairs if pair[0].lower() not in RESERVED_HEADERS], body)
-        check_headers(response.headers)
-        self._complete(lambda request: response)
+        if is_file and status == 200:
+            self._complete(lambda request: file_response(body, response.headers, request))
+        else:
+            self._complete(lambda request: response)
         self._replies[-1].fields |= replaced
         return self
 
@@ -161,7 +169,7 @@ class HTTPServer(FixtureServer[RequestExpectation]):
 
     def serve(
         self,
-        path: str,
+        path: str | re.Pattern[str],
         content: Content = b"",
         *,
         status: int = 200,
@@ -170,23 +178,28 @@ class HTTPServer(FixtureServer[RequestExpectation]):
     ) -> RequestExpectation:
         """Answer requests for `path` with `content`, any number of them.
 
-        content: text, bytes, a path of a file, or of a folder, which is served below `path`; a function of the Request; or a
-        value, which is sent as JSON. method: by default GET and HEAD, or any if `content` is a function. Requests for anything
-        else are answered by 404 as long as there are no other expectations.
+        content: text, bytes, the Path of a file, or of a folder, which is served below `path`; a function of the Request; or a
+        value, which is sent as JSON. Parts of files are served, too (Range). method: by default GET and HEAD, or any if
+        `content` is a function. Requests for anything else are answered by 404 as long as there are no other expectations.
+        Raises ValueError for what cannot be meant.
         """
         methods = (method,) if method else None if callable(content) else ("GET", "HEAD")
-        prefix = path.rstrip("/")
-        is_folder = isinstance(content, os.PathLike) and Path(content).is_dir()
-        where = re.compile(f"{re.escape(prefix)}(?:/|$)") if is_folder else path
-        expectation = RequestExpectation(RequestPattern(where, methods))
+        is_path = isinstance(content, os.PathLike)
+        is_folder = is_path and Path(content).is_dir()
+        if (is_folder or callable(content)) and (status != 200 or headers):
+            raise ValueError(f"status and headers are those of {'the files' if is_folder else 'what the function returns'}")
         if is_folder:
-            folder = Path(content).resolve()
-            expectation.respond_with_handler(lambda request: from_folder(folder, request.path[len(prefix) :]))
+            if not isinstance(path, str):
+                raise ValueError("a folder is served at a path, not a pattern")
+            folder, prefix = Path(content).resolve(), path.rstrip("/")
+            expectation = RequestExpectation(RequestPattern(re.compile(f"{re.escape(prefix)}(?:/|$)"), methods))
+            expectation.respond_with_handler(lambda request: from_folder(folder, request.path[len(prefix) :], request))
         elif callable(content):
-            expectation.respond_with_handler(content)
+            expectation = RequestExpectation(RequestPattern(path, methods)).respond_with_handler(content)
         else:
             body, kind = serialize(content)
-            expectation._answer(body, status, headers, None, kind)
+            expectation = RequestExpectation(RequestPattern(path, methods))
+            expectation._answer(body, status, headers, None, kind, is_path)
         return self._expect(expectation, is_short=True)
 
     def expect_request(
@@ -273,6 +286,9 @@ class HTTPServer(FixtureServer[RequestExpectation]):
         return reply
 
 
+HTTPServerFactory: TypeAlias = ServerFactory[HTTPServer]
+
+
 class ScriptedResponder(Responder):
     """The Responder of one connection: it asks the server of the test for replies, and leaves their scripts in `cue`."""
 
@@ -289,7 +305,7 @@ class ScriptedResponder(Responder):
         if future is None:
             self._reply = self._server._take_reply(RecordedRequest.make(request, self._address))
         try:
-            response = returned(future.result(timeout=0)) if future else self._ask(request)
+            response = returned(future.result(timeout=0), request) if future else self._ask(request)
             return response if isinstance(response, Future) else self._prepare(response, request)
         except BaseException as error:
             if future is None and not isinstance(error, Exception):
@@ -327,40 +343,9 @@ def is_short(reply: HTTPReply, response: Response) -> bool:
 
 
 def make_pattern(path: str | re.Pattern[str], method: str | None, fields: PatternFields) -> RequestPattern:
-    """The pattern of these arguments of `expect_request`. Raises ValueError."""
+    """The pattern of these arguments of `expect_request`. Raises ValueError or TypeError."""
+    known = list(PatternFields.__annotations__)
+    for name in fields:
+        if name not in known:
+            raise TypeError(f"unknown argument {name!r} (known: {', '.join(known)})")
     return RequestPattern(path, (method,) if method else None, **fields)
-
-
-def serialize(content: Content) -> tuple[bytes, str]:
-    """The body and the media type of `content`, which is no function and no folder. Raises OSError, TypeError or ValueError."""
-    if isinstance(content, str):
-        return content.encode(), TEXT
-    if isinstance(content, bytes):
-        return content, "application/octet-stream"
-    if isinstance(content, os.PathLike):
-        path = Path(content)
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return path.read_bytes(), f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
-    return json.dumps(content).encode(), "application/json"
-
-
-def returned(content: Content) -> Response | Future[Response]:
-    """What a function of the test has returned, as a response. Raises TypeError if it is None, which is a forgotten return."""
-    if isinstance(content, Response | Future):
-        return content
-    if content is None:
-        raise TypeError("the handler has returned None")
-    body, kind = serialize(content)
-    return Response(200, [("Content-Type", kind)], body)
-
-
-def from_folder(folder: Path, path: str) -> Response:
-    """The file at `path` below `folder`, or its index.html."""
-    try:
-        file = (folder / path.lstrip("/")).resolve()
-        file = file / "index.html" if file.is_dir() else file
-        if file.is_relative_to(folder):
-            return cast(Response, returned(file))
-    except (OSError, ValueError):
-        pass
-    return Response(404, [("Content-Type", TEXT)], f"there is no file {path}\n".encode())

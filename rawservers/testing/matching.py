@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from http import HTTPMethod
-from typing import Any, TypedDict
-from urllib.parse import parse_qsl
+from typing import Any, TypeAlias, TypedDict
+from urllib.parse import parse_qs
 
 from rawservers.core.peer import Address
-from rawservers.http.request import Request
+from rawservers.http.request import HeaderFields, Request
 
 UNDEFINED: Any = type("Undefined", (), {"__repr__": lambda self: "UNDEFINED"})()  # None is JSON, too
 
 SHOWN = 60  # characters of a value in a message
-
-
-class HeaderFields(dict[str, str]):
-    """Header fields by name, in lower case; look-ups ignore case."""
-
-    def __getitem__(self, name: str) -> str:
-        return super().__getitem__(name.lower())
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and super().__contains__(name.lower())
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name.lower(), default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +40,7 @@ class RecordedRequest:
         """The record of `request`, with its body."""
         path, query = request.path or request.target, request.query.removeprefix("?")
         raw = request.head + request.body
-        return cls(request.method, path, query, HeaderFields(request.fields), request.body, raw, address)
+        return cls(request.method, path, query, request.headers, request.body, raw, address)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}{'?' * bool(self.query)}{self.query}"
@@ -63,10 +50,13 @@ class RecordedRequest:
         return json.loads(self.body)
 
 
+Query: TypeAlias = str | bytes | Mapping[str, str | int | Sequence[str | int]]
+
+
 class PatternFields(TypedDict, total=False):
     """Those fields of `RequestPattern` that are arguments of `HTTPServer.expect_request`."""
 
-    query: str | bytes | Mapping[str, str] | None
+    query: Query | None
     headers: Mapping[str, str] | None
     data: str | bytes | None
     json: Any
@@ -77,13 +67,13 @@ class RequestPattern:
     """Expected requests. None, and an empty path: any.
 
     path: the decoded path, or a regular expression that matches at its beginning; methods: names of methods; query: the exact
-    text after the "?", or a mapping (of a repeated name the first value counts); headers: fields with exactly these values;
-    data: the body, text in UTF-8; json: its value, whatever the Content-Type.
+    text after the "?", or a mapping of all names in it to their values (a list: all of them; else the first one); headers:
+    fields with exactly these values; data: the body, text in UTF-8; json: its value, whatever the Content-Type.
     """
 
     path: str | re.Pattern[str] = ""
     methods: tuple[str, ...] | None = None
-    query: str | bytes | Mapping[str, str] | None = None
+    query: Query | None = None
     headers: Mapping[str, str] | None = None
     data: str | bytes | None = None
     json: Any = UNDEFINED
@@ -93,9 +83,11 @@ class RequestPattern:
             raise ValueError(f"the path must begin with a slash: {self.path!r}")
         if isinstance(self.path, str) and "?" in self.path:
             raise ValueError(f"the path contains a query, which is an argument of its own (query=): {self.path!r}")
+        if isinstance(self.query, str) and self.query.startswith("?"):
+            raise ValueError(f'the query is written without its "?": {self.query!r}')
         for method in self.methods or ():
             if method not in HTTPMethod.__members__:
-                raise ValueError(f"unknown method {method!r}")
+                raise ValueError(f"unknown method {method!r} (one name in upper case, or None for any)")
         if self.data is not None and self.json is not UNDEFINED:
             raise ValueError("data and json exclude each other")
 
@@ -111,8 +103,9 @@ class RequestPattern:
             found.append("path differs")
         if self.methods is not None and request.method not in self.methods:
             found.append("method differs")
-        if self.query is not None and self.query != (actual := self._query_like(request.query)):
-            found.append(f"query differs: {compare(self.query, actual)}")
+        expected, actual = self._queries(request.query)
+        if expected is not None and expected != actual:
+            found.append(f"query differs: {compare(expected, actual)}")
         for name, value in (self.headers or {}).items():
             if request.headers.get(name) != value:
                 found.append(f"header {name} differs: {compare(value, request.headers.get(name))}")
@@ -133,11 +126,14 @@ class RequestPattern:
             return self.path in ("", path)
         return self.path.match(path) is not None
 
-    def _query_like(self, query: str) -> object:
-        """The query of a request as what it is compared with."""
-        if isinstance(self.query, Mapping):
-            return dict(reversed(parse_qsl(query, keep_blank_values=True)))  # reversed: the first of a name stays
-        return query.encode("latin-1") if isinstance(self.query, bytes) else query
+    def _queries(self, query: str) -> tuple[object, object]:
+        """What is expected as the query, and the query of a request, in the same form."""
+        if not isinstance(self.query, Mapping):
+            return self.query, query.encode("latin-1") if isinstance(self.query, bytes) else query
+        lists = {name: value for name, value in self.query.items() if isinstance(value, list | tuple)}
+        expected = {name: list(map(str, lists[name])) if name in lists else str(value) for name, value in self.query.items()}
+        found = parse_qs(query, keep_blank_values=True)
+        return expected, {name: values if name in lists else values[0] for name, values in found.items()}
 
     def _is_json(self, body: bytes) -> bool:
         try:

@@ -6,32 +6,33 @@ It is loaded by every run of pytest where rawservers is installed, so it imports
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
-    from rawservers.testing.http import HTTPServer
-    from rawservers.testing.telnet import TelnetServer
+    from rawservers.testing.fixture import ServerFactory
+    from rawservers.testing.http import HTTPServer, HTTPServerFactory
+    from rawservers.testing.telnet import TelnetServer, TelnetServerFactory
 
 S = TypeVar("S", "HTTPServer", "TelnetServer")
 
 
 @pytest.fixture
-def http_server(http_server_factory: Callable[..., HTTPServer]) -> HTTPServer:
+def http_server(http_server_factory: HTTPServerFactory) -> HTTPServer:
     """An HTTP server on a free port, which answers what the test expects, and fails on purpose."""
     return http_server_factory()
 
 
 @pytest.fixture
-def telnet_server(telnet_server_factory: Callable[..., TelnetServer]) -> TelnetServer:
+def telnet_server(telnet_server_factory: TelnetServerFactory) -> TelnetServer:
     """A Telnet server on a free port, which answers what the test expects, and fails on purpose."""
     return telnet_server_factory()
 
 
 @pytest.fixture
-def http_server_factory() -> Iterator[Callable[..., HTTPServer]]:
+def http_server_factory() -> Iterator[HTTPServerFactory]:
     """Starts HTTP servers: call it with host=, port= or strict=, or without arguments. Each is stopped and checked."""
     require_linux()
     from rawservers.testing.http import HTTPServer
@@ -40,7 +41,7 @@ def http_server_factory() -> Iterator[Callable[..., HTTPServer]]:
 
 
 @pytest.fixture
-def telnet_server_factory() -> Iterator[Callable[..., TelnetServer]]:
+def telnet_server_factory() -> Iterator[TelnetServerFactory]:
     """Starts Telnet servers: call it with host=, port= or strict=, or without arguments. Each is stopped and checked."""
     require_linux()
     from rawservers.testing.telnet import TelnetServer
@@ -48,11 +49,11 @@ def telnet_server_factory() -> Iterator[Callable[..., TelnetServer]]:
     yield from make_factory(TelnetServer)
 
 
-def make_factory(kind: type[S]) -> Iterator[Callable[..., S]]:
+def make_factory(kind: type[S]) -> Iterator[ServerFactory[S]]:
     servers: list[S] = []
 
-    def make(host: str = "127.0.0.1", **arguments: Any) -> S:
-        server = kind(host, **arguments)
+    def make(host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> S:
+        server = kind(host, port=port, strict=strict)
         server.start()
         servers.append(server)
         return server

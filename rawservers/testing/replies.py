@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 from rawservers.core.protocol import Chunk, Closing, FileSlice, ResponseEnd
 from rawservers.testing.scripted import Pause, Step, split_interim
 
+Text: TypeAlias = str | bytes  # str: sent as UTF-8
 Ending: TypeAlias = Literal["keep", "close", "reset", "hang"]
 
 ENDINGS: dict[Ending, Step] = {"close": Closing.CLOSE, "reset": Closing.RESET, "hang": Pause(inf)}
@@ -119,11 +120,15 @@ class Expectation:
         """Neither answer nor close."""
         return self.raw(b"", "hang")
 
-    def raw(self, data: bytes, ending: Ending = "close") -> Self:
-        """Send exactly these bytes in place of an answer; then close the connection, reset it, hang, or keep it as usual."""
+    def raw(self, data: Text, ending: Ending = "close") -> Self:
+        """Send exactly these bytes, or this text in UTF-8, in place of an answer.
+
+        ending: then "close" the connection, "reset" it, "hang", or "keep" it as usual.
+        """
+        data, ending = encoded(data), known(ending)
         self._complete(None)
         reply = self._replies[-1]
-        reply.raw, reply.ending = data, known(ending)
+        reply.raw, reply.ending = data, ending
         return self
 
     def _complete(self, content: object) -> Self:
@@ -167,8 +172,19 @@ def read_chunk(chunk: Chunk) -> bytes:
     return chunk if isinstance(chunk, bytes) else b""
 
 
+def encoded(text: object) -> bytes:
+    """Text as UTF-8; bytes as they are. Raises TypeError for anything else."""
+    if isinstance(text, str):
+        return text.encode()
+    if not isinstance(text, bytes):
+        raise TypeError(f"expected text or bytes, not {text!r}")
+    return text
+
+
 def at_least(minimum: int, number: Any) -> Any:
-    """`number`. Raises ValueError if it is less than `minimum`."""
+    """`number`. Raises ValueError if it is less than `minimum`, TypeError if it is none."""
+    if not isinstance(number, int | float):
+        raise TypeError(f"expected a number, not {number!r}")
     if number < minimum:
         raise ValueError(f"expected a number of {minimum} or more, not {number}")
     return number

@@ -82,9 +82,9 @@ class Scripted(Protocol):
         chunks = self._inner.drain()
         return self._play(chunks) if self._steps is None else ()
 
-    def connection_lost(self) -> None:
+    def connection_lost(self) -> ResponseEnd | None:
         self._steps = None
-        self._inner.connection_lost()
+        return self._inner.connection_lost()
 
     def _play(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
         """What to send first of an answer, or all of it if it has no script."""

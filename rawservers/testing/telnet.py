@@ -10,22 +10,28 @@ Each connection is a `Session` of a dialogue, `TelnetServer._talk`, which shows 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from difflib import SequenceMatcher
+from inspect import isgeneratorfunction
 from itertools import count
-from typing import NamedTuple, Self, TypeAlias, cast
+from typing import NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import Protocol
 from rawservers.telnet.service import Dialogue, Hidden, LineClient, LineService, run_service
 from rawservers.telnet.session import Session
-from rawservers.testing.fixture import FixtureServer
-from rawservers.testing.replies import Ending, Expectation, Reply, known
+from rawservers.testing.fixture import FixtureServer, ServerFactory
+from rawservers.testing.replies import Ending, Expectation, Reply, Text, encoded, known
 from rawservers.testing.scripted import ONE_ANSWER, Cue, Scripted
 
 LONGEST_LINE = 1 << 20  # bytes
 
-Text: TypeAlias = str | bytes  # str: sent as UTF-8
+Line: TypeAlias = Text | re.Pattern[str] | re.Pattern[bytes]
+
+# As those of rawservers/telnet/service.py, which may also be of text.
+TextDialogue: TypeAlias = Generator[Text, bytes, Text | None]
+TextService: TypeAlias = Callable[[bytes], Text | None] | Callable[[LineClient], TextDialogue]
+TextDialogueFunction = TypeVar("TextDialogueFunction", bound=Callable[[LineClient], TextDialogue])
 
 
 class LogEntry(NamedTuple):
@@ -42,9 +48,11 @@ class LineExpectation(Expectation):
     What is sent after a line, and so delayed, cut or counted by `cut_after`, is its answer and the prompt behind it.
     """
 
-    def __init__(self, text: Text | re.Pattern[str], prompt: Text, hidden: bool, ordered: bool) -> None:
+    def __init__(self, text: Line, prompt: Text, hidden: bool, ordered: bool) -> None:
         super().__init__(is_ordered=ordered)
-        self.text = text.encode() if isinstance(text, str) else text
+        self.text = text if isinstance(text, re.Pattern) else encoded(text)
+        if isinstance(self.text, bytes) and re.search(b"[\r\n]", self.text):
+            raise ValueError(f"a line is written without its end: {text!r}")
         self.prompt = Hidden(encoded(prompt)) if hidden else encoded(prompt)
 
     def respond(self, text: Text | Callable[[bytes], Text], ending: Ending = "keep") -> Self:
@@ -52,7 +60,7 @@ class LineExpectation(Expectation):
 
         ending: in place of the prompt, "close" ends the session, "reset" resets the connection, "hang" says nothing more.
         """
-        self._complete(text)
+        self._complete(text if callable(text) else encoded(text))
         if ending != "keep":
             self._replies[-1].ending = known(ending)
         return self
@@ -64,6 +72,8 @@ class LineExpectation(Expectation):
         """Whether `line` is expected."""
         if isinstance(self.text, bytes):
             return self.text == line
+        if isinstance(self.text.pattern, bytes):
+            return self.text.match(line) is not None
         return self.text.match(line.decode("utf-8", "replace")) is not None
 
     def __str__(self) -> str:
@@ -82,7 +92,7 @@ class TelnetServer(FixtureServer[LineExpectation]):
 
     greeting: Text
     echo: bool
-    service: LineService | None
+    service: TextService | None
 
     def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> None:
         super().__init__(host, port=port, strict=strict)
@@ -101,31 +111,39 @@ class TelnetServer(FixtureServer[LineExpectation]):
         with self._lock:
             return list(self._log)
 
-    def expect_line(
-        self, text: Text | re.Pattern[str], prompt: Text = "", hidden: bool = False, ordered: bool = False
-    ) -> LineExpectation:
+    def expect_line(self, text: Line, prompt: Text = "", hidden: bool = False, ordered: bool = False) -> LineExpectation:
         """Expect this line, or lines that match at their beginning, and show `prompt` before it; hidden: as for a password.
 
         ordered: once in each session, after the lines that were ordered before and before any other. The prompt shown is that
         of the next ordered line; when none is left, the first one of the other lines. An empty line only gets the prompt again,
-        unless it is expected. The first expectation that matches is used.
+        unless it is expected. The first expectation that matches is used. Raises ValueError for what could never be sent, and
+        for a prompt that could never be shown.
         """
         expectation = LineExpectation(text, prompt, hidden, ordered)
         with self._lock:
+            shown = self._other_prompts()[:1]
+            if not ordered and prompt and shown and (expectation.prompt, hidden) != (shown[0], isinstance(shown[0], Hidden)):
+                raise ValueError(
+                    f"another prompt than {bytes(shown[0])!r} would never be shown: lines in any order share one "
+                    "(ordered=True, or a dialogue, for prompts that change)"
+                )
             self._expectations.append(expectation)
         return expectation
 
-    def dialogue(self, function: Callable[[LineClient], Dialogue]) -> Callable[[LineClient], Dialogue]:
-        """Set `service` to a generator function, which is returned. Also a decorator."""
+    def dialogue(self, function: TextDialogueFunction) -> TextDialogueFunction:
+        """Set `service` to a generator function, which is returned. Also a decorator. Raises TypeError for another function."""
+        if not isgeneratorfunction(function):
+            raise TypeError("expected a generator function; `service` takes others")
         self.service = function
         return function
 
     def push(self, text: Text) -> None:
         """Send `text` and a line end to all clients, above their prompts. From any thread."""
+        data = encoded(text)
         with self._lock:
             clients = list(self._clients)
         for client in clients:
-            client.push_line(encoded(text))
+            client.push_line(data)
 
     # For FixtureServer
 
@@ -162,7 +180,7 @@ class TelnetServer(FixtureServer[LineExpectation]):
             self._clients.append(client)
         try:
             if self.service is not None:
-                return (yield from self._recorded(run_service(self.service, client)))
+                return (yield from self._recorded(run_service(in_bytes(self.service), client)))
             passed = 0  # of the ordered lines
             while True:
                 prompt = self._prompt(passed)
@@ -199,8 +217,11 @@ class TelnetServer(FixtureServer[LineExpectation]):
         """The prompt in a session that has had so many of the ordered lines."""
         with self._lock:
             ordered = [each.prompt for each in self._expectations if each.is_ordered][passed:]
-            others = [each.prompt for each in self._expectations if not each.is_ordered and each.prompt]
-        return next(iter(ordered + others), b"")
+            return next(iter(ordered + self._other_prompts()), b"")
+
+    def _other_prompts(self) -> list[bytes]:
+        """The prompts of the lines in any order."""
+        return [each.prompt for each in self._expectations if not each.is_ordered and each.prompt]
 
     def _find(self, line: bytes, passed: int) -> LineExpectation | str | None:
         """The expectation that `line` is for, a message about there being none, or None for an empty line."""
@@ -234,5 +255,25 @@ class TelnetServer(FixtureServer[LineExpectation]):
         return reply.ending == "keep"
 
 
-def encoded(text: Text) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+TelnetServerFactory: TypeAlias = ServerFactory[TelnetServer]
+
+
+def in_bytes(service: TextService) -> LineService:
+    """`service` with its texts encoded."""
+    if not isgeneratorfunction(service):
+        handler = cast("Callable[[bytes], Text | None]", service)
+        return lambda line: None if (text := handler(line)) is None else encoded(text)
+
+    def dialogue(client: LineClient) -> Dialogue:
+        texts = cast("Callable[[LineClient], TextDialogue]", service)(client)
+        try:
+            prompt = next(texts)
+            while True:
+                line = yield encoded(prompt)
+                prompt = texts.send(line)
+        except StopIteration as end:
+            return None if end.value is None else encoded(end.value)
+        finally:
+            texts.close()
+
+    return dialogue

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rawservers.cli import configure, parse
 from rawservers.settings import Config
 from tests.harness.needs import ROOT
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, before: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """before: a piece of Python that the process runs first, which changes what the command inherits."""
     command = [sys.executable, "-m", "rawservers", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+    if before:
+        command = [sys.executable, "-c", f"import os, sys\n{before}\nos.execv(sys.argv[1], sys.argv[1:])", *command]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    options: dict[str, Any] = {"cwd": cwd, "env": environment, "stdin": subprocess.DEVNULL, "timeout": 20}
+    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 def asked(*arguments: str | Path, **inherited: Sequence[int]) -> Config:

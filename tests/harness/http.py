@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, ResponseEnd
@@ -82,7 +82,7 @@ class Client:
                 assert isinstance(chunk, bytes)
                 self.said += chunk
 
-    def send(self, *packets: bytes) -> Client:
+    def send(self, *packets: bytes) -> Self:
         for packet in packets:
             self.clock.epoch += 1
             self.take(self.conversation.receive(packet))

@@ -268,6 +268,48 @@ def test_no_such_folder(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, "rawservers: cannot serve /dev/null: not a directory\n")
 
 
+@pytest.mark.parametrize("log", ["nope/log", "."])
+def test_a_check_tests_the_log_file_of_the_command_line(folder: Path, log: str) -> None:
+    done = run("--check", folder, "--access-log", folder / log)
+    assert (done.returncode, done.stdout) == (2, "")
+    reason = {"nope/log": "no such directory", ".": "is a directory"}[log]
+    assert done.stderr == f"rawservers: cannot write to {folder / log}: {reason}\n"
+
+
+def test_a_check_makes_all_services(tmp_path: Path) -> None:
+    done = run("--check", ".", before="os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rawservers: cannot serve http on 127.0.0.1:8080: no such file or directory\n"
+
+
+OUTPUTS = {
+    "closed": ("os.close({0})", "bad file descriptor"),
+    "full": ("os.dup2(os.open('/dev/full', os.O_WRONLY), {0})", "no space left on device"),
+    "a pipe that nobody reads": ("r, w = os.pipe(); os.dup2(w, {0}); os.close(r)", "broken pipe"),
+}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_output_that_cannot_be_written(output: str) -> None:
+    before, reason = OUTPUTS[output]
+    done = run("--check", before=before.format(1))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"rawservers: cannot write to standard output: {reason}\n"
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_errors_that_cannot_be_written(output: str, tmp_path: Path) -> None:
+    done = run("--check", tmp_path / "nope", before=OUTPUTS[output][0].format(2))
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("limit", [7, 8, 9, 10])  # of open files: its first ones are its own
+def test_too_few_descriptors_for_a_start(limit: int) -> None:
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+    done = run("--http", "0", before=program)
+    assert (done.returncode, done.stderr) == (2, "rawservers: cannot start: too many open files\n")
+
+
 def test_no_such_log(folder: Path) -> None:
     done = run(folder, "--access-log", folder / "nope" / "log")
     assert done.returncode == 2
@@ -278,6 +320,11 @@ def test_no_such_log(folder: Path) -> None:
     ("arguments", "why"),
     [
         (["--bind", "::1", "--http", "127.0.0.1:0"], "--bind would be ignored: no address is only a port"),
+        ([".", "--http", "off"], "DIR would be ignored: HTTP is not served; --http is its address"),
+        (
+            [".", "--telnet", "0", "--access-log", "-"],
+            "--access-log, DIR would be ignored: HTTP is not served; --http is its address",
+        ),
         (["--listing", __file__], f"--[no-]listing would be ignored: {__file__} is a file"),
         ([ROOT / ".gitignore"], f"cannot serve {ROOT / '.gitignore'}: its name begins with a dot"),
     ],
@@ -318,6 +365,12 @@ def test_what_would_be_ignored(arguments: list[str | Path], why: str) -> None:
         (["--user", "no such"], "argument --user: unknown user 'no such'"),
         (["--user", "root:nope", "--check"], "argument --user: unknown group 'nope'"),
         (["-c"], "argument -c/--config: expected one argument"),
+        (["-c", ""], "argument -c/--config: expected a path, not ''"),
+        ([""], "argument DIR|FILE: expected a path, not ''"),
+        (["--access-log", ""], "argument --access-log: expected a path, not ''"),
+        (["--reload", "abc"], "argument --reload: expected a process ID, not 'abc'"),
+        (["--reload=-1"], "argument --reload: expected a process ID, not '-1'"),
+        (["--reload", "9" * 20], f"argument --reload: expected a process ID, not '{'9' * 20}'"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], why: str) -> None:

@@ -98,11 +98,32 @@ def test_a_configuration_of_its_own(folder: Path, tmp_path: Path) -> None:
         ({"config": Config(listen=()), "http": None}, "http, telnet: the config has the addresses, in listen"),
         ({"root": "/nowhere"}, r"sites\[0\].root: .*no such.*"),
         ({"config": Config(listen=[ListenConfig("ftp", "0")])}, r"listen\[0\].service: expected one of .*, not 'ftp'"),
+        ({"config": "x"}, "config: expected a Config, not 'x'"),
+        ({"config": Config(listen=())}, "listen: nothing to serve"),
+        ({"services": {"shout": 3}}, "services: expected names and functions, not 'shout': 3"),
+        ({"services": {"Loud one": print}}, "service name is malformed: 'Loud one'"),
+        ({"root": 3}, "root: expected a path as text, not 3"),
+        ({"root": b"site"}, "root: expected a path as text, not b'site'"),
+        ({"root": __file__}, f"sites.0..root: cannot serve {__file__}: not a directory"),
+        ({"http": None}, "listen: nothing to serve"),
+        ({"http": "x"}, "http: not an address: 'x': add a port: x:PORT"),
+        ({"telnet": 23}, "telnet: expected a string, not 23"),
     ],
 )
 def test_what_cannot_be_meant(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         Server(**arguments)  # type: ignore[arg-type]
+
+
+def test_addresses_and_urls(folder: Path) -> None:
+    with Server(folder, telnet="127.0.0.1:0") as server:
+        assert server.tcp_address("telnet") == server.telnet_address
+        with pytest.raises(LookupError, match=r"^ftp is not served over TCP$"):
+            server.tcp_address("ftp")
+        with pytest.raises(ValueError, match=r"^the path must begin with a slash: 'f'$"):
+            server.http_url("f")
+    with pytest.raises(LookupError, match=r"^the server was not started$"):
+        Server(folder).http_url()
 
 
 def test_a_configuration_without_addresses_gets_free_ones(folder: Path) -> None:

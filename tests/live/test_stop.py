@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 import requests
 
+from rawservers.daemon import control
+from rawservers.daemon.startup import CannotStart
 from tests.harness.http_client import KEPT, take_body
 from tests.harness.load import Load
 from tests.harness.processes import stopped
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.supervisor import CONTENT, LARGE, configure, supervise
-from tests.harness.waiting import until
+from tests.harness.waiting import DEADLINE, until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -121,6 +123,18 @@ def test_a_second_signal_ends_it_at_once(conf: Path, folder: Path) -> None:
         assert server.wait() == 0
         with contextlib.suppress(ConnectionResetError):
             assert len(receive_all(sock)) < LARGE - 1
+
+
+def test_a_reload_during_a_drain_fails_at_once(conf: Path, folder: Path) -> None:
+    configure(conf, folder, drain_time=600)
+    with supervise("-c", conf) as server, downloading(server) as sock:
+        server.signal()
+        until(lambda: refuses(server), "nobody listens")
+        with pytest.raises(CannotStart, match=f"^process {server.process.pid} has rejected the new configuration"):
+            control.reload(server.process.pid, timeout=DEADLINE)
+        assert len(receive_all(sock)) == LARGE - 1
+        assert server.wait() == 0
+        assert "reload failed: the server is shutting down\n" in server.stderr()
 
 
 def test_a_drain_has_its_time(conf: Path, folder: Path) -> None:

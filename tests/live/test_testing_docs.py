@@ -36,6 +36,20 @@ def test_a_block_of_tests_passes(pytester: pytest.Pytester, monkeypatch: pytest.
     result.assert_outcomes(passed=TESTS[name].count("def test_"))
 
 
+def test_all_blocks_are_typed_correctly(tmp_path: Path) -> None:
+    """As somebody who annotates everything would see them, but for functions without annotations."""
+    for number, block in enumerate(BLOCKS.values()):
+        (tmp_path / f"block_{number}.py").write_text(block)
+    flags = ["--strict", "--allow-untyped-defs", "--allow-untyped-calls", "--ignore-missing-imports", "--config-file="]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *flags, f"--cache-dir={ROOT / '.mypy_cache' / 'docs'}", *map(str, tmp_path.iterdir())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

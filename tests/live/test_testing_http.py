@@ -88,6 +88,57 @@ def test_a_folder(lax: HTTPServer, tmp_path: Path) -> None:
         assert take_answer(sock)[0] == 404
 
 
+def test_a_file_is_served_in_ranges(http_server: HTTPServer, tmp_path: Path) -> None:
+    """A client that resumes a download gets the rest of it: as a whole, from a folder, from a function, and in a sequence."""
+    file = tmp_path / "f"
+    file.write_bytes(b"0123456789")
+    http_server.serve("/f", file, headers={"X-A": "b"})
+    http_server.serve("/below", tmp_path)
+    http_server.serve("/function", lambda request: file)
+    http_server.expect_request("/cut").cut_after(4).respond_with_file(file).then.respond_with_file(str(file))
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        get(http_server, "/cut")
+    for path in "/f", "/below/f", "/function", "/cut":
+        tag = get(http_server, path).headers["ETag"]
+        rest = get(http_server, path, headers={"Range": "bytes=4-", "If-Range": tag})
+        assert (rest.status_code, rest.content, rest.headers["Content-Range"]) == (206, b"456789", "bytes 4-9/10")
+        whole = get(http_server, path, headers={"Range": "bytes=4-", "If-Range": '"other"'})
+        assert (whole.status_code, whole.content, whole.headers["Accept-Ranges"]) == (200, b"0123456789", "bytes")
+        beyond = get(http_server, path, headers={"Range": "bytes=10-"})
+        assert (beyond.status_code, beyond.headers["Content-Range"]) == (416, "bytes */10")
+    assert get(http_server, "/f", headers={"Range": "bytes=4-"}).headers["X-A"] == "b"
+    http_server.serve("/text", "0123456789", headers={"ETag": '"mine"'})
+    assert get(http_server, "/text", headers={"Range": "bytes=4-"}).status_code == 200
+    http_server.serve("/mine", file, headers={"ETag": '"mine"'})
+    assert get(http_server, "/mine").headers["ETag"] == '"mine"'
+
+
+def test_a_pattern_is_served(http_server: HTTPServer) -> None:
+    http_server.serve(re.compile(r"/users/\d+$"), lambda request: {"id": request.path.rpartition("/")[2]})
+    assert get(http_server, "/users/17").json() == {"id": "17"}
+
+
+def test_a_function_reads_headers_and_json(http_server: HTTPServer) -> None:
+    http_server.serve("/a", lambda request: [request.headers["X-Key"], request.headers.get("x-none", "-"), request.json()])
+    assert get(http_server, "/a", "POST", json={"a": 1}, headers={"x-key": "k"}).json() == ["k", "-", {"a": 1}]
+
+
+def test_a_query_is_compared_by_value(lax: HTTPServer) -> None:
+    lax.expect_request("/a", query={"page": 2, "tag": ["x", "y"]}).respond_with_data()
+    for query, status in (
+        ("page=2&tag=x&tag=y", 200),
+        ("tag=x&page=2&tag=y", 200),
+        ("page=2&tag=y&tag=x", 500),
+        ("page=2", 500),
+    ):
+        assert get(lax, f"/a?{query}").status_code == status, query
+
+
+def test_raw_text(http_server: HTTPServer) -> None:
+    http_server.expect_request("/a").raw("HTTP/1.0 200 \u00e9\r\n\r\nbody")
+    assert get(http_server, "/a").text == "body"
+
+
 def test_what_is_unserved_is_404_and_a_failure_until_more_is_expected(lax: HTTPServer) -> None:
     lax.serve("/users/1", {"name": "Ada"})
     message = "GET /users/2 was not expected; nearest: GET /users/1 (path differs)"
@@ -300,12 +351,17 @@ def test_a_handler_may_be_answered_by_another_thread(http_server: HTTPServer) ->
     [
         (lambda server: server.expect_request("a"), "the path must begin with a slash: 'a'"),
         (lambda server: server.expect_request("/a?b"), "the path contains a query"),
-        (lambda server: server.expect_request("/a", "get"), "unknown method 'get'"),
+        (lambda server: server.expect_request("/a", "get"), "unknown method 'get' (one name in upper case, or None for any)"),
+        (lambda server: server.expect_request("/a", query="?b"), "the query is written without its \"?\": '?b'"),
+        (lambda server: server.serve("/a", str, status=404), "status and headers are those of what the function returns"),
+        (lambda server: server.serve("/a", Path("/"), headers={"a": "b"}), "status and headers are those of the files"),
+        (lambda server: server.serve(re.compile("/a"), Path("/")), "a folder is served at a path, not a pattern"),
         (lambda server: server.expect_request("/a", data="", json=1), "data and json exclude each other"),
         (lambda server: server.expect_request("/a").close().reset(), "two endings for one reply"),
         (lambda server: server.expect_request("/a").respond_with_data().respond_with_json(1), "two endings for one reply"),
         (lambda server: server.expect_request("/a").then, "`then` comes after an ending"),
         (lambda server: server.expect_request("/a").respond_with_data(status=99), "not the status of a final response: 99"),
+        (lambda server: server.serve("/a", status="404"), "not the status of a final response: '404'"),
         (lambda server: server.expect_request("/a").respond_with_data(headers={"a b": "c"}), "malformed header"),
         (lambda server: server.expect_request("/a").respond_with_data(headers={"a": "b\nc"}), "malformed header"),
         (lambda server: server.expect_request("/a").respond_with_data(headers={"Date": "b\nc"}), "malformed header"),
@@ -324,6 +380,45 @@ def test_what_cannot_be_served() -> None:
         HTTPServer().serve("/a", object())
     with pytest.raises(FileNotFoundError):
         HTTPServer().serve("/a", Path("/nonexistent"))
+    with pytest.raises(FileNotFoundError):
+        HTTPServer().expect_request("/a").respond_with_file("/nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda server: server.expect_request("/a", query_string="b"),
+            "unknown argument 'query_string' (known: query, headers, data, json)",
+        ),
+        (lambda server: server.expect_request("/a").delay("1"), "expected a number, not '1'"),
+        (lambda server: server.expect_request("/a").raw(1), "expected text or bytes, not 1"),
+        (lambda server: server.serve("/a", headers={"Retry-After": 1}), "header is not text: 'Retry-After': 1"),
+        (lambda server: server.serve("/a", headers={"Content-Length": 1}), "header is not text: 'Content-Length': 1"),
+    ],
+)
+def test_what_is_of_the_wrong_type(wrong: Callable[[HTTPServer], object], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        wrong(HTTPServer())
+
+
+@pytest.mark.parametrize("use", [HTTPServer.url, lambda server: server.address, lambda server: server.down()])
+def test_a_server_that_was_not_started_says_so(use: Callable[[HTTPServer], object]) -> None:
+    server = HTTPServer()
+    with pytest.raises(LookupError, match=r"^the server was not started$"):
+        use(server)
+    server.stop()
+
+
+def test_a_port_that_is_in_use_is_named(http_server: HTTPServer) -> None:
+    host, port = http_server.address
+    with pytest.raises(OSError, match=rf"Address already in use: '127\.0\.0\.1:{port}'$"):
+        HTTPServer(host, port=port).start()
+
+
+def test_a_url_has_a_path(http_server: HTTPServer) -> None:
+    with pytest.raises(ValueError, match=r"^the path must begin with a slash: 'a'$"):
+        http_server.url("a")
 
 
 # Records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import telnetlib3
 from netmiko import ConnectHandler
 from netmiko.exceptions import NetmikoAuthenticationException, ReadTimeout
 
+from rawservers.telnet.service import LineClient
 from rawservers.testing import TelnetServer
 from tests.harness.documents import name_errors, read_table
 from tests.harness.needs import need
@@ -235,6 +236,58 @@ def test_a_line_is_pushed_to_all(telnet_server: TelnetServer) -> None:
         telnet_server.push("link down")
         for sock in one, other:
             receive_until(sock, b"\r\nlink down\r\n> ")
+
+
+def test_the_wrong_line_or_text() -> None:
+    server = TelnetServer()
+    server.expect_line("show", prompt="> ")
+    server.expect_line("enable", prompt="login: ", ordered=True)
+    for wrong, error, message in (
+        (lambda: server.expect_line("a\r\n"), ValueError, "a line is written without its end: 'a\\r\\n'"),
+        (lambda: server.expect_line("x", prompt="# "), ValueError, "another prompt than b'> ' would never be shown"),
+        (
+            lambda: server.expect_line("x", prompt="> ", hidden=True),
+            ValueError,
+            "another prompt than b'> ' would never be shown",
+        ),
+        (lambda: server.expect_line("a").respond(5), TypeError, "expected text or bytes, not 5"),
+        (lambda: server.expect_line("a").respond(["b"]), TypeError, "expected text or bytes, not ['b']"),
+        (lambda: server.push(5), TypeError, "expected text or bytes, not 5"),
+        (lambda: server.dialogue(lambda client: None), TypeError, "expected a generator function; `service` takes others"),
+    ):
+        with pytest.raises(error, match=re.escape(message)):
+            wrong()  # type: ignore[no-untyped-call]
+
+
+def test_a_pattern_of_bytes(telnet_server: TelnetServer) -> None:
+    telnet_server.expect_line(re.compile(rb"\xff?show"), prompt="> ").respond("ok")
+    with socket.create_connection(telnet_server.address, DEADLINE) as sock:
+        sock.sendall(b"show\r\n")
+        receive_until(sock, b"> ok\r\n> ")
+
+
+def test_services_may_speak_text(telnet_server: TelnetServer) -> None:
+    @telnet_server.dialogue
+    def greet(client: LineClient) -> Generator[str, bytes, str]:
+        name = yield "Your name? "
+        return f"Hello {name.decode()}"
+
+    with socket.create_connection(telnet_server.address, DEADLINE) as sock:
+        sock.sendall(b"Ada\r\n")
+        assert receive_all(sock) == b"Your name? Hello Ada\r\n"
+    telnet_server.service = lambda line: line.decode().upper() if line else None
+    with socket.create_connection(telnet_server.address, DEADLINE) as sock:
+        sock.sendall(b"\r\nada\r\n")
+        receive_until(sock, b"ADA\r\n")
+
+
+def test_a_service_that_returns_no_text_says_so(lax: TelnetServer) -> None:
+    lax.service = lambda line: 5  # type: ignore[assignment,return-value]
+    with socket.create_connection(lax.address, DEADLINE) as sock:
+        sock.sendall(b"a\r\n")
+        receive_all(sock)
+    with pytest.raises(AssertionError, match=r"^the telnet service raised TypeError: expected text or bytes, not 5$"):
+        lax.check()
 
 
 def test_clear_forgets(lax: TelnetServer) -> None:

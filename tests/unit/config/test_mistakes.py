@@ -156,6 +156,17 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
             ],
         ),
         (
+            "[http.redirects]\n'/a*' = 'https://*'\n'/b*' = '//*'\n'/c*' = 'https:*'\n"
+            "'/d*' = '/\\*'\n'/e*' = 'http:///*'\n'/f*' = 'http://x*'",
+            [
+                '2: http.redirects."/a*": the * of "https://*" would be the host: every client could name one',
+                '3: http.redirects."/b*": the * of "//*" would be the host: every client could name one',
+                '4: http.redirects."/c*": the * of "https:*" would be the host: every client could name one',
+                '5: http.redirects."/d*": the * of "/\\\\*" would be the host: every client could name one',
+                '6: http.redirects."/e*": the * of "http:///*" would be the host: every client could name one',
+            ],
+        ),
+        (
             "[http.error_pages]\n399 = '/x'\n404 = 'x'\n600 = 5\n0404 = '/x'",
             [
                 "2: http.error_pages.399: not an error status: expected 400 to 599",

@@ -206,6 +206,28 @@ def test_what_is_lost_is_reported_as_far_as_it_got(tmp_path) -> None:  # type: i
         until(lambda: len(closed) == 1, "the file is closed, once")
 
 
+@pytest.mark.parametrize("size", [4, 10_000_000])
+def test_what_was_still_being_made_is_reported_as_far_as_it_got(size: int) -> None:
+    class Unfinished(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.waiting = Deadline.NONE
+            return (b"done", ResponseEnd("before"), b"x" * size)
+
+        def connection_lost(self) -> ResponseEnd:
+            return ResponseEnd("unfinished", self.peer.clock.now)
+
+    with Running(Unfinished) as running:
+        sock = running.connect()
+        sock.sendall(b"go")
+        assert sock.recv(8, socket.MSG_WAITALL) == b"donexxxx"
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+        until(lambda: len(running.reports) == 2, "both are reported")
+    first, (second, sent) = running.reports
+    assert (first, second) == (("before", 4), "unfinished")
+    assert sent == 4 if size == 4 else 4 < sent < size
+
+
 def test_more_than_the_mark_is_resumed_until_all_is_said() -> None:
     class Endless(Recording):
         left = 50

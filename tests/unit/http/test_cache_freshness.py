@@ -244,6 +244,28 @@ def test_a_link_that_moves_while_its_file_is_read(clock: Clock, tmp_path: Path, 
     assert bodies == [(tree.first / "f").read_bytes(), *[(tree.first / "page.html").read_bytes()] * 3]
 
 
+@pytest.mark.parametrize(("path", "name"), [("/route", "route"), ("/empty/", "empty/index.html")])
+def test_a_file_that_appears_while_another_is_sent_in_its_place(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str
+) -> None:
+    tree = Tree(tmp_path)
+
+    class Appearing(Disk):
+        def open(self, path: bytes, *arguments: Any) -> int:
+            try:
+                return os.open(path, *arguments)
+            except FileNotFoundError:
+                tree.write(name)
+                raise
+
+    monkeypatch.setattr(files, "os", Appearing(clock, 1))
+    tree.write("empty/second.html")
+    service = Remembering(clock, SiteConfig(str(tree.root), index=("index.html", "second.html"), fallback="/page.html"))
+    bodies = [reply.body for reply in service.client().send(*[get(path)] * 3).replies()]
+    assert bodies[1:] == [(tree.first / name).read_bytes()] * 2
+    assert bodies[0] != bodies[1]
+
+
 def test_a_file_that_is_forgotten_within_a_wake(clock: Clock, tmp_path: Path) -> None:
     Tree(tmp_path)
     service = Remembering(clock, SiteConfig(str(tmp_path / "release-1")), files=1)

@@ -66,8 +66,14 @@ def test_methods_before_a_path(clock: Clock) -> None:
 
 @pytest.mark.parametrize("path", ["", "x", "GET", "GET x", "GET  /x"])
 def test_what_is_no_path_of_a_handler(clock: Clock, path: str) -> None:
-    with pytest.raises(ValueError, match=r"^handlers: expected a path, or METHODS and a path, not "):
+    with pytest.raises(ValueError, match=r"^handlers: expected a path, as in '/a', 'POST /a' or 'GET,POST /a', not "):
         router(clock, SiteConfig("/nonexistent"), handlers=((path, told),))
+
+
+@pytest.mark.parametrize("methods", ["get", "GET,", ",GET", "GET,FETCH", "GET,post"])
+def test_a_method_that_no_request_has(clock: Clock, methods: str) -> None:
+    with pytest.raises(ValueError, match=rf"^handlers: unknown method '\w*' in '{methods} /x'$"):
+        router(clock, SiteConfig("/nonexistent"), handlers=((f"{methods} /x", told),))
 
 
 def test_the_longest_prefix_wins(clock: Clock) -> None:

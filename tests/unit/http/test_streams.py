@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import HIGH_WATER, Closing, Deadline
+from rawservers.core.protocol import HIGH_WATER, Closing, Deadline, ResponseEnd
 from rawservers.http.conversation import STEPS, Conversation
 from rawservers.http.request import Request
-from rawservers.http.response import Response
+from rawservers.http.response import AccessRecord, Response
 from rawservers.http.stream import Item
 from rawservers.settings import SiteConfig
 from tests.harness.http import Client, router
@@ -170,6 +170,48 @@ def test_a_lost_connection_closes_the_iterator(clock: Clock) -> None:
     Streaming(clock, stream(b"")).conversation.connection_lost()  # without one
 
 
+def test_the_access_log_has_the_time_that_each_body_took(clock: Clock) -> None:
+    conversation = Streaming(clock, stream(b"one", 2), "1.1").conversation
+    began = clock.now
+    conversation.receive(GET + GET)
+    starts = []
+    while conversation.waiting is not Deadline.IDLE:
+        clock.now += 2 * (conversation.waiting is Deadline.NONE)
+        starts += [chunk.started_at for chunk in conversation.resume() if isinstance(chunk, ResponseEnd)]
+    assert starts == [began, began + 2]
+
+
+def test_a_body_that_is_cut_off_is_logged(clock: Clock) -> None:
+    client = Streaming(clock, stream(b"one", 2, b"two"))
+    began = clock.now
+    client.send(GET)
+    clock.now += 1
+    end = client.conversation.connection_lost()
+    assert end is not None
+    assert isinstance(end.record, AccessRecord)
+    assert (end.started_at, end.record.line, end.record.status) == (began, "GET /x HTTP/1.1", 200)
+    assert Streaming(clock, stream(b"")).send(GET).conversation.connection_lost() is None  # it has ended, and was logged
+
+
+@pytest.mark.parametrize("line", [b"GET", b"HEAD"])
+def test_an_iterator_that_cannot_be_closed_is_logged(clock: Clock, caplog: pytest.LogCaptureFixture, line: bytes) -> None:
+    class Stubborn:
+        def __iter__(self) -> Stubborn:
+            return self
+
+        def __next__(self) -> float:
+            return 60
+
+        def close(self) -> None:
+            raise RuntimeError("as told")
+
+    client = Streaming(clock, lambda request: Response(200, (), Stubborn())).send(line + GET[3:])
+    client.conversation.connection_lost()
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (logging.ERROR, "body for /x failed")
+    assert client.said.startswith(b"HTTP/1.0 200 OK\r\n")
+
+
 def test_input_meanwhile_waits(clock: Clock) -> None:
     client = Streaming(clock, stream(b"one", 1, b"two"), "1.1").send(GET)
     client.send(OTHER)  # a part of a burst, which the core had read
@@ -212,6 +254,11 @@ def test_a_file(clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert (empty.status, empty.body, dict(empty.headers)["Content-Type"]) == (200, b"", "application/octet-stream")
     assert (missing.status, folder.status) == (500, 500)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [FileNotFoundError, PermissionError]
+
+
+def test_json_of_another_media_type() -> None:
+    response = Response.json([1], headers={"content-type": "application/problem+json", "X-A": "b"})
+    assert list(response.headers) == [("content-type", "application/problem+json"), ("X-A", "b")]
 
 
 @pytest.mark.parametrize("body", [None, 1, {"a": 1}, ["x"], object()])

@@ -338,7 +338,7 @@ def test_the_prompt_is_the_first_of_the_lines_that_are_left() -> None:
     server = TelnetServer()
     server.expect_line("exit").close()
     server.expect_line("show", prompt="> ")
-    server.expect_line("more", prompt="# ")
+    server.expect_line("more", prompt="> ")
     server.expect_line("first", ordered=True)
     server.expect_line("second", prompt="2? ", ordered=True)
     played = Played(server)
