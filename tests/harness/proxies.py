@@ -6,8 +6,10 @@ Requests are passed on as they come, with a field X-Proxy of their own. One that
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ http {{
     client_header_timeout 2s; client_body_timeout 2s; keepalive_timeout 2s; lingering_timeout 1s; proxy_next_upstream off;
     upstream backend {{ server {host}:{port}; keepalive 16; }}
     server {{
-        listen unix:{place}/front;
+        listen unix:{front};
         location / {{
             proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection "";
             proxy_request_buffering off;  # chunks are passed on as chunks
@@ -43,7 +45,7 @@ defaults
     timeout server 6s
     http-reuse always
 frontend front
-    bind unix@{place}/front
+    bind unix@{front}
     http-request set-header X-Proxy %[uuid()]
     default_backend back
 backend back
@@ -53,23 +55,25 @@ backend back
 
 @contextlib.contextmanager
 def proxy(name: str, place: Path, backend: tuple[str, int]) -> Iterator[Path]:
-    """The path of the unix socket of an nginx or a haproxy before `backend`, whose files are in `place`."""
+    """The path of the unix socket of an nginx or a haproxy before `backend`, whose other files are in `place`."""
     program = need(name)
     place.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="proxy-"))  # pytest's may be too long for a socket of haproxy, which adds to its name
     host, port = backend
-    conf = place / "conf"
-    conf.write_text({"nginx": NGINX, "haproxy": HAPROXY}[name].format(place=place, host=host, port=port))
+    conf, front = place / "conf", folder / "front"
+    conf.write_text({"nginx": NGINX, "haproxy": HAPROXY}[name].format(place=place, front=front, host=host, port=port))
     command = {"nginx": ["-e", str(place / "error.log"), "-c", str(conf)], "haproxy": ["-db", "-f", str(conf)]}[name]
     with (
         (place / "output").open("wb") as output,
         subprocess.Popen([program, *command], stdout=output, stderr=output) as process,
     ):
         try:
-            until(lambda: process.poll() is not None or accepts(place / "front"), f"{name} listening")
+            until(lambda: process.poll() is not None or accepts(front), f"{name} listening")
             assert process.poll() is None, (place / "output").read_text()
-            yield place / "front"
+            yield front
         finally:
             process.terminate()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def accepts(path: Path) -> bool:

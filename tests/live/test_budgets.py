@@ -176,9 +176,9 @@ def names(calls: list[str]) -> collections.Counter[str]:
 
 @pytest.mark.parametrize("service", ["http", "telnet"])
 def test_an_idle_connection_is_small(folder: Path, service: str) -> None:
-    other = "telnet" if service == "http" else "http"
+    http = [folder, "--http", "0", "--telnet", "off", "--access-log", "off"]
     count = 500  # with both ends of each, no process needs more than the 1024 descriptors that many may open
-    with Server(folder, f"--{service}", "0", f"--{other}", "off", "--access-log", "off") as server:
+    with Server(*(http if service == "http" else ["--http", "off", "--telnet", "0"])) as server:
         said, end = (REQUEST, b"content of f\n") if service == "http" else (b"x\r\n", b"\r\n")
         socks = [server.connect(service) for _ in range(100)]
         for sock in socks:

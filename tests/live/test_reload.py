@@ -466,7 +466,8 @@ def test_a_reload_waits_so_long_for_new_workers(conf: Path, tmp_path: Path) -> N
         flag.write_text("later")
         with pytest.raises(startup.CannotStart, match="see its log"):
             control.reload(server.process.pid)
-        assert "reload failed: the new workers did not become ready in time; keeping the old" in server.stderr()
+        failed = "reload failed: the new workers did not become ready in time; keeping the old"
+        until(lambda: failed in server.stderr(), "it is told")
         assert get(server) == CONTENT
         flag.write_text("now")
         until(lambda: everything(server) == before, "nothing else is left")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import __main__ as command
 from tests.pythons import VERSIONS, find_pythons, search_path
 
 
@@ -65,3 +68,20 @@ def test_no_example_is_judged_by_its_time() -> None:
     assert settings.default.print_blob
     assert HealthCheck.too_slow in settings.default.suppress_health_check
     assert settings.default.derandomize == bool(os.environ.get("CI"))
+
+
+def test_a_run_that_is_killed_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    this = "{}.{}".format(*sys.version_info)
+    (other, *_) = (version for version in VERSIONS if version != this)
+    monkeypatch.setattr(command, "find_pythons", lambda folders: {other: "other"})
+    monkeypatch.setattr(command, "make_environment", lambda python, name: Path("false" if python == "other" else "true"))
+    runs: list[list[str]] = []
+
+    def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+        runs.append(list(map(str, arguments)))
+        return subprocess.CompletedProcess(arguments, 0 if arguments[0] == Path("true") else -9)
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    assert command.run_all() == 1
+    assert runs == [["true", "-m", "pytest"], ["false", "-m", "pytest", "tests/unit"]]
+    assert capsys.readouterr().out.startswith(f"Pythons found: {this} ({sys.executable}) {other} (other)\n")

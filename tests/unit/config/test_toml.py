@@ -196,11 +196,13 @@ def test_not_toml(path: Path, text: str | bytes, expected: str) -> None:
 
 
 def test_a_file_that_cannot_be_read(path: Path) -> None:
+    with pytest.raises(ValueError, match="embedded null") as null_byte:  # whose words are not the same in all Pythons
+        os.open("\0", os.O_RDONLY)
     for name, why in (
         (str(path), "no such file or directory"),
         (str(path.parent), "is a directory"),
         ("/dev/zero", "not a regular file"),
-        (f"{path}\0", "embedded null byte"),
+        (f"{path}\0", str(null_byte.value)),
         ("", "no such file or directory"),
     ):
         with pytest.raises(ConfigError) as error:

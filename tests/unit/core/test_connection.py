@@ -123,7 +123,7 @@ def test_a_reset_before_anything_is_said() -> None:
         def __init__(self, peer: Peer) -> None:
             pass
 
-    with Running(ResetAtOnce) as running, running.connect() as sock, pytest.raises(ConnectionResetError):
+    with Running(ResetAtOnce) as running, pytest.raises(ConnectionResetError), running.connect() as sock:
         sock.recv(1)
 
 
