@@ -34,9 +34,13 @@ def reload(pid: int, timeout: float = 90) -> None:
     with errors_as(CannotStart, f"cannot reload process {pid}: "):
         os.kill(pid, 0)
         slot = supervisor_slot(pid)
-        before = slot.read().counters
-        os.kill(pid, signal.SIGHUP)
         deadline = time.monotonic() + timeout
+        before = slot.read().counters
+        while before[RELOADS] + before[FAILED] < before[BEGUN] and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL)  # another one is under way, and may fail
+            os.kill(pid, 0)
+            before = slot.read().counters
+        os.kill(pid, signal.SIGHUP)
         while (now := slot.read().counters)[RELOADS] + now[FAILED] <= before[BEGUN]:
             if time.monotonic() > deadline:
                 raise CannotStart(f"process {pid} has not reloaded within {timeout} seconds")

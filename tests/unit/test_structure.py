@@ -92,7 +92,7 @@ BUDGET = {
     "cli": Size(220, 2234),
     "config": Size(446, 4461),
     "core": Size(1506, 13358),
-    "daemon": Size(1403, 13701),
+    "daemon": Size(1407, 13748),
     "http": Size(1867, 17775),
     "logs": Size(399, 3812),
     "server": Size(190, 1567),
@@ -103,7 +103,7 @@ BUDGET = {
     "telnet": Size(581, 5592),
     "testing": Size(1018, 9563),
     "watch": Size(92, 829),
-    TOTAL: Size(8248, 78653),
+    TOTAL: Size(8252, 78700),
 }
 
 
