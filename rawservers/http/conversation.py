@@ -297,7 +297,7 @@ class Conversation(Protocol):
             except StreamError:
                 piece, closing = None, RESET  # so that the client does not take it for complete
             if isinstance(piece, bytes):
-                chunks.append(piece)
+                chunks += (piece,) if piece else ()
                 queued += len(piece)
                 self.steps += 1 + len(piece) // BYTES_PER_STEP
             elif piece is None:

@@ -30,18 +30,19 @@ class Stream:
         self.due = 0.0
 
     def next_piece(self) -> bytes | float | None:
-        """What to send next, as it is sent; or seconds to wait; None at the end. Raises StreamError."""
+        """What to send for the next item; or seconds to wait; None at the end. Raises StreamError."""
         try:
-            for item in self._items:
-                if isinstance(item, int | float):
-                    return max(0.0, item)
-                piece = item.encode() if isinstance(item, str) else bytes(memoryview(item))
-                if piece:  # an empty chunk would be the last one
-                    return b"%x\r\n%b\r\n" % (len(piece), piece) if self.is_chunked else piece
+            item = next(self._items)
+            if isinstance(item, int | float):
+                return max(0.0, item)
+            piece = item.encode() if isinstance(item, str) else bytes(memoryview(item))
+        except StopIteration:
+            return None
         except Exception as failure:
             self.on_failure(failure)
             raise StreamError from failure
-        return None
+        # An empty chunk would be the last one.
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self.is_chunked and piece else piece
 
     @property
     def end(self) -> bytes:

@@ -129,6 +129,21 @@ def test_it_is_asked_for_no_more_than_may_be_queued(clock: Clock) -> None:
     assert conversation.steps >= 2 * 16384 // 512
 
 
+def test_empty_items_are_work_as_well(clock: Clock) -> None:
+    asked = [0]
+
+    def nothing() -> Iterator[bytes]:
+        while asked[0] < 10_000:
+            asked[0] += 1
+            yield b""
+
+    conversation = Streaming(clock, lambda request: Response(200, (), nothing()), "1.1").conversation
+    conversation.receive(GET)
+    for call in range(1, 5):
+        assert conversation.resume() == ()
+        assert (asked[0], conversation.waiting, conversation.steps) == (call * STEPS, Deadline.TURN, STEPS)
+
+
 def test_many_small_items_are_sent_in_turns(clock: Clock) -> None:
     conversation = Streaming(clock, stream(*[b"x"] * 1000)).conversation
     conversation.receive(GET)
