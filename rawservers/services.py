@@ -44,6 +44,15 @@ GetStatus: TypeAlias = Callable[[], Status]
 GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
+class ServiceContext(NamedTuple):
+    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log."""
+
+    clock: Clock
+    report: Report
+    get_status: GetStatus
+    get_sockets: GetSockets = Future
+
+
 class Service(NamedTuple):
     """A row of the table.
 
@@ -54,16 +63,16 @@ class Service(NamedTuple):
     is_logged: whether responses go to the access log
     """
 
-    prepare: Callable[[Config, Clock, GetStatus, GetSockets], Start]
+    prepare: Callable[[Config, ServiceContext], Start]
     address: str
     deadlines: Mapping[Deadline, float | str]
     banner: Callable[[Config, str], str] = lambda config, address: address
     is_logged: bool = True
 
 
-def prepare_http(config: Config, clock: Clock, get_status: GetStatus, get_sockets: GetSockets) -> Start:
+def prepare_http(config: Config, context: ServiceContext) -> Start:
     """HTTP/1.0: files and handlers."""
-    freshness = FreshnessClock(clock)
+    freshness = FreshnessClock(context.clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
@@ -72,7 +81,7 @@ def prepare_http(config: Config, clock: Clock, get_status: GetStatus, get_socket
     return lambda peer: Conversation(peer, router, config.requests)
 
 
-def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus, get_sockets: GetSockets) -> Start:
+def prepare_telnet(config: Config, context: ServiceContext) -> Start:
     """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
 
     def on_failure(failure: Exception) -> None:
@@ -83,11 +92,9 @@ def prepare_telnet(config: Config, clock: Clock, get_status: GetStatus, get_sock
     return partial(make, longest_line=config.longest_line, greeting=config.telnet_greeting.encode())
 
 
-def prepare_status(config: Config, clock: Clock, get_status: GetStatus, get_sockets: GetSockets) -> Start:
+def prepare_status(config: Config, context: ServiceContext) -> Start:
     """HTTP with one handler: the metrics of the server."""
-    handlers = (("/", partial(respond, get_status, get_sockets)),)
-    only = Config(handlers=handlers, body_limit=1024)  # not 0: a POST is 405, not 413
-    return prepare_http(only, clock, get_status, get_sockets)
+    return prepare_http(Config(handlers=(("GET /", partial(respond, context.get_status, context.get_sockets)),)), context)
 
 
 def http_banner(config: Config, address: str) -> str:
@@ -137,18 +144,10 @@ def resolve_listeners(config: Config) -> tuple[ListenConfig, ...]:
     return DEFAULT_LISTENERS if config.listen is None else config.listen
 
 
-def make_service(
-    name: str,
-    config: Config,
-    clock: Clock,
-    report: Report,
-    get_status: GetStatus,
-    table: Mapping[str, Service] = SERVICES,
-    get_sockets: GetSockets = Future,
-) -> ServiceSpec:
+def make_service(name: str, config: Config, context: ServiceContext, table: Mapping[str, Service] = SERVICES) -> ServiceSpec:
     """The service as the connections of one worker share it. Raises KeyError, OSError or ValueError."""
     service = table[name]
     times = {Deadline.HEAD: "head_time", **service.deadlines, **CORE_DEADLINES}  # HEAD: for preambles, too
     deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
-    start = service.prepare(config, clock, get_status, get_sockets)
-    return ServiceSpec(name, start, deadlines, report if service.is_logged else lambda *_: None)
+    start = service.prepare(config, context)
+    return ServiceSpec(name, start, deadlines, context.report if service.is_logged else lambda *_: None)

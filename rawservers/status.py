@@ -145,9 +145,7 @@ SOCKETS_HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-s
 def respond(
     get_status: Callable[[], Status], get_sockets: Callable[[], Future[Sockets]], request: Request
 ) -> Response | Future[Response]:
-    """The handler of the status service, see http/router.py."""
-    if request.method not in {"GET", "HEAD"}:
-        return error_response(405, "The status is read-only.", [("Allow", "GET, HEAD")])
+    """The handler of the status service for GET, see http/router.py."""
     wants_json = request.path == "/" and "application/json" in request.fields.get("accept", "")
     for path, content_type, render in FORMATS.values():
         if path == ("/json" if wants_json else request.path):

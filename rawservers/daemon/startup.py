@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -21,7 +20,7 @@ from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, GetSockets, GetStatus, Report, Service, make_service, resolve_listeners
+from rawservers.services import SERVICES, Service, ServiceContext, make_service, resolve_listeners
 from rawservers.settings import Config, ListenConfig
 
 log = logging.getLogger("rawservers")
@@ -69,25 +68,15 @@ def open_descriptors() -> list[int]:
     return [fd for fd in map(int, os.listdir("/proc/self/fd")) if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
 
 
-def make_services(
-    config: Config,
-    clock: Clock,
-    report: Report,
-    get_status: GetStatus,
-    table: Mapping[str, Service] = SERVICES,
-    get_sockets: GetSockets = Future,
-) -> dict[str, ServiceSpec]:
-    """The services of all listeners, by name.
-
-    report: called at the end of each response, for the access log. Raises CannotStart, for example for an invalid header field.
-    """
+def make_services(config: Config, context: ServiceContext, table: Mapping[str, Service] = SERVICES) -> dict[str, ServiceSpec]:
+    """The services of all listeners, by name. Raises CannotStart, for example for an invalid header field."""
     services: dict[str, ServiceSpec] = {}
     for listen in resolve_listeners(config):
         name = listen.service
         if name not in table:
             raise CannotStart(f"unknown service {name!r} (known: {', '.join(table)})")
         with errors_as(CannotStart, f"cannot serve {name} on {listen.address}: "):
-            services[name] = services.get(name) or make_service(name, config, clock, report, get_status, table, get_sockets)
+            services[name] = services.get(name) or make_service(name, config, context, table)
     return services
 
 
@@ -105,7 +94,7 @@ def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None
 
 def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
     """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
-    make_services(config, Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), table)
+    make_services(config, ServiceContext(Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0)), table)
 
 
 def check(config: Config) -> None:

@@ -41,6 +41,7 @@ from rawservers.daemon.startup import CannotStart, Resources, check_names, conne
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
+from rawservers.services import ServiceContext
 from rawservers.settings import Config
 from rawservers.status import Status
 
@@ -116,9 +117,8 @@ class Worker(EventHandler):
         self._make = self._trace() if config.trace else Listener
         self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
         try:
-            self._services = make_services(
-                config, loop.clock, self.access_log.add, self._get_status, resources.table, self._table.ask
-            )  # fmt: skip
+            context = ServiceContext(loop.clock, self.access_log.add, self._get_status, self._table.ask)
+            self._services = make_services(config, context, resources.table)
         except CannotStart:
             loop.close()
             raise

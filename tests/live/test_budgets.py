@@ -20,7 +20,7 @@ from rawservers.core.connection import SMALL_SIZE, Connection
 from rawservers.core.loop import Loop
 from rawservers.core.transport import Transport
 from rawservers.logs.access import AccessLog, open_target
-from rawservers.services import make_service
+from rawservers.services import ServiceContext, make_service
 from rawservers.settings import Config, SiteConfig
 from tests.harness.needs import ROOT, need
 from tests.harness.server import Server, exchange
@@ -52,7 +52,7 @@ def steps(folder: Path, service: str, *said: bytes, wakes: int = 9) -> list[str]
     log = AccessLog(open_target(os.devnull), "combined", loop.clock)
     config = Config(sites=(SiteConfig(str(folder)),))
     ours, theirs = socket.socketpair()
-    spec = make_service(service, config, loop.clock, log.add, lambda: pytest.fail("it asks for the status"))
+    spec = make_service(service, config, ServiceContext(loop.clock, log.add, lambda: pytest.fail("it asks for the status")))
     connection = Connection(Transport(fileno=ours.detach()), ("h", 1), spec, loop, lambda connection: None)
     connection.begin()
     for path in folder.iterdir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from rawservers import __main__
 from tests.harness.needs import ROOT
 from tests.harness.server import Server
 from tests.harness.waiting import DEADLINE
+from tests.pythons import search_path, version_of
 
 # Ctrl-C at an import: of the last thing that is imported, or of the first.
 INTERRUPT = """
@@ -67,8 +67,7 @@ def test_an_old_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("minor", range(6, 11))
 def test_an_old_python(minor: int) -> None:
-    candidates = [shutil.which(f"python3.{minor}"), *map(str, Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))]
-    works = [each for each in candidates if each and not subprocess.run([each, "-c", ""], capture_output=True).returncode]
+    works = [path for folder in search_path() if version_of(path := folder / f"python3.{minor}") == f"3.{minor}"]
     if not works:
         pytest.skip(f"no Python 3.{minor}")  # Debian has none, so that the test command cannot install it
     done = subprocess.run([works[0], "-B", "-m", "rawservers"], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)

@@ -13,7 +13,7 @@ from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.startup import CannotStart, connection_shares, validate
 from rawservers.http.conversation import Conversation
-from rawservers.services import SERVICES, default_addresses, make_service, resolve_listeners
+from rawservers.services import SERVICES, ServiceContext, default_addresses, make_service, resolve_listeners
 from tests.harness.configuration import loaded, mistakes
 
 CONFIG = Config(head_time=1, body_time=2, idle_time=3, telnet_idle_time=4, send_time=5, linger_time=6)
@@ -34,9 +34,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def spec(name: str, reported: list[object]) -> ServiceSpec:
-    return make_service(
-        name, CONFIG, Clock(), lambda peer, record, sent, seconds: reported.append(record), lambda: pytest.fail("no status")
+    context = ServiceContext(
+        Clock(), lambda peer, record, sent, seconds: reported.append(record), lambda: pytest.fail("no status")
     )
+    return make_service(name, CONFIG, context)
 
 
 @pytest.mark.parametrize(

@@ -92,18 +92,18 @@ BUDGET = {
     "cli": Size(220, 2234),
     "config": Size(446, 4461),
     "core": Size(1506, 13358),
-    "daemon": Size(1407, 13748),
-    "http": Size(1867, 17775),
+    "daemon": Size(1399, 13732),
+    "http": Size(1867, 17783),
     "logs": Size(399, 3812),
     "server": Size(190, 1567),
-    "services": Size(88, 1002),
+    "services": Size(83, 969),
     "settings": Size(151, 1988),
     "sockets": Size(109, 1048),
-    "status": Size(133, 1357),
+    "status": Size(131, 1330),
     "telnet": Size(581, 5592),
     "testing": Size(1018, 9563),
     "watch": Size(92, 829),
-    TOTAL: Size(8252, 78700),
+    TOTAL: Size(8237, 78632),
 }
 
 
