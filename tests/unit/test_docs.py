@@ -83,6 +83,15 @@ def test_what_the_architecture_names_is_there() -> None:
     assert missing(text) == []
 
 
+def test_the_limits_of_the_threat_model_are_there() -> None:
+    """Each `NAME` in `FILE` and `FILE` is a constant of these modules."""
+    named = re.findall(r"`([A-Z_]+)` in (`[a-z_/]+\.py`(?: and `[a-z_/]+\.py`)?)", (ROOT / "SECURITY.md").read_text())
+    assert len(named) >= 9
+    for name, files in named:
+        for file in re.findall(r"`(.+?)`", files):
+            assert re.search(rf"(?m)^{name} = ", (ROOT / "rawservers" / file).read_text()), (name, file)
+
+
 def test_what_the_protocols_name_is_there() -> None:
     """Functions and tests in backticks, and vectors in the tables of tests without."""
     text = (ROOT / "docs" / "protocols.md").read_text()
