@@ -116,8 +116,7 @@ class Supervisor:
     def handle_hup(self) -> None:
         if self._state.exit_status is None:
             return self._handle(EventKind.RELOAD)
-        log.error("reload failed: the server is shutting down")
-        self._scoreboard.count("reloads_failed")  # for whoever waits for the result
+        self._fail_reload("the server is shutting down")
 
     def handle_term(self) -> None:
         self._handle(EventKind.STOP)
@@ -203,8 +202,7 @@ class Supervisor:
             case ActionKind.FAIL if not self._state.current:
                 log.error("%s: exiting", action.reason)
             case ActionKind.FAIL:
-                log.error("reload failed: %s; keeping the old configuration", action.reason)
-                self._scoreboard.count("reloads_failed")
+                self._fail_reload(f"{action.reason}; keeping the old configuration")
                 self._notify("READY=1")
             case ActionKind.COMPLETE:
                 self._resources[action.generation].log_addresses()
@@ -212,10 +210,18 @@ class Supervisor:
                     self._scoreboard.count("reloads")
                 self._notify("READY=1")
             case ActionKind.STOP:
+                counters = self._scoreboard.server.counters
+                if counters["server.reloads_begun"] > counters["server.reloads"] + counters["server.reloads_failed"]:
+                    self._fail_reload("the server is shutting down")
                 self._notifier.send("STOPPING=1", "STATUS=Shutting down, finishing open requests")
             case ActionKind.EXIT:
                 self._loop.stop()
         return None
+
+    def _fail_reload(self, reason: str) -> None:
+        """Log why, and count it, for whoever waits for the result."""
+        log.error("reload failed: %s", reason)
+        self._scoreboard.count("reloads_failed")
 
     def _prepare(self, content: bytes) -> Generation:
         """A new generation. content: of the configuration file. Raises CannotStart, and whatever `configure` raises."""

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,20 @@ def test_a_reload_during_a_drain_fails_at_once(conf: Path, folder: Path) -> None
         assert len(receive_all(sock)) == LARGE - 1
         assert server.wait() == 0
         assert "reload failed: the server is shutting down\n" in server.stderr()
+
+
+def test_a_reload_that_a_stop_overtakes_fails_at_once(conf: Path, folder: Path) -> None:
+    configure(conf, folder, drain_time=600)
+    slow = os.environ | {"SETTLE_TIME": "0.5"}  # so that the file is still being read
+    with supervise("-c", conf, env=slow) as server, downloading(server) as sock, ThreadPoolExecutor(1) as pool:
+        reload = pool.submit(control.reload, server.process.pid, DEADLINE)
+        until(lambda: "reloading" in server.stderr(), "it has begun")
+        server.signal()
+        with pytest.raises(CannotStart, match=f"^process {server.process.pid} has rejected the new configuration"):
+            reload.result()
+        assert len(receive_all(sock)) == LARGE - 1
+        assert server.wait() == 0
+        assert server.stderr().count("reload failed: the server is shutting down\n") == 1
 
 
 def test_a_drain_has_its_time(conf: Path, folder: Path) -> None:

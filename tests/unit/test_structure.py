@@ -92,7 +92,7 @@ BUDGET = {
     "cli": Size(220, 2234),
     "config": Size(446, 4461),
     "core": Size(1506, 13358),
-    "daemon": Size(1399, 13732),
+    "daemon": Size(1403, 13771),
     "http": Size(1867, 17783),
     "logs": Size(399, 3812),
     "server": Size(190, 1567),
@@ -103,7 +103,7 @@ BUDGET = {
     "telnet": Size(581, 5592),
     "testing": Size(1018, 9563),
     "watch": Size(92, 829),
-    TOTAL: Size(8237, 78632),
+    TOTAL: Size(8241, 78671),
 }
 
 
