@@ -54,5 +54,5 @@ def line(listener: ListenConfig, host: str) -> str:
     else:
         name, _, port = listener.address.rpartition(":")
         name = (host or "127.0.0.1") if name in EVERYWHERE else name
-        command = f"{'telnet' if listener.service == 'telnet' else 'nc'} {name.strip('[]')} {port}"
+        command = f"{'telnet' if listener.service == 'telnet' else 'nc'} {shlex.quote(name.strip('[]'))} {port}"
     return f"<code>{escape(before + command)}</code> {after}"

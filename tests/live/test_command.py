@@ -156,6 +156,8 @@ def test_the_welcome_page_on_unix_sockets_and_all_addresses(tmp_path: Path) -> N
         assert f"| nc -U &#x27;{path}&#x27;<" in text
         assert f"<code>telnet 127.0.0.1 {server.address('telnet')[1]}</code>" in text
         assert f"| nc ::1 {port}<" in requests.get(f"http://[::1]:{port}/", timeout=10).text
+        hostile = requests.get(f"http://127.0.0.1:{port}/", headers={"Host": "a$(id);b"}, timeout=10).text
+        assert f"| nc &#x27;a$(id);b&#x27; {port}<" in hostile  # whoever copies the command runs nothing else
 
 
 def test_one_file(folder: Path) -> None:
