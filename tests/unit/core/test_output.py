@@ -12,9 +12,10 @@ from rawservers.core.protocol import Chunk, ResponseEnd
 
 
 class Sized:
-    """Takes at most so many bytes in all, then would block."""
+    """Takes at most so many bytes in all, then would block. unsent: of what it has taken."""
 
     family = 0
+    unsent = b""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -27,6 +28,10 @@ class Sized:
         self.room -= len(taken)
         self.taken += taken
         return len(taken)
+
+    def flush(self) -> None:
+        if self.unsent:
+            raise BlockingIOError
 
 
 def output(transport: Sized, *chunks: Chunk, offset: int = 0) -> tuple[Output, list[tuple[object, int]]]:
@@ -75,3 +80,18 @@ def test_what_is_abandoned_is_reported_as_far_as_it_got() -> None:
     queue.flush(1 << 20)
     queue.abandon()
     assert ends == [("a", 3), ("b", 2), ("c", 0)]
+
+
+def test_what_the_transport_has_not_sent_yet_is_waited_for() -> None:
+    transport = Sized(9)
+    made, ends = output(transport, b"abcd", ResponseEnd("first"))
+    transport.unsent = b"ciphertext"
+    assert made.flush(100) == 4
+    assert not made.chunks
+    assert not made.has_left()
+    assert not made.has_progressed()
+    transport.unsent = b""
+    assert made.flush(100) == 0
+    assert made.has_left()
+    assert made.has_progressed()
+    assert ends == [("first", 4)]
