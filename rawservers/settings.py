@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from rawservers.core.bind import Endpoint
+from rawservers.core.networks import Networks
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
@@ -96,6 +97,7 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
     "names": ("a tuple of file names", rows(is_text)),
+    "networks": ('a tuple of networks and "unix"', rows(is_text)),
     "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
     "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
     "seconds": ("a number of seconds from {min} to {max}", is_number),
@@ -143,12 +145,22 @@ class ListenConfig:
     group: str = setting("", "listen.group", "group", aliases={"": ""})
     """Group of the file of a unix socket. Empty: the group of the workers, unless an owner is given."""
 
+    proxy_protocol: tuple[str, ...] = setting((), "listen.proxy_protocol", "networks")
+    """Proxies that begin each connection with a header of the PROXY protocol, version 1 or 2: networks and addresses, such as
+    "10.0.0.0/8", and "unix" for all peers on a unix socket. Logs, handlers and Telnet services see the client that the header
+    names; limits per address count the proxy. A proxy that sends no valid header is disconnected. From any other peer a header
+    is ordinary input. nginx: proxy_protocol and set_real_ip_from; HAProxy: accept-proxy."""
+
     def __post_init__(self) -> None:
         check_fields(self)
         try:
             endpoint = Endpoint.parse(self.address)
         except ValueError as error:
             raise ValueError(f"address: {error}") from error
+        try:
+            Networks(self.proxy_protocol)
+        except ValueError as error:
+            raise ValueError(f"proxy_protocol: {error}") from error
         for name in ("mode", "owner", "group"):
             if getattr(self, name) not in {None, ""} and endpoint.path is None:
                 raise ValueError(f"{name}: only unix sockets have one, not {self.address}")

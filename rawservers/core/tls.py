@@ -21,6 +21,7 @@ import contextlib
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import replace
 from select import EPOLLIN
 from typing import Any
@@ -29,7 +30,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.output import DONTWAIT, Output
 from rawservers.core.peer import Clock
 from rawservers.core.phases import Introduction, Phase
-from rawservers.core.protocol import Closing
+from rawservers.core.protocol import Chunk, Closing
 from rawservers.core.transfer import RECEIVE_SIZE
 from rawservers.core.transport import Transport
 
@@ -238,6 +239,18 @@ class TLSTransport(Transport):
             self.flush()
 
 
+class Handshake(Introduction):
+    """The protocol of a connection until its transport has plaintext."""
+
+    def end(self) -> Sequence[Chunk]:
+        self.closing = Closing.CLOSE
+        return ()
+
+    def expire(self) -> Sequence[Chunk]:
+        self._reject("no TLS handshake in time")
+        return ()
+
+
 class TLSConnection(Connection):
     """A connection over a TLSTransport: a handshake, then the conversation."""
 
@@ -248,7 +261,7 @@ class TLSConnection(Connection):
         """Begin with the handshake."""
         self._recv_size = RECEIVE_SIZE
         self._sock.start(rest)
-        self._enter(PREAMBLE, Introduction(self, (), self._begin_conversation, self.drain))
+        self._enter(PREAMBLE, Handshake(self, (), self._begin_conversation, self.drain))
         self.ready(EPOLLIN)
 
     def _begin_conversation(self, rest: bytes) -> None:

@@ -32,6 +32,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Callback, EventHandler, Loop
+from rawservers.core.networks import Networks
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
@@ -42,7 +43,7 @@ from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import AccessLog
 from rawservers.services import ServiceContext
-from rawservers.settings import Config
+from rawservers.settings import Config, ListenConfig
 from rawservers.status import Status
 
 log = logging.getLogger("rawservers")
@@ -122,7 +123,7 @@ class Worker(EventHandler):
         except CannotStart:
             loop.close()
             raise
-        self._listeners = [self._make_listener(server, listen.service) for server, listen in resources.servers.items()]
+        self._listeners = [self._make_listener(*row) for row in resources.servers.items()]
 
     def _trace(self) -> Callable[..., Listener]:
         """Begin a trace; returns what makes listeners with it."""
@@ -133,8 +134,9 @@ class Worker(EventHandler):
         self._at_end.append(log_of_trace.finish)
         return trace.traced_listener
 
-    def _make_listener(self, server: ServerSocket, service: str) -> Listener:
-        return self._make(server, self._services[service], self.loop, self._connections)
+    def _make_listener(self, server: ServerSocket, listen: ListenConfig) -> Listener:
+        proxies = Networks(listen.proxy_protocol)
+        return self._make(server, self._services[listen.service], self.loop, self._connections, proxies=proxies)
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -165,7 +167,7 @@ class Worker(EventHandler):
 
     def listen(self, server: ServerSocket, service: str) -> None:
         """Accept connections of `service` from `server`, too."""
-        self._listeners.append(self._make_listener(server, service))
+        self._listeners.append(self._make_listener(server, ListenConfig(service, server.address)))
         self._listeners[-1].open()
 
     def close_listeners(self) -> None:
