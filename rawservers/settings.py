@@ -9,22 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
 from rawservers.core.networks import Networks
+from rawservers.schema import WEEK, YEAR, is_number, is_text, rows, seconds, setting
+from rawservers.schema import Setting as Setting
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
-
-T = TypeVar("T")
 
 WELCOME = Path(__file__).parent / "welcome"
 
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
-
-DAY = 86400
-WEEK, YEAR = 7 * DAY, 365 * DAY
 
 
 class ConfigError(Exception):
@@ -33,55 +30,6 @@ class ConfigError(Exception):
     def __init__(self, errors: Sequence[str]) -> None:
         super().__init__("\n".join(errors))
         self.errors = list(errors)
-
-
-class Setting(NamedTuple):
-    """Schema of one setting in the configuration file.
-
-    key: its dotted key, with its section; kind: one of `config.converters.KINDS`; min, max: the limits of a number; aliases:
-    strings that stand for a value, and the value of each; example: lines of TOML.
-    """
-
-    key: str
-    kind: str
-    min: int = 0
-    max: int = 0
-    aliases: Mapping[str, Any] = {}
-    example: str = ""
-
-
-def setting(
-    default: T, key: str, kind: str = "", min: int = 0, max: int = 0, aliases: Mapping[str, Any] = {}, example: str = ""
-) -> T:
-    """A dataclass field with this default and a key in the configuration file: see `Setting`. kind: by default, the type."""
-    schema = Setting(key, kind or type(default).__name__, min, max, aliases, example)
-    return field(default=default, metadata={"setting": schema})
-
-
-def seconds(default: float, key: str, max: int = DAY) -> float:
-    """The same for a time in seconds."""
-    return setting(default, key, "seconds", max=max)
-
-
-def is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def rows(*tests: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A test for a tuple of rows, each with a value for each of these tests; of values, if there is one."""
-
-    def test(value: Any) -> bool:
-        table = [(row,) if len(tests) == 1 else row for row in value] if isinstance(value, tuple) else [()]
-        return all(
-            isinstance(row, tuple) and len(row) == len(tests) and all(test(item) for test, item in zip(tests, row, strict=True))
-            for row in table
-        )
-
-    return test
 
 
 # What a field takes, for messages, with {min} and {max}, and a test: by its kind, or by its name if it has no key.
@@ -97,18 +45,20 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
     "names": ("a tuple of file names", rows(is_text)),
+    "server_names": ("a tuple of host names", rows(is_text)),
     "networks": ('a tuple of networks and "unix"', rows(is_text)),
     "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
     "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
     "seconds": ("a number of seconds from {min} to {max}", is_number),
     "sites": ("a tuple of SiteConfig", rows(lambda row: isinstance(row, SiteConfig))),
+    "tls": ("a tuple of TLSConfig", rows(lambda row: isinstance(row, TLSConfig))),
     "types": ("a tuple of (extension, media type)", rows(is_text, is_text)),
     "handlers": ("a tuple of (path, function)", rows(is_text, callable)),
     "telnet_service": ("None, or a function", lambda value: value is None or callable(value)),
 }  # fmt: skip
 
 
-def check_fields(config: ListenConfig | SiteConfig | Config) -> None:
+def check_fields(config: ListenConfig | SiteConfig | TLSConfig | Config) -> None:
     """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
     for each in fields(config):
         value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
@@ -123,9 +73,27 @@ def check_fields(config: ListenConfig | SiteConfig | Config) -> None:
             raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
 
 
-def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
+def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[TLSConfig] | type[Config]) -> dict[str, Setting]:
     """The settings of the fields that have a key in the configuration file, by the names of the fields."""
     return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
+
+
+@dataclass(frozen=True, slots=True)
+class TLSConfig:
+    """A certificate for TLS. Raises ValueError."""
+
+    certificate: str = field(metadata={"setting": Setting("listen.tls.certificate", "pem")})
+    """File of the certificate in PEM, followed by the intermediate certificates."""
+
+    key: str = setting("", "listen.tls.key", "pem", aliases={"": ""})
+    """File of its private key in PEM, not encrypted. Empty: it is in the file of the certificate."""
+
+    hosts: tuple[str, ...] = setting((), "listen.tls.hosts", "server_names")
+    """Host names that the certificate is for, as "www.example.org" or "*.example.org". The first certificate is for all
+    others."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +119,21 @@ class ListenConfig:
     names; limits per address count the proxy. A proxy that sends no valid header is disconnected. From any other peer a header
     is ordinary input. nginx: proxy_protocol and set_real_ip_from; HAProxy: accept-proxy."""
 
+    tls: tuple[TLSConfig, ...] = setting(
+        (), "listen.tls", "tls", example='tls = { certificate = "site.pem", key = "site.key" }'
+    )
+    """TLS 1.2 and 1.3, which makes http https, and telnet telnets: a table with the files of a certificate and of its private
+    key, in PEM: { certificate = "site.pem", key = "site.key" }. Without a key, it is in the file of the certificate. Or an
+    array of such tables, each but the first with hosts = ["www.example.org", "*.example.org"]: the client says which host it
+    asks for (SNI), and the first certificate is for all others. The files are read at the start and at each reload, before
+    privileges are dropped. nginx: ssl_certificate, ssl_certificate_key."""
+
     def __post_init__(self) -> None:
+        if isinstance(self.tls, TLSConfig):
+            object.__setattr__(self, "tls", (self.tls,))
         check_fields(self)
+        if not all(each.hosts for each in self.tls[1:]):
+            raise ValueError("tls: all certificates but the first need hosts")
         try:
             endpoint = Endpoint.parse(self.address)
         except ValueError as error:
@@ -164,6 +145,11 @@ class ListenConfig:
         for name in ("mode", "owner", "group"):
             if getattr(self, name) not in {None, ""} and endpoint.path is None:
                 raise ValueError(f"{name}: only unix sockets have one, not {self.address}")
+
+    @property
+    def name(self) -> str:
+        """The name of the service, with an "s" if it uses TLS: https, telnets."""
+        return f"{self.service}s" if self.tls else self.service
 
 
 @dataclass(frozen=True, slots=True)

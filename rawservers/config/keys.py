@@ -7,12 +7,12 @@ import json
 import re
 
 from rawservers.config.positions import KeyPath
-from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
+from rawservers.settings import Config, ListenConfig, SiteConfig, TLSConfig, settings_of
 
 # Dotted key -> the name of the field that it sets, and its setting. The keys of array elements have no index.
 KEYS = {
     setting.key: (name, setting)
-    for config in (SiteConfig, Config, ListenConfig)
+    for config in (SiteConfig, Config, ListenConfig, TLSConfig)
     for name, setting in settings_of(config).items()
 } | {f"http.sites.{name}": (name, setting) for name, setting in settings_of(SiteConfig).items()}
 MAX_KEY = 80  # characters of a key that a message quotes, and that a suggestion is looked for

@@ -23,7 +23,7 @@ from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
 from rawservers.http.chunked import ChunkedBody
 from rawservers.http.epoch_cache import EpochCache
-from rawservers.http.framing import BLANK_LINES, cut_head
+from rawservers.http.framing import BLANK_LINES, TLS_HANDSHAKE, cut_head
 from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
 from rawservers.http.stream import Stream, StreamError
@@ -209,6 +209,7 @@ class Conversation(Protocol):
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 request = self._request = parse(head)
+                request.is_secure = self._peer.secure
                 if request.version == (1, 1):
                     request.response_version = self._responder.version
                 decode_target(request, self._responder.encoded_slash)
@@ -229,7 +230,7 @@ class Conversation(Protocol):
         request = self._request
         if request is None:
             first = BLANK_LINES.sub(b"", head or self._buffer, count=1).partition(b"\n")[0]
-            line = first.removesuffix(b"\r").decode("latin-1")
+            line = "(TLS handshake)" if first[:1] == TLS_HANDSHAKE else first.removesuffix(b"\r").decode("latin-1")
             # Its method, since the client of a malformed HEAD request expects no body either.
             request = Request(head, line, line.partition(" ")[0], "", (1, 0))
         request.keep_alive = False

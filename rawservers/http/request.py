@@ -86,6 +86,7 @@ class Request:
     query:       the query with its "?", "" if there is none
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
+    is_secure:   whether it came over TLS
     """
 
     head: bytes
@@ -102,6 +103,12 @@ class Request:
     query: str = ""
     path_bytes: bytes = b""
     steps: int = 0
+    is_secure: bool = False
+
+    @property
+    def scheme(self) -> str:
+        """ "https" over TLS, otherwise "http"."""
+        return "https" if self.is_secure else "http"
 
     @property
     def path(self) -> str:

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "rawservers"
 # Which of our own modules a module may import: those in a lower layer, or its own room.
 LAYERS = [
     {"core"},
+    {"schema"},
     {"settings"},
     {"http", "telnet"},
     {"config", "logs"},
