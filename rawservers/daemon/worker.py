@@ -41,7 +41,7 @@ from rawservers.daemon.socket_table import SocketTable, state_word
 from rawservers.daemon.startup import CannotStart, Resources, check_names, connection_shares, make_services, max_connections
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
-from rawservers.logs.access import AccessLog
+from rawservers.logs.access import make_log
 from rawservers.services import ServiceContext
 from rawservers.settings import Config, ListenConfig
 from rawservers.status import Status
@@ -111,7 +111,7 @@ class Worker(EventHandler):
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
         self._log_error = error_log.RepeatedError()
-        self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
+        self.access_log = make_log(resources.access_log, config.log_format, loop.clock, config.trusted_proxies)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL

@@ -399,6 +399,13 @@ def test_proxy_protocol(place: Path) -> None:
         assert exchange(server, b"GET /f\r\n") == b""
 
 
+@acts("http.trusted_proxies")
+def test_trusted_proxies(place: Path) -> None:
+    with started(place, 'http.trusted_proxies = ["127.0.0.0/8"]') as server:
+        ask(server, "/f", "h", "X-Forwarded-For: 192.0.2.1")
+        assert server.await_log(1)[0].startswith("192.0.2.1 - - [")
+
+
 @acts("workers")
 @pytest.mark.parametrize(("said", "count"), [("3", 3), ('"auto"', len(os.sched_getaffinity(0)))])
 def test_workers(place: Path, said: str, count: int) -> None:
