@@ -85,7 +85,9 @@ class Request:
     body:        the body
     query:       the query with its "?", "" if there is none
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
+    user:        the authenticated user (auth.py); "" if the path needs none
     steps:       steps of work that the response takes, see core/protocol.py
+    discards_body: whether the body is discarded unread
     """
 
     head: bytes
@@ -101,7 +103,9 @@ class Request:
     body: bytes = b""
     query: str = ""
     path_bytes: bytes = b""
+    user: str = ""
     steps: int = 0
+    discards_body: bool = False
 
     @property
     def path(self) -> str:
