@@ -383,7 +383,9 @@ def test_the_end_while_the_file_is_read(conf: Path) -> None:
             until(lambda: reads() > 0, "the first read")
             server.signal()
             assert server.wait() == 0
-        assert server.stderr().count("reload failed") == server.stderr().count("reload failed: the server is shutting down") == 1
+        assert (
+            server.stderr().count("reload failed") == server.stderr().count("reload failed: the server is shutting down") == 1
+        )
 
 
 @pytest.mark.parametrize("content", ["", "\n", "# nothing\n", "[http]\n"])
