@@ -125,7 +125,8 @@ def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[D
     Peer of each new connection, in the event loop of a worker; returns the Protocol object of the conversation. An exception in
     it closes that connection, and is logged. address: the default one of the service in configuration files, as text:
     HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: for HEAD, BODY, IDLE and NONE, seconds, or the name
-    of the field of Config that says them; 0 or absent: no limit. HEAD is by default that of the Config; SEND and LINGER always are.
+    of the field of Config that says them; 0 or absent: no limit. HEAD is by default that of the Config; SEND and LINGER always
+    are.
 
     To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed.
     """
