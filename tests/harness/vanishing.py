@@ -1,4 +1,4 @@
-"""What becomes of connections whose peers vanish, as when a cable is pulled, as a JSON object: descriptors, and lines of output.
+"""What becomes of connections whose peers vanish, as when a cable is pulled, as a JSON object.
 
 To be run in a network of its own, as its root: unshare --map-root-user --net python3 -m tests.harness.vanishing FOLDER
 """
