@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from select import EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI
 
 from rawservers.core.loop import Loop
-from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, Output, TruncatedError
+from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, FileError, Output
 from rawservers.core.peer import Address, Peer, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, ResponseEnd, ServiceSpec
@@ -311,7 +311,7 @@ class Connection(Peer):
 
     def _abort(self, error: OSError) -> None:
         """Close after an error of the network, of the peer, or of a file."""
-        level = logging.WARNING if isinstance(error, TruncatedError) else logging.DEBUG
+        level = logging.WARNING if isinstance(error, FileError) else logging.DEBUG
         log.log(level, "%r lost: %s", self, error.strerror or error)
         self.close()
 
