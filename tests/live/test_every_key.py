@@ -437,6 +437,7 @@ def test_reload_drain(place: Path) -> None:
             assert receive_all(sock) == b""
 
 
+@pytest.mark.slow
 @acts("stuck_time")
 def test_stuck_time(place: Path) -> None:
     with started(place, "stuck_time = 3", may_fail=True) as server:
