@@ -36,6 +36,7 @@ CLIENTS = {
     "mount": "mount",
     "nc.openbsd": "netcat-openbsd",
     "ncat": "ncat",
+    "nft": "nftables",
     "nginx": "nginx-light",
     "node": "nodejs",
     "nsenter": "util-linux",
