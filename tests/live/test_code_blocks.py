@@ -91,10 +91,12 @@ def test_a_program_is_shown_as_it_is(block: Block) -> None:
 
 
 def test_the_blocks_of_tests_pass(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so do the tests in examples/."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     files = {re.sub(r"\W", "_", f"test_{block}"): block.text for block in TESTS}
-    assert len(files) >= 5
+    files |= {path.stem: path.read_text() for path in (ROOT / "examples").glob("test_*.py")}
+    assert len(files) >= 6
     pytester.makepyfile(**files)
     result = pytester.runpytest_subprocess("-p", "rawservers.testing.plugin", "-p", "pytest_httpserver.pytest_plugin")
     result.assert_outcomes(passed=sum(text.count("def test_") for text in files.values()))

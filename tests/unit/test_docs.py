@@ -133,7 +133,7 @@ def test_a_name_that_is_not_there_is_noticed(code: str) -> None:
         "rawservers/core/loop.py:TICK",
         "core/connection.py:Connection.failed",
         "services.py:prepare_telnet",
-        "tests/live/test_protocols.py:test_a_third_protocol",
+        "tests/live/test_examples.py:test_a_third_protocol",
         "test_a_third_protocol",
         "core/loop.py",
         "loop.py",
