@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
+
+from rawservers.core.peer import Address
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -86,6 +89,9 @@ class Request:
     query:       the query with its "?", "" if there is none
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
+    client:      address of the client: that of the peer, unless a trusted proxy has named another one
+    scheme:      "https" if the client uses TLS, as far as is known, else "http"
+    forwarded:   the fields in which proxies have named the client; None if there are none, or no proxy is trusted
     """
 
     head: bytes
@@ -102,6 +108,9 @@ class Request:
     query: str = ""
     path_bytes: bytes = b""
     steps: int = 0
+    client: Address = ("", 0)
+    scheme: str = "http"
+    forwarded: Mapping[str, str] | None = None
 
     @property
     def path(self) -> str:

@@ -225,6 +225,7 @@ def test_a_bad_reload_keeps_what_is_served(service: Machine) -> None:
     assert generation(service) == "3"
 
 
+@pytest.mark.slow
 def test_nobody_is_refused_during_reloads_and_restarts(service: Machine) -> None:
     with load(service) as clients:
         for number in range(10):
@@ -281,6 +282,7 @@ def test_the_main_process_is_killed(service: Machine) -> None:
     assert not old & workers(service)
 
 
+@pytest.mark.slow
 def test_the_main_process_hangs(service: Machine) -> None:
     drop_in(service, "WatchdogSec=1")
     service.systemctl("restart", "rawservers")
@@ -288,7 +290,9 @@ def test_the_main_process_hangs(service: Machine) -> None:
     assert "Watchdog timeout" in service.journal("--unit=rawservers")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hangs", marks=pytest.mark.slow)]
+)
 def test_a_worker_is_killed_or_hangs(service: Machine, number: int) -> None:
     configure(service, "1", stuck_time=2)
     service.systemctl("restart", "rawservers")
@@ -300,6 +304,7 @@ def test_a_worker_is_killed_or_hangs(service: Machine, number: int) -> None:
     assert (main_process(service), generation(service)) == (main, "1")
 
 
+@pytest.mark.slow
 def test_a_client_waits_while_the_configuration_is_mended(service: Machine) -> None:
     """Meanwhile the service is started and fails time and again; that takes neither the port away nor the processor."""
     service.systemctl("stop", "rawservers")
