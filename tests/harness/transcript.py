@@ -37,7 +37,14 @@ class Shell:
 
     def __init__(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        environment = {"PATH": path, "PS1": "$ ", "TERM": "dumb", "LC_ALL": "C.UTF-8", "PYTHON_BASIC_REPL": "1"}
+        environment = {
+            "PATH": path,
+            "PS1": "$ ",
+            "TERM": "dumb",
+            "LC_ALL": "C.UTF-8",
+            "PYTHON_BASIC_REPL": "1",
+            "HOME": "/nonexistent",
+        }
         command = "/bin/bash", ["--noprofile", "--norc", "--noediting"]
         self._child = pexpect.spawn(
             *command, cwd=ROOT, env=environment, dimensions=(50, 250), preexec_fn=heed_interrupts, encoding="utf-8"
@@ -127,7 +134,8 @@ class Transcript:
             assert re.fullmatch(AT_PROMPT, left), f"at the end, {name} shows\n{left}"
             if left != "$ ":
                 shell.interrupt()
-                assert shell.shown().endswith("$ "), f"at the end, {name} does not leave its program"
+                shell.drop()
+                assert shell.shown() == "$ ", f"at the end, {name} does not leave its program"
 
     def matches(self, expected: str, shown: str) -> bool:
         """Whether a terminal shows what the document says, perhaps with a prompt behind it."""

@@ -165,16 +165,31 @@ def test_haproxy_takes_it(tmp_path: Path, block: Block) -> None:
     assert "ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("place", dict.fromkeys((block.document, block.section) for block in TRANSCRIPTS), ids=": ".join)
-def test_terminals_show_what_a_section_says(place: tuple[str, str]) -> None:
+SECTIONS = {(block.document, block.section): block.document for block in TRANSCRIPTS}
+
+
+def show_sections(*sections: tuple[str, str]) -> None:
+    """Play them one after the other, at the same terminals and on the same ports."""
     seed = random.Random()  # not the one that pytest-xdist's processes share
-    ports = {port: str(free_port(seed)) for port in ("2323", "8080")}
-    replacements = {"python3 -m rawservers": "python3 -m rawservers --http 8080 --telnet 2323", **ports}
-    with Transcript(replacements) as transcript:
-        for block in TRANSCRIPTS:
-            if (block.document, block.section) == place:
-                transcript.play(block.argument, block.text)
-        transcript.finish()
+    ports = {port: str(free_port(seed)) for port in ("2323", "2324", "8080")}
+    with Transcript({"python3 -m rawservers": "python3 -m rawservers --http 8080 --telnet 2323", **ports}) as transcript:
+        for section in sections:
+            for block in TRANSCRIPTS:
+                if (block.document, block.section) == section:
+                    transcript.play(block.argument, block.text)
+            transcript.finish()
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=": ".join)
+def test_terminals_show_what_a_section_says(section: tuple[str, str]) -> None:
+    show_sections(section)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", dict.fromkeys(SECTIONS.values()))
+def test_a_reader_goes_from_the_first_line_to_the_last(document: str) -> None:
+    """What one section leaves behind does not disturb the next one: programs, and ports that are taken."""
+    show_sections(*(section for section, name in SECTIONS.items() if name == document))
 
 
 @pytest.mark.parametrize(
