@@ -6,22 +6,36 @@ The docstrings of the fields are the text of `conf/rawservers.toml`, which `pyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from pkgutil import get_data
 from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
-from rawservers.core.networks import Networks
-from rawservers.schema import WEEK, YEAR, is_number, is_text, rows, seconds, setting
-from rawservers.schema import Setting as Setting
+from rawservers.schema import DAY, Setting, check_fields, seconds, setting
+from rawservers.schema import settings_of as settings_of
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
-WELCOME = Path(__file__).parent / "welcome"
+WELCOME = Path(__file__).parent / "welcome"  # no directory, if the package is in a zip archive: see `read_data`
 
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
+
+WEEK, YEAR = 7 * DAY, 365 * DAY
+
+
+@cache
+def read_data(name: str) -> str:
+    """A data file of the package, in UTF-8, by its path in it. Raises OSError.
+
+    The package may be in a zip archive. It is read once: an upgrade replaces the archive under a running server.
+    """
+    data = get_data("rawservers", name)
+    assert data is not None  # the loaders of directories and of archives can do this
+    return data.decode()
 
 
 class ConfigError(Exception):
@@ -30,52 +44,6 @@ class ConfigError(Exception):
     def __init__(self, errors: Sequence[str]) -> None:
         super().__init__("\n".join(errors))
         self.errors = list(errors)
-
-
-# What a field takes, for messages, with {min} and {max}, and a test: by its kind, or by its name if it has no key.
-TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "bool": ("True or False", lambda value: isinstance(value, bool)),
-    "choice": ("", lambda value: False),  # its aliases are all that is allowed
-    "headers": ("a tuple of (pattern, name, value)", rows(is_text, is_text, is_text)),
-    "hosts": ("a tuple of host names", rows(is_text)),
-    "int": ("an integer from {min} to {max}", lambda value: is_number(value) and isinstance(value, int)),
-    "listeners": (
-        "None, or a tuple of ListenConfig",
-        lambda value: value is None or rows(lambda row: isinstance(row, ListenConfig))(value),
-    ),
-    "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
-    "names": ("a tuple of file names", rows(is_text)),
-    "server_names": ("a tuple of host names", rows(is_text)),
-    "networks": ('a tuple of networks and "unix"', rows(is_text)),
-    "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
-    "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
-    "seconds": ("a number of seconds from {min} to {max}", is_number),
-    "sites": ("a tuple of SiteConfig", rows(lambda row: isinstance(row, SiteConfig))),
-    "tls": ("a tuple of TLSConfig", rows(lambda row: isinstance(row, TLSConfig))),
-    "types": ("a tuple of (extension, media type)", rows(is_text, is_text)),
-    "handlers": ("a tuple of (path, function)", rows(is_text, callable)),
-    "telnet_service": ("None, or a function", lambda value: value is None or callable(value)),
-}  # fmt: skip
-
-
-def check_fields(config: ListenConfig | SiteConfig | TLSConfig | Config) -> None:
-    """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
-    for each in fields(config):
-        value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
-        if isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(config, each.name, value)
-        expected, is_valid = TYPES.get(schema.kind, ("a string", is_text))
-        within = schema.kind not in {"int", "seconds"} or (is_valid(value) and schema.min <= value <= schema.max)
-        if not (within and is_valid(value)) and not any(value == alias for alias in schema.aliases.values()):
-            aliases = [f"{alias!r}" for alias in dict.fromkeys(schema.aliases.values()) if not isinstance(alias, int)]
-            expected = " or ".join(filter(None, [expected.format(min=schema.min, max=schema.max), *aliases]))
-            raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
-
-
-def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[TLSConfig] | type[Config]) -> dict[str, Setting]:
-    """The settings of the fields that have a key in the configuration file, by the names of the fields."""
-    return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +106,6 @@ class ListenConfig:
             endpoint = Endpoint.parse(self.address)
         except ValueError as error:
             raise ValueError(f"address: {error}") from error
-        try:
-            Networks(self.proxy_protocol)
-        except ValueError as error:
-            raise ValueError(f"proxy_protocol: {error}") from error
         for name in ("mode", "owner", "group"):
             if getattr(self, name) not in {None, ""} and endpoint.path is None:
                 raise ValueError(f"{name}: only unix sockets have one, not {self.address}")
@@ -150,6 +114,22 @@ class ListenConfig:
     def name(self) -> str:
         """The name of the service, with an "s" if it uses TLS: https, telnets."""
         return f"{self.service}s" if self.tls else self.service
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """A path that needs a user and a password, with all that is below it. Raises ValueError.
+
+    path: decoded, with or without a final slash; users: the file of those who may have it, None: everybody may; realm: the name
+    that browsers show.
+    """
+
+    path: str = field(metadata={"setting": Setting("http.auth.path", "plain_path")})
+    users: str | None = field(metadata={"setting": Setting("http.auth.users", "users_file", aliases={"off": None})})
+    realm: str = setting("Restricted", "http.auth.realm", "realm")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +183,15 @@ class SiteConfig:
     """File to send for paths that do not exist, as single-page applications need. If there is a dot in the last segment, as in
     /app.js or /user/john.doe, only clients that name text/html in Accept get it, as browsers do for a page. nginx: try_files.
     "off": such paths are 404."""
+
+    auth: tuple[AuthConfig, ...] = setting(
+        (), "http.auth", "auth", example='auth = [{ path = "/private/", users = "users", realm = "Members only" }]'
+    )
+    """Basic authentication (RFC 7617), by path: a path is decoded, and protects all that is below it, functions included. Of
+    several, the longest decides. users: a file made by htpasswd -B (bcrypt; the Python package bcrypt is
+    needed), or "off": everybody. It is read before privileges are dropped, at a reload, and when it has changed, if the
+    workers may read it. realm: a name that browsers show, by default "Restricted". Passwords are sent unencrypted, unless the
+    connection uses TLS. nginx: auth_basic_user_file."""
 
     types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".log" = "text/x-log"')
     """Media types by file name extension, taking precedence over the built-in ones (rawservers/http/media_types.txt). "": the
@@ -269,6 +258,10 @@ class Config:
     body_time: float = seconds(60, "http.body_time")
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
 
+    function_time: float = seconds(60, "http.function_time")
+    """Time limit for the promise of a handler (a Future), and for a folder listing. Then the answer is 503, and the connection
+    is closed; what comes of the promise later is dropped. 0: none. nginx: proxy_read_timeout, 60."""
+
     idle_time: float = seconds(75, "http.idle_time")
     """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1
     clients, and on request (Connection: keep-alive) for those of HTTP/1.0. nginx: keepalive_timeout, 75. Browsers
@@ -326,11 +319,18 @@ class Config:
     """Whether an encoded slash (%2F) in a path is a slash, as npm needs it for /@scope%2fname. The path is decoded once, then
     checked like any other. Off: such paths are 404, since a proxy in front may take %2F for a part of a name, and its rules for
     a directory would be evaded. Apache: AllowEncodedSlashes, off."""
+
     http_version: str = setting("1.0", "http.version", "choice", aliases={"1.0": "1.0", "1.1": "1.1"})
     """Version in the status line of responses to HTTP/1.1 clients; others always get HTTP/1.0. Some clients and proxies open a
     new connection for each request if a response says HTTP/1.0, in spite of its Connection: keep-alive: "1.1" lets them reuse
     it. Nothing else depends on it. HTTP/1.0, since that is what this server implements: nothing that came with HTTP/1.1 is
     needed to read its responses."""
+
+    trusted_proxies: tuple[str, ...] = setting((), "http.trusted_proxies", "networks")
+    """Proxies whose X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239) are believed: networks and addresses, and
+    "unix" for all peers on a unix socket. The access log and handlers then have the client: the last address that is not of a
+    trusted proxy. Limits per address count the proxy. Not needed with the PROXY protocol (listen.proxy_protocol). nginx:
+    set_real_ip_from, with real_ip_recursive on."""
 
     server_header: bool = setting(True, "http.server_header")
     """Server header field, with the name and version of the program. nginx: server_tokens, which hides only the version."""

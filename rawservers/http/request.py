@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
+
+from rawservers.core.peer import Address
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -85,8 +88,12 @@ class Request:
     body:        the body
     query:       the query with its "?", "" if there is none
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
+    user:        the authenticated user (auth.py); "" if the path needs none
     steps:       steps of work that the response takes, see core/protocol.py
-    is_secure:   whether it came over TLS
+    client:      address of the client: that of the peer, unless a trusted proxy has named another one
+    scheme:      "https" if the client uses TLS, as far as is known, else "http"
+    forwarded:   the fields in which proxies have named the client; None if there are none, or no proxy is trusted
+    discards_body: whether the body is discarded unread
     """
 
     head: bytes
@@ -102,13 +109,17 @@ class Request:
     body: bytes = b""
     query: str = ""
     path_bytes: bytes = b""
+    user: str = ""
     steps: int = 0
-    is_secure: bool = False
+    client: Address = ("", 0)
+    scheme: str = "http"
+    forwarded: Mapping[str, str] | None = None
+    discards_body: bool = False
 
     @property
-    def scheme(self) -> str:
-        """ "https" over TLS, otherwise "http"."""
-        return "https" if self.is_secure else "http"
+    def is_secure(self) -> bool:
+        """Whether the client uses TLS, as far as is known."""
+        return self.scheme == "https"
 
     @property
     def path(self) -> str:

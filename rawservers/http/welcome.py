@@ -15,7 +15,7 @@ from typing import Any
 from rawservers.http.request import Request
 from rawservers.http.response import PreparedResponse, Response
 from rawservers.http.site import Site, is_cacheable
-from rawservers.settings import WELCOME, ListenConfig
+from rawservers.settings import ListenConfig, read_data
 
 PLACE = "<!-- listeners -->"  # of the lines about the listeners, in the template
 MAX_LISTENERS = 20  # that are named
@@ -32,7 +32,7 @@ class WelcomeSite(Site):
     def __init__(self, *site: Any, listeners: Iterable[ListenConfig]) -> None:
         super().__init__(*site)
         self._listeners = [each for each in listeners if each.service in LINES][:MAX_LISTENERS]
-        self._template = (WELCOME / "index.html").read_text()  # read before the process drops its privileges
+        self._template = read_data("welcome/index.html")  # read before the process drops its privileges
 
     def _serve(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
         if path not in {b"/", b"/index.html"}:

@@ -6,15 +6,15 @@ import json
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rawservers.status import fetch
 from tests.harness import wire
-from tests.harness.needs import ROOT, need
+from tests.harness.needs import need
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import DEADLINE, until
@@ -85,9 +85,7 @@ def ask(place: Path, name: str, data: bytes) -> bytes:
 
 
 def counters(place: Path, service: str) -> dict[str, int]:
-    command = [sys.executable, "-m", "rawservers", "--status", f"unix:{place}/status", "--format", "json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=DEADLINE)
-    found: dict[str, int] = json.loads(done.stdout)["counters"][service]
+    found: dict[str, int] = json.loads(fetch(f"unix:{place}/status", "json"))["counters"][service]
     return found
 
 
