@@ -26,12 +26,12 @@ from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.http.welcome import WelcomeSite
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
 from rawservers.sockets import Sockets
 from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
+from rawservers.welcome.site import WelcomeSite
 
 log = logging.getLogger("rawservers")
 
@@ -75,7 +75,7 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     freshness = FreshnessClock(context.clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes)
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
+    kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
     sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)]
     router = Router(sites, config, cache)
     return lambda peer: Conversation(peer, router, config.requests)

@@ -53,8 +53,7 @@ NEVER = float("inf")
 class Connection(Peer):
     """An event handler of the loop: one accepted socket, its protocol object, and all that this protocol sees of both.
 
-    service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
-    accepted_at: when that was; timer_started: when the running deadline was started. Its state:
+    service: its name; accepted_at: when it was accepted; timer_started: when the running deadline was started. Its state:
 
     _waiting:        `protocol.waiting` after the last call; a TURN changes it only after output
     _recv_size:      maximum of the next recv, in bytes
@@ -70,7 +69,7 @@ class Connection(Peer):
     __slots__ = (
         "_eof_received", "_events", "_greedy", "_loop", "_on_close", "_output", "_phase", "_protocol", "_recv_size",
         "_response_sent", "_rest", "_resume_pending", "_resume_timer", "_service", "_sock", "_timer", "_timer_due",
-        "_turn_events", "_waiting", "accepted_at", "host", "service", "timer_started",
+        "_turn_events", "_waiting", "accepted_at", "service", "timer_started",
     )  # fmt: skip
 
     def __init__(

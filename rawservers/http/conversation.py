@@ -209,6 +209,7 @@ class Conversation(Protocol):
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 request = self._request = parse(head)
+                request.peer = self._peer
                 if request.version == (1, 1):
                     request.response_version = self._responder.version
                 decode_target(request, self._responder.encoded_slash)

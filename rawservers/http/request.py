@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
 
+from rawservers.core.peer import Clock, Peer
+
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -37,6 +39,7 @@ CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
 CODINGS = re.compile(rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)")  # RFC 9112 §6.1: chunked once, and last
 CODING_LINE = re.compile(rb"\n(?i:transfer-encoding):")
+NO_PEER = Peer(("", 0), Clock())
 
 
 @dataclass(eq=False)
@@ -86,6 +89,7 @@ class Request:
     query:       the query with its "?", "" if there is none
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
+    peer:        its client: `peer.address`, and `peer.local`, the address that it has connected to
     """
 
     head: bytes
@@ -102,6 +106,7 @@ class Request:
     query: str = ""
     path_bytes: bytes = b""
     steps: int = 0
+    peer: Peer = NO_PEER
 
     @property
     def path(self) -> str:

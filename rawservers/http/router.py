@@ -75,7 +75,9 @@ class Router(Responder):
         self._body_limit = config.body_limit
 
     def max_body(self, request: Request) -> int | None:
-        return self._body_limit if handler_for(request, self._find(request)) else None
+        if handlers := self._find(request):
+            return self._body_limit if handler_for(request, handlers) else None
+        return self._site(request).max_body(request)
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handlers = self._find(request)

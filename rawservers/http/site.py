@@ -86,6 +86,10 @@ class Site:
         if config.listing:
             html.template()  # read it before the process drops its privileges
 
+    def max_body(self, request: Request) -> int | None:
+        """The longest body accepted with `request`, in bytes; None: none is."""
+        return None
+
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         """The response to `request`, or a future of one; that of the future if there is one, which is done."""
         if future:
