@@ -73,9 +73,12 @@ let typed = new Uint8Array(), seen = 0
 const join = (a, b) => new Uint8Array([...a, ...b])
 const bytes = data => [...data].map(byte => byte.toString(16).padStart(2, "0")).join(" ")
 const text = data => {
-  let decoded
-  try { decoded = new TextDecoder("utf-8", { fatal: true }).decode(data) } catch { decoded = String.fromCharCode(...data) }
-  return decoded.replace(/[^ -~\u00a1-\uffff]/g, character => ({ "\r": "\\r", "\n": "\\n" })[character] ??
+  let decoded = String.fromCharCode(...data), shown = /[^ -~]/g
+  try {
+    decoded = new TextDecoder("utf-8", { fatal: true }).decode(data)
+    shown = /[^ -~\u00a1-\uffff]/g
+  } catch { }  // no text: each byte by itself
+  return decoded.replace(shown, character => ({ "\r": "\\r", "\n": "\\n" })[character] ??
     `\\x${character.charCodeAt().toString(16).padStart(2, "0")}`)
 }
 

@@ -78,6 +78,9 @@ class WelcomeSite(Site):
         fields += [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "same-origin")]
         return PreparedResponse(Response(200, self._with_site_headers(request, fields), body), request)
 
+    def _has_home(self, path: bytes) -> bool:
+        return True
+
     # Echo
 
     def _is_echo(self, request: Request) -> bool:
