@@ -73,7 +73,7 @@ class Service(NamedTuple):
 def prepare_http(config: Config, context: ServiceContext) -> Start:
     """HTTP/1.0: files and handlers."""
     freshness = FreshnessClock(context.clock)
-    cache = ResponseCache(freshness, config.answers, config.answer_bytes)
+    cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
     sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)]

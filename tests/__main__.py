@@ -83,6 +83,7 @@ def run_all() -> int:
 
 
 if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the tests start a thousand interpreters, each a third faster so
     install_clients()
     if sys.argv[1:] == ["--renew"]:
         sys.exit(renew_constraints())

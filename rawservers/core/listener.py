@@ -20,9 +20,11 @@ from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.loop import EVENTS_TIME, STEPS_PER_CHECK, TURNS_TIME, EventHandler, Loop
+from rawservers.core.networks import NOBODY, Networks
 from rawservers.core.peer import peer_address
 from rawservers.core.phases import Preambles
 from rawservers.core.protocol import ServiceSpec
+from rawservers.core.proxy import ProxyHeader
 from rawservers.core.transport import Transport
 
 log = logging.getLogger("rawservers")
@@ -67,17 +69,19 @@ class Listener(EventHandler):
     """An event handler of the loop: accepts the connections of one server socket.
 
     transport: makes their sockets; preambles: make what comes before each conversation; connection: the class of the
-    connections.
+    connections; proxies: peers that begin with a PROXY header.
     """
 
     def __init__(
         self, server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections,
         transport: Callable[..., Transport] = Transport, preambles: Preambles = (), connection: type[Connection] = Connection,
+        proxies: Networks = NOBODY,
     ) -> None:  # fmt: skip
         self._service, self.service = service, service.name
         self._server, self._sock, self._family = server, server.sock, int(server.sock.family)
         self._loop, self._connections, self._on_close = loop, connections, connections.discard
         self._transport, self._preambles, self._connection = transport, preambles, connection
+        self._proxies, self._has_preambles = proxies, bool(preambles or proxies)
         self._state = CLOSED
         self._timer = 0  # of the state
         # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up; and of the last accept.
@@ -156,8 +160,13 @@ class Listener(EventHandler):
         service.counters.accepted += 1
         connection = self._connection(sock, peer, service, self._loop, self._on_close)
         self._connections.add(connection)
-        begin = partial(connection.introduce, self._preambles) if self._preambles else connection.begin
+        begin = partial(self._introduce, connection) if self._has_preambles else connection.begin
         self._loop.call_isolated(connection, begin)
+
+    def _introduce(self, connection: Connection) -> None:
+        """Begin with the preambles that this connection must have."""
+        preambles = (ProxyHeader, *self._preambles) if connection.host in self._proxies else self._preambles
+        connection.introduce(preambles) if preambles else connection.begin()
 
     def _wake_ended(self) -> None:
         """BACKLOG: go on accepting, if the wake has time left, or none had for MAX_WAIT. FULL: accept, if there is room now."""

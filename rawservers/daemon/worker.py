@@ -32,6 +32,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Callback, EventHandler, Loop
+from rawservers.core.networks import Networks
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
@@ -40,9 +41,9 @@ from rawservers.daemon.socket_table import SocketTable, state_word
 from rawservers.daemon.startup import CannotStart, Resources, check_names, connection_shares, make_services, max_connections
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
-from rawservers.logs.access import AccessLog
+from rawservers.logs.access import make_log
 from rawservers.services import ServiceContext
-from rawservers.settings import Config
+from rawservers.settings import Config, ListenConfig
 from rawservers.status import Status
 
 log = logging.getLogger("rawservers")
@@ -110,7 +111,7 @@ class Worker(EventHandler):
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
         self._log_error = error_log.RepeatedError()
-        self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
+        self.access_log = make_log(resources.access_log, config.log_format, loop.clock, config.trusted_proxies)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
@@ -122,7 +123,7 @@ class Worker(EventHandler):
         except CannotStart:
             loop.close()
             raise
-        self._listeners = [self._make_listener(server, listen.service) for server, listen in resources.servers.items()]
+        self._listeners = [self._make_listener(*row) for row in resources.servers.items()]
 
     def _trace(self) -> Callable[..., Listener]:
         """Begin a trace; returns what makes listeners with it."""
@@ -133,8 +134,9 @@ class Worker(EventHandler):
         self._at_end.append(log_of_trace.finish)
         return trace.traced_listener
 
-    def _make_listener(self, server: ServerSocket, service: str) -> Listener:
-        return self._make(server, self._services[service], self.loop, self._connections)
+    def _make_listener(self, server: ServerSocket, listen: ListenConfig) -> Listener:
+        proxies = Networks(listen.proxy_protocol)
+        return self._make(server, self._services[listen.service], self.loop, self._connections, proxies=proxies)
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -165,7 +167,7 @@ class Worker(EventHandler):
 
     def listen(self, server: ServerSocket, service: str) -> None:
         """Accept connections of `service` from `server`, too."""
-        self._listeners.append(self._make_listener(server, service))
+        self._listeners.append(self._make_listener(server, ListenConfig(service, server.address)))
         self._listeners[-1].open()
 
     def close_listeners(self) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
 
-from rawservers.core.peer import Clock, Peer
+from rawservers.core.peer import Address, Clock, Peer
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -89,7 +90,10 @@ class Request:
     query:       the query with its "?", "" if there is none
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
-    peer:        its client: `peer.address`, and `peer.local`, the address that it has connected to
+    peer:        the connection that it has come on: `peer.address`, and `peer.local`, the address that was connected to
+    client:      address of the client: that of the peer, unless a trusted proxy has named another one
+    scheme:      "https" if the client uses TLS, as far as is known, else "http"
+    forwarded:   the fields in which proxies have named the client; None if there are none, or no proxy is trusted
     """
 
     head: bytes
@@ -107,6 +111,9 @@ class Request:
     path_bytes: bytes = b""
     steps: int = 0
     peer: Peer = NO_PEER
+    client: Address = ("", 0)
+    scheme: str = "http"
+    forwarded: Mapping[str, str] | None = None
 
     @property
     def path(self) -> str:

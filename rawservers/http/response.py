@@ -161,6 +161,7 @@ class AccessRecord:
     body_size:  bytes of the body to send, without the head
     referer:    the Referer field, or ""
     agent:      the User-Agent field, or ""
+    forwarded:  as in the Request
     text:       the formatted log line, kept here by the access log
     """
 
@@ -170,6 +171,7 @@ class AccessRecord:
     body_size: int
     referer: str = ""
     agent: str = ""
+    forwarded: Mapping[str, str] | None = None
     text: str = ""
 
 
@@ -220,11 +222,12 @@ class PreparedResponse:
         self.epoch = -1
         head_size = len(self.status_line) + len(self.header_tail)
         self.record = AccessRecord(request.line, status, head_size, 0 if bodiless else size)
-        self.set_log_fields(request.fields)
+        self.set_log_fields(request.fields, request.forwarded)
 
-    def set_log_fields(self, fields: Mapping[str, str]) -> None:
-        """Use Referer and User-Agent of these header fields for the access log from now on."""
+    def set_log_fields(self, fields: Mapping[str, str], forwarded: Mapping[str, str] | None) -> None:
+        """Use Referer and User-Agent of `fields` for the access log from now on, and what proxies have sent in `forwarded`."""
         self.record.referer, self.record.agent = fields.get("referer", ""), fields.get("user-agent", "")
+        self.record.forwarded = forwarded
         self.end_keepalive: ResponseEnd | None = None
         self.end_close: ResponseEnd | None = None
 

@@ -35,6 +35,7 @@ from pathlib import Path
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import Responder
 from rawservers.http.files import open_body
+from rawservers.http.forwarded import TrustedProxies
 from rawservers.http.request import HTTPError, Request, parse_host
 from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, check_headers, with_type
 from rawservers.http.site import Site, media_type
@@ -50,11 +51,12 @@ class Router(Responder):
     """The Responder of the HTTP service.
 
     sites: the default site first. config: its `handlers`, of which the one with the longest path is called, `body_limit`,
-    `server_header`, `http_version` and `encoded_slash`. Raises ValueError for a malformed host name or path.
+    `server_header`, `http_version`, `encoded_slash` and `trusted_proxies`. Raises ValueError for a malformed host name or path.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
-        super().__init__(cache.lookup, config.server_header, config.http_version, config.encoded_slash)
+        trusted = TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None
+        super().__init__(cache.lookup, config.server_header, config.http_version, config.encoded_slash, trusted)
         self._default = sites[0]
         self._sites = {parse_host(host): site for site in sites for host in site.hosts}
         by_path: defaultdict[str, dict[str, Handler]] = defaultdict(dict)

@@ -388,6 +388,24 @@ def test_access_to_a_unix_socket(place: Path) -> None:
         assert (pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name) == (owner, group)
 
 
+@acts("listen.proxy_protocol")
+def test_proxy_protocol(place: Path) -> None:
+    """With a trace, which has listeners of its own."""
+    listen = '[[listen]]\nservice = "http"\naddress = "0"\nproxy_protocol = ["127.0.0.0/8"]'
+    with started(place, "log.trace = true", listen=listen) as server:
+        header = b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 80\r\n"
+        assert exchange(server, header + b"GET /f\r\n") == b"content of f\n"
+        assert server.await_log(1)[0].startswith("192.0.2.1 - - [")
+        assert exchange(server, b"GET /f\r\n") == b""
+
+
+@acts("http.trusted_proxies")
+def test_trusted_proxies(place: Path) -> None:
+    with started(place, 'http.trusted_proxies = ["127.0.0.0/8"]') as server:
+        ask(server, "/f", "h", "X-Forwarded-For: 192.0.2.1")
+        assert server.await_log(1)[0].startswith("192.0.2.1 - - [")
+
+
 @acts("workers")
 @pytest.mark.parametrize(("said", "count"), [("3", 3), ('"auto"', len(os.sched_getaffinity(0)))])
 def test_workers(place: Path, said: str, count: int) -> None:
@@ -426,6 +444,7 @@ def test_reload_drain(place: Path) -> None:
             assert receive_all(sock) == b""
 
 
+@pytest.mark.slow
 @acts("stuck_time")
 def test_stuck_time(place: Path) -> None:
     with started(place, "stuck_time = 3", may_fail=True) as server:

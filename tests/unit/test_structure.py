@@ -33,18 +33,21 @@ LAYERS = [
     {"cli", "testing"},
     {"__main__"},
 ]
-PROTOCOLS_SEE = {"core.peer", "core.protocol", "settings"}
+PROTOCOLS_SEE = {"core.networks", "core.peer", "core.protocol", "settings"}
 PURE = {
     "config.keys",
     "config.positions",
     "core.errors",
+    "core.networks",
     "core.peer",
     "core.protocol",
+    "core.proxy",
     "core.redaction",
     "daemon.transitions",
     "sockets",
     "http.request",
     "http.dates",
+    "http.forwarded",
     "http.target",
     "http.negotiation",
     "http.response",
@@ -79,7 +82,8 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 ORDERS = {
     "http": (
         "router", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache",
-        "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target", "request",
+        "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target", "forwarded",
+        "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip
