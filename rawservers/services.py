@@ -17,10 +17,11 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
+from rawservers.http.auth import Protection, Verify
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
@@ -45,12 +46,14 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
 class ServiceContext(NamedTuple):
-    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log."""
+    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log.
+    users: the files of users of `Config.sites`, by path."""
 
     clock: Clock
     report: Report
     get_status: GetStatus
     get_sockets: GetSockets = Future
+    users: Mapping[str, Any] = {}
 
 
 class Service(NamedTuple):
@@ -76,7 +79,15 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
-    sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)]
+    verifiers: Mapping[str, Verify] = {}
+    if context.users:
+        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
+
+        verifiers = make_verifiers(context.users, freshness)
+    sites = [
+        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers))
+        for site in config.sites or (SiteConfig(),)
+    ]
     router = Router(sites, config, cache)
     return lambda peer: Conversation(peer, router, config.requests)
 
@@ -97,13 +108,18 @@ def prepare_status(config: Config, context: ServiceContext) -> Start:
     return prepare_http(Config(handlers=(("GET /", partial(respond, context.get_status, context.get_sockets)),)), context)
 
 
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach a bound address."""
+    return address.startswith(("127.", "[::1]:", "unix:"))
+
+
 def http_banner(config: Config, address: str) -> str:
     roots = ", ".join(
         "the welcome page" if site.root == str(WELCOME) else site.root for site in config.sites or (SiteConfig(),)
     )
     if address.startswith("unix:"):
         return f"{address} (serving {roots})"
-    warning = "" if address.startswith(("127.", "[::1]:")) else f"; anyone who can reach {address} can read it"
+    warning = "" if is_local(address) else f"; anyone who can reach {address} can read it"
     return f"http://{address}/ (serving {roots}{warning})"
 
 

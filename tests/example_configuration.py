@@ -15,8 +15,9 @@ from pathlib import Path
 
 from rawservers import settings
 from rawservers.config.converters import allowed_values
+from rawservers.schema import Setting
 from rawservers.services import DEFAULT_LISTENERS, default_addresses
-from rawservers.settings import ADDRESS_FORMS, Config, ListenConfig, Setting, SiteConfig, settings_of
+from rawservers.settings import ADDRESS_FORMS, Config, ListenConfig, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "conf" / "rawservers.toml"

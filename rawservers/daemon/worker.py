@@ -38,7 +38,15 @@ from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
 from rawservers.daemon.socket_table import SocketTable, state_word
-from rawservers.daemon.startup import CannotStart, Resources, check_names, connection_shares, make_services, max_connections
+from rawservers.daemon.startup import (
+    CannotStart,
+    Resources,
+    check_names,
+    connection_shares,
+    errors_as,
+    make_services,
+    max_connections,
+)
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import make_log
@@ -79,7 +87,8 @@ def serve(config: Config) -> None:
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("serve must be called in the main thread; a Server has a thread of its own")
     check_names(config)
-    resources = Resources.prepare(replace(config, user=""))
+    with errors_as(CannotStart):
+        resources = Resources.prepare(replace(config, user=""))
     scoreboard = Scoreboard()
     worker = Worker(resources, scoreboard, scoreboard.allocate())
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,7 +127,7 @@ class Worker(EventHandler):
         self._make = self._trace() if config.trace else Listener
         self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
         try:
-            context = ServiceContext(loop.clock, self.access_log.add, self._get_status, self._table.ask)
+            context = ServiceContext(loop.clock, self.access_log.add, self._get_status, self._table.ask, resources.users)
             self._services = make_services(config, context, resources.table)
         except CannotStart:
             loop.close()

@@ -231,6 +231,8 @@ class Conversation(Protocol):
             if response is not None:
                 self._counters.answers += 1
                 self._future = None
+                if self._request.discards_body:  # not before: the response may have to be waited for
+                    self.closing = LINGER
                 if type(response.content.body) is not Stream:
                     self._request = None
             return response
@@ -258,7 +260,7 @@ class Conversation(Protocol):
         max_body = self._responder.max_body(request)
         if max_body is None:  # the body is discarded by lingering, so that it is never parsed as a request
             request.keep_alive = False
-            self.closing = LINGER
+            request.discards_body = True
             request.length = 0
             return
         if request.length > max_body:

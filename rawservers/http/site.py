@@ -20,6 +20,7 @@ from os import fsdecode, fsencode
 from pathlib import Path
 from urllib.parse import quote
 
+from rawservers.http.auth import UNPROTECTED, Protection
 from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
 from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
@@ -28,7 +29,7 @@ from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
-from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
+from rawservers.http.response import Headers, PreparedResponse, Response, as_private, check_headers, error_response
 from rawservers.http.target import slash_location
 from rawservers.settings import SiteConfig
 
@@ -58,7 +59,8 @@ TYPES = {
 ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
 ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
 MESSAGES = {
-    301: "This page has moved to another address.", 403: "You do not have permission to read this page.",
+    301: "This page has moved to another address.", 401: "This page needs a user name and a password.",
+    403: "You do not have permission to read this page.",
     404: "There is no page at this address.", 405: "This page can only be read.",
     412: "This page has changed since you last saw it.", 416: "The requested range is not available.",
     500: "The file could not be read.", 503: "The server is overloaded. Please try again in a moment.",
@@ -68,12 +70,20 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock, cache, file_cache: shared by all sites; hosts: its host names. Raises ValueError for a malformed header in `config`,
-    and OSError if the templates of listings cannot be read.
+    clock, cache, file_cache: shared by all sites; hosts: its host names; protection: of its paths. Raises ValueError for a
+    malformed header in `config`, and OSError if the templates of listings cannot be read.
     """
 
-    def __init__(self, config: SiteConfig, clock: FreshnessClock, cache: ResponseCache, file_cache: FileCache) -> None:
+    def __init__(
+        self,
+        config: SiteConfig,
+        clock: FreshnessClock,
+        cache: ResponseCache,
+        file_cache: FileCache,
+        protection: Protection = UNPROTECTED,
+    ) -> None:
         self._config = config
+        self.protection = protection
         self.hosts = config.hosts
         self._clock = clock.loop_clock
         self._cache = cache
@@ -81,7 +91,7 @@ class Site:
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._redirects = [(fsencode(source), target) for source, target in config.redirects]
         self._pages = dict(config.error_pages)
-        self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
+        self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache, protection.crosses)
         check_headers([header[1:] for header in config.headers] + [("Location", target) for _, target in config.redirects])
         if config.listing:
             html.template()  # read it before the process drops its privileges
@@ -164,6 +174,8 @@ class Site:
 
         absent: names that must not exist for the response to stay valid. is_fallback: whether it stands for another path.
         """
+        if self.protection.crosses(request.path_bytes, path):
+            raise FileNotFoundError(errno.ENOENT, "protected by other users than the path that was asked for")
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
@@ -219,6 +231,8 @@ class Site:
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
         path = fsdecode(request.path_bytes or b"/")
+        if request.user:
+            headers = as_private(headers)
         for pattern, name, value in self._headers:
             if pattern.match(path):
                 headers = [*without(name, headers), (name, value)]

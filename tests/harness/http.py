@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import wait
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, ResponseEnd
+from rawservers.http.auth import Protection
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
@@ -16,11 +18,12 @@ from rawservers.http.request import Request
 from rawservers.http.response import AccessRecord, Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import Config, Handler, SiteConfig
+from rawservers.http.users import make_verifiers, read_all_users
+from rawservers.settings import AuthConfig, Config, Handler, SiteConfig
 from tests.harness import wire
 from tests.harness.waiting import DEADLINE
 
-CASES = wire.load("http") + wire.load("http_files")
+CASES = [case for name in ("http", "http_files", "http_auth") for case in wire.load(name)]
 
 
 def router(
@@ -42,7 +45,22 @@ def router(
         encoded_slash=encoded_slash,
         http_version=http_version,
     )
-    return Router([Site(site, freshness, cache, files) for site in sites], config, cache)
+    return Router(make_sites(sites, freshness, cache, files), config, cache)
+
+
+def make_sites(sites: Sequence[SiteConfig], freshness: FreshnessClock, cache: ResponseCache, files: FileCache) -> list[Site]:
+    """The sites, which share these, with the users of their protected paths."""
+    verifiers = make_verifiers(read_all_users(sites), freshness)
+    return [Site(site, freshness, cache, files, Protection(site.auth, verifiers)) for site in sites]
+
+
+def vector_site(root: Path, **settings: Any) -> SiteConfig:
+    """The site that the vectors ask, of the files at `root`. settings: further ones."""
+    users = str(root.parent / "users")
+    paths = {"/private/": users, "/private/open": None, "/private/open/closed/": users}
+    paths |= dict.fromkeys(("/secret.txt", "/shut/index.html", "/fn/private"), users)
+    auth = tuple(AuthConfig(path, users, 'Members "only"') for path, users in paths.items())
+    return SiteConfig(str(root), auth=auth, redirects=(("/private/old", "/f"), ("/old", "/f")), **settings)
 
 
 def echo(request: Request) -> Response:

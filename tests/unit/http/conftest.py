@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rawservers.core.peer import Clock
+from tests.harness.auth import SECRETS, write_users
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,9 @@ def vector_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the vectors ask for."""
     base = tmp_path_factory.mktemp("site")
     root = base / "www"
-    for name in ("dir", "empty", ".git", ".well-known", "dir/.well-known", "\\evil", "dir\r\nX:1"):
+    for name in (
+        "dir", "empty", ".git", ".well-known", "dir/.well-known", "\\evil", "dir\r\nX:1", "private/open/closed", "shut",
+    ):  # fmt: skip
         (root / name).mkdir(parents=True)
     for name, content in {
         "f": b"content of f\n",
@@ -35,6 +38,16 @@ def vector_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "old.html": b"new",
         "old.html.gz": b"old",
         "leak.html": b"inside",
+        "private/f": b"content of private/f\n",
+        "private/page.html": b"private",
+        "private/page.html.gz": b"private as gzip",
+        "private/open/f": b"for everybody",
+        "private/open/closed/f": b"secret",
+        "privateer": b"for everybody",
+        "secret.txt": b"secret",
+        "secret.txt.gz": b"secret",
+        "shut/index.html": b"secret",
+        "linked.html": b"open",
     }.items():
         (root / name).write_bytes(content)
     (base / "outdoors").mkdir()
@@ -43,6 +56,11 @@ def vector_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "leak.html.gz").symlink_to("../outside")
     (root / "to-git").symlink_to(".git/config")
     (root / "link").symlink_to("f")
+    (root / "to-private").symlink_to("private/f")
+    (root / "private-dir").symlink_to("private")
+    (root / "linked.html.gz").symlink_to("private/page.html.gz")
+    (root / "private/to-open").symlink_to("../f")
+    write_users(base / "users", *SECRETS)
     os.mkfifo(root / "fifo")
     for path in (root, *root.rglob("*")):
         if not path.is_symlink():
