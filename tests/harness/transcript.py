@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +83,9 @@ class Shell:
         return found
 
     def close(self) -> None:
+        for pid in list(tree(self._child.pid)):  # a server would take the SIGHUP of a closed terminal for a reload
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._child.close(force=True)
 
 
