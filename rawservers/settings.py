@@ -11,20 +11,19 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from pkgutil import get_data
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
+from rawservers.core.networks import Networks
+from rawservers.schema import DAY, Setting, is_number, is_plain_path, is_printable, is_text, rows, seconds, setting
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
-
-T = TypeVar("T")
 
 WELCOME = Path(__file__).parent / "welcome"  # no directory, if the package is in a zip archive: see `read_data`
 
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
 
-DAY = 86400
 WEEK, YEAR = 7 * DAY, 365 * DAY
 
 
@@ -47,57 +46,9 @@ class ConfigError(Exception):
         self.errors = list(errors)
 
 
-class Setting(NamedTuple):
-    """Schema of one setting in the configuration file.
-
-    key: its dotted key, with its section; kind: one of `config.converters.KINDS`; min, max: the limits of a number; aliases:
-    strings that stand for a value, and the value of each; example: lines of TOML.
-    """
-
-    key: str
-    kind: str
-    min: int = 0
-    max: int = 0
-    aliases: Mapping[str, Any] = {}
-    example: str = ""
-
-
-def setting(
-    default: T, key: str, kind: str = "", min: int = 0, max: int = 0, aliases: Mapping[str, Any] = {}, example: str = ""
-) -> T:
-    """A dataclass field with this default and a key in the configuration file: see `Setting`. kind: by default, the type."""
-    schema = Setting(key, kind or type(default).__name__, min, max, aliases, example)
-    return field(default=default, metadata={"setting": schema})
-
-
-def seconds(default: float, key: str, max: int = DAY) -> float:
-    """The same for a time in seconds."""
-    return setting(default, key, "seconds", max=max)
-
-
-def is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def rows(*tests: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A test for a tuple of rows, each with a value for each of these tests; of values, if there is one."""
-
-    def test(value: Any) -> bool:
-        table = [(row,) if len(tests) == 1 else row for row in value] if isinstance(value, tuple) else [()]
-        return all(
-            isinstance(row, tuple) and len(row) == len(tests) and all(test(item) for test, item in zip(tests, row, strict=True))
-            for row in table
-        )
-
-    return test
-
-
 # What a field takes, for messages, with {min} and {max}, and a test: by its kind, or by its name if it has no key.
 TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "auth": ("a tuple of AuthConfig", rows(lambda row: isinstance(row, AuthConfig))),
     "bool": ("True or False", lambda value: isinstance(value, bool)),
     "choice": ("", lambda value: False),  # its aliases are all that is allowed
     "headers": ("a tuple of (pattern, name, value)", rows(is_text, is_text, is_text)),
@@ -109,7 +60,10 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
     "names": ("a tuple of file names", rows(is_text)),
+    "networks": ('a tuple of networks and "unix"', rows(is_text)),
     "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
+    "plain_path": ("a decoded path without empty segments and dot segments", is_plain_path),
+    "realm": ("a string of printable ASCII", is_printable),
     "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
     "seconds": ("a number of seconds from {min} to {max}", is_number),
     "sites": ("a tuple of SiteConfig", rows(lambda row: isinstance(row, SiteConfig))),
@@ -119,7 +73,7 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }  # fmt: skip
 
 
-def check_fields(config: ListenConfig | SiteConfig | Config) -> None:
+def check_fields(config: ListenConfig | AuthConfig | SiteConfig | Config) -> None:
     """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
     for each in fields(config):
         value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
@@ -132,9 +86,14 @@ def check_fields(config: ListenConfig | SiteConfig | Config) -> None:
             aliases = [f"{alias!r}" for alias in dict.fromkeys(schema.aliases.values()) if not isinstance(alias, int)]
             expected = " or ".join(filter(None, [expected.format(min=schema.min, max=schema.max), *aliases]))
             raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
+        if schema.kind == "networks":
+            try:
+                Networks(value)
+            except ValueError as error:
+                raise ValueError(f"{each.name}: {error}") from error
 
 
-def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
+def settings_of(config: type[ListenConfig] | type[AuthConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
     """The settings of the fields that have a key in the configuration file, by the names of the fields."""
     return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
 
@@ -156,6 +115,12 @@ class ListenConfig:
     group: str = setting("", "listen.group", "group", aliases={"": ""})
     """Group of the file of a unix socket. Empty: the group of the workers, unless an owner is given."""
 
+    proxy_protocol: tuple[str, ...] = setting((), "listen.proxy_protocol", "networks")
+    """Proxies that begin each connection with a header of the PROXY protocol, version 1 or 2: networks and addresses, such as
+    "10.0.0.0/8", and "unix" for all peers on a unix socket. Logs, handlers and Telnet services see the client that the header
+    names; limits per address count the proxy. A proxy that sends no valid header is disconnected. From any other peer a header
+    is ordinary input. nginx: proxy_protocol and set_real_ip_from; HAProxy: accept-proxy."""
+
     def __post_init__(self) -> None:
         check_fields(self)
         try:
@@ -165,6 +130,22 @@ class ListenConfig:
         for name in ("mode", "owner", "group"):
             if getattr(self, name) not in {None, ""} and endpoint.path is None:
                 raise ValueError(f"{name}: only unix sockets have one, not {self.address}")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """A path that needs a user and a password, with all that is below it. Raises ValueError.
+
+    path: decoded, with or without a final slash; users: the file of those who may have it, None: everybody may; realm: the name
+    that browsers show.
+    """
+
+    path: str = field(metadata={"setting": Setting("http.auth.path", "plain_path")})
+    users: str | None = field(metadata={"setting": Setting("http.auth.users", "users_file", aliases={"off": None})})
+    realm: str = setting("Restricted", "http.auth.realm", "realm")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +199,15 @@ class SiteConfig:
     """File to send for paths that do not exist, as single-page applications need. If there is a dot in the last segment, as in
     /app.js or /user/john.doe, only clients that name text/html in Accept get it, as browsers do for a page. nginx: try_files.
     "off": such paths are 404."""
+
+    auth: tuple[AuthConfig, ...] = setting(
+        (), "http.auth", "auth", example='auth = [{ path = "/private/", users = "users", realm = "Members only" }]'
+    )
+    """Basic authentication (RFC 7617), by path: a path is decoded, and protects all that is below it, functions included. Of
+    several, the longest decides. users: a file made by htpasswd -B (bcrypt; the Python package bcrypt is
+    needed), or "off": everybody. It is read before privileges are dropped, at a reload, and when it has changed, if the
+    workers may read it. realm: a name that browsers show, by default "Restricted". Passwords are sent unencrypted, unless the
+    connection uses TLS. nginx: auth_basic_user_file."""
 
     types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".log" = "text/x-log"')
     """Media types by file name extension, taking precedence over the built-in ones (rawservers/http/media_types.txt). "": the
@@ -284,6 +274,10 @@ class Config:
     body_time: float = seconds(60, "http.body_time")
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
 
+    function_time: float = seconds(60, "http.function_time")
+    """Time limit for the promise of a handler (a Future), and for a folder listing. Then the answer is 503, and the connection
+    is closed; what comes of the promise later is dropped. 0: none. nginx: proxy_read_timeout, 60."""
+
     idle_time: float = seconds(75, "http.idle_time")
     """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1
     clients, and on request (Connection: keep-alive) for those of HTTP/1.0. nginx: keepalive_timeout, 75. Browsers
@@ -341,11 +335,18 @@ class Config:
     """Whether an encoded slash (%2F) in a path is a slash, as npm needs it for /@scope%2fname. The path is decoded once, then
     checked like any other. Off: such paths are 404, since a proxy in front may take %2F for a part of a name, and its rules for
     a directory would be evaded. Apache: AllowEncodedSlashes, off."""
+
     http_version: str = setting("1.0", "http.version", "choice", aliases={"1.0": "1.0", "1.1": "1.1"})
     """Version in the status line of responses to HTTP/1.1 clients; others always get HTTP/1.0. Some clients and proxies open a
     new connection for each request if a response says HTTP/1.0, in spite of its Connection: keep-alive: "1.1" lets them reuse
     it. Nothing else depends on it. HTTP/1.0, since that is what this server implements: nothing that came with HTTP/1.1 is
     needed to read its responses."""
+
+    trusted_proxies: tuple[str, ...] = setting((), "http.trusted_proxies", "networks")
+    """Proxies whose X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239) are believed: networks and addresses, and
+    "unix" for all peers on a unix socket. The access log and handlers then have the client: the last address that is not of a
+    trusted proxy. Limits per address count the proxy. Not needed with the PROXY protocol (listen.proxy_protocol). nginx:
+    set_real_ip_from, with real_ip_recursive on."""
 
     server_header: bool = setting(True, "http.server_header")
     """Server header field, with the name and version of the program. nginx: server_tokens, which hides only the version."""

@@ -26,6 +26,7 @@ CLIENTS = {
     "apt-get": "apt",
     "aria2c": "aria2",
     "busybox": "busybox",
+    "chromium": "chromium",
     "curl": "curl",
     "dpkg-deb": "dpkg",
     "fish": "fish",
@@ -39,6 +40,7 @@ CLIENTS = {
     "mount": "mount",
     "nc.openbsd": "netcat-openbsd",
     "ncat": "ncat",
+    "nft": "nftables",
     "nginx": "nginx-light",
     "node": "nodejs",
     "nsenter": "util-linux",
@@ -87,6 +89,7 @@ def run_all() -> int:
 
 
 if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the tests start a thousand interpreters, each a third faster so
     install_clients()
     if sys.argv[1:] == ["--renew"]:
         sys.exit(renew_constraints())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 pytest.register_assert_rewrite("tests.harness")  # before any of it is imported
 pytest_plugins = ("pytester", "rawservers.testing.plugin")
@@ -12,8 +12,26 @@ pytest_plugins = ("pytester", "rawservers.testing.plugin")
 from tests.harness.server import Server  # noqa: E402
 
 # Upon Hypothesis's own profile, which is another one in CI: derandomized. No example is judged by its time.
-settings.register_profile("tests", settings(), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tests")
+CALM = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", settings(), max_examples=60, **CALM)
+settings.register_profile("slow", settings(), max_examples=1000, **CALM)
+settings.load_profile("quick")
+
+
+def is_slow(config: pytest.Config) -> bool:
+    return config.getoption("markexpr") == "slow"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("slow" if is_slow(config) else "quick")
+
+
+@pytest.hookimpl(tryfirst=True)  # before they are selected by their marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each property is tested in both suites: with few examples in the quick one, with many in the slow one."""
+    for item in items:
+        if is_slow(config) and is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("slow")
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from rawservers import settings
 from rawservers.config.converters import allowed_values
+from rawservers.schema import Setting
 from rawservers.services import DEFAULT_LISTENERS, default_addresses
-from rawservers.settings import ADDRESS_FORMS, Config, ListenConfig, Setting, SiteConfig, settings_of
+from rawservers.settings import ADDRESS_FORMS, Config, ListenConfig, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "rawservers" / "config" / "rawservers.toml"
@@ -48,8 +49,9 @@ authentication: text at /, JSON at /json, Prometheus at /metrics; rawservers --s
 
 {access}
 
-If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored. With the supplied
-unit, TCP addresses are set in the .socket files: the unit allows the server itself to open unix sockets only.
+If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored, but for the
+proxy_protocol of the first, which applies to these sockets. With the supplied unit, TCP addresses are set in the .socket files:
+the unit allows the server itself to open unix sockets only.
 """
 SITES = (
     f"Further sites, selected by host name. Their keys are {', '.join(settings_of(SiteConfig))}, as above. A missing key has "
@@ -115,7 +117,7 @@ def entry(key: str, meaning: str, setting: Setting, default: object) -> str:
 def listeners() -> str:
     services = default_addresses()
     addresses = ", ".join(f"{json.dumps(address)} ({name})" for name, address in services.items())
-    keys = {name: setting for name, setting in settings_of(ListenConfig).items() if setting.aliases}
+    keys = {name: setting for name, setting in settings_of(ListenConfig).items() if name in meanings(ListenConfig)}
     access = " ".join(f"{name}: {text} Value: {allowed_values(keys[name])}." for name, text in meanings(ListenConfig).items())
     meaning = LISTEN.format(
         access=access, services=" or ".join(map(json.dumps, services)), addresses=addresses, forms=ADDRESS_FORMS

@@ -1,76 +1,55 @@
-"""An accepted socket: receive, send, back-pressure, deadlines, close.
+"""An accepted socket: phases, readiness, back-pressure, deadlines, close. transfer.py receives and sends.
 
 A connection lives for one exchange or one session. It carries bytes between its socket and its protocol:
 
-- Try first, wait on EAGAIN. A new connection is read at once, a response is sent at once; the socket is registered with epoll
-  only after EAGAIN. A short connection may never be registered.
-- Sockets stay in blocking mode, and each call has MSG_DONTWAIT, which saves a system call per connection.
+- The socket is registered with epoll only after EAGAIN. A short connection may never be registered.
 - With more than HIGH_WATER bytes of unsent output it is not read, lest responses pile up for a peer that does not read.
 - A protocol with more to do than one call may (see protocol.py; a step is a few microseconds of work) waits for its TURN. It is
   called from the loop's queue of turns, once its output has left. From then on the connection is also read in turn, until a
   call finishes without using up its steps. Large output is sent in turn as well, SEND_QUOTA bytes at a time.
-- The peer's FIN ends its input, not our output. Our FIN travels with the last bytes of output, if they are few (MSG_MORE).
 - Deadlines: SEND while output is unsent, else the one in `protocol.waiting`. SEND restarts whenever another 64 KiB, or all the
   rest, has left; IDLE with all input and output; the others only when `waiting` changes or output is returned, not with input.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
-from collections.abc import Callable, Sequence
-from select import EPOLLHUP, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI
+from collections.abc import Callable
+from select import EPOLLIN, EPOLLOUT
 
 from rawservers.core.loop import Loop
-from rawservers.core.output import DONTWAIT, DONTWAIT_MORE, Output, TruncatedError
-from rawservers.core.peer import Address, Peer, peer_address
+from rawservers.core.output import FileError, Output
+from rawservers.core.peer import Address, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
-from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, Protocol, ResponseEnd, ServiceSpec
+from rawservers.core.protocol import HIGH_WATER, Closing, Deadline, Protocol, ServiceSpec
+from rawservers.core.transfer import HANGUP_ONLY, INPUT, READ_ONCE, SMALL_SIZE, Transfer
 from rawservers.core.transport import Transport
 
 log = logging.getLogger("rawservers")
 
-INPUT = EPOLLIN | EPOLLPRI
-READ_ONCE = INPUT | EPOLLONESHOT  # for a connection that is read in turn: reported once
-HANGUP_ONLY = EPOLLHUP  # EPOLLHUP is always reported for a registered descriptor
-
-RECEIVE_SIZE = 16384  # bytes of one recv: many requests or lines, and few enough that their output stays small
-SMALL_SIZE = 478  # bytes of one recv until a peer has sent more at once: Python allocates objects of up to 512 bytes faster
-SEND_QUOTA = 1 << 18  # bytes sent in one turn, so that a fast reader of large files does not starve the others
-
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP, CLOSE, RESET = Closing.KEEP, Closing.CLOSE, Closing.RESET
-IDLE, SEND, TURN, NONE = Deadline.IDLE, Deadline.SEND, Deadline.TURN, Deadline.NONE
+SEND, TURN, NONE = Deadline.SEND, Deadline.TURN, Deadline.NONE
 ACCEPTED, PREAMBLE, OPEN, LINGERING, CLOSED = Phase
 
-BYTES_PER_STEP = 512  # bytes of a large receive, or of a large response, that count as a step of work
-UNCOUNTED_SIZE = 4096  # bytes of output up to which its sending counts as no work
-SENT_PER_STEP = 16384  # bytes sent from the queue, or from a file, that count as a step of work
 NEVER = float("inf")
 
 
-class Connection(Peer):
+class Connection(Transfer):
     """An event handler of the loop: one accepted socket, its protocol object, and all that this protocol sees of both.
 
-    service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
-    accepted_at: when that was; timer_started: when the running deadline was started. Its state:
+    service: its name; accepted_at: when it was accepted. Its state, besides that of `Transfer`:
 
-    _waiting:        `protocol.waiting` after the last call; a TURN changes it only after output
-    _recv_size:      maximum of the next recv, in bytes
-    _output:         None: nothing is unsent
-    _response_sent:  bytes of the present response that have left, while `_output` is None
     _rest:           input left over by the preambles
-    _events:         events that epoll reports; 0: not registered, or disabled by EPOLLONESHOT
     _turn_events:    while in the queue of turns: the events to handle then
     _resume_pending: `protocol.resume` is to be called when the output has left and the turn has come
     _greedy:         the protocol has used up its steps: the connection is read in turn
     """
 
     __slots__ = (
-        "_eof_received", "_events", "_greedy", "_loop", "_on_close", "_output", "_phase", "_protocol", "_recv_size",
-        "_response_sent", "_rest", "_resume_pending", "_resume_timer", "_service", "_sock", "_timer", "_timer_due",
-        "_turn_events", "_waiting", "accepted_at", "host", "service", "timer_started",
+        "_greedy", "_loop", "_on_close", "_phase", "_rest", "_resume_pending", "_resume_timer", "_timer", "_timer_due",
+        "_turn_events", "accepted_at", "service",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +64,7 @@ class Connection(Peer):
         self._sock, self._loop, self._on_close = sock, loop, on_close
         self._phase, self._protocol, self._waiting = ACCEPTED, NO_PROTOCOL, NONE
         self._recv_size, self._rest, self._timer_due = SMALL_SIZE, b"", NEVER
-        self._output: Output | None = None
+        self._output = None
         self._eof_received = self._resume_pending = self._greedy = False
         self._events = self._turn_events = self._response_sent = 0
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
@@ -127,52 +106,6 @@ class Connection(Peer):
             except Exception:
                 log.exception("unexpected error at the end of %r", self)
 
-    def ready(self, events: int) -> None:
-        """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
-        urgent = False
-        if events != EPOLLIN or self._events > INPUT:  # greater: EPOLLOUT, HANGUP_ONLY or READ_ONCE
-            if self._events == READ_ONCE or events & EPOLLOUT or not self._wants_read():
-                return self._handle_other(events)
-            urgent = events & EPOLLPRI != 0 and not self._sock.at_mark()
-        try:
-            data = self._sock.recv(self._recv_size, DONTWAIT)
-            if len(data) >= SMALL_SIZE:
-                if self._recv_size == SMALL_SIZE:
-                    data = self._recv_rest(data, urgent)
-                self.clock.work += len(data) // BYTES_PER_STEP
-        except OSError as error:
-            return self._update_interest() if isinstance(error, BlockingIOError) else self._abort(error)
-        if not data:
-            self._eof_received = True
-            return self._queue_and_flush(self._protocol.end())
-        protocol = self._protocol
-        chunks = protocol.receive(data, urgent)
-        sent = 0
-        if chunks and self._output is None:
-            output, count = chunks[0], len(chunks)
-            end = chunks[1] if count == 2 else None
-            if type(output) is bytes and (count == 1 or type(end) is ResponseEnd):
-                try:  # MSG_MORE: the FIN follows at once
-                    sent = self._sock.send(output, DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE)
-                except OSError:
-                    sent = 0  # the queue will meet the same error, and handle it
-                self.counters.sent += sent
-                if sent == len(output) <= HIGH_WATER:
-                    if protocol.steps or sent > UNCOUNTED_SIZE:
-                        self._count_work(protocol, sent)
-                    if type(end) is not ResponseEnd:
-                        self._response_sent += sent
-                    else:
-                        seconds = self.clock.now - end.started_at if end.started_at else 0.0
-                        self._service.report(self, end.record, self._response_sent + sent, seconds)
-                        self._response_sent = 0
-                    self.timer_started = self.clock.now
-                    if self._waiting is IDLE is protocol.waiting and protocol.closing is KEEP and self._events == INPUT:
-                        return
-                    self._waiting = protocol.waiting
-                    return self._update_interest()
-        self._queue_and_flush(chunks, sent)
-
     def _handle_other(self, events: int) -> None:
         """Events other than input that can be read now."""
         if self._events == READ_ONCE:
@@ -182,54 +115,6 @@ class Connection(Peer):
             self._flush()  # on a broken connection, too: the next send says what has happened
         else:
             self._abort(ConnectionResetError("connection reset by peer"))
-
-    def _recv_rest(self, data: bytes, urgent: bool) -> bytes:
-        """Read the rest of a burst that begins with `data`; use RECEIVE_SIZE from now on."""
-        self._recv_size = RECEIVE_SIZE
-        if not urgent:  # else the mark of the urgent data may come next
-            with contextlib.suppress(BlockingIOError):
-                data += self._sock.recv(RECEIVE_SIZE - len(data), DONTWAIT)
-        return data
-
-    def _report(self, end: ResponseEnd, sent: int) -> None:
-        """Report the end of a response of which `sent` bytes have left."""
-        self._service.report(self, end.record, sent, self.clock.now - end.started_at)
-
-    def _count_work(self, protocol: Protocol, sent: int) -> None:
-        """Count the steps of the protocol, and those of sending so many bytes."""
-        self.clock.work += protocol.steps + (sent // BYTES_PER_STEP if sent > UNCOUNTED_SIZE else 0)
-        protocol.steps = 0
-
-    def _queue_and_flush(self, chunks: Sequence[Chunk], sent: int = 0) -> None:
-        """Queue and send what the protocol has returned, of which `sent` bytes have left; act on `waiting` and `closing`."""
-        protocol = self._protocol
-        self._count_work(protocol, sent)
-        former = self._waiting
-        if protocol.waiting is not TURN:  # a pause, which does not restart the deadline
-            self._waiting = protocol.waiting
-        if self._output is None and (chunks or self._waiting is not former or self._waiting is IDLE):
-            self.timer_started = self.clock.now
-        if chunks:
-            if self._output is None:
-                self._output = Output(self._sock, self.counters, self._report, self._response_sent, sent)
-            self._output.add(chunks, self.clock.now)
-        self._flush()
-
-    def _flush(self) -> None:
-        """Send unsent output, SEND_QUOTA bytes at most; the rest is sent in turn."""
-        if (output := self._output) is not None:
-            try:
-                sent = output.flush(SEND_QUOTA)
-            except OSError as error:
-                return self._abort(error)
-            self.clock.work += -(-sent // SENT_PER_STEP)
-            if output.has_progressed():
-                self.timer_started = self.clock.now
-            if not output.chunks:
-                self._output, self._response_sent = None, output.response_sent
-            elif sent >= SEND_QUOTA:
-                self._join_turn_queue()
-        self._update_interest()
 
     def _update_interest(self) -> None:
         """Watch for the events that matter next, and their deadline, or begin to close. The last step of each call."""
@@ -311,7 +196,7 @@ class Connection(Peer):
 
     def _abort(self, error: OSError) -> None:
         """Close after an error of the network, of the peer, or of a file."""
-        level = logging.WARNING if isinstance(error, TruncatedError) else logging.DEBUG
+        level = logging.WARNING if isinstance(error, FileError) else logging.DEBUG
         log.log(level, "%r lost: %s", self, error.strerror or error)
         self.close()
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from rawservers.core.connection import SMALL_SIZE, Connection
+from rawservers.core.connection import Connection
 from rawservers.core.loop import Loop
+from rawservers.core.transfer import SMALL_SIZE
 from rawservers.core.transport import Transport
 from rawservers.logs.access import AccessLog, open_target
 from rawservers.services import ServiceContext, make_service
@@ -98,8 +99,8 @@ def test_the_calls_of_many_telnet_lines(folder: Path) -> None:
 def test_nobody_is_asked_twice_for_more(folder: Path) -> None:
     """Who has once said more than a small receive takes is given room from then on, and heard by one receive."""
     line = b"x" * (SMALL_SIZE - 2) + b"\r\n"
-    assert "Connection._recv_rest" in steps(folder, "telnet", line)
-    assert "Connection._recv_rest" not in steps(folder, "telnet", line, line)
+    assert "Transfer._recv_rest" in steps(folder, "telnet", line)
+    assert "Transfer._recv_rest" not in steps(folder, "telnet", line, line)
 
 
 def test_the_system_calls_of_kept_gets(folder: Path, tmp_path: Path) -> None:

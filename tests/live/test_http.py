@@ -13,6 +13,7 @@ from pathlib import Path
 
 import aiohttp
 import httpx
+import pytest
 import requests
 
 from rawservers.http.listing import html
@@ -81,6 +82,7 @@ def test_the_standard_library_through_one_curl(tmp_path: Path) -> None:
         (tmp_path / str(i)).unlink()
 
 
+@pytest.mark.slow
 def test_a_large_file_with_flat_memory(folder: Path, server: Server) -> None:
     size = (2 << 30) + 1000  # more than one call of sendfile(2) takes
     with open(folder / "huge", "wb") as file:

@@ -79,6 +79,7 @@ def test_a_single_client_waits_for_nobody_during_reloads(conf: Path, inherited: 
         assert load.failures == []
 
 
+@pytest.mark.slow
 def test_ten_reloads_cut_neither_a_session_nor_a_download(conf: Path, folder: Path) -> None:
     """A long download, begun before them, and a session in each of the oldest and the newest workers."""
     size = 1 << 30
@@ -353,8 +354,10 @@ def copying(path: Path) -> Iterator[None]:
 SLOW = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("reloads", [10, pytest.param(130, marks=SLOW)])
-@pytest.mark.parametrize("how", ["copied", "by lines", "by listeners"])
+WAYS = ["copied", "by lines", "by listeners"]
+
+
+@pytest.mark.parametrize(("how", "reloads"), [("by listeners", 10), *(pytest.param(how, 130, marks=SLOW) for how in WAYS)])
 def test_reloads_while_the_file_is_written(conf: Path, how: str, reloads: int) -> None:
     """No cut file is taken, not even a valid one, which lacks a listener: nobody is refused, and all listeners stay."""
     lines, listeners = r"(?m)^", r"(?=\[\[listen]])"
@@ -383,7 +386,9 @@ def test_the_end_while_the_file_is_read(conf: Path) -> None:
             until(lambda: reads() > 0, "the first read")
             server.signal()
             assert server.wait() == 0
-        assert server.stderr().count("reload failed") == server.stderr().count("reload failed: the server is shutting down") == 1
+        assert (
+            server.stderr().count("reload failed") == server.stderr().count("reload failed: the server is shutting down") == 1
+        )
 
 
 @pytest.mark.parametrize("content", ["", "\n", "# nothing\n", "[http]\n"])

@@ -123,6 +123,7 @@ def test_time_wait(server: Server, conf: Path) -> None:
     assert all(0 < row.seconds <= 60 for row in table.time_wait if row.peer == expected[1])
 
 
+@pytest.mark.slow
 def test_of_all_workers(server: Server, conf: Path) -> None:
     with contextlib.ExitStack() as stack:
         pids = server.workers()
@@ -197,7 +198,7 @@ def leaves(terminal: Terminal, said: bytes) -> None:
     terminal.takes_lines()
 
 
-@pytest.mark.parametrize(("keys", "said"), [("q", b"status 0"), ("xq", b"status 0"), ("\x03", b"status 0")])
+@pytest.mark.parametrize(("keys", "said"), [("xq", b"status 0"), pytest.param("\x03", b"status 0", marks=pytest.mark.slow)])
 def test_how_to_leave(server: Server, conf: Path, keys: str, said: bytes) -> None:
     with watching(conf) as terminal:
         terminal.type(keys)
@@ -236,6 +237,7 @@ def test_a_terminal_that_changes_its_size(server: Server, conf: Path) -> None:
         assert max(map(len, last)) <= 40
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back(server: Server, folder: Path, conf: Path) -> None:
     with watching(conf) as terminal:
         server.signal()

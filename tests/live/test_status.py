@@ -311,7 +311,7 @@ class Watch:
             before = now
 
 
-@pytest.mark.parametrize("rounds", [25, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(250, marks=pytest.mark.slow)])
 def test_what_is_counted_never_falls(served: Server, tmp_path: Path, rounds: int) -> None:
     chance = random.Random(1)
     with Load(served.address("http"), CONTENT) as load, Watch(tmp_path / "status") as watch:

@@ -152,6 +152,7 @@ def test_a_reload_that_a_stop_overtakes_fails_at_once(conf: Path, folder: Path) 
         assert server.stderr().count("reload failed: the server is shutting down\n") == 1
 
 
+@pytest.mark.slow
 def test_a_drain_has_its_time(conf: Path, folder: Path) -> None:
     configure(conf, folder, drain_time=0.5)
     patient = {"STUCK_TIME": "0", "KILL_DELAY": "3"}  # so that only who is deaf is killed

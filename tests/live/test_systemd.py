@@ -1,5 +1,5 @@
 """The units of systemd/, under a real systemd that is booted for it: installed, used, reloaded, killed, upgraded and removed by
-the commands of README.md, as they stand there. The tests of this file belong together, and build on one another."""
+the commands of docs/operations.md, as they stand there. The tests of this file belong together, and build on one another."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.harness.waiting import DEADLINE, until
 
 pytestmark = pytest.mark.xdist_group("machine")  # one boot for all of them
 
+PAGE = (ROOT / "docs/operations.md").read_text()
 UNITS = sorted(ROOT.glob("systemd/rawservers*.*"))
 CHECKOUT = "/root/checkout"
 SMALL, LARGE = b"small\n" * 100, b"large..\n" * (1 << 20)
@@ -55,7 +56,7 @@ def pristine(machine: Machine) -> set[str]:
 
 @pytest.fixture(scope="module")
 def installed(machine: Machine, pristine: set[str]) -> Machine:
-    follow_readme(machine, "Install")
+    follow_page(machine, "Install")
     machine.path("/srv/www/small").write_bytes(SMALL)
     machine.path("/srv/www/large").write_bytes(LARGE)
     return machine
@@ -77,10 +78,9 @@ def files_of(machine: Machine) -> set[str]:
     return set(machine.run("find", "/etc", "/usr/local", "-xdev").stdout.splitlines())
 
 
-def follow_readme(machine: Machine, step: str) -> str:
-    """Run the commands that README.md has below the paragraph which says "`step` it", in the copy of the checkout."""
-    section = (ROOT / "README.md").read_text().partition("\n## As a service\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"((?:^[^ \n].*\n)+)\n((?:^    .*\n)+)", section, re.MULTILINE)
+def follow_page(machine: Machine, step: str) -> str:
+    """Run the commands that the page has below the paragraph which says "`step` it", in the copy of the checkout."""
+    blocks = re.findall(r"((?:^[^ \n].*\n)+)\n(?:<!-- .* -->\n)?((?:^    .*\n)+)", PAGE, re.MULTILINE)
     (commands,) = (block for paragraph, block in blocks if f"{step} it" in paragraph)
     return machine.run("sh", "-ec", f"cd {CHECKOUT}\n{commands}").stdout
 
@@ -169,7 +169,7 @@ def test_both_ports_answer(service: Machine) -> None:
 def test_looking_at_it(service: Machine) -> None:
     get(service, "/looked-for")
     until(lambda: "GET /looked-for " in service.journal("--unit=rawservers"), "the access log's line in the journal")
-    said = follow_readme(service, "Look at")
+    said = follow_page(service, "Look at")
     assert "Active: active (running)" in said
     assert re.search(r'Status: ".*http.*telnet.*2 workers"', said)
     assert "GET /looked-for " in said
@@ -206,7 +206,7 @@ def test_the_sandbox(service: Machine) -> None:
 def test_reload(service: Machine) -> None:
     configure(service, "2")
     before = main_process(service)
-    follow_readme(service, "Reload")
+    follow_page(service, "Reload")
     assert generation(service) == "2"
     assert main_process(service) == before
 
@@ -225,6 +225,7 @@ def test_a_bad_reload_keeps_what_is_served(service: Machine) -> None:
     assert generation(service) == "3"
 
 
+@pytest.mark.slow
 def test_nobody_is_refused_during_reloads_and_restarts(service: Machine) -> None:
     with load(service) as clients:
         for number in range(10):
@@ -281,6 +282,7 @@ def test_the_main_process_is_killed(service: Machine) -> None:
     assert not old & workers(service)
 
 
+@pytest.mark.slow
 def test_the_main_process_hangs(service: Machine) -> None:
     drop_in(service, "WatchdogSec=1")
     service.systemctl("restart", "rawservers")
@@ -288,7 +290,9 @@ def test_the_main_process_hangs(service: Machine) -> None:
     assert "Watchdog timeout" in service.journal("--unit=rawservers")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hangs", marks=pytest.mark.slow)]
+)
 def test_a_worker_is_killed_or_hangs(service: Machine, number: int) -> None:
     configure(service, "1", stuck_time=2)
     service.systemctl("restart", "rawservers")
@@ -300,6 +304,7 @@ def test_a_worker_is_killed_or_hangs(service: Machine, number: int) -> None:
     assert (main_process(service), generation(service)) == (main, "1")
 
 
+@pytest.mark.slow
 def test_a_client_waits_while_the_configuration_is_mended(service: Machine) -> None:
     """Meanwhile the service is started and fails time and again; that takes neither the port away nor the processor."""
     service.systemctl("stop", "rawservers")
@@ -320,9 +325,8 @@ def failed_starts(machine: Machine) -> list[float]:
 
 
 def test_access_log_in_a_file(service: Machine) -> None:
-    """As README.md says, with its rotation."""
-    text = (ROOT / "README.md").read_text()
-    assert '`access = "/var/log/rawservers/access.log"`' in text
+    """As the page says, with its rotation."""
+    assert '`access = "/var/log/rawservers/access.log"`' in PAGE
     configure(service, "1", more='[log]\naccess = "/var/log/rawservers/access.log"\n')
     service.systemctl("restart", "rawservers")
     log = service.path("/var/log/private/rawservers/access.log")
@@ -338,10 +342,9 @@ def await_log_line(machine: Machine, log: Path, name: str) -> None:
 
 
 def test_a_unix_socket_for_a_proxy(service: Machine) -> None:
-    """As README.md says: only the group may connect."""
-    text = (ROOT / "README.md").read_text()
+    """As the page says: only the group may connect."""
     lines = ("ListenStream=/run/rawservers/http", "SocketMode=0660", "SocketGroup=")
-    assert all(f"`{line}`" in text for line in lines)
+    assert all(f"\n{line}" in PAGE for line in lines)
     service.write(
         "/run/systemd/system/rawservers-http.socket.d/test.conf", "\n".join(["[Socket]", *lines[:2], "SocketGroup=daemon\n"])
     )
@@ -356,7 +359,7 @@ def test_a_unix_socket_for_a_proxy(service: Machine) -> None:
 
 
 def test_another_port(service: Machine) -> None:
-    """A socket that has changed is taken as README.md says; so is one that was stopped, or enabled since."""
+    """A socket that has changed is taken as the page says; so is one that was stopped, or enabled since."""
     service.systemctl("disable", "--now", "rawservers-telnet.socket")
     service.systemctl("enable", "rawservers-telnet.socket")
     service.write("/run/systemd/system/rawservers-http.socket.d/test.conf", "[Socket]\nListenStream=8080\n")
@@ -377,7 +380,7 @@ def test_upgrade(service: Machine) -> None:
     version = service.path(f"{CHECKOUT}/rawservers/__init__.py")
     version.write_text(re.sub(r'__version__ = ".*"', '__version__ = "99.0"', version.read_text()))
     with load(service) as clients:
-        follow_readme(service, "Upgrade")
+        follow_page(service, "Upgrade")
         clients.go_on()
     assert clients.failures == []
     assert service.run("rawservers", "--version").stdout == "rawservers 99.0\n"
@@ -385,7 +388,7 @@ def test_upgrade(service: Machine) -> None:
 
 
 def test_remove(installed: Machine, pristine: set[str]) -> None:
-    follow_readme(installed, "Remove")
+    follow_page(installed, "Remove")
     assert files_of(installed) == pristine
     assert installed.systemctl("list-units", "--all", "--plain", "--no-legend", "rawservers*") == ""
     assert not installed.path("/run/rawservers/status").exists()

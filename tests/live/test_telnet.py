@@ -91,6 +91,7 @@ def test_half_close_with_much_unread(server: Server) -> None:
     assert b"".join(answer) == lines
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_is_not_read_either(server: Server) -> None:
     assert exchange(server, b"x\r\n", "telnet") == b"x\r\n"
     before = server.memory()
@@ -242,7 +243,7 @@ def patient(folder: Path, tmp_path: Path) -> Iterator[Server]:
 @pytest.mark.parametrize(
     ("opening", "unit", "answer"),
     [
-        pytest.param(b"", b"\xff\xfd\x63", b"\xff\xfc\x63", id="negotiation"),
+        pytest.param(b"", b"\xff\xfd\x63", b"\xff\xfc\x63", id="negotiation", marks=pytest.mark.slow),
         pytest.param(b"", b"\xff\xf6", b"\r\n[Yes]\r\n", id="AYT"),
         pytest.param(b"\xff\xfa\x18", b"A", b"", id="subnegotiation"),
     ],

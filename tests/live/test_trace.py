@@ -217,6 +217,7 @@ def test_lines_say_which_worker(folder: Path) -> None:
         assert {pid for pid, _, name, _ in traced(server) if name == "accept"} == set(server.workers())
 
 
+@pytest.mark.slow
 def test_a_trace_that_nobody_reads_holds_nobody_up(folder: Path) -> None:
     """What the kernel and the server hold of it is over a megabyte; what comes then is dropped, and counted."""
     with Server(folder, "--http", "0", "--telnet", "off", "--trace", "--access-log", "off") as server:

@@ -80,7 +80,7 @@ def kill_at_random(server: Server, count: int) -> list[tuple[float, float]]:
     return deaths
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_workers_that_are_killed_all_the_time(conf: Path, count: int) -> None:
     with supervise("-c", conf, "--access-log", "off", workers=4) as server, Load(server.address("http"), CONTENT) as load:
         deaths = kill_at_random(server, 5)
@@ -199,6 +199,7 @@ def test_workers_that_are_stuck_are_replaced(conf: Path) -> None:
         until(lambda: f"worker {workers[0]} killed by signal 9 (Killed)" in server.stderr(), "its end is told")
 
 
+@pytest.mark.slow
 def test_a_loop_that_turns_slowly_is_not_stuck(conf: Path) -> None:
     """All the slow answers together take longer than a worker may be silent, and none of them does."""
     with supervise("-c", conf, workers=1, env=os.environ | {"STUCK_TIME": "1"}) as server, contextlib.ExitStack() as stack:

@@ -265,7 +265,7 @@ def edited(edits: list[tuple[int, str, str]]) -> str:
     return "\n".join(lines)
 
 
-@settings(max_examples=600, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(text=OTHER_VALUES.map(edited) | EDITS.map(edited) | st.lists(STATEMENT, max_size=8).map("\n".join))
 def test_any_file_is_taken_or_refused_with_its_lines(path: Path, text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from rawservers.core.connection import RECEIVE_SIZE, SMALL_SIZE, Connection
+from rawservers.core.connection import Connection
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, OpenFile, Protocol, ResponseEnd, Urgent
+from rawservers.core.transfer import RECEIVE_SIZE, SMALL_SIZE
 from rawservers.core.transport import Transport
 from tests.harness.core import Pair, Recording, Running
 from tests.harness.sockets import receive_all, receive_until

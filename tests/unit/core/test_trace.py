@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rawservers.core.bind import Endpoint, bind
-from rawservers.core.connection import SMALL_SIZE
 from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol, Urgent
 from rawservers.core.trace import Trace, TracedConnection, TracedServerSocket, TracedTransport, sockaddr_text
+from rawservers.core.transfer import SMALL_SIZE
 from tests.harness.core import Recording, Running
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import until

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from rawservers.core.connection import BYTES_PER_STEP, RECEIVE_SIZE, SMALL_SIZE, UNCOUNTED_SIZE
 from rawservers.core.output import Output
 from rawservers.core.protocol import Chunk, Closing, Deadline, ResponseEnd, Urgent
+from rawservers.core.transfer import BYTES_PER_STEP, RECEIVE_SIZE, SMALL_SIZE, UNCOUNTED_SIZE
 from tests.harness.core import Greedy, Pair, Running
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.waiting import until

@@ -258,10 +258,10 @@ def explore(sizes: tuple[int, ...], mishap: str = "") -> int:
 @pytest.mark.parametrize(
     ("sizes", "mishap", "most"),
     [
-        ((1,), "", 2),
         ((1,), "hang", 1),
-        ((1,), "leave", 1),
-        ((2,), "calm", 1),
+        pytest.param((1,), "", 2, marks=pytest.mark.slow),
+        pytest.param((1,), "leave", 1, marks=pytest.mark.slow),
+        pytest.param((2,), "calm", 1, marks=pytest.mark.slow),
         pytest.param((2,), "", 1, marks=pytest.mark.slow),
         pytest.param((1,), "", transitions.MAX_RETIRING, marks=pytest.mark.slow),
         pytest.param((1, 2), "", 1, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
@@ -363,11 +363,11 @@ def fork_is_not_the_last(method: Method, state: ServerState, kind: Do, *argument
 @pytest.mark.parametrize(
     ("name", "mistake", "noticed"),
     [
-        ("settle", handover_is_never_over, "way out"),
+        pytest.param("settle", handover_is_never_over, "way out", marks=pytest.mark.slow),
         ("settle", handover_begins_early, "step"),
         ("settle", preparation_is_begun_again, "step"),
         ("handle", stop_forgets_what_is_prepared, "listener"),
-        ("former", retired_worker_is_no_hindrance, "bound"),
+        pytest.param("former", retired_worker_is_no_hindrance, "bound", marks=pytest.mark.slow),
         ("retiring", retiring_workers_are_overlooked, "bound"),
         ("max_retiring", the_bound_is_low, "lives"),
         ("fail", failure_ends_all_others, "lives"),

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock
@@ -75,7 +75,13 @@ AGENT = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Fi
 
 @pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize(
-    ("folder", "lines"), [(".", []), (".", [AGENT]), (".", [AGENT, "Referer: " + "\xe9" * 200]), ("d" * 250, [])]
+    ("folder", "lines"),
+    [
+        (".", [AGENT]),
+        pytest.param(".", [], marks=pytest.mark.slow),
+        pytest.param(".", [AGENT, "Referer: " + "\xe9" * 200], marks=pytest.mark.slow),
+        pytest.param("d" * 250, [], marks=pytest.mark.slow),
+    ],
 )
 def test_bills_are_true(clock: Clock, tmp_path: Path, folder: str, lines: list[str], alike: bool) -> None:
     """What the entries cost is no less than the memory they take, and not much more."""
@@ -204,7 +210,6 @@ class Item:
         self.left += 1
 
 
-@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 200), st.booleans()), max_size=60), st.integers(0, 6))
 def test_a_cache_keeps_its_bounds(steps: Iterable[tuple[int, int, bool]], entries: int) -> None:
     cache: Cache[Item] = Cache(entries, 1000)

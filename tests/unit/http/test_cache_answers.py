@@ -163,7 +163,7 @@ def compare(pair: Pair, clock: Clock, packets: list[bytes]) -> None:
 def test_the_quick_way_and_the_long_way_say_the_same(pair: Pair) -> None:
     clock = Clock(100.0, 2_000_000_000.0)
 
-    @settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(data=heads(), cuts=st.lists(st.integers(0, 300), max_size=4))
     def say_the_same(data: bytes, cuts: list[int]) -> None:
         places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
@@ -186,7 +186,7 @@ ESSENTIAL = st.lists(st.sampled_from([*DECIDING, *IDLE, *BAD]), max_size=6).map(
 )
 
 
-@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(text=ESSENTIAL, other=ESSENTIAL)
 def test_what_has_the_essence_of_a_good_head_is_one(text: str, other: str) -> None:
     """The proof in small: whatever is inserted into a good head and vanishes again, was well formed, and decided nothing."""

@@ -123,7 +123,7 @@ def sequences(draw: st.DrawFn) -> list[tuple[Asked, int, int]]:
     return sequence
 
 
-@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(sequence=sequences())
 def test_any_requests_in_any_order(compared: Compared, sequence: list[tuple[Asked, int, int]]) -> None:
     compared.forget()

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.http.chunked import FRAMING_LIMIT, LINE_LIMIT, ChunkedBody
@@ -57,7 +57,6 @@ def line(size: int, zeros: int = 0, extensions: str = "") -> bytes:
     return f"{'0' * zeros}{size:x}{extensions}\r\n".encode("latin-1")
 
 
-@settings(max_examples=500)
 @given(
     chunks=st.lists(CHUNK, max_size=10),
     trailers=st.lists(TOKEN, max_size=3),
@@ -74,7 +73,6 @@ def test_what_is_encoded_is_decoded(
     assert decode(packets, limit=200) == (b"".join(data for data, *_ in chunks), rest)
 
 
-@settings(max_examples=2000)
 @given(
     data=st.lists(
         st.sampled_from([b"0", b"3", b"\r\n", b"\n", b"\r", b";a", b"=", b'"', b"abc", b"A: b", b" ", b"-", b"\xff", b"64"]),

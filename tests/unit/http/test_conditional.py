@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.http.conditional import ENTITY_TAGS, MAX_TAGS, etag, is_reliable, not_modified, precondition, version
@@ -182,7 +182,6 @@ def with_field(name: str, value: str) -> Request:
 FIELDS = ("range", "if-range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 
 
-@settings(max_examples=300)
 @given(
     st.dictionaries(st.sampled_from(FIELDS), TEXTS),
     st.sampled_from(["GET", "HEAD"]),

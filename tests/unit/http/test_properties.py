@@ -38,7 +38,7 @@ WHOLE_REQUESTS = [
     if case["status"] != [0] and not case.get("end") and not case.get("whole") and "repeat" not in case
 ]
 REFUSALS = {400, 408, 413, 414, 431, 501, 505}
-RELAXED = settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+RELAXED = settings(suppress_health_check=list(HealthCheck))
 
 
 def respond(request: Request) -> Response:

@@ -22,7 +22,7 @@ from rawservers.http.target import decode_path, decode_target, normalize_path, s
 from rawservers.settings import SiteConfig
 from tests.harness.http import Client, Reply, headers, router
 
-RELAXED = settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+RELAXED = settings(suppress_health_check=list(HealthCheck))
 SEGMENTS = st.sampled_from(
     [
         "", ".", "..", "...", "f", "dir", "g", "index.html", "nope", ".git", ".well-known", "out", "to-out", "@s", "a:b", "\\",

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
@@ -53,7 +53,6 @@ texts = st.one_of(
 @example(line="\xff" * 9000, referer="\xff" * 9000, agent="\xff" * 9000, host="unix:" + "\xff" * 108, sent=1 << 63, seconds=1e9)
 @example(line='"' * 9000, referer="\\" * 9000, agent="a" + '"' * 9000, host="unix:" + '"' * 108, sent=1 << 63, seconds=1e9)
 @example(line="a" + "\n" * 9000, referer="aa" + "\0" * 9000, agent="", host="unix:\udcff", sent=0, seconds=0)
-@settings(max_examples=60)
 def test_an_answer_is_one_line(style: str, line: str, referer: str, agent: str, host: str, sent: int, seconds: float) -> None:
     reader, writer = pipe()
     log = AccessLog(writer, style, Clock(time=1e9))
@@ -89,7 +88,6 @@ RECORDS = (record(), record("GET /g HTTP/1.0"), record("GET /f HTTP/1.0"), None,
         max_size=30,
     )
 )
-@settings(max_examples=300)
 def test_an_answer_is_told_as_if_it_were_the_first(steps: list[tuple[str, int, int, float] | float]) -> None:
     """Whatever was told before it. A step is an answer, or the end of a wake and the seconds until the next."""
     clock = Clock(time=1e9)

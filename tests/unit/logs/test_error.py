@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.logs import error as error_log
@@ -86,7 +86,6 @@ def test_the_journal_is_told_the_level_of_each_line() -> None:
 
 
 @given(st.text(st.characters(), max_size=5000), st.booleans())
-@settings(max_examples=100)
 def test_a_message_is_one_line(message: str, journal: bool) -> None:
     reader, writer = pipe()
     log = logger(writer, journal)
