@@ -281,14 +281,18 @@ def listeners(
 ) -> tuple[ListenConfig, ...]:
     """The listeners, service by service: the inherited sockets, or else those of the flags, or else those of the file.
 
-    flags: addresses, or "off", by service. The defaults apply only if nothing but "off" is given anywhere. bind: host of all
-    that are only a port, and of the defaults. Raises CannotStart if there are none of these.
+    Inherited sockets have the `proxy_protocol` of the first listener of their service in the file. flags: addresses, or "off",
+    by service. The defaults apply only if nothing but "off" is given anywhere. bind: host of all that are only a port, and of
+    the defaults. Raises CannotStart if there are none of these.
     """
     found: list[ListenConfig] = []
     for name in dict.fromkeys([*flags, *inherited, *(each.service for each in configured)]):
-        addresses = [f"fd:{fd}" for fd in inherited.get(name, ())] or flags.get(name, ())
-        given = [ListenConfig(name, address) for address in addresses if address != "off"]
-        found += given if addresses else [each for each in configured if each.service == name]
+        own = [each for each in configured if each.service == name]
+        sockets = [f"fd:{fd}" for fd in inherited.get(name, ())]
+        proxies = own[0].proxy_protocol if sockets and own else ()
+        addresses = sockets or flags.get(name, ())
+        given = [ListenConfig(name, address, proxy_protocol=proxies) for address in addresses if address != "off"]
+        found += given if addresses else own
     if not found and not configured:
         found = [each for each in DEFAULT_LISTENERS if not flags.get(each.service)]
         if bind:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
+from rawservers.core.networks import Networks
 from rawservers.schema import DAY, Setting, is_number, is_plain_path, is_printable, is_text, rows, seconds, setting
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
@@ -46,6 +47,7 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
     "names": ("a tuple of file names", rows(is_text)),
+    "networks": ('a tuple of networks and "unix"', rows(is_text)),
     "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
     "plain_path": ("a decoded path without empty segments and dot segments", is_plain_path),
     "realm": ("a string of printable ASCII", is_printable),
@@ -71,6 +73,11 @@ def check_fields(config: ListenConfig | AuthConfig | SiteConfig | Config) -> Non
             aliases = [f"{alias!r}" for alias in dict.fromkeys(schema.aliases.values()) if not isinstance(alias, int)]
             expected = " or ".join(filter(None, [expected.format(min=schema.min, max=schema.max), *aliases]))
             raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
+        if schema.kind == "networks":
+            try:
+                Networks(value)
+            except ValueError as error:
+                raise ValueError(f"{each.name}: {error}") from error
 
 
 def settings_of(config: type[ListenConfig] | type[AuthConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
@@ -94,6 +101,12 @@ class ListenConfig:
 
     group: str = setting("", "listen.group", "group", aliases={"": ""})
     """Group of the file of a unix socket. Empty: the group of the workers, unless an owner is given."""
+
+    proxy_protocol: tuple[str, ...] = setting((), "listen.proxy_protocol", "networks")
+    """Proxies that begin each connection with a header of the PROXY protocol, version 1 or 2: networks and addresses, such as
+    "10.0.0.0/8", and "unix" for all peers on a unix socket. Logs, handlers and Telnet services see the client that the header
+    names; limits per address count the proxy. A proxy that sends no valid header is disconnected. From any other peer a header
+    is ordinary input. nginx: proxy_protocol and set_real_ip_from; HAProxy: accept-proxy."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -248,6 +261,10 @@ class Config:
     body_time: float = seconds(60, "http.body_time")
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
 
+    function_time: float = seconds(60, "http.function_time")
+    """Time limit for the promise of a handler (a Future), and for a folder listing. Then the answer is 503, and the connection
+    is closed; what comes of the promise later is dropped. 0: none. nginx: proxy_read_timeout, 60."""
+
     idle_time: float = seconds(75, "http.idle_time")
     """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1
     clients, and on request (Connection: keep-alive) for those of HTTP/1.0. nginx: keepalive_timeout, 75. Browsers
@@ -305,11 +322,18 @@ class Config:
     """Whether an encoded slash (%2F) in a path is a slash, as npm needs it for /@scope%2fname. The path is decoded once, then
     checked like any other. Off: such paths are 404, since a proxy in front may take %2F for a part of a name, and its rules for
     a directory would be evaded. Apache: AllowEncodedSlashes, off."""
+
     http_version: str = setting("1.0", "http.version", "choice", aliases={"1.0": "1.0", "1.1": "1.1"})
     """Version in the status line of responses to HTTP/1.1 clients; others always get HTTP/1.0. Some clients and proxies open a
     new connection for each request if a response says HTTP/1.0, in spite of its Connection: keep-alive: "1.1" lets them reuse
     it. Nothing else depends on it. HTTP/1.0, since that is what this server implements: nothing that came with HTTP/1.1 is
     needed to read its responses."""
+
+    trusted_proxies: tuple[str, ...] = setting((), "http.trusted_proxies", "networks")
+    """Proxies whose X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239) are believed: networks and addresses, and
+    "unix" for all peers on a unix socket. The access log and handlers then have the client: the last address that is not of a
+    trusted proxy. Limits per address count the proxy. Not needed with the PROXY protocol (listen.proxy_protocol). nginx:
+    set_real_ip_from, with real_ip_recursive on."""
 
     server_header: bool = setting(True, "http.server_header")
     """Server header field, with the name and version of the program. nginx: server_tokens, which hides only the version."""

@@ -38,6 +38,7 @@ CLIENTS = {
     "mount": "mount",
     "nc.openbsd": "netcat-openbsd",
     "ncat": "ncat",
+    "nft": "nftables",
     "nginx": "nginx-light",
     "node": "nodejs",
     "nsenter": "util-linux",

@@ -47,8 +47,9 @@ authentication: text at /, JSON at /json, Prometheus at /metrics; rawservers --s
 
 {access}
 
-If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored. With the supplied
-unit, TCP addresses are set in the .socket files: the unit allows the server itself to open unix sockets only.
+If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored, but for the
+proxy_protocol of the first, which applies to these sockets. With the supplied unit, TCP addresses are set in the .socket files:
+the unit allows the server itself to open unix sockets only.
 """
 SITES = (
     f"Further sites, selected by host name. Their keys are {', '.join(settings_of(SiteConfig))}, as above. A missing key has "
@@ -114,7 +115,7 @@ def entry(key: str, meaning: str, setting: Setting, default: object) -> str:
 def listeners() -> str:
     services = default_addresses()
     addresses = ", ".join(f"{json.dumps(address)} ({name})" for name, address in services.items())
-    keys = {name: setting for name, setting in settings_of(ListenConfig).items() if setting.aliases}
+    keys = {name: setting for name, setting in settings_of(ListenConfig).items() if name in meanings(ListenConfig)}
     access = " ".join(f"{name}: {text} Value: {allowed_values(keys[name])}." for name, text in meanings(ListenConfig).items())
     meaning = LISTEN.format(
         access=access, services=" or ".join(map(json.dumps, services)), addresses=addresses, forms=ADDRESS_FORMS

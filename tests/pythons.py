@@ -64,7 +64,7 @@ def install(python: str, folder: Path, *options: str) -> None:
     """Make a virtual environment anew, with the package and the test dependencies."""
     subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *options, "--editable", f"{ROOT}[test]"], check=True)
+    subprocess.run([*pip, *options, "--editable", f"{ROOT}[test,fuzz]"], check=True)
 
 
 def renew_constraints() -> None:

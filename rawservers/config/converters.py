@@ -12,6 +12,7 @@ from rawservers.config.checks import check_directory, check_group, check_log_fil
 from rawservers.config.keys import KEYS, TABLES, dotted_key, toml_string
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
+from rawservers.core.networks import Networks
 from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST_NAME, TOKEN, parse_host
 from rawservers.http.response import check_headers
@@ -197,6 +198,11 @@ def convert_redirect(target: str, context: Context) -> str:
     return target
 
 
+def convert_network(name: str, context: Context) -> str:
+    Networks([name])
+    return name
+
+
 def convert_pages(pages: tuple[Any, ...], context: Context) -> tuple[tuple[int, str], ...]:
     return tuple((int(status), path) for status, path in pages)
 
@@ -247,7 +253,7 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig | 
         context.child(key).add_error("only unix sockets have one")
     if len(context.errors) > before:
         return None
-    return ListenConfig(service, address, access["mode"], access["owner"] or "", access["group"] or "")
+    return ListenConfig(**fields | {"address": address})
 
 
 def convert_service(name: object, context: Context) -> object:
@@ -284,6 +290,8 @@ KINDS = {
     "mode": Kind('an octal mode, such as "0660"', str, lambda mode, _: int(mode, 8), pattern="0?[0-7]{3}"),
     "name": Kind("a file name, without a slash or a leading dot", pattern=r"[^./\0][^/\0]*"),
     "names": Kind("an array of file names", list, items="name"),
+    "network": Kind('a network, an address, or "unix"', str, convert_network),
+    "networks": Kind('an array of networks, addresses, and "unix"', list, items="network"),
     "owner": Kind("the name of a user", pattern=r"[^:\0]+", check=check_user),
     "pages": Kind("a table of status codes, each with the path of a file", dict, convert_pages, items="path"),
     "path": Kind("the path of a file below the root, beginning with a slash", str, convert_url_path, pattern=r"/[^\0]*[^/\0]"),

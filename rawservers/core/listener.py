@@ -18,11 +18,14 @@ from typing import Any
 
 from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
+from rawservers.core.errors import os_error_text
 from rawservers.core.limits import Connections
 from rawservers.core.loop import EVENTS_TIME, STEPS_PER_CHECK, TURNS_TIME, EventHandler, Loop
+from rawservers.core.networks import NOBODY, Networks
 from rawservers.core.peer import peer_address
 from rawservers.core.phases import Preambles
 from rawservers.core.protocol import ServiceSpec
+from rawservers.core.proxy import ProxyHeader
 from rawservers.core.transport import Transport
 
 log = logging.getLogger("rawservers")
@@ -51,7 +54,7 @@ class ListenerState(Enum):
 
     ACCEPTING: epoll reports new connections. BACKLOG: one look at the accept queue was not enough, and it goes on at the end of
     each wake. FULL: no connection can be added; clients stay in the accept queue, or go to other workers. PAUSED: accept has
-    failed, for lack of descriptors or memory.
+    failed, or epoll_ctl, for lack of descriptors or memory.
     """
 
     ACCEPTING, BACKLOG, FULL, PAUSED, CLOSED = range(5)
@@ -67,17 +70,19 @@ class Listener(EventHandler):
     """An event handler of the loop: accepts the connections of one server socket.
 
     transport: makes their sockets; preambles: make what comes before each conversation; connection: the class of the
-    connections.
+    connections; proxies: peers that begin with a PROXY header.
     """
 
     def __init__(
         self, server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections,
         transport: Callable[..., Transport] = Transport, preambles: Preambles = (), connection: type[Connection] = Connection,
+        proxies: Networks = NOBODY,
     ) -> None:  # fmt: skip
         self._service, self.service = service, service.name
         self._server, self._sock, self._family = server, server.sock, int(server.sock.family)
         self._loop, self._connections, self._on_close = loop, connections, connections.discard
         self._transport, self._preambles, self._connection = transport, preambles, connection
+        self._proxies, self._has_preambles = proxies, bool(preambles or proxies)
         self._state = CLOSED
         self._timer = 0  # of the state
         # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up; and of the last accept.
@@ -93,11 +98,15 @@ class Listener(EventHandler):
     def _enter(self, state: ListenerState) -> None:
         """Change the state, the events watched for, the callback at the end of each wake, and the timer."""
         loop = self._loop
+        if (state in WATCHING) != (self._state in WATCHING):  # epoll_ctl(2) takes no change of EPOLLEXCLUSIVE
+            try:
+                loop.watch(self._sock.fileno(), self, LISTEN_EVENTS if state in WATCHING else 0)
+            except OSError as error:
+                log.warning("cannot accept on %r: %s; pausing", self, os_error_text(error))
+                state = PAUSED
         loop.at_wake_end = [callback for callback in loop.at_wake_end if callback != self._wake_ended]
         if state in (BACKLOG, FULL):
             loop.at_wake_end.append(self._wake_ended)  # behind those of other listeners, which so come first in the next wake
-        if (state in WATCHING) != (self._state in WATCHING):  # epoll_ctl(2) takes no change of EPOLLEXCLUSIVE
-            loop.watch(self._sock.fileno(), self, LISTEN_EVENTS if state in WATCHING else 0)
         loop.cancel(self._timer)
         if state in RETRY_TIMES:
             self._timer = loop.call_at(loop.clock.now + RETRY_TIMES[state], self, self._retry)
@@ -156,8 +165,13 @@ class Listener(EventHandler):
         service.counters.accepted += 1
         connection = self._connection(sock, peer, service, self._loop, self._on_close)
         self._connections.add(connection)
-        begin = partial(connection.introduce, self._preambles) if self._preambles else connection.begin
+        begin = partial(self._introduce, connection) if self._has_preambles else connection.begin
         self._loop.call_isolated(connection, begin)
+
+    def _introduce(self, connection: Connection) -> None:
+        """Begin with the preambles that this connection must have."""
+        preambles = (ProxyHeader, *self._preambles) if connection.host in self._proxies else self._preambles
+        connection.introduce(preambles) if preambles else connection.begin()
 
     def _wake_ended(self) -> None:
         """BACKLOG: go on accepting, if the wake has time left, or none had for MAX_WAIT. FULL: accept, if there is room now."""

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import NamedTuple, TypeAlias
 from typing import Protocol as Interface
 
-from rawservers.core.peer import Address, Peer
+from rawservers.core.peer import Address, Peer, address_text
 from rawservers.core.protocol import Chunk, Closing, Deadline, Protocol
 
 log = logging.getLogger("rawservers")
@@ -42,7 +42,9 @@ class PreambleError(Exception):
 
 
 class Preamble(Interface):
-    """One preamble of one connection."""
+    """One preamble of one connection. name: of what it expects, for messages."""
+
+    name: str
 
     def feed(self, data: bytes) -> Done | None:
         """Take input, at least one byte. None: more is needed. Raises PreambleError, also when it becomes too long."""
@@ -63,9 +65,10 @@ class Introduction(Protocol):
         self._peer = peer
         self._preambles = [make() for make in preambles]
         self._on_done, self._on_drain = on_done, on_drain
-        self._draining = False
+        self._draining = self._has_begun = False
 
     def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        self._has_begun = True
         try:
             while self._preambles:
                 done = self._preambles[0].feed(data) if data else None
@@ -75,13 +78,27 @@ class Introduction(Protocol):
                 self._peer.address = done.address or self._peer.address
                 del self._preambles[0]
         except PreambleError as error:
-            self.closing = Closing.LINGER
-            log.info("connection from %s port %d closed: %s", *self._peer.address, error)
+            self._reject(f"{error}")
         else:
             self._on_done(data)
             if self._draining:
                 self._on_drain()
         return ()
+
+    def end(self) -> Sequence[Chunk]:
+        self.closing = Closing.CLOSE
+        if self._has_begun:  # else it has only tried whether somebody listens
+            self._reject(f"FIN before the end of the {self._preambles[0].name}")
+        return ()
+
+    def expire(self) -> Sequence[Chunk]:
+        self._reject(f"no {self._preambles[0].name} in time")
+        return ()
+
+    def _reject(self, reason: str) -> None:
+        self.closing = Closing.LINGER
+        self._peer.counters.rejected += 1
+        log.info("connection from %s closed: %s", address_text(self._peer.address), reason)
 
     def drain(self) -> Sequence[Chunk]:
         self._draining = True  # the conversation is told of it as soon as it begins

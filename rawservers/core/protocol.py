@@ -52,7 +52,7 @@ class Closing(Enum):
 class Deadline(IntEnum):
     """What a conversation waits for, and so which deadline runs; the seconds are in `ServiceSpec.deadlines`.
 
-    HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. A deadline
+    HEAD, BODY and IDLE wait for input. With NONE and TURN the connection is not read; with TURN no deadline runs. A deadline
     goes on if nothing but TURN, without output, was between. SEND and LINGER are the core's own.
     """
 

@@ -134,12 +134,12 @@ def bind_all(
     try:
         for listen in resolve_listeners(config):
             endpoint = Endpoint.parse(listen.address)
-            key = ListenConfig(listen.service, str(endpoint))  # in the normal form: 80 and 127.0.0.1:80 are the same
+            normal = replace(listen, address=str(endpoint))  # 80 and 127.0.0.1:80 are the same
             is_any = endpoint.fd is None and not (endpoint.path or endpoint.port)  # port 0: each time another one
-            if is_any or key not in servers.values():
-                unused = [server for server, other in existing.items() if other == key and server not in servers]
+            if is_any or not any(is_same(normal, other) for other in servers.values()):
+                unused = [server for server, other in existing.items() if is_same(normal, other) and server not in servers]
                 group = [server for server in unused if server.port == unused[0].port] or bind(endpoint, make)
-                servers |= dict.fromkeys(group, key)
+                servers |= dict.fromkeys(group, normal)
                 for server in group:
                     server.set_access(listen.mode, *look_up_owner(listen.owner, listen.group, credentials))
     except (OSError, ValueError) as error:
@@ -150,6 +150,11 @@ def bind_all(
     for server in servers:
         server.tune(config.send_time)  # a reload may have changed it
     return servers
+
+
+def is_same(one: ListenConfig, other: ListenConfig) -> bool:
+    """Whether two listeners, whose addresses are in the normal form, are one socket of one service."""
+    return (one.service, one.address) == (other.service, other.address)
 
 
 @dataclass(slots=True, eq=False)
@@ -193,7 +198,7 @@ class Resources:
         except CannotStart:
             resources.close()
             raise
-        listen = tuple(ListenConfig(each.service, server.address) for server, each in servers.items())
+        listen = tuple(replace(each, address=server.address) for server, each in servers.items())
         resources.config = replace(config, listen=listen)  # the bound addresses, for the welcome page
         if raise_limit:
             raise_descriptor_limit(config)

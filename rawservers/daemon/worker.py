@@ -32,6 +32,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Callback, EventHandler, Loop
+from rawservers.core.networks import Networks
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
@@ -48,9 +49,9 @@ from rawservers.daemon.startup import (
 )
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
-from rawservers.logs.access import AccessLog
+from rawservers.logs.access import make_log
 from rawservers.services import ServiceContext
-from rawservers.settings import Config
+from rawservers.settings import Config, ListenConfig
 from rawservers.status import Status
 
 log = logging.getLogger("rawservers")
@@ -119,7 +120,7 @@ class Worker(EventHandler):
         self._uncounted: list[Connection] = []  # whose states are still to be counted
         self._states: Counter[str] = Counter()  # number of connections by service and state
         self._log_error = error_log.RepeatedError()
-        self.access_log = AccessLog(resources.access_log, config.log_format, loop.clock)
+        self.access_log = make_log(resources.access_log, config.log_format, loop.clock, config.trusted_proxies)
         sizes = max_connections(config), config.connections_per_address, connection_shares(config)
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
@@ -131,7 +132,7 @@ class Worker(EventHandler):
         except CannotStart:
             loop.close()
             raise
-        self._listeners = [self._make_listener(server, listen.service) for server, listen in resources.servers.items()]
+        self._listeners = [self._make_listener(*row) for row in resources.servers.items()]
 
     def _trace(self) -> Callable[..., Listener]:
         """Begin a trace; returns what makes listeners with it."""
@@ -142,8 +143,9 @@ class Worker(EventHandler):
         self._at_end.append(log_of_trace.finish)
         return trace.traced_listener
 
-    def _make_listener(self, server: ServerSocket, service: str) -> Listener:
-        return self._make(server, self._services[service], self.loop, self._connections)
+    def _make_listener(self, server: ServerSocket, listen: ListenConfig) -> Listener:
+        proxies = Networks(listen.proxy_protocol)
+        return self._make(server, self._services[listen.service], self.loop, self._connections, proxies=proxies)
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -174,7 +176,7 @@ class Worker(EventHandler):
 
     def listen(self, server: ServerSocket, service: str) -> None:
         """Accept connections of `service` from `server`, too."""
-        self._listeners.append(self._make_listener(server, service))
+        self._listeners.append(self._make_listener(server, ListenConfig(service, server.address)))
         self._listeners[-1].open()
 
     def close_listeners(self) -> None:
@@ -337,9 +339,10 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
         for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGTERM})
-        faulthandler.enable(2)
-        drop_privileges(resources.credentials)
-        worker = Worker(resources, scoreboard, slot)
+        with errors_as(CannotStart, "cannot start a worker: "):
+            faulthandler.enable(2)
+            drop_privileges(resources.credentials)
+            worker = Worker(resources, scoreboard, slot)
         worker.loop.on_signal(signal.SIGTERM, worker.leave)  # not `stop`: the supervisor may send STOPPING as well
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are

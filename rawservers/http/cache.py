@@ -23,7 +23,7 @@ from typing import Generic, Protocol, TypeVar
 
 from rawservers.core.peer import Clock
 from rawservers.http.admission import AdmissionFilter
-from rawservers.http.normalized import LOG_LINES, LOG_LINES_LIMIT, normalized_key
+from rawservers.http.normalized import LOG_LINES, LOG_LINES_LIMIT, PROXIED_LOG_LINES, normalized_key
 from rawservers.http.request import Request, parse_fields
 from rawservers.http.response import PreparedResponse
 
@@ -127,7 +127,7 @@ class Cache(Generic[E]):
 
 @dataclass(slots=True, eq=False)
 class CacheEntry:
-    """A response with its dependencies. log_lines: Referer and User-Agent lines of the request it was last sent for."""
+    """A response with its dependencies. log_lines: header lines for the access log, of the request it was last sent for."""
 
     response: PreparedResponse
     dependencies: tuple[Dependency, ...]
@@ -144,14 +144,14 @@ class CacheEntry:
         self.epoch = epoch
         return True
 
-    def response_to(self, head: bytes) -> PreparedResponse | None:
-        """The response, logged with the Referer and User-Agent of the request `head`; None if these are too long."""
-        log_lines = LOG_LINES.findall(head)
+    def response_to(self, log_lines: list[bytes], proxied: bool) -> PreparedResponse | None:
+        """The response, logged with the fields in `log_lines` of the request; None if these are too long."""
         if log_lines != self.log_lines:
             if sum(map(len, log_lines)) > LOG_LINES_LIMIT:
                 return None
             self.log_lines = log_lines
-            self.response.set_log_fields(parse_fields(b"".join(log_lines).decode("latin-1")))
+            fields = parse_fields(b"".join(log_lines).decode("latin-1"))
+            self.response.set_log_fields(fields, fields if proxied else None)
         self.response.epoch = -1  # not a repeated request: keep it out of the epoch cache
         return self.response
 
@@ -160,14 +160,19 @@ class CacheEntry:
 
 
 class ResponseCache:
-    """Serialized responses by request: at most `entries`, and `size` bytes without the content of files."""
+    """Serialized responses by request: at most `entries`, and `size` bytes without the content of files.
 
-    def __init__(self, clock: FreshnessClock, entries: int, size: int) -> None:
+    proxied: whether the access log depends on the fields of proxies.
+    """
+
+    def __init__(self, clock: FreshnessClock, entries: int, size: int, proxied: bool = False) -> None:
         self._clock = clock
         self._loop_clock = clock.loop_clock
         self._cache: Cache[CacheEntry] = Cache(entries, size)
         self._get = self._cache.get
         self._admission = AdmissionFilter()
+        self._proxied = proxied
+        self._find_log_lines = (PROXIED_LOG_LINES if proxied else LOG_LINES).findall
 
     def lookup(self, head: bytes, recheck: bool = False) -> PreparedResponse | None:
         """The response to the request with this head, if it is cached and fresh. recheck: whether no earlier stat counts."""
@@ -184,7 +189,7 @@ class ResponseCache:
         if entry.epoch != epoch and not entry.is_fresh(epoch):
             self._cache.discard(key)
             return None
-        return entry.response if key is head else entry.response_to(head)
+        return entry.response if key is head else entry.response_to(self._find_log_lines(head), self._proxied)
 
     def store(
         self, request: Request, response: PreparedResponse, dependencies: Iterable[Dependency], exact: bool = False
@@ -194,7 +199,7 @@ class ResponseCache:
         exact: by its exact head alone, since the response may depend on a field that is not one of KEY_FIELDS.
         """
         head = request.head
-        log_lines = LOG_LINES.findall(head)
+        log_lines = self._find_log_lines(head)
         log_bytes = sum(map(len, log_lines))
         key: Hashable = head
         if not self._admission.seen_before(head):

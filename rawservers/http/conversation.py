@@ -23,6 +23,7 @@ from rawservers.core.peer import Peer
 from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileSlice, Protocol, ResponseEnd
 from rawservers.http.chunked import ChunkedBody
 from rawservers.http.epoch_cache import EpochCache
+from rawservers.http.forwarded import PROXY_FIELDS, TrustedProxies
 from rawservers.http.framing import BLANK_LINES, cut_head
 from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
@@ -38,13 +39,16 @@ LOOKUP_STEPS = 1  # for a response from the cache
 ANSWER_STEPS = 8  # for any other response
 BYTES_PER_STEP = 512  # of a long request head
 
+TOO_LATE = HTTPError(503, "The response was not ready in time. Please try again later.")
+
 
 class Responder:
     """The source of a conversation's responses.
 
     lookup(head, recheck): the cached response to a request of exactly these bytes, if it is fresh. recheck: whether the request
     may be younger than the wake's poll, so that no earlier stat counts. server_header: whether to send a Server field. version:
-    of the status line of responses to HTTP/1.1 requests, 1.0 or 1.1. encoded_slash: as for `decode_target`.
+    of the status line of responses to HTTP/1.1 requests, 1.0 or 1.1. encoded_slash: as for `decode_target`. trusted_proxies: if
+    there are any.
     """
 
     def __init__(
@@ -53,12 +57,22 @@ class Responder:
         server_header: bool = True,
         version: str = "1.0",
         encoded_slash: bool = False,
+        trusted_proxies: TrustedProxies | None = None,
     ) -> None:
         self.lookup = lookup
+        self.trusted_proxies = trusted_proxies
         self.version = f"HTTP/{version}".encode()
         self.encoded_slash = encoded_slash
         self.common_headers = CommonHeaders(server_header)
         self.epoch_cache = EpochCache()
+
+    def identify(self, request: Request, peer: Peer) -> None:
+        """Set the client of `request`, which has come from `peer`, and its scheme."""
+        request.client, scheme = peer.address, ""
+        if self.trusted_proxies:
+            request.forwarded = {name: request.fields[name] for name in PROXY_FIELDS if name in request.fields} or None
+            request.client, scheme = self.trusted_proxies.origin(peer.address, request.fields)
+        request.scheme = scheme or ("https" if peer.secure else "http")
 
     def max_body(self, request: Request) -> int | None:
         """The longest body accepted with `request`, in bytes; None: nobody takes a body."""
@@ -140,8 +154,12 @@ class Conversation(Protocol):
         return ()
 
     def expire(self) -> Sequence[Chunk]:
+        if self._stream is not None:  # it pauses
+            return ()
+        if self._future is not None and self._future.done():
+            return self.resume()
         self.closing = LINGER
-        failure = HTTPError(408, "The request did not arrive in time.")
+        failure = TOO_LATE if self._future else HTTPError(408, "The request did not arrive in time.")
         return self._serialize(self._error_response(failure, b"")) if self._buffer or self._request else ()
 
     def drain(self) -> Sequence[Chunk]:
@@ -209,6 +227,7 @@ class Conversation(Protocol):
                     return response
                 self.steps += ANSWER_STEPS + len(head) // BYTES_PER_STEP
                 request = self._request = parse(head)
+                self._responder.identify(request, self._peer)
                 if request.version == (1, 1):
                     request.response_version = self._responder.version
                 decode_target(request, self._responder.encoded_slash)
@@ -236,7 +255,7 @@ class Conversation(Protocol):
             request = Request(head, line, line.partition(" ")[0], "", (1, 0))
         request.keep_alive = False
         self._counters.answers += 1
-        self._counters.bad_requests += 1
+        self._counters.bad_requests += failure is not TOO_LATE
         return self._responder.respond_to_error(failure, request)
 
     def _check_body(self, request: Request, chunks: list[Chunk]) -> None:

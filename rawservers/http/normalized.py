@@ -26,7 +26,9 @@ KEY_FIELDS = (
     "if-none-match", "if-range", "if-unmodified-since", "range", "transfer-encoding",
 )  # fmt: skip
 IGNORED_LINES = re.compile(rf"\n(?!(?i:{'|'.join(KEY_FIELDS)}):){TOKEN}+:{VALUE}+\r(?=\n)".encode("latin-1"))
-LOG_LINES = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")  # of a valid head
+# Of a valid head: what the access log depends on, without trusted proxies, and with some.
+LOG_LINES = re.compile(rb"\n(?i:referer|user-agent):[^\r\n]*")
+PROXIED_LOG_LINES = re.compile(rb"\n(?i:referer|user-agent|x-forwarded-for|forwarded):[^\r\n]*")
 
 
 def normalized_key(head: bytes) -> tuple[bytes] | None:

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
+
+from rawservers.core.peer import Address
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -87,6 +90,9 @@ class Request:
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     user:        the authenticated user (auth.py); "" if the path needs none
     steps:       steps of work that the response takes, see core/protocol.py
+    client:      address of the client: that of the peer, unless a trusted proxy has named another one
+    scheme:      "https" if the client uses TLS, as far as is known, else "http"
+    forwarded:   the fields in which proxies have named the client; None if there are none, or no proxy is trusted
     discards_body: whether the body is discarded unread
     """
 
@@ -105,6 +111,9 @@ class Request:
     path_bytes: bytes = b""
     user: str = ""
     steps: int = 0
+    client: Address = ("", 0)
+    scheme: str = "http"
+    forwarded: Mapping[str, str] | None = None
     discards_body: bool = False
 
     @property

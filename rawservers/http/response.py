@@ -169,6 +169,7 @@ class AccessRecord:
     body_size:  bytes of the body to send, without the head
     referer:    the Referer field, or ""
     agent:      the User-Agent field, or ""
+    forwarded:  as in the Request
     text:       the formatted log line, kept here by the access log
     """
 
@@ -178,6 +179,7 @@ class AccessRecord:
     body_size: int
     referer: str = ""
     agent: str = ""
+    forwarded: Mapping[str, str] | None = None
     text: str = ""
 
 
@@ -238,11 +240,12 @@ class PreparedResponse:
         if request.user:
             user = request.user.encode().decode("latin-1")
             self.record = UserRecord(request.line, status, head_size, self.record.body_size, user=user)
-        self.set_log_fields(request.fields)
+        self.set_log_fields(request.fields, request.forwarded)
 
-    def set_log_fields(self, fields: Mapping[str, str]) -> None:
-        """Use Referer and User-Agent of these header fields for the access log from now on."""
+    def set_log_fields(self, fields: Mapping[str, str], forwarded: Mapping[str, str] | None) -> None:
+        """Use Referer and User-Agent of `fields` for the access log from now on, and what proxies have sent in `forwarded`."""
         self.record.referer, self.record.agent = fields.get("referer", ""), fields.get("user-agent", "")
+        self.record.forwarded = forwarded
         self.end_keepalive: ResponseEnd | None = None
         self.end_close: ResponseEnd | None = None
 

@@ -12,8 +12,9 @@ A handler owns its path and all paths below it: the one for /hello is called for
 path is normalised, see target.py; `Request.target` is as sent.
 
 A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
-Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
-handler raises, or returns anything else, the response is 500 and the traceback is logged.
+Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. A
+future that is not done within `function_time` is given up: the response is 503, the connection is closed, and a late result is
+dropped. If a handler raises, or returns anything else, the response is 500 and the traceback is logged.
 
 A handler is called for every method, unless methods are named before its path: ("GET,POST /hello", hello). GET is also HEAD.
 For other methods the response is 405, unless another handler of the same path takes them.
@@ -37,8 +38,9 @@ from pathlib import Path
 
 from rawservers.http.auth import ProtectedPath, parse_credentials
 from rawservers.http.cache import ResponseCache
-from rawservers.http.conversation import Responder
+from rawservers.http.conversation import TOO_LATE, Responder
 from rawservers.http.files import open_body
+from rawservers.http.forwarded import TrustedProxies
 from rawservers.http.listing.builder import Busy
 from rawservers.http.request import HTTPError, Request, parse_host
 from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, as_private, check_headers, with_type
@@ -55,11 +57,12 @@ class Router(Responder):
     """The Responder of the HTTP service.
 
     sites: the default site first. config: its `handlers`, of which the one with the longest path is called, `body_limit`,
-    `server_header`, `http_version` and `encoded_slash`. Raises ValueError for a malformed host name or path.
+    `server_header`, `http_version`, `encoded_slash` and `trusted_proxies`. Raises ValueError for a malformed host name or path.
     """
 
     def __init__(self, sites: Sequence[Site], config: Config, cache: ResponseCache) -> None:
-        super().__init__(cache.lookup, config.server_header, config.http_version, config.encoded_slash)
+        trusted = TrustedProxies(config.trusted_proxies) if config.trusted_proxies else None
+        super().__init__(cache.lookup, config.server_header, config.http_version, config.encoded_slash, trusted)
         self._default = sites[0]
         self._sites = {parse_host(host): site for site in sites for host in site.hosts}
         by_path: defaultdict[str, dict[str, Handler]] = defaultdict(dict)
@@ -108,6 +111,8 @@ class Router(Responder):
             return self._site(request).page(500, request, message="An internal error occurred. Please try again later.")
 
     def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
+        if failure is TOO_LATE:
+            log.error("no response for %s in time: http.function_time has passed", request.target)
         return self._site(request).page(failure.status, request, message=failure.message)
 
     def _protected(self, request: Request, handlers: Mapping[str, Handler]) -> ProtectedPath | None:

@@ -15,11 +15,12 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
 from rawservers.core.peer import Clock, Peer
+from rawservers.http.forwarded import TrustedProxies
 from rawservers.http.response import AccessRecord, UserRecord
 from rawservers.logs.sink import duplicate, open_sink
 from rawservers.logs.trust import open_as_root
@@ -115,6 +116,26 @@ class AccessLog:
             return
         self._host = host
         self._start = self._format.start.format(host_text(self._format, host), self._time)
+
+
+class ProxiedAccessLog(AccessLog):
+    """A log with the clients that trusted proxies have named, in place of these proxies. Arguments: as for AccessLog."""
+
+    def __init__(self, fd: int, style: str, clock: Clock, trusted_proxies: TrustedProxies) -> None:
+        super().__init__(fd, style, clock)
+        self._trusted_proxies = trusted_proxies
+
+    def add(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
+        if isinstance(record, AccessRecord) and record.forwarded:
+            peer = Peer(self._trusted_proxies.origin(peer.address, record.forwarded)[0], peer.clock, peer.counters)
+        super().add(peer, record, sent, seconds)
+
+
+def make_log(fd: int, style: str, clock: Clock, trusted_proxies: Sequence[str]) -> AccessLog:
+    """The log that these trusted proxies need. The other arguments: as for AccessLog."""
+    if not trusted_proxies:
+        return AccessLog(fd, style, clock)
+    return ProxiedAccessLog(fd, style, clock, TrustedProxies(trusted_proxies))
 
 
 def open_target(target: str, uid: int = 0) -> int:

@@ -12,6 +12,7 @@ from rawservers.core.bind import ServerSocket
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
+from rawservers.core.networks import Networks
 from rawservers.core.protocol import ServiceSpec
 from rawservers.core.trace import Trace, TracedConnection, TracedServerSocket, TracedTransport
 from rawservers.logs.sink import duplicate, open_sink
@@ -52,7 +53,9 @@ def traced_server_socket(*arguments: int, **options: int) -> TracedServerSocket:
     return TracedServerSocket(trace_log(), *arguments, **options)
 
 
-def traced_listener(server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections) -> Listener:
+def traced_listener(
+    server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections, proxies: Networks
+) -> Listener:
     """A listener whose connections have a trace."""
     transport = partial(TracedTransport, trace_log(), service.name)
-    return Listener(server, service, loop, connections, transport, connection=TracedConnection)
+    return Listener(server, service, loop, connections, transport, connection=TracedConnection, proxies=proxies)

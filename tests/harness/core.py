@@ -34,7 +34,7 @@ class Running:
         self.loop = Loop()
         self.reports: list[tuple[object, int]] = []
         self.begun: list[Protocol] = []
-        service = ServiceSpec(
+        self.service = service = ServiceSpec(
             "test",
             self.start,
             {Deadline[name.upper()]: seconds for name, seconds in deadlines.items()},

@@ -42,9 +42,11 @@ service = "telnet"
 address = "0"
 """
 
-# The servers with a function that says what it was sent: only functions take a body, and only code can say them.
+# The servers with a function that says what it was sent, and one that never does: only functions take a body, and only code can
+# say them.
 WITH_A_FUNCTION = """
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 from rawservers import Response, cli
 
@@ -52,7 +54,7 @@ def say(request):
     return Response(200, [("Content-Type", "text/plain")], request.body)
 
 configure = cli.configure
-cli.configure = lambda *said: replace(configure(*said), handlers=(("/say", say),))
+cli.configure = lambda *said: replace(configure(*said), handlers=(("/say", say), ("/never", lambda request: Future())))
 sys.exit(cli.main())
 """
 
@@ -189,6 +191,7 @@ SHORT = """
 [http]
 head_time = 0.5
 body_time = 0.5
+function_time = 0.5
 idle_time = 0.5
 requests = 2
 body_limit = 3
@@ -240,6 +243,14 @@ def test_body_time(short: Server) -> None:
         with short.connect() as sock:
             sock.sendall(b"POST /say HTTP/1.1\r\nHost: h\r\n" + body)
             assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 408 ")
+
+
+@acts("http.function_time")
+def test_function_time(short: Server) -> None:
+    with short.connect() as sock:
+        sock.sendall(b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 503 ")
+    assert "Traceback" not in short.stderr()
 
 
 @acts("http.idle_time")
@@ -400,6 +411,24 @@ def test_access_to_a_unix_socket(place: Path) -> None:
         status = (place / "http.sock").stat()
         assert status.st_mode & 0o777 == 0o660
         assert (pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name) == (owner, group)
+
+
+@acts("listen.proxy_protocol")
+def test_proxy_protocol(place: Path) -> None:
+    """With a trace, which has listeners of its own."""
+    listen = '[[listen]]\nservice = "http"\naddress = "0"\nproxy_protocol = ["127.0.0.0/8"]'
+    with started(place, "log.trace = true", listen=listen) as server:
+        header = b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 80\r\n"
+        assert exchange(server, header + b"GET /f\r\n") == b"content of f\n"
+        assert server.await_log(1)[0].startswith("192.0.2.1 - - [")
+        assert exchange(server, b"GET /f\r\n") == b""
+
+
+@acts("http.trusted_proxies")
+def test_trusted_proxies(place: Path) -> None:
+    with started(place, 'http.trusted_proxies = ["127.0.0.0/8"]') as server:
+        ask(server, "/f", "h", "X-Forwarded-For: 192.0.2.1")
+        assert server.await_log(1)[0].startswith("192.0.2.1 - - [")
 
 
 @acts("workers")

@@ -63,6 +63,15 @@ def test_where_to_listen(
     assert found == tuple(ListenConfig(*row) for row in expected)
 
 
+def test_inherited_sockets_have_the_proxies_of_the_file() -> None:
+    one, other = ListenConfig("http", ":80", proxy_protocol=("unix",)), ListenConfig("http", ":81")
+    telnet = ListenConfig("telnet", ":23", proxy_protocol=("unix",))
+    found = listeners({}, [one, other, telnet], {"http": [3, 4]})
+    assert found == (replace(one, address="fd:3"), replace(one, address="fd:4"), telnet)
+    assert listeners({"http": ["1"]}, [one], {}) == (ListenConfig("http", "1"),)
+    assert listeners({}, [telnet], {"http": [3]}) == (ListenConfig("http", "fd:3"), telnet)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -60,6 +60,8 @@ def test_a_wrong_type(config: Class, name: str, value: object) -> None:
         (ListenConfig, {"address": 80}, "address: expected a string, not 80"),
         (ListenConfig, {"mode": 0o660}, "mode: only unix sockets have one, not "),
         (ListenConfig, {"owner": "root"}, "owner: only unix sockets have one, not "),
+        (ListenConfig, {"proxy_protocol": "unix"}, "proxy_protocol: expected a tuple of networks and \"unix\", not 'unix'"),
+        (ListenConfig, {"proxy_protocol": ("unix", "h")}, "proxy_protocol: not a network: 'h' (as in 10.0.0.0/8, "),
         (ListenConfig, {"address": "unix:/s", "mode": "0660"}, "mode: expected a mode from 0 to 0o777 or None, not '0660'"),
     ],
 )

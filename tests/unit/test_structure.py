@@ -33,13 +33,15 @@ LAYERS = [
     {"cli", "testing"},
     {"__main__"},
 ]
-PROTOCOLS_SEE = {"core.peer", "core.protocol", "settings"}
+PROTOCOLS_SEE = {"core.networks", "core.peer", "core.protocol", "settings"}
 PURE = {
     "config.keys",
     "config.positions",
     "core.errors",
+    "core.networks",
     "core.peer",
     "core.protocol",
+    "core.proxy",
     "core.redaction",
     "daemon.transitions",
     "schema",
@@ -47,6 +49,7 @@ PURE = {
     "http.auth",
     "http.request",
     "http.dates",
+    "http.forwarded",
     "http.target",
     "http.negotiation",
     "http.response",
@@ -80,7 +83,7 @@ ORDERS = {
     "http": (
         "router", "welcome", "site", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
         "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
-        "auth", "request",
+        "auth", "forwarded", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip

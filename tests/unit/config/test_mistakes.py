@@ -224,6 +224,18 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
             ],
         ),
         ("[[listen]]\nservice = 'http'\nmode = '0660'", ["3: listen.mode: only unix sockets have one"]),
+        (
+            "[[listen]]\nservice = 'http'\nproxy_protocol = [\n'10.0.0.0/8',\n'10.0.0.1/8', 'proxy.example', 5]",
+            [
+                "3: listen.proxy_protocol: not a network: '10.0.0.1/8': that of this address is 10.0.0.0/8",
+                "3: listen.proxy_protocol: not a network: 'proxy.example' (as in 10.0.0.0/8, 192.0.2.1, fd00::/8 or unix)",
+                '3: listen.proxy_protocol: expected a network, an address, or "unix", not 5',
+            ],
+        ),
+        (
+            "[[listen]]\nservice = 'http'\nproxy_protocol = 'unix'",
+            ['3: listen.proxy_protocol: expected an array of networks, addresses, and "unix", not "unix"'],
+        ),
         ("[[listen]]", ["1: listen.service: missing: expected one of {services}"]),
         ("[[listen]]\nservice = ['http']", ["2: listen.service: expected one of {services}, not an array"]),
         ("[[listen]]\nservice = 'htpt'", ['2: listen.service: expected one of {services}, not "htpt"']),

@@ -21,6 +21,8 @@ from tests.harness.waiting import until
 class FourBytes:
     """A preamble that eats four bytes; "evil" is none, and "proxy" after two of them is."""
 
+    name = "four bytes"
+
     def __init__(self) -> None:
         self.eaten = b""
 
@@ -87,15 +89,35 @@ def test_a_wrong_preamble_closes_the_connection(caplog: pytest.LogCaptureFixture
         sock.sendall(b"evil and more")
         assert receive_all(sock) == b""
         assert running.begun == []
+        assert running.service.counters.rejected == 1
     assert "no preamble of ours" in caplog.text
 
 
-def test_a_preamble_has_until_the_head_deadline() -> None:
-    with Running(Telling, preambles=[FourBytes], head=0.2, idle=60, linger=0.1) as running, running.connect() as sock:
-        sock.sendall(b"abc")
-        assert receive_all(sock) == b""
-        until(lambda: not running.connections, "it is closed")
+@pytest.mark.parametrize("data", [b"", b"abc"])
+def test_a_preamble_has_until_the_head_deadline(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), Running(Telling, preambles=[FourBytes], head=0.2, idle=60, linger=0.1) as running:
+        with running.connect() as sock:
+            sock.sendall(data)
+            assert receive_all(sock) == b""
+            until(lambda: not running.connections, "it is closed")
+            assert running.begun == []
+        assert running.service.counters.rejected == 1
+    assert "closed: no four bytes in time" in caplog.text
+
+
+def test_a_fin_before_the_end_of_a_preamble(caplog: pytest.LogCaptureFixture) -> None:
+    """One in place of it is no failure: somebody looks whether the server listens."""
+    with caplog.at_level(logging.INFO), Running(Telling, preambles=[FourBytes]) as running:
+        for data, rejected in ((b"", 0), (b"abc", 1)):
+            with running.connect() as sock:
+                sock.sendall(data)
+                sock.shutdown(socket.SHUT_WR)
+                assert receive_all(sock) == b""
+            assert running.service.counters.rejected == rejected
         assert running.begun == []
+    assert [record.getMessage().partition(" closed: ")[2] for record in caplog.records] == [
+        "FIN before the end of the four bytes"
+    ]
 
 
 def test_the_head_deadline_is_one_for_preamble_and_head() -> None:

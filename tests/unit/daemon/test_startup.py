@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import socket
 from collections.abc import Sequence
 
 import pytest
@@ -60,3 +61,18 @@ def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
         startup.bind_all(Config(listen=(ListenConfig("http", "80"),)))
     with pytest.raises(startup.CannotStart, match=r"^cannot listen on unix:/x: permission denied$"):
         startup.bind_all(Config(listen=(ListenConfig("http", "unix:/x"),)))
+
+
+def test_a_reload_keeps_the_socket_and_takes_its_new_settings() -> None:
+    def bound(listen: ListenConfig, existing: startup.Servers) -> startup.Servers:
+        return startup.bind_all(Config(listen=(listen,)), existing)
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    before = bound(ListenConfig("http", port), {})
+    after = bound(ListenConfig("http", f"127.0.0.1:{port}", proxy_protocol=("unix",)), before)
+    assert list(after.values()) == [ListenConfig("http", f"127.0.0.1:{port}", proxy_protocol=("unix",))]
+    assert after.keys() == before.keys()
+    for server in after:
+        server.close()
