@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
+from pkgutil import get_data
 from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
@@ -17,12 +19,23 @@ from rawservers.schema import DAY, Setting, is_number, is_plain_path, is_printab
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
-WELCOME = Path(__file__).parent / "welcome"
+WELCOME = Path(__file__).parent / "welcome"  # no directory, if the package is in a zip archive: see `read_data`
 
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
 
 WEEK, YEAR = 7 * DAY, 365 * DAY
+
+
+@cache
+def read_data(name: str) -> str:
+    """A data file of the package, in UTF-8, by its path in it. Raises OSError.
+
+    The package may be in a zip archive. It is read once: an upgrade replaces the archive under a running server.
+    """
+    data = get_data("rawservers", name)
+    assert data is not None  # the loaders of directories and of archives can do this
+    return data.decode()
 
 
 class ConfigError(Exception):

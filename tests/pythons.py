@@ -70,6 +70,6 @@ def install(python: str, folder: Path, *options: str) -> None:
 def renew_constraints() -> None:
     """Install the newest versions, and write them to tests/constraints.txt."""
     install(sys.executable, ROOT / ".venv")
-    freeze = [ROOT / ".venv" / "bin" / "python", "-m", "pip", "freeze", "--exclude-editable"]
+    freeze = [ROOT / ".venv" / "bin" / "python", "-m", "pip", "freeze", "--all", "--exclude", "pip", "--exclude-editable"]
     frozen = subprocess.run(freeze, check=True, stdout=subprocess.PIPE, text=True)
     CONSTRAINTS.write_text("# Made by `python3 -m tests --renew`.\n" + frozen.stdout)

@@ -69,13 +69,19 @@ class Output:
                 sent = self._send_some(quota)
                 total += sent
                 self._account(sent)
+            if self._sock.unsent:
+                self._sock.flush()
         except BlockingIOError:
             pass
         return total
 
+    def has_left(self) -> bool:
+        """Whether all of it has left."""
+        return not (self.chunks or self._sock.unsent)
+
     def has_progressed(self) -> bool:
         """Whether PROGRESS bytes, or all the rest, have left since this was last true."""
-        if self.chunks and self._since_progress < PROGRESS:
+        if self._since_progress < PROGRESS and not self.has_left():
             return False
         self._since_progress = 0
         return True

@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
-from pathlib import Path
 from urllib.parse import quote
 
 from rawservers.http.auth import UNPROTECTED, Protection
@@ -31,7 +30,7 @@ from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, as_private, check_headers, error_response
 from rawservers.http.target import slash_location
-from rawservers.settings import SiteConfig
+from rawservers.settings import SiteConfig, read_data
 
 log = logging.getLogger("rawservers")
 
@@ -44,7 +43,7 @@ COMPRESSIBLE = re.compile(
 )
 OTHER_TYPE = "application/octet-stream"
 # By the ending, or by the whole name of a file without one. Not those of the mimetypes module, which differ between systems.
-MEDIA_TYPES = Path(__file__).with_name("media_types.txt").read_text("ascii")
+MEDIA_TYPES = read_data("http/media_types.txt")
 
 
 def with_charset(kind: str) -> str:
@@ -96,6 +95,10 @@ class Site:
         if config.listing:
             html.template()  # read it before the process drops its privileges
 
+    def max_body(self, request: Request) -> int | None:
+        """The longest body accepted with `request`, in bytes; None: none is."""
+        return None
+
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         """The response to `request`, or a future of one; that of the future if there is one, which is done."""
         if future:
@@ -115,8 +118,12 @@ class Site:
 
     def page(self, status: int, request: Request, headers: Headers = (), message: str = "") -> PreparedResponse:
         """A response with a page about its status: the site's own one, else the built-in one, with `message` or the usual."""
+        home = ""
+        if status == 404 and self._has_home(request.path_bytes):
+            headers = [*without("Vary", headers), ("Vary", "Accept")]
+            home = home_link(request.target) if accepts_html(request.fields.get("accept", "")) else ""
         fields = without("Content-Type", self._with_site_headers(request, headers))
-        response = error_response(status, message or MESSAGES[status], fields)
+        response = error_response(status, message or MESSAGES[status], fields, home)
         if page := self._pages.get(status):
             try:
                 body = self._root.find(fsencode(page)).body
@@ -124,6 +131,16 @@ class Site:
             except OSError as failure:
                 log.error("cannot read the error page %s: %s", page, failure.strerror)
         return PreparedResponse(response, request)
+
+    def _has_home(self, path: bytes) -> bool:
+        """Whether there is something at "/" that an error page for `path` can link to."""
+        if path == b"/" or self._config.listing:
+            return path != b"/"
+        for name in self._config.index:
+            with suppress(OSError):
+                self._root.find(b"/" + fsencode(name))
+                return True
+        return False
 
     def _finish(self, request: Request, future: Future[Response]) -> PreparedResponse:
         """The response of a future that is done."""
@@ -275,6 +292,11 @@ def media_type(path: bytes, types: Mapping[str, str] = TYPES) -> str:
     _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
     other = OTHER_TYPE if dot else types.get("", OTHER_TYPE)
     return types.get((dot + extension).decode("latin-1").lower(), other)
+
+
+def home_link(target: str) -> str:
+    """The URL of "/", relative to this target: it holds behind a proxy that adds a prefix."""
+    return "../" * (target.partition("?")[0].count("/") - 1) or "./" if target.startswith("/") else "/"
 
 
 def without(name: str, headers: Headers) -> Headers:

@@ -13,9 +13,10 @@ from rawservers.core.protocol import Chunk, FileSlice, OpenFile, ResponseEnd
 
 
 class Sized:
-    """Takes at most so many bytes in all, then would block."""
+    """Takes at most so many bytes in all, then would block. unsent: of what it has taken."""
 
     family = 0
+    unsent = b""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -28,6 +29,10 @@ class Sized:
         self.room -= len(taken)
         self.taken += taken
         return len(taken)
+
+    def flush(self) -> None:
+        if self.unsent:
+            raise BlockingIOError
 
 
 def output(transport: Sized, *chunks: Chunk, offset: int = 0) -> tuple[Output, list[tuple[object, int]]]:
@@ -106,3 +111,18 @@ def test_an_error_of_a_file_is_told_from_one_of_the_network(code: int, kind: typ
     with pytest.raises(OSError, match="as told") as raised:
         queue.flush(1 << 20)
     assert type(raised.value) is kind
+
+
+def test_what_the_transport_has_not_sent_yet_is_waited_for() -> None:
+    transport = Sized(9)
+    made, ends = output(transport, b"abcd", ResponseEnd("first"))
+    transport.unsent = b"ciphertext"
+    assert made.flush(100) == 4
+    assert not made.chunks
+    assert not made.has_left()
+    assert not made.has_progressed()
+    transport.unsent = b""
+    assert made.flush(100) == 0
+    assert made.has_left()
+    assert made.has_progressed()
+    assert ends == [("first", 4)]
