@@ -19,6 +19,7 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock, Thread, get_native_id
@@ -104,10 +105,8 @@ class VerifierThreads:
             return found
 
     def _run(self) -> None:
-        try:
+        with suppress(OSError):  # of a sandbox
             os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
-        except OSError as failure:  # by a sandbox
-            log.debug("cannot lower the priority of a thread: %s", failure.strerror)
         while verification := self._begin_next():
             verified = False
             try:

@@ -128,6 +128,13 @@ def test_a_file_that_was_read_for_others(clock: Clock, root: Path, users: str) -
     assert (listing.status, b"main.htm" in listing.body, listing.body == right.body) == (200, True, False)
 
 
+def test_a_variant_that_is_protected_by_itself(clock: Clock, root: Path, users: str) -> None:
+    (root / "index.html.gz").write_bytes(b"secret")
+    site = SiteConfig(str(root), auth=(AuthConfig("/index.html.gz", users),))
+    for fields in ({}, {"Authorization": ADA}):
+        assert get(clock, site, Accept_Encoding="gzip", **fields).body == b"home"
+
+
 def test_a_listing_needs_a_user(clock: Clock, root: Path, users: str) -> None:
     """Also while the listing is being made for somebody else."""
     site = router(clock, SiteConfig(str(root), auth=(AuthConfig("/sub/", users),), listing=True))
