@@ -36,7 +36,7 @@ log = logging.getLogger("rawservers")
 THREADS = 2
 MAX_QUEUED = 16  # verifications that wait for a thread: at the usual cost of 10 about half a second
 MAX_REQUESTS = 256  # that wait in all. They may share a verification, and are then answered in one iteration of the event loop
-NICENESS = 10  # of the threads, so that the event loop comes first where there are few processors
+NICENESS = 5  # of the threads: the event loop comes first, and where processors are scarce they still get a share
 
 MAX_PASSWORD = 72  # bytes: bcrypt ignores what follows, so a longer one would be as good as its beginning
 MAX_VERIFIED = 4096  # users and passwords that are remembered
