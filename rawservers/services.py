@@ -47,7 +47,7 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 class ServiceContext(NamedTuple):
     """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log.
-    users: the files of users of `Config.sites`, by path."""
+    users: the files of users of `Config.sites`, by path, if they were read before the privileges were dropped."""
 
     clock: Clock
     report: Report
@@ -80,10 +80,10 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
     verifiers: Mapping[str, Verify] = {}
-    if context.users:
-        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
+    if any(site.auth for site in config.sites):
+        from rawservers.http.users import make_verifiers, read_all_users  # here, since most starts have no use for it
 
-        verifiers = make_verifiers(context.users, freshness)
+        verifiers = make_verifiers(context.users or read_all_users(config.sites), freshness)
     sites = [
         kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers))
         for site in config.sites or (SiteConfig(),)
