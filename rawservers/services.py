@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
+from os import fsencode
 from typing import NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
@@ -24,6 +25,7 @@ from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
+from rawservers.http.health import Health
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.http.welcome import WelcomeSite
@@ -45,12 +47,14 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
 class ServiceContext(NamedTuple):
-    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log."""
+    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log;
+    is_stopping: whether a stop of the whole server was announced."""
 
     clock: Clock
     report: Report
     get_status: GetStatus
     get_sockets: GetSockets = Future
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 class Service(NamedTuple):
@@ -76,7 +80,8 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
-    sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache) for site in config.sites or (SiteConfig(),)]
+    health = Health(fsencode(config.health or ""), context.is_stopping)
+    sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache, health) for site in config.sites or (SiteConfig(),)]
     router = Router(sites, config, cache)
     return lambda peer: Conversation(peer, router, config.requests)
 

@@ -65,12 +65,13 @@ class Responder:
         self.epoch_cache = EpochCache()
 
     def identify(self, request: Request, peer: Peer) -> None:
-        """Set the client of `request`, which has come from `peer`, and its scheme."""
-        request.client, scheme = peer.address, ""
+        """Set the client of `request`, which has come from `peer`, and whether it uses TLS."""
+        request.client, request.is_secure = peer.address, peer.secure
         if self.trusted_proxies:
             request.forwarded = {name: request.fields[name] for name in PROXY_FIELDS if name in request.fields} or None
             request.client, scheme = self.trusted_proxies.origin(peer.address, request.fields)
-        request.scheme = scheme or ("https" if peer.secure else "http")
+            if scheme:
+                request.is_secure = scheme == "https"
 
     def max_body(self, request: Request) -> int | None:
         """The longest body accepted with `request`, in bytes; None: nobody takes a body."""

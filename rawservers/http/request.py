@@ -90,7 +90,7 @@ class Request:
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     steps:       steps of work that the response takes, see core/protocol.py
     client:      address of the client: that of the peer, unless a trusted proxy has named another one
-    scheme:      "https" if the client uses TLS, as far as is known, else "http"
+    is_secure:   whether the client uses TLS: to this server, unless a trusted proxy has named its scheme
     forwarded:   the fields in which proxies have named the client; None if there are none, or no proxy is trusted
     """
 
@@ -109,8 +109,13 @@ class Request:
     path_bytes: bytes = b""
     steps: int = 0
     client: Address = ("", 0)
-    scheme: str = "http"
+    is_secure: bool = False
     forwarded: Mapping[str, str] | None = None
+
+    @property
+    def scheme(self) -> str:
+        """ "https" if the client uses TLS, otherwise "http"."""
+        return "https" if self.is_secure else "http"
 
     @property
     def path(self) -> str:

@@ -172,6 +172,12 @@ class AccessRecord:
     text: str = ""
 
 
+class UnloggedRecord(AccessRecord):
+    """The record of a response that is not logged."""
+
+    __slots__ = ()
+
+
 class HasBody(Protocol):
     """An object with a body: a Response or a File."""
 

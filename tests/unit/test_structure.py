@@ -48,6 +48,7 @@ PURE = {
     "http.request",
     "http.dates",
     "http.forwarded",
+    "http.health",
     "http.target",
     "http.negotiation",
     "http.response",
@@ -79,9 +80,9 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "welcome", "site", "files", "listing", "cache", "admission", "normalized", "conversation", "epoch_cache",
-        "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target", "forwarded",
-        "request",
+        "router", "welcome", "site", "health", "files", "listing", "cache", "admission", "normalized", "conversation",
+        "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
+        "forwarded", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip
