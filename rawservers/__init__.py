@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rawservers.http.response import Response as Response
     from rawservers.server import Server as Server
     from rawservers.services import add_service as add_service
+    from rawservers.settings import AuthConfig as AuthConfig
     from rawservers.settings import Config as Config
     from rawservers.settings import ListenConfig as ListenConfig
     from rawservers.settings import SiteConfig as SiteConfig
@@ -30,10 +31,10 @@ __version__ = "0.1.0"
 # The public names, and where they are from. They are imported when first used, so that whoever wants a part of the package
 # does not wait for the whole.
 PUBLIC = {
-    "CannotStart": "daemon.startup", "Closing": "core.protocol", "Config": "settings", "Deadline": "core.protocol",
-    "ListenConfig": "settings", "Peer": "core.peer", "Protocol": "core.protocol", "Request": "http.request",
-    "Response": "http.response", "Server": "server", "SiteConfig": "settings", "add_service": "services",
-    "serve": "daemon.worker",
+    "AuthConfig": "settings", "CannotStart": "daemon.startup", "Closing": "core.protocol", "Config": "settings",
+    "Deadline": "core.protocol", "ListenConfig": "settings", "Peer": "core.peer", "Protocol": "core.protocol",
+    "Request": "http.request", "Response": "http.response", "Server": "server", "SiteConfig": "settings",
+    "add_service": "services", "serve": "daemon.worker",
 }  # fmt: skip
 
 

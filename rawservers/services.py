@@ -18,22 +18,23 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from os import fsencode
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
+from rawservers.http.auth import Protection, Verify
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.health import Health
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.http.welcome import WelcomeSite
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
 from rawservers.sockets import Sockets
 from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
+from rawservers.welcome.site import WelcomeSite
 
 log = logging.getLogger("rawservers")
 
@@ -47,13 +48,14 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
 class ServiceContext(NamedTuple):
-    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log;
-    is_stopping: whether a stop of the whole server was announced."""
+    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log.
+    users: the files of users of `Config.sites`, by path; is_stopping: whether a stop of the whole server was announced."""
 
     clock: Clock
     report: Report
     get_status: GetStatus
     get_sockets: GetSockets = Future
+    users: Mapping[str, Any] = {}
     is_stopping: Callable[[], bool] = lambda: False
 
 
@@ -79,9 +81,17 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     freshness = FreshnessClock(context.clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
+    kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
+    verifiers: Mapping[str, Verify] = {}
+    if context.users:
+        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
+
+        verifiers = make_verifiers(context.users, freshness)
     health = Health(fsencode(config.health or ""), context.is_stopping)
-    sites = [kinds.get(site.root, Site)(site, freshness, cache, file_cache, health) for site in config.sites or (SiteConfig(),)]
+    sites = [
+        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers), health)
+        for site in config.sites or (SiteConfig(),)
+    ]
     router = Router(sites, config, cache)
     return lambda peer: Conversation(peer, router, config.requests)
 
@@ -102,17 +112,22 @@ def prepare_status(config: Config, context: ServiceContext) -> Start:
     return prepare_http(Config(handlers=(("GET /", partial(respond, context.get_status, context.get_sockets)),)), context)
 
 
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach a bound address."""
+    return address.startswith(("127.", "[::1]:", "unix:"))
+
+
 def http_banner(config: Config, address: str) -> str:
     roots = ", ".join(
         "the welcome page" if site.root == str(WELCOME) else site.root for site in config.sites or (SiteConfig(),)
     )
     if address.startswith("unix:"):
         return f"{address} (serving {roots})"
-    warning = "" if address.startswith(("127.", "[::1]:")) else f"; anyone who can reach {address} can read it"
+    warning = "" if is_local(address) else f"; anyone who can reach {address} can read it"
     return f"http://{address}/ (serving {roots}{warning})"
 
 
-HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time"}
+HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time", Deadline.NONE: "function_time"}
 CORE_DEADLINES = {Deadline.SEND: "send_time", Deadline.LINGER: "linger_time"}
 
 SERVICES = {
@@ -129,8 +144,9 @@ def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[D
     name: up to 31 lower-case letters, digits and hyphens, a letter first, but not "log" or "wakes". start: called with the
     Peer of each new connection, in the event loop of a worker; returns the Protocol object of the conversation. An exception in
     it closes that connection, and is logged. address: the default one of the service in configuration files, as text:
-    HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: for HEAD, BODY and IDLE, seconds, or the name of the
-    field of Config that says them; 0 or absent: no limit. HEAD is by default that of the Config; SEND and LINGER always are.
+    HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: for HEAD, BODY, IDLE and NONE, seconds, or the name
+    of the field of Config that says them; 0 or absent: no limit. HEAD is by default that of the Config; SEND and LINGER always
+    are.
 
     To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed.
     """

@@ -8,23 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from pkgutil import get_data
+from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
 from rawservers.core.networks import Networks
+from rawservers.schema import DAY, Setting, is_number, is_plain_path, is_printable, is_text, rows, seconds, setting
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
-T = TypeVar("T")
-
-WELCOME = Path(__file__).parent / "welcome"
+WELCOME = Path(__file__).parent / "welcome"  # no directory, if the package is in a zip archive: see `read_data`
 
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
 
-DAY = 86400
 WEEK, YEAR = 7 * DAY, 365 * DAY
+
+
+@cache
+def read_data(name: str) -> str:
+    """A data file of the package, in UTF-8, by its path in it. Raises OSError.
+
+    The package may be in a zip archive. It is read once: an upgrade replaces the archive under a running server.
+    """
+    data = get_data("rawservers", name)
+    assert data is not None  # the loaders of directories and of archives can do this
+    return data.decode()
 
 
 class ConfigError(Exception):
@@ -35,57 +46,9 @@ class ConfigError(Exception):
         self.errors = list(errors)
 
 
-class Setting(NamedTuple):
-    """Schema of one setting in the configuration file.
-
-    key: its dotted key, with its section; kind: one of `config.converters.KINDS`; min, max: the limits of a number; aliases:
-    strings that stand for a value, and the value of each; example: lines of TOML.
-    """
-
-    key: str
-    kind: str
-    min: int = 0
-    max: int = 0
-    aliases: Mapping[str, Any] = {}
-    example: str = ""
-
-
-def setting(
-    default: T, key: str, kind: str = "", min: int = 0, max: int = 0, aliases: Mapping[str, Any] = {}, example: str = ""
-) -> T:
-    """A dataclass field with this default and a key in the configuration file: see `Setting`. kind: by default, the type."""
-    schema = Setting(key, kind or type(default).__name__, min, max, aliases, example)
-    return field(default=default, metadata={"setting": schema})
-
-
-def seconds(default: float, key: str, max: int = DAY) -> float:
-    """The same for a time in seconds."""
-    return setting(default, key, "seconds", max=max)
-
-
-def is_text(value: object) -> bool:
-    return isinstance(value, str) and "\0" not in value
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def rows(*tests: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A test for a tuple of rows, each with a value for each of these tests; of values, if there is one."""
-
-    def test(value: Any) -> bool:
-        table = [(row,) if len(tests) == 1 else row for row in value] if isinstance(value, tuple) else [()]
-        return all(
-            isinstance(row, tuple) and len(row) == len(tests) and all(test(item) for test, item in zip(tests, row, strict=True))
-            for row in table
-        )
-
-    return test
-
-
 # What a field takes, for messages, with {min} and {max}, and a test: by its kind, or by its name if it has no key.
 TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "auth": ("a tuple of AuthConfig", rows(lambda row: isinstance(row, AuthConfig))),
     "bool": ("True or False", lambda value: isinstance(value, bool)),
     "choice": ("", lambda value: False),  # its aliases are all that is allowed
     "headers": ("a tuple of (pattern, name, value)", rows(is_text, is_text, is_text)),
@@ -99,6 +62,8 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "names": ("a tuple of file names", rows(is_text)),
     "networks": ('a tuple of networks and "unix"', rows(is_text)),
     "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
+    "plain_path": ("a decoded path without empty segments and dot segments", is_plain_path),
+    "realm": ("a string of printable ASCII", is_printable),
     "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
     "seconds": ("a number of seconds from {min} to {max}", is_number),
     "sites": ("a tuple of SiteConfig", rows(lambda row: isinstance(row, SiteConfig))),
@@ -108,7 +73,7 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }  # fmt: skip
 
 
-def check_fields(config: ListenConfig | SiteConfig | Config) -> None:
+def check_fields(config: ListenConfig | AuthConfig | SiteConfig | Config) -> None:
     """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
     for each in fields(config):
         value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
@@ -128,7 +93,7 @@ def check_fields(config: ListenConfig | SiteConfig | Config) -> None:
                 raise ValueError(f"{each.name}: {error}") from error
 
 
-def settings_of(config: type[ListenConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
+def settings_of(config: type[ListenConfig] | type[AuthConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
     """The settings of the fields that have a key in the configuration file, by the names of the fields."""
     return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
 
@@ -165,6 +130,22 @@ class ListenConfig:
         for name in ("mode", "owner", "group"):
             if getattr(self, name) not in {None, ""} and endpoint.path is None:
                 raise ValueError(f"{name}: only unix sockets have one, not {self.address}")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """A path that needs a user and a password, with all that is below it. Raises ValueError.
+
+    path: decoded, with or without a final slash; users: the file of those who may have it, None: everybody may; realm: the name
+    that browsers show.
+    """
+
+    path: str = field(metadata={"setting": Setting("http.auth.path", "plain_path")})
+    users: str | None = field(metadata={"setting": Setting("http.auth.users", "users_file", aliases={"off": None})})
+    realm: str = setting("Restricted", "http.auth.realm", "realm")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +199,15 @@ class SiteConfig:
     """File to send for paths that do not exist, as single-page applications need. If there is a dot in the last segment, as in
     /app.js or /user/john.doe, only clients that name text/html in Accept get it, as browsers do for a page. nginx: try_files.
     "off": such paths are 404."""
+
+    auth: tuple[AuthConfig, ...] = setting(
+        (), "http.auth", "auth", example='auth = [{ path = "/private/", users = "users", realm = "Members only" }]'
+    )
+    """Basic authentication (RFC 7617), by path: a path is decoded, and protects all that is below it, functions included. Of
+    several, the longest decides. users: a file made by htpasswd -B (bcrypt; the Python package bcrypt is
+    needed), or "off": everybody. It is read before privileges are dropped, at a reload, and when it has changed, if the
+    workers may read it. realm: a name that browsers show, by default "Restricted". Passwords are sent unencrypted, unless the
+    connection uses TLS. nginx: auth_basic_user_file."""
 
     types: tuple[tuple[str, str], ...] = setting((), "http.types", "types", example='types.".log" = "text/x-log"')
     """Media types by file name extension, taking precedence over the built-in ones (rawservers/http/media_types.txt). "": the
@@ -283,6 +273,10 @@ class Config:
 
     body_time: float = seconds(60, "http.body_time")
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
+
+    function_time: float = seconds(60, "http.function_time")
+    """Time limit for the promise of a handler (a Future), and for a folder listing. Then the answer is 503, and the connection
+    is closed; what comes of the promise later is dropped. 0: none. nginx: proxy_read_timeout, 60."""
 
     idle_time: float = seconds(75, "http.idle_time")
     """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1

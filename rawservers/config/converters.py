@@ -16,7 +16,8 @@ from rawservers.core.networks import Networks
 from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST_NAME, TOKEN, parse_host
 from rawservers.http.response import check_headers
-from rawservers.settings import ListenConfig, Setting, SiteConfig
+from rawservers.schema import PLAIN_PATH, PRINTABLE, Setting
+from rawservers.settings import AuthConfig, ListenConfig, SiteConfig
 
 TABLE = Setting("", "table")
 UNKNOWN_KEY = "unknown key"
@@ -215,6 +216,25 @@ def convert_site(table: dict[str, Any], context: Context) -> SiteConfig | None:
     return SiteConfig(**fields) if len(context.errors) == before else None
 
 
+def convert_protected(table: dict[str, Any], context: Context) -> AuthConfig | None:
+    """An element of [[http.auth]]."""
+    before = len(context.errors)
+    fields = read_table(table, context)
+    for key in {"path", "users"} - table.keys():
+        context.child(key).add_error("missing")
+    return AuthConfig(**fields) if len(context.errors) == before else None
+
+
+def convert_auth(paths: tuple[AuthConfig, ...], context: Context) -> tuple[AuthConfig, ...]:
+    """Of a site, each path once."""
+    found: set[str] = set()
+    for number, path in enumerate(each.path.rstrip("/") for each in paths):
+        if path in found:
+            context.child(number).child("path").add_error(f"duplicate path {toml_string(paths[number].path)}")
+        found.add(path)
+    return paths
+
+
 def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig | None:
     before = len(context.errors)
     fields = read_table(table, context)
@@ -252,6 +272,7 @@ def convert_address(address: str, context: Context) -> str:
 
 
 KINDS = {
+    "auth": Kind("an array of tables, each with a path and users", list, convert_auth, items="protected"),
     "address": Kind("an address", convert=convert_address),
     "bool": Kind("true or false", bool),
     "choice": Kind("", NoneType),  # its aliases are all that is allowed
@@ -274,6 +295,9 @@ KINDS = {
     "pages": Kind("a table of status codes, each with the path of a file", dict, convert_pages, items="path"),
     "path": Kind("the path of a file below the root, beginning with a slash", str, convert_url_path, pattern=r"/[^\0]*[^/\0]"),
     "pattern": Kind("a table of header fields", dict, items="header"),
+    "plain_path": Kind("a decoded path that begins with a slash, without empty segments and dot segments", pattern=PLAIN_PATH),
+    "protected": Kind("a table with a path and users", dict, convert_protected),
+    "realm": Kind("a string of printable ASCII", pattern=PRINTABLE),
     "redirect": Kind("a path or a URL, percent-encoded", str, convert_redirect, pattern=r"(/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*"),
     "redirects": Kind("a table of paths, each with a path or a URL", dict, items="redirect"),
     "seconds": Kind("a number of seconds from {min} to {max}", int | float, convert_number),
@@ -285,4 +309,5 @@ KINDS = {
     "type": Kind('a media type, such as "text/html"', pattern=rf"{TOKEN}/{TOKEN}( *; *[!-~][ -~]*)?"),
     "types": Kind("a table of file name extensions, each with a media type", dict, items="type"),
     "user": Kind("the name of a user, or NAME:GROUP", check=check_user),
+    "users_file": Kind("the path of a file made by htpasswd -B", pattern=r"[^\0]+", convert=convert_file_path),
 }

@@ -7,14 +7,19 @@ import json
 import re
 
 from rawservers.config.positions import KeyPath
-from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
+from rawservers.settings import AuthConfig, Config, ListenConfig, SiteConfig, settings_of
 
 # Dotted key -> the name of the field that it sets, and its setting. The keys of array elements have no index.
 KEYS = {
     setting.key: (name, setting)
-    for config in (SiteConfig, Config, ListenConfig)
+    for config in (SiteConfig, AuthConfig, Config, ListenConfig)
     for name, setting in settings_of(config).items()
-} | {f"http.sites.{name}": (name, setting) for name, setting in settings_of(SiteConfig).items()}
+}
+KEYS |= {
+    setting.key.replace("http.", "http.sites.", 1): (name, setting)
+    for config in (SiteConfig, AuthConfig)
+    for name, setting in settings_of(config).items()
+}
 MAX_KEY = 80  # characters of a key that a message quotes, and that a suggestion is looked for
 TABLES = {key.partition(".")[0] for key in KEYS} - KEYS.keys()
 

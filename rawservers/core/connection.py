@@ -19,7 +19,7 @@ from collections.abc import Callable
 from select import EPOLLIN, EPOLLOUT
 
 from rawservers.core.loop import Loop
-from rawservers.core.output import Output, TruncatedError
+from rawservers.core.output import FileError, Output
 from rawservers.core.peer import Address, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Closing, Deadline, Protocol, ServiceSpec
@@ -39,8 +39,7 @@ NEVER = float("inf")
 class Connection(Transfer):
     """An event handler of the loop: one accepted socket, its protocol object, and all that this protocol sees of both.
 
-    service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
-    accepted_at: when that was. Its state, besides that of `Transfer`:
+    service: its name; accepted_at: when it was accepted. Its state, besides that of `Transfer`:
 
     _rest:           input left over by the preambles
     _turn_events:    while in the queue of turns: the events to handle then
@@ -50,7 +49,7 @@ class Connection(Transfer):
 
     __slots__ = (
         "_greedy", "_loop", "_on_close", "_phase", "_rest", "_resume_pending", "_resume_timer", "_timer", "_timer_due",
-        "_turn_events", "accepted_at", "host", "service",
+        "_turn_events", "accepted_at", "service",
     )  # fmt: skip
 
     def __init__(
@@ -197,7 +196,7 @@ class Connection(Transfer):
 
     def _abort(self, error: OSError) -> None:
         """Close after an error of the network, of the peer, or of a file."""
-        level = logging.WARNING if isinstance(error, TruncatedError) else logging.DEBUG
+        level = logging.WARNING if isinstance(error, FileError) else logging.DEBUG
         log.log(level, "%r lost: %s", self, error.strerror or error)
         self.close()
 

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rawservers.config.checks import check_directory, check_log_file
 from rawservers.core.bind import Endpoint, ServerSocket, bind
@@ -20,8 +20,8 @@ from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, Service, ServiceContext, make_service, resolve_listeners
-from rawservers.settings import Config, ListenConfig
+from rawservers.services import SERVICES, Service, ServiceContext, is_local, make_service, resolve_listeners
+from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig
 
 log = logging.getLogger("rawservers")
 
@@ -45,11 +45,11 @@ class CannotStart(Exception):
 
 @contextlib.contextmanager
 def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
-    """A context, also a decorator, that turns an OSError or ValueError into a `kind`, with its text behind `prefix`."""
+    """A context, also a decorator, that turns an OSError, ValueError or ConfigError into a `kind`, its text behind `prefix`."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        raise kind(f"{prefix}{os_error_text(error)}") from error
+    except (OSError, ValueError, ConfigError) as error:
+        raise kind(f"{prefix}{os_error_text(error)}".replace("\n", "; ")) from error
 
 
 def sanitize_process_state() -> None:
@@ -89,16 +89,32 @@ def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None
         raise ValueError("listen: nothing to serve")
     for number, site in enumerate(config.sites):
         with errors_as(ValueError, f"sites[{number}].root: "):
-            check_directory(site.root)
+            if site.root != str(WELCOME):
+                check_directory(site.root)
 
 
-def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> None:
-    """Make all services, before anything is bound, to find mistakes early. Raises CannotStart."""
-    make_services(config, ServiceContext(Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0)), table)
+def read_users(config: Config) -> Mapping[str, Any]:
+    """The files of users. Raises ConfigError."""
+    if not any(site.auth for site in config.sites):
+        return {}
+    from rawservers.http.users import read_all_users  # here, since most starts have no use for it
+
+    return read_all_users(config.sites)
+
+
+def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> Mapping[str, Any]:
+    """Make all services, before anything is bound, to find mistakes early. The files of users that were read for that.
+
+    Raises CannotStart or ConfigError.
+    """
+    users = read_users(config)
+    context = ServiceContext(Clock(), lambda *_: None, lambda: make_status(Metrics(), 0.0), users=users)
+    make_services(config, context, table)
+    return users
 
 
 def check(config: Config) -> None:
-    """Do what can be done of a start without an effect: for --check. Raises CannotStart."""
+    """Do what can be done of a start without an effect: for --check. Raises CannotStart or ConfigError."""
     validate(config)
     if config.access_log not in {"-", "off"}:
         with errors_as(CannotStart):
@@ -147,7 +163,8 @@ class Resources:
     """What the workers of a generation share.
 
     access_log: a descriptor, -1 if it is off; credentials: None: unchanged; table: of the services, by name; source: the
-    content of the configuration file, b"" if there is none.
+    content of the configuration file, b"" if there is none; users: the files of users, by path, as they were read before the
+    workers drop their privileges.
     """
 
     config: Config
@@ -156,6 +173,7 @@ class Resources:
     credentials: Credentials | None
     table: Mapping[str, Service] = field(default_factory=lambda: SERVICES)
     source: bytes = b""
+    users: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -168,13 +186,13 @@ class Resources:
         """Those for this configuration. They use `existing` server sockets where the addresses are the same.
 
         raise_limit: whether to raise this process's limit of open files.
-        Raises CannotStart, after closing all that it has opened.
+        Raises CannotStart or ConfigError, after closing all that it has opened.
         """
-        validate(config, table)
+        users = validate(config, table)
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
-            resources = cls(config, {}, -1, credentials, table)
+            resources = cls(config, {}, -1, credentials, table, users=users)
             resources.access_log = resources.open_log()
         try:
             resources.servers = servers = bind_all(config, existing, credentials)
@@ -192,9 +210,12 @@ class Resources:
         return open_target(self.config.access_log, self.credentials[0] if self.credentials else 0)
 
     def log_addresses(self) -> None:
-        """Log a line for each server socket."""
+        """Log a line for each server socket, and a warning if passwords can be read on the way to it."""
         for server, listen in self.servers.items():
             log.info("%s listening on %s", listen.service, SERVICES[listen.service].banner(self.config, server.address))
+            is_exposed = listen.service == "http" and not (is_local(server.address) or getattr(listen, "tls", None))
+            if self.users and is_exposed:
+                log.warning("passwords for http on %s are sent unencrypted: there is no TLS", server.address)
 
     def close(self, others: Collection[Resources] = (), in_worker: bool = False) -> None:
         """Close the access log, and the server sockets that no other generation uses.

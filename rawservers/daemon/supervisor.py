@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from rawservers.config.source import SETTLE_TIME, Reading, read_settled
 from rawservers.core.errors import os_error_text
 from rawservers.core.loop import Loop
-from rawservers.daemon.children import Child, fork
+from rawservers.daemon.child import Child, fork
 from rawservers.daemon.lifeline import Lifeline
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, Resources
@@ -185,6 +185,7 @@ class Supervisor:
         for child in list(self._children.values()):
             if child.is_stuck(time.monotonic(), gap):
                 self._handle(EventKind.STUCK, child.pid)
+            child.retry()
         self._handle(EventKind.TICK)
         if current := self._current():
             if rotated(current.access_log, current.config.access_log):
@@ -276,11 +277,16 @@ class Supervisor:
     def _fork(self, generation: Generation) -> ServerEvent:
         """Fork a worker. A failure is logged."""
         resources = self._resources[generation]
-        slot = None
+        slot, pid = None, -1
         try:
             slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
             pid, sock = fork()
+            if pid:
+                self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         except OSError as error:
+            if pid > 0:  # the loop has no room for its socket
+                os.kill(pid, signal.SIGKILL)
+                sock.close()
             if slot:
                 self._scoreboard.release(slot, 0)
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
@@ -288,7 +294,6 @@ class Supervisor:
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
         if pid == 0:
             run_worker(resources, self._scoreboard, slot, sock, lambda: self._close_inherited(resources))
-        self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         return ServerEvent(EventKind.FORKED, time.monotonic(), pid, generation)
 
     def _close_inherited(self, own: Resources) -> None:

@@ -38,7 +38,15 @@ from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
 from rawservers.daemon.socket_table import SocketTable, state_word
-from rawservers.daemon.startup import CannotStart, Resources, check_names, connection_shares, make_services, max_connections
+from rawservers.daemon.startup import (
+    CannotStart,
+    Resources,
+    check_names,
+    connection_shares,
+    errors_as,
+    make_services,
+    max_connections,
+)
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import make_log
@@ -79,7 +87,8 @@ def serve(config: Config) -> None:
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("serve must be called in the main thread; a Server has a thread of its own")
     check_names(config)
-    resources = Resources.prepare(replace(config, user=""))
+    with errors_as(CannotStart):
+        resources = Resources.prepare(replace(config, user=""))
     scoreboard = Scoreboard()
     worker = Worker(resources, scoreboard, scoreboard.allocate())
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,7 +127,8 @@ class Worker(EventHandler):
         self._make = self._trace() if config.trace else Listener
         self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
         try:
-            context = ServiceContext(loop.clock, self.access_log.add, self._get_status, self._table.ask, scoreboard.is_stopping)
+            asks = self._get_status, self._table.ask, resources.users, scoreboard.is_stopping
+            context = ServiceContext(loop.clock, self.access_log.add, *asks)
             self._services = make_services(config, context, resources.table)
         except CannotStart:
             loop.close()
@@ -334,9 +344,10 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
         for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGTERM})
-        faulthandler.enable(2)
-        drop_privileges(resources.credentials)
-        worker = Worker(resources, scoreboard, slot)
+        with errors_as(CannotStart, "cannot start a worker: "):
+            faulthandler.enable(2)
+            drop_privileges(resources.credentials)
+            worker = Worker(resources, scoreboard, slot)
         worker.loop.on_signal(signal.SIGTERM, worker.leave)  # not `stop`: the supervisor may send STOPPING as well
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are

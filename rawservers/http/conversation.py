@@ -39,6 +39,8 @@ LOOKUP_STEPS = 1  # for a response from the cache
 ANSWER_STEPS = 8  # for any other response
 BYTES_PER_STEP = 512  # of a long request head
 
+TOO_LATE = HTTPError(503, "The response was not ready in time. Please try again later.")
+
 
 class Responder:
     """The source of a conversation's responses.
@@ -65,13 +67,13 @@ class Responder:
         self.epoch_cache = EpochCache()
 
     def identify(self, request: Request, peer: Peer) -> None:
-        """Set the client of `request`, which has come from `peer`, and whether it uses TLS."""
-        request.client, request.is_secure = peer.address, peer.secure
+        """Set the peer of `request`, from which it has come, its client, and its scheme."""
+        request.peer = peer
+        request.client, scheme = peer.address, ""
         if self.trusted_proxies:
             request.forwarded = {name: request.fields[name] for name in PROXY_FIELDS if name in request.fields} or None
             request.client, scheme = self.trusted_proxies.origin(peer.address, request.fields)
-            if scheme:
-                request.is_secure = scheme == "https"
+        request.scheme = scheme or ("https" if peer.secure else "http")
 
     def max_body(self, request: Request) -> int | None:
         """The longest body accepted with `request`, in bytes; None: nobody takes a body."""
@@ -153,8 +155,12 @@ class Conversation(Protocol):
         return ()
 
     def expire(self) -> Sequence[Chunk]:
+        if self._stream is not None:  # it pauses
+            return ()
+        if self._future is not None and self._future.done():
+            return self.resume()
         self.closing = LINGER
-        failure = HTTPError(408, "The request did not arrive in time.")
+        failure = TOO_LATE if self._future else HTTPError(408, "The request did not arrive in time.")
         return self._serialize(self._error_response(failure, b"")) if self._buffer or self._request else ()
 
     def drain(self) -> Sequence[Chunk]:
@@ -231,6 +237,8 @@ class Conversation(Protocol):
             if response is not None:
                 self._counters.answers += 1
                 self._future = None
+                if self._request.discards_body:  # not before: the response may have to be waited for
+                    self.closing = LINGER
                 if type(response.content.body) is not Stream:
                     self._request = None
             return response
@@ -248,7 +256,7 @@ class Conversation(Protocol):
             request = Request(head, line, line.partition(" ")[0], "", (1, 0))
         request.keep_alive = False
         self._counters.answers += 1
-        self._counters.bad_requests += 1
+        self._counters.bad_requests += failure is not TOO_LATE
         return self._responder.respond_to_error(failure, request)
 
     def _check_body(self, request: Request, chunks: list[Chunk]) -> None:
@@ -258,7 +266,7 @@ class Conversation(Protocol):
         max_body = self._responder.max_body(request)
         if max_body is None:  # the body is discarded by lingering, so that it is never parsed as a request
             request.keep_alive = False
-            self.closing = LINGER
+            request.discards_body = True
             request.length = 0
             return
         if request.length > max_body:

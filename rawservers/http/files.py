@@ -172,10 +172,18 @@ class FileCache:
 class DocumentRoot:
     """The files below the directory `root`; or it alone, if it is a file.
 
-    suffixes: those of the precompressed variants of a given path.
+    suffixes: those of the precompressed variants of a given path; crosses: whether a link from a path to a real one leads to
+    what others may not have.
     """
 
-    def __init__(self, root: str, clock: FreshnessClock, suffixes: Callable[[bytes], list[bytes]], cache: FileCache) -> None:
+    def __init__(
+        self,
+        root: str,
+        clock: FreshnessClock,
+        suffixes: Callable[[bytes], list[bytes]],
+        cache: FileCache,
+        crosses: Callable[[bytes, bytes], bool] = lambda path, real_path: False,
+    ) -> None:
         path = os.fsencode(os.path.abspath(root))
         self._name, self._only = b"", b""  # paths of a file that alone is served: as it was named, and its real one
         if os.path.isfile(path):
@@ -189,6 +197,7 @@ class DocumentRoot:
         self._clock = clock
         self._suffixes = suffixes
         self._cache = cache
+        self._crosses = crosses
         self._reported: set[bytes] = set()  # paths that were logged, since links on them lead out of the root
         self._reported_since = -math.inf  # clock.now of the first of them
         self._directories: WeakValueDictionary[bytes, PathState] = WeakValueDictionary()  # those above cached files
@@ -305,10 +314,10 @@ class DocumentRoot:
         try:
             real_path = os.readlink(b"/proc/self/fd/%d" % path_fd)
             below = self._below_root(real_path)
-            if not below or is_hidden(below):
+            if not below or is_hidden(below) or self._crosses(path, below):
                 if report:
                     self._report_link(path, real_path)
-                raise FileNotFoundError(errno.ENOENT, "outside the root, or hidden")
+                raise FileNotFoundError(errno.ENOENT, "outside the root, hidden, or protected")
             yield path_fd, below
         finally:
             os.close(path_fd)
@@ -332,7 +341,7 @@ class DocumentRoot:
             self._reported_since = now
         if path not in self._reported and len(self._reported) < LINK_REPORTS:
             self._reported.add(path)
-            text = "%r is not served: it leads to %r, which is hidden, or outside the root %r"
+            text = "%r is not served: it leads to %r, which is hidden, protected, or outside the root %r"
             log.warning(text, *map(os.fsdecode, (path, real_path, self._root)))
 
 

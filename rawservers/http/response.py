@@ -40,8 +40,10 @@ ERROR_PAGE = """<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <title>{status} {reason}</title>
 <style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 15vh auto 0; max-width: 32rem; padding: 0 1rem }}</style>
+<main>
 <h1>{status} {reason}</h1>
 <p>{message}</p>
+{more}</main>
 </html>
 """
 
@@ -98,6 +100,17 @@ def with_type(headers: Headers, kind: str) -> Headers:
     return headers if has_type else [*headers, ("Content-Type", kind)]
 
 
+def as_private(headers: Headers) -> Headers:
+    """The header fields, with "Cache-Control: private" (RFC 9111 §5.2.2.7), unless they say who may store the response."""
+    control = ", ".join(value for name, value in headers if name.lower() == "cache-control")
+    if re.search(r"\b(?:no-store|private|public)\b", control, re.IGNORECASE):
+        return headers
+    return [
+        *(field for field in headers if field[0].lower() != "cache-control"),
+        ("Cache-Control", f"private, {control}".rstrip(", ")),
+    ]
+
+
 def body_length(body: Body) -> int:
     """The length of a body in bytes, 0 if it is not known yet."""
     if isinstance(body, tuple):
@@ -105,9 +118,10 @@ def body_length(body: Body) -> int:
     return len(body) if isinstance(body, bytes) else body.count if isinstance(body, FileSlice) else 0
 
 
-def error_response(status: int, message: str, headers: Headers = ()) -> Response:
-    """A response with an HTML error page. message: a sentence for people, as plain text."""
-    page = ERROR_PAGE.format(status=status, reason=REASONS[status], message=escape(message))
+def error_response(status: int, message: str, headers: Headers = (), home: str = "") -> Response:
+    """A response with an HTML error page. message: a sentence for people, as plain text; home: a URL to link to, if any."""
+    more = f'<p><a href="{home}">Home</a></p>\n' if home else ""
+    page = ERROR_PAGE.format(status=status, reason=REASONS[status], message=escape(message), more=more)
     return Response(status, [("Content-Type", "text/html; charset=utf-8"), *headers], page.encode())
 
 
@@ -178,6 +192,13 @@ class UnloggedRecord(AccessRecord):
     __slots__ = ()
 
 
+@dataclass(slots=True, eq=False)
+class UserRecord(AccessRecord):
+    """The record of a response to an authenticated user. user: the name as UTF-8, in Latin-1 as all text of a request."""
+
+    user: str = ""
+
+
 class HasBody(Protocol):
     """An object with a body: a Response or a File."""
 
@@ -225,6 +246,9 @@ class PreparedResponse:
         self.epoch = -1
         head_size = len(self.status_line) + len(self.header_tail)
         self.record = AccessRecord(request.line, status, head_size, 0 if bodiless else size)
+        if request.user:
+            user = request.user.encode().decode("latin-1")
+            self.record = UserRecord(request.line, status, head_size, self.record.body_size, user=user)
         self.set_log_fields(request.fields, request.forwarded)
 
     def set_log_fields(self, fields: Mapping[str, str], forwarded: Mapping[str, str] | None) -> None:

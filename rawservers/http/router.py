@@ -12,11 +12,15 @@ A handler owns its path and all paths below it: the one for /hello is called for
 path is normalised, see target.py; `Request.target` is as sent.
 
 A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
-Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
-handler raises, or returns anything else, the response is 500 and the traceback is logged.
+Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. A
+future that is not done within `function_time` is given up: the response is 503, the connection is closed, and a late result is
+dropped. If a handler raises, or returns anything else, the response is 500 and the traceback is logged.
 
 A handler is called for every method, unless methods are named before its path: ("GET,POST /hello", hello). GET is also HEAD.
 For other methods the response is 405, unless another handler of the same path takes them.
+
+A handler is protected as the site that the request is for says (auth.py); if it says nothing about the path, as the first site
+says. `Request.user` is the authenticated user.
 
 A request body has at most `body_limit` bytes; for a longer one the response is 413, without a call of the handler. It is handed
 over whole, whether the client sent it with a Content-Length or in chunks.
@@ -32,12 +36,14 @@ from http import HTTPMethod
 from os import fsencode
 from pathlib import Path
 
+from rawservers.http.auth import ProtectedPath, parse_credentials
 from rawservers.http.cache import ResponseCache
-from rawservers.http.conversation import Responder
+from rawservers.http.conversation import TOO_LATE, Responder
 from rawservers.http.files import open_body
 from rawservers.http.forwarded import TrustedProxies
+from rawservers.http.listing.builder import Busy
 from rawservers.http.request import HTTPError, Request, parse_host
-from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, check_headers, with_type
+from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, as_private, check_headers, with_type
 from rawservers.http.site import Site, media_type
 from rawservers.http.stream import Stream
 from rawservers.settings import Config, Handler
@@ -75,12 +81,23 @@ class Router(Responder):
             for path in sorted(by_path, key=len, reverse=True)
         ]
         self._body_limit = config.body_limit
+        self._is_protected = any(site.protection.paths for site in sites)
 
     def max_body(self, request: Request) -> int | None:
-        return self._body_limit if handler_for(request, self._find(request)) else None
+        handlers = self._find(request)
+        if self._protected(request, handlers) and not parse_credentials(request):
+            return None
+        if handlers:
+            return self._body_limit if handler_for(request, handlers) else None
+        return self._site(request).max_body(request)
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handlers = self._find(request)
+        if not request.user and (protected := self._protected(request, handlers)):
+            refused = self._authenticate(protected, request, future)
+            if refused is not None:
+                return refused
+            future = None
         if not handlers:
             return self._site(request).respond(request, future)
         handler = handler_for(request, handlers)
@@ -96,7 +113,31 @@ class Router(Responder):
             return self._site(request).page(500, request, message="An internal error occurred. Please try again later.")
 
     def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
+        if failure is TOO_LATE:
+            log.error("no response for %s in time: http.function_time has passed", request.target)
         return self._site(request).page(failure.status, request, message=failure.message)
+
+    def _protected(self, request: Request, handlers: Mapping[str, Handler]) -> ProtectedPath | None:
+        """By whom the path of the request is protected; None: by nobody. handlers: those of the path."""
+        if not self._is_protected:
+            return None
+        found = self._site(request).protection.find(request.path_bytes)
+        if found is None and handlers:
+            found = self._default.protection.find(request.path_bytes)
+        return found if found and found.users else None
+
+    def _authenticate(
+        self, protected: ProtectedPath, request: Request, future: Future[Response] | None
+    ) -> PreparedResponse | Future[Response] | None:
+        """None if the request may pass; else the response, or a future, with which this is called again."""
+        site = self._site(request)
+        try:
+            verified = site.protection.verify(protected, request, future)
+        except Busy:
+            return site.page(503, request, [("Retry-After", "1")])
+        if isinstance(verified, Future):
+            return verified
+        return None if verified else site.page(401, request, [("WWW-Authenticate", protected.challenge)])
 
     def _site(self, request: Request) -> Site:
         return self._sites.get(request.host, self._default)
@@ -119,6 +160,8 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
     if not 200 <= response.status <= 599:
         raise ValueError(f"not the status of a final response: {response.status}")
     check_headers(response.headers)
+    if request.user:
+        response = Response(response.status, as_private(response.headers), response.body)
     body = response.body
     if isinstance(body, Path):
         headers = with_type(response.headers, media_type(fsencode(body)))

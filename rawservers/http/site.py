@@ -17,9 +17,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
-from pathlib import Path
 from urllib.parse import quote
 
+from rawservers.http.auth import UNPROTECTED, Protection
 from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
 from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
@@ -29,9 +29,9 @@ from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
-from rawservers.http.response import Headers, PreparedResponse, Response, check_headers, error_response
+from rawservers.http.response import Headers, PreparedResponse, Response, as_private, check_headers, error_response
 from rawservers.http.target import slash_location
-from rawservers.settings import SiteConfig
+from rawservers.settings import SiteConfig, read_data
 
 log = logging.getLogger("rawservers")
 
@@ -44,7 +44,7 @@ COMPRESSIBLE = re.compile(
 )
 OTHER_TYPE = "application/octet-stream"
 # By the ending, or by the whole name of a file without one. Not those of the mimetypes module, which differ between systems.
-MEDIA_TYPES = Path(__file__).with_name("media_types.txt").read_text("ascii")
+MEDIA_TYPES = read_data("http/media_types.txt")
 
 
 def with_charset(kind: str) -> str:
@@ -59,7 +59,8 @@ TYPES = {
 ERRNOS = {403: "EACCES EPERM", 404: "EINVAL EISDIR ELOOP ENAMETOOLONG ENOENT ENOTDIR", 503: "EAGAIN EMFILE ENFILE ENOMEM"}
 ERRNO_STATUS = {getattr(errno, name): status for status, names in ERRNOS.items() for name in names.split()}
 MESSAGES = {
-    301: "This page has moved to another address.", 403: "You do not have permission to read this page.",
+    301: "This page has moved to another address.", 401: "This page needs a user name and a password.",
+    403: "You do not have permission to read this page.",
     404: "There is no page at this address.", 405: "This page can only be read.",
     412: "This page has changed since you last saw it.", 416: "The requested range is not available.",
     500: "The file could not be read.", 503: "The server is overloaded. Please try again in a moment.",
@@ -69,14 +70,21 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock, cache, file_cache, health: shared by all sites; hosts: its host names. Raises ValueError for a malformed header in
-    `config`, and OSError if the templates of listings cannot be read.
+    clock, cache, file_cache, health: shared by all sites; hosts: its host names; protection: of its paths. Raises ValueError
+    for a malformed header in `config`, and OSError if the templates of listings cannot be read.
     """
 
     def __init__(
-        self, config: SiteConfig, clock: FreshnessClock, cache: ResponseCache, file_cache: FileCache, health: Health = NO_HEALTH
+        self,
+        config: SiteConfig,
+        clock: FreshnessClock,
+        cache: ResponseCache,
+        file_cache: FileCache,
+        protection: Protection = UNPROTECTED,
+        health: Health = NO_HEALTH,
     ) -> None:
         self._config = config
+        self.protection = protection
         self._health = health
         self.hosts = config.hosts
         self._clock = clock.loop_clock
@@ -85,10 +93,14 @@ class Site:
         self._headers = [(re.compile(translate(pattern)), name, value) for pattern, name, value in config.headers]
         self._redirects = [(fsencode(source), target) for source, target in config.redirects]
         self._pages = dict(config.error_pages)
-        self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache)
+        self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache, protection.crosses)
         check_headers([header[1:] for header in config.headers] + [("Location", target) for _, target in config.redirects])
         if config.listing:
             html.template()  # read it before the process drops its privileges
+
+    def max_body(self, request: Request) -> int | None:
+        """The longest body accepted with `request`, in bytes; None: none is."""
+        return None
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         """The response to `request`, or a future of one; that of the future if there is one, which is done."""
@@ -109,8 +121,12 @@ class Site:
 
     def page(self, status: int, request: Request, headers: Headers = (), message: str = "") -> PreparedResponse:
         """A response with a page about its status: the site's own one, else the built-in one, with `message` or the usual."""
+        home = ""
+        if status == 404 and self._has_home(request.path_bytes):
+            headers = [*without("Vary", headers), ("Vary", "Accept")]
+            home = home_link(request.target) if accepts_html(request.fields.get("accept", "")) else ""
         fields = without("Content-Type", self._with_site_headers(request, headers))
-        response = error_response(status, message or MESSAGES[status], fields)
+        response = error_response(status, message or MESSAGES[status], fields, home)
         if page := self._pages.get(status):
             try:
                 body = self._root.find(fsencode(page)).body
@@ -118,6 +134,16 @@ class Site:
             except OSError as failure:
                 log.error("cannot read the error page %s: %s", page, failure.strerror)
         return PreparedResponse(response, request)
+
+    def _has_home(self, path: bytes) -> bool:
+        """Whether there is something at "/" that an error page for `path` can link to."""
+        if path == b"/" or self._config.listing:
+            return path != b"/"
+        for name in self._config.index:
+            with suppress(OSError):
+                self._root.find(b"/" + fsencode(name))
+                return True
+        return False
 
     def _finish(self, request: Request, future: Future[Response]) -> PreparedResponse:
         """The response of a future that is done."""
@@ -150,6 +176,8 @@ class Site:
 
         absent: names that must not exist for the response to stay valid. is_fallback: whether it stands for another path.
         """
+        if self.protection.crosses(request.path_bytes, path):
+            raise FileNotFoundError(errno.ENOENT, "protected by other users than the path that was asked for")
         file = self._root.find(path)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
@@ -205,6 +233,8 @@ class Site:
     def _with_site_headers(self, request: Request, headers: Headers) -> Headers:
         """`headers` with those that the site's configuration sets for the path of the request."""
         path = fsdecode(request.path_bytes or b"/")
+        if request.user:
+            headers = as_private(headers)
         for pattern, name, value in self._headers:
             if pattern.match(path):
                 headers = [*without(name, headers), (name, value)]
@@ -267,6 +297,11 @@ def media_type(path: bytes, types: Mapping[str, str] = TYPES) -> str:
     _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
     other = OTHER_TYPE if dot else types.get("", OTHER_TYPE)
     return types.get((dot + extension).decode("latin-1").lower(), other)
+
+
+def home_link(target: str) -> str:
+    """The URL of "/", relative to this target: it holds behind a proxy that adds a prefix."""
+    return "../" * (target.partition("?")[0].count("/") - 1) or "./" if target.startswith("/") else "/"
 
 
 def without(name: str, headers: Headers) -> Headers:

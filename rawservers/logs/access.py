@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.http.forwarded import TrustedProxies
-from rawservers.http.response import AccessRecord
+from rawservers.http.response import AccessRecord, UserRecord
 from rawservers.logs.sink import duplicate, open_sink
 from rawservers.logs.trust import open_as_root
 
@@ -31,10 +31,12 @@ log = logging.getLogger("rawservers")
 MAX_REQUEST = 2048
 MAX_FIELD = 768
 MAX_HOST = 256
+MAX_USER = 64
 
 OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 UNPRINTABLE = re.compile(r"[^ !#-\[\]-~]")  # also the quotation mark and the backslash
+UNPRINTABLE_OR_SPACE = re.compile(r"[^!#-\[\]-~]")
 WHOLE_ESCAPES = re.compile(r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*')  # up to a truncated escape
 
 
@@ -56,8 +58,10 @@ class AccessLog:
         """Add the line of a response. sent: bytes, with the head; seconds: taken until the last of them was sent."""
         if record is self._record and sent == self._sent and self._lines and not seconds and peer.address[0] == self._host:
             return self._lines.append(self._line)  # many responses of a wake are equal: 6 % less for each of them
-        if self._off or type(record) is not AccessRecord:
+        if self._off:
             return
+        if type(record) is not AccessRecord:
+            return self._add_with_user(peer, record, sent, seconds)
         host = peer.address[0]
         if host != self._host or not self._lines:
             self._begin(host)
@@ -68,6 +72,17 @@ class AccessLog:
             text = record.text = self._format.text(record, size, 0.0)
         self._record, self._sent, self._line = record, -1 if seconds else sent, self._start + text
         self._lines.append(self._line)
+
+    def _add_with_user(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
+        """The same for the response to an authenticated user; does nothing for any other record."""
+        if type(record) is not UserRecord:
+            return
+        style, host = self._format, peer.address[0]
+        if host != self._host or not self._lines:
+            self._begin(host)
+            self._sent = -1  # the last line was of another host, or wake
+        start = style.user_start.format(host_text(style, host), self._time, user=style.escape_user(record.user))
+        self._lines.append(start + style.text(record, max(0, sent - record.head_size), seconds))
 
     def flush(self, now: float = 0.0) -> None:
         """Write the lines of this wake. Report dropped lines, at most once a second. now: in place of the clock's."""
@@ -100,8 +115,7 @@ class AccessLog:
         elif host == self._host:
             return
         self._host = host
-        name = os.fsencode(host).decode("latin-1")  # the path of a unix socket may have any bytes
-        self._start = self._format.start.format(self._format.escape(name, MAX_HOST), self._time)
+        self._start = self._format.start.format(host_text(self._format, host), self._time)
 
 
 class ProxiedAccessLog(AccessLog):
@@ -112,7 +126,7 @@ class ProxiedAccessLog(AccessLog):
         self._trusted_proxies = trusted_proxies
 
     def add(self, peer: Peer, record: object, sent: int, seconds: float) -> None:
-        if type(record) is AccessRecord and record.forwarded:
+        if isinstance(record, AccessRecord) and record.forwarded:
             peer = Peer(self._trusted_proxies.origin(peer.address, record.forwarded)[0], peer.clock, peer.counters)
         super().add(peer, record, sent, seconds)
 
@@ -144,9 +158,9 @@ def rotated(fd: int, target: str) -> bool:
         return isinstance(error, (FileNotFoundError, NotADirectoryError))
 
 
-def escaped(text: str, limit: int = MAX_FIELD) -> str:
+def escaped(text: str, limit: int = MAX_FIELD, unprintable: re.Pattern[str] = UNPRINTABLE) -> str:
     """A field as printable ASCII of at most `limit` characters, other bytes as \\xHH; "-" for an empty one."""
-    text = UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:limit])
+    text = unprintable.sub(lambda match: f"\\x{ord(match[0]):02x}", text[:limit])
     return truncate(text, limit) if len(text) > limit else text or "-"
 
 
@@ -163,11 +177,13 @@ def truncate(text: str, limit: int) -> str:
 
 class LineFormat(NamedTuple):
     """A line: `start`, with the host by `escape` and the time by strftime, and `rest`, with the fields of the record: status,
-    size, seconds, and by name those that are escaped."""
+    size, seconds, and by name those that are escaped. user_start: `start` with the user, by `escape_user`."""
 
     escape: Callable[..., str]
+    escape_user: Callable[[str], str]
     time: str
     start: str
+    user_start: str
     rest: str
 
     def text(self, record: AccessRecord, size: int, seconds: float) -> str:
@@ -176,10 +192,19 @@ class LineFormat(NamedTuple):
         return self.rest.format(record.status, size, seconds, line=line, referer=referer, agent=agent)
 
 
+def host_text(style: LineFormat, host: str) -> str:
+    """The host of a peer. The path of a unix socket may have any bytes."""
+    return style.escape(os.fsencode(host).decode("latin-1"), MAX_HOST)
+
+
 FORMATS = {
-    "combined": LineFormat(escaped, "[%d/%b/%Y:%H:%M:%S %z] ", "{} - - {}", '"{line}" {} {} "{referer}" "{agent}" {:.3f}\n'),
+    "combined": LineFormat(
+        escaped, lambda user: escaped(user, MAX_USER, UNPRINTABLE_OR_SPACE), "[%d/%b/%Y:%H:%M:%S %z] ", "{} - - {}",
+        "{} - {user} {}", '"{line}" {} {} "{referer}" "{agent}" {:.3f}\n',
+    ),
     "json": LineFormat(
-        quoted, '"%Y-%m-%dT%H:%M:%S%z", ', '{{"peer": {}, "time": {}',
+        quoted, lambda user: quoted(user, MAX_USER), '"%Y-%m-%dT%H:%M:%S%z", ', '{{"peer": {}, "time": {}',
+        '{{"peer": {}, "user": {user}, "time": {}',
         '"request": {line}, "status": {}, "bytes": {}, "seconds": {:.3f}, "referer": {referer}, "agent": {agent}}}\n',
     ),
 }  # fmt: skip

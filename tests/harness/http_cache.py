@@ -12,9 +12,8 @@ from rawservers.core.peer import Clock
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
-from rawservers.http.site import Site
 from rawservers.settings import Config, SiteConfig
-from tests.harness.http import Client
+from tests.harness.http import Client, make_sites
 from tests.harness.waiting import until
 
 
@@ -26,7 +25,7 @@ class Remembering:
         freshness = FreshnessClock(clock)
         self.answers = ResponseCache(freshness, answers, bounds.get("answer_bytes", 1 << 20))
         self.files = FileCache(files, bounds.get("file_bytes", 1 << 20), bounds.get("open_files", 100))
-        made = [Site(site, freshness, self.answers, self.files) for site in sites]
+        made = make_sites(sites, freshness, self.answers, self.files)
         self.router = Router(made, Config(handlers=bounds.get("handlers", ()), body_limit=100), self.answers)
 
     def client(self) -> Client:

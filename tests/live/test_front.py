@@ -306,7 +306,9 @@ def test_haproxy_before_two_nodes(place: Path) -> None:
             samples = [sample for family in text_string_to_metric_families(told) for sample in family.samples]
             rejected = {sample.value for sample in samples if sample.name == "rawservers_connections_rejected_total"}
             assert rejected == {0.0}, name  # no health check either
-        status = running.machines["client"].run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{FRONT}/health")
+        status = running.machines["client"].run(
+            "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{FRONT}/health"
+        )
         assert status == "404"
 
 

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from rawservers.core.peer import Clock
+from tests.harness.http import vector_folder
 
 
 @pytest.fixture(scope="module")
 def vector_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the vectors ask for."""
-    base = tmp_path_factory.mktemp("site")
-    root = base / "www"
-    for name in ("dir", "empty", ".git", ".well-known", "dir/.well-known", "\\evil", "dir\r\nX:1"):
-        (root / name).mkdir(parents=True)
-    for name, content in {
-        "f": b"content of f\n",
-        "a+b": b"a plus b",
-        "dir/index.html": b"<p>index",
-        "what?.jpg": b"a picture",
-        ".git/config": b"secret",
-        ".well-known/x": b"known",
-        ".well-known/.x": b"secret",
-        "dir/.well-known/x": b"secret",
-        "big": bytes(range(250)) * 160,
-        "../outside": b"secret",
-        "nothing": b"",
-        "page.html": b"as identity",
-        "page.html.br": b"as br",
-        "page.html.gz": b"as gzip",
-        "old.html": b"new",
-        "old.html.gz": b"old",
-        "leak.html": b"inside",
-    }.items():
-        (root / name).write_bytes(content)
-    (base / "outdoors").mkdir()
-    (root / "out").symlink_to("../outside")
-    (root / "outside").symlink_to("../outdoors")
-    (root / "leak.html.gz").symlink_to("../outside")
-    (root / "to-git").symlink_to(".git/config")
-    (root / "link").symlink_to("f")
-    os.mkfifo(root / "fifo")
-    for path in (root, *root.rglob("*")):
-        if not path.is_symlink():
-            os.utime(path, (784111777, 784111777))
-    os.utime(root / "old.html.gz", (784111776, 784111776))
-    os.utime(base / "outside", (784111777, 784111777))
-    return root
+    return vector_folder(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ from rawservers.core.peer import Clock
 from rawservers.core.protocol import Closing, Deadline, ResponseEnd
 from rawservers.http.response import AccessRecord
 from rawservers.http.router import Router
-from rawservers.settings import SiteConfig
 from tests.harness import wire
-from tests.harness.http import CASES, Client, Reply, bytes_of, echo, router
+from tests.harness.http import CASES, Client, Reply, bytes_of, echo, router, vector_site
 
 
 @pytest.fixture
 def site(vector_files: Path, clock: Clock) -> Router:
-    return router(clock, SiteConfig(str(vector_files)), handlers=(("/fn", echo),))
+    return router(clock, vector_site(vector_files), handlers=(("/fn", echo),))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -17,7 +17,7 @@ from httplint.note import Note, levels
 from rawservers.core.peer import Clock
 from rawservers.http.response import REASONS
 from rawservers.settings import SiteConfig
-from tests.harness.http import CASES, Client, bytes_of, echo, router
+from tests.harness.http import CASES, Client, bytes_of, echo, router, vector_site
 
 # httplint's warnings and errors that stand, by their names, with the answers that they may be about.
 ACCEPTED = {
@@ -39,6 +39,7 @@ def genuine(vector_files: Path) -> Path:
     for name, body in {
         "page.html.br": brotli.compress(content),
         "page.html.gz": gzip.compress(content, mtime=0),
+        "private/page.html.gz": gzip.compress(b"private", mtime=0),
         "what?.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9",
     }.items():
         kept = (vector_files / name).stat().st_mtime_ns
@@ -91,17 +92,17 @@ def unacceptable(data: bytes, site: SiteConfig) -> list[tuple[int | None, str, s
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_httplint_of_the_answers_to_a_vector(case: dict[str, Any], genuine: Path) -> None:
-    assert not unacceptable(bytes_of(case), SiteConfig(str(genuine)))
+    assert not unacceptable(bytes_of(case), vector_site(genuine))
 
 
 def test_a_refused_head_has_no_body_either(genuine: Path) -> None:
-    site = SiteConfig(str(genuine))
+    site = vector_site(genuine)
     for head in ("/f HTTP/1.1\r\nHost: a\r\nHost: b", "/%zz HTTP/1.0", "/f HTTP/3.0", "/ x HTTP/1.0", "/f HTTP/1.0\r\nX : y"):
         assert not unacceptable(f"HEAD {head}\r\n\r\n".encode(), site)
 
 
 def test_nothing_is_accepted_in_vain(genuine: Path) -> None:
-    site = SiteConfig(str(genuine))
+    site = vector_site(genuine)
     seen = {type(note).__name__ for case in CASES for _, note in criticized(bytes_of(case), site)}
     assert seen == set(ACCEPTED)
 

@@ -11,9 +11,8 @@ import pytest
 from rawservers.core.peer import Clock
 from rawservers.http.request import Request
 from rawservers.http.response import Response
-from rawservers.settings import SiteConfig
 from tests.harness import wire
-from tests.harness.http import CASES, Client, bytes_of, echo, router
+from tests.harness.http import CASES, Client, bytes_of, echo, router, vector_site
 
 
 def fail(request: Request) -> Response:
@@ -24,7 +23,7 @@ def fail(request: Request) -> Response:
 def services(vector_files: Path, clock: Clock) -> dict[str, Any]:
     """The same files and functions under each version."""
     functions = (("/fn", echo), ("/fail", fail), ("/reset", lambda request: Response(205, body=b"x")))
-    site = SiteConfig(str(vector_files), listing=True, redirects=(("/old", "/f"),))
+    site = vector_site(vector_files, listing=True)
     return {version: router(clock, site, handlers=functions, http_version=version) for version in ("1.0", "1.1")}
 
 

@@ -1,4 +1,4 @@
-"""The supervisor's end of a worker: the socket that leads to it, and its heartbeats."""
+"""A worker process as its supervisor sees it: the fork, replies, commands, heartbeats."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ class Child(EventHandler):
     """A worker process, and the event handler of the socket that leads to it.
 
     on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat; needs_log: it
-    has not got the descriptor of the reopened access log.
+    has not got the descriptor of the reopened access log; unsent: a command that the socket has not taken yet. Raises OSError.
     """
 
     pid: int
-    resources: Resources
-    slot: Slot
-    sock: socket.socket
-    loop: Loop
-    on_reply: Callable[[EventKind, int], None]
-    heard_at: float = field(default_factory=time.monotonic)
+    resources: Resources = field(repr=False)
+    slot: Slot = field(repr=False)
+    sock: socket.socket = field(repr=False)
+    loop: Loop = field(repr=False)
+    on_reply: Callable[[EventKind, int], None] = field(repr=False)
+    heard_at: float = field(default_factory=time.monotonic, repr=False)
     needs_log: bool = False
+    unsent: bytes = b""
     service = ""
 
     def __post_init__(self) -> None:
@@ -66,15 +67,24 @@ class Child(EventHandler):
         self.loop.watch(self.sock.fileno(), self, 0)
         self.sock.close()
 
-    def send_command(self, command: bytes, *fds: int) -> bool:
-        """Send a command without waiting. Whether it was sent; if not, a worker that does not comply is killed in time."""
-        with contextlib.suppress(OSError):
-            return bool(socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT))
-        return False
+    def send_command(self, command: bytes) -> None:
+        """Send a command without waiting, in place of one that could not be sent. If it cannot be sent either, `retry` may."""
+        self.unsent = b"" if self._send(command) else command
+
+    def retry(self) -> None:
+        """Send what could not be sent so far: without RETIRING, a worker would serve the old configuration for ever."""
+        if self.unsent:
+            self.send_command(self.unsent)
 
     def send_log(self, target: str, fd: int) -> None:
         """Have it write the access log to `fd`, if its log is `target`."""
-        self.needs_log = self.resources.config.access_log == target and not self.send_command(REOPEN, fd)
+        self.needs_log = self.resources.config.access_log == target and not self._send(REOPEN, fd)
+
+    def _send(self, command: bytes, *fds: int) -> bool:
+        """Whether it was sent."""
+        with contextlib.suppress(OSError):
+            return bool(socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT))
+        return False
 
     def is_stuck(self, now: float, gap: float) -> bool:
         """Whether it has sent no heartbeat for `stuck_time` since one was due. gap: seconds since the last check.
