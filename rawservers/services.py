@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
+from os import fsencode
 from typing import Any, NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
@@ -25,6 +26,7 @@ from rawservers.http.auth import Protection, Verify
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
+from rawservers.http.health import Health
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
@@ -46,14 +48,18 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
 class ServiceContext(NamedTuple):
-    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log.
-    users: the files of users of `Config.sites`, by path, if they were read before the privileges were dropped."""
+    """What a service gets of the worker that it runs in.
+
+    report: called at the end of each response, for the access log. users: the files of users of `Config.sites`, by path, if
+    they were read before the privileges were dropped. is_stopping: whether a stop of the whole server was announced.
+    """
 
     clock: Clock
     report: Report
     get_status: GetStatus
     get_sockets: GetSockets = Future
     users: Mapping[str, Any] = {}
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 class Service(NamedTuple):
@@ -84,8 +90,9 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
         from rawservers.http.users import make_verifiers, read_all_users  # here, since most starts have no use for it
 
         verifiers = make_verifiers(context.users or read_all_users(config.sites), freshness)
+    health = Health(fsencode(config.health or ""), context.is_stopping)
     sites = [
-        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers))
+        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers), health)
         for site in config.sites or (SiteConfig(),)
     ]
     router = Router(sites, config, cache)

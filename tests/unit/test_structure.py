@@ -50,6 +50,7 @@ PURE = {
     "http.request",
     "http.dates",
     "http.forwarded",
+    "http.health",
     "http.target",
     "http.negotiation",
     "http.response",
@@ -83,7 +84,7 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "site", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
+        "router", "site", "health", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
         "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
         "auth", "forwarded", "request",
     ),
