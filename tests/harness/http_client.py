@@ -24,7 +24,7 @@ def take_answer(sock: socket.socket) -> tuple[int, bool, bytes]:
 
 def length(head: bytes) -> int:
     """What it says of the body behind it."""
-    match = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+    match = re.search(rb"(?i)\r\nContent-Length: (\d+)\r\n", head)
     return int(match[1]) if match else 0
 
 
