@@ -30,7 +30,7 @@ COMMANDS = {  # by service: what comes before the program, the program, and what
     "http": ("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | ", "nc", "shows this page as the bytes that it is."),
     "telnet": ("", "telnet", "and type: each line comes back."),
 }
-HIDDEN = "(not shown: somebody stands between your browser and this server)"
+HIDDEN = "(not shown: the request may have come through a proxy, which may have added to it)"
 
 
 class Page:
@@ -67,7 +67,7 @@ class Page:
             "local": end_html("local", own.local),
             "received": escape(own.received),
             "sent": escape(own.sent),
-            "request": HIDDEN if visitor.is_forwarded else request_html(head),
+            "request": request_html(head) if visitor.peer else HIDDEN,
             "commands": "\n".join(f"<li>{each}" for each in commands if each),
             "notes": "\n".join(f"<li>{escape(note)}" for note in own.notes),
         }

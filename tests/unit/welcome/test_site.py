@@ -218,10 +218,12 @@ def test_a_long_request_is_cut() -> None:
     assert re.search(r"\nand 1[0-9],[0-9]{3} bytes more</pre>", text)
 
 
-def test_a_proxys_bytes_are_not_shown() -> None:
-    text = Site().get(more="\nX-Forwarded-For: 203.0.113.9\nX-Internal: inner")[2].decode()
+@pytest.mark.parametrize(("host", "more"), [("localhost", "\nX-Forwarded-For: 203.0.113.9"), ("www.example", "")])
+def test_bytes_that_may_be_a_proxys_are_not_shown(host: str, more: str) -> None:
+    text = Site().get(host=host, more=f"{more}\nX-Internal: inner")[2].decode()
     assert "203.0.113.9" not in text
     assert "inner" not in text
+    assert "may have come through a proxy" in text
 
 
 def test_without_a_table() -> None:
