@@ -25,7 +25,7 @@ from rawservers.daemon.startup import CannotStart, check, errors_as, open_descri
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
 from rawservers.services import DEFAULT_LISTENERS, SERVICES, default_addresses
-from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig, SiteConfig, settings_of
+from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig, SiteConfig, read_data, settings_of
 
 DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain TCP and unix sockets."
 EPILOG = (
@@ -45,10 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             address = args.status or SERVICES["status"].address
             with errors_as(CannotStart, f"cannot watch the status on {address}: "):
                 return watch(address)
-        if args.status is None and args.reload is None and not args.check:
+        if args.status is None and args.reload is None and not args.check and not args.print_config:
             return run(args)
         output = "ok\n"
-        if args.status is not None:
+        if args.print_config:
+            output = read_data("config/rawservers.toml")
+        elif args.status is not None:
             output = get_status(args.status, args.format or "text")
         elif args.check or args.config is not None:
             check(configure(args, {}, read_settled(args.config) if args.config is not None else b""))
@@ -176,8 +178,8 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The parsed command line. An invalid one ends the process with status 2.
+def make_parser() -> Parser:
+    """The parser of the command line. The manual page and the completions of shells are made from it as well.
 
     An option that sets a field of Config or SiteConfig has the name of that field. All are None unless they were given.
     """
@@ -201,6 +203,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("-c", "--config", type=path, metavar="FILE", help=help)
     add("--trace", action="store_const", const=True, help="print a line for each event of each socket to standard error")
     add("--check", action="store_const", const=True, help="test the configuration and exit")
+    help = "print a configuration file with every setting, commented out, with its meaning and its default, and exit"
+    add("--print-config", action="store_const", const=True, help=help)
     help = "make the server whose supervisor has this process ID reload, and wait for the new workers; exit status 2: it failed"
     add("--reload", type=process_id, metavar="PID", help=help)
     help = (
@@ -211,6 +215,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--watch", action="store_const", const=True, help=help)
     add("--format", choices=status.FORMATS, help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The parsed command line. An invalid one ends the process with status 2."""
+    parser = make_parser()
     args = parser.parse(argv)
     if useless := useless_options({name for name, value in vars(args).items() if value is not None}):
         parser.error(useless)
@@ -225,9 +235,14 @@ def named(arguments: Iterable[str]) -> str:
 
 def useless_options(given: set[str]) -> str:
     """What is wrong if an option that was given would be ignored. given: names of arguments."""
-    for mode, its in (("reload", {"config"}), ("status", {"format", "watch"})):
+    asks = "asks a server that is running"
+    for mode, its, why in (
+        ("print_config", set(), "prints a file, and no more"),
+        ("reload", {"config"}, asks),
+        ("status", {"format", "watch"}, asks),
+    ):
         if mode in given and (rest := given - its - {mode}):
-            return f"{named(rest)} would be ignored: --{mode} asks a server that is running"
+            return f"{named(rest)} would be ignored: {named([mode])} {why}"
     if (rest := given & {"format", "watch"}) and "status" not in given:
         return f"{named(rest)} would be ignored without --status"
     if {"format", "watch"} <= given:

@@ -123,7 +123,7 @@ def http_banner(config: Config, address: str) -> str:
     return f"http://{address}/ (serving {roots}{warning})"
 
 
-HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time"}
+HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time", Deadline.NONE: "function_time"}
 CORE_DEADLINES = {Deadline.SEND: "send_time", Deadline.LINGER: "linger_time"}
 
 SERVICES = {
@@ -140,8 +140,9 @@ def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[D
     name: up to 31 lower-case letters, digits and hyphens, a letter first, but not "log" or "wakes". start: called with the
     Peer of each new connection, in the event loop of a worker; returns the Protocol object of the conversation. An exception in
     it closes that connection, and is logged. address: the default one of the service in configuration files, as text:
-    HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: for HEAD, BODY and IDLE, seconds, or the name of the
-    field of Config that says them; 0 or absent: no limit. HEAD is by default that of the Config; SEND and LINGER always are.
+    HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH; "": none. deadlines: for HEAD, BODY, IDLE and NONE, seconds, or the name
+    of the field of Config that says them; 0 or absent: no limit. HEAD is by default that of the Config; SEND and LINGER always
+    are.
 
     To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed.
     """

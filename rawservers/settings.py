@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
+from pkgutil import get_data
 from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
@@ -17,12 +19,23 @@ from rawservers.schema import DAY, Setting, is_number, is_plain_path, is_printab
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
-WELCOME = Path(__file__).parent / "welcome"
+WELCOME = Path(__file__).parent / "welcome"  # no directory, if the package is in a zip archive: see `read_data`
 
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
 
 WEEK, YEAR = 7 * DAY, 365 * DAY
+
+
+@cache
+def read_data(name: str) -> str:
+    """A data file of the package, in UTF-8, by its path in it. Raises OSError.
+
+    The package may be in a zip archive. It is read once: an upgrade replaces the archive under a running server.
+    """
+    data = get_data("rawservers", name)
+    assert data is not None  # the loaders of directories and of archives can do this
+    return data.decode()
 
 
 class ConfigError(Exception):
@@ -260,6 +273,10 @@ class Config:
 
     body_time: float = seconds(60, "http.body_time")
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
+
+    function_time: float = seconds(60, "http.function_time")
+    """Time limit for the promise of a handler (a Future), and for a folder listing. Then the answer is 503, and the connection
+    is closed; what comes of the promise later is dropped. 0: none. nginx: proxy_read_timeout, 60."""
 
     idle_time: float = seconds(75, "http.idle_time")
     """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1

@@ -1,4 +1,6 @@
-"""conf/rawservers.toml, generated from rawservers/settings.py: every key with its meaning, allowed values and default.
+"""rawservers/config/rawservers.toml, which conf/ links to, generated from rawservers/settings.py.
+
+Every key with its meaning, allowed values and default.
 
 python3 -m tests.example_configuration
 """
@@ -20,7 +22,7 @@ from rawservers.services import DEFAULT_LISTENERS, default_addresses
 from rawservers.settings import ADDRESS_FORMS, Config, ListenConfig, SiteConfig, settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH = ROOT / "conf" / "rawservers.toml"
+PATH = ROOT / "rawservers" / "config" / "rawservers.toml"
 WIDTH = 100
 
 HEAD = """
@@ -156,5 +158,4 @@ def uncommented(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PATH.parent.mkdir(exist_ok=True)
     PATH.write_text(written())

@@ -64,12 +64,12 @@ def install(python: str, folder: Path, *options: str) -> None:
     """Make a virtual environment anew, with the package and the test dependencies."""
     subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *options, "--editable", f"{ROOT}[test]"], check=True)
+    subprocess.run([*pip, *options, "--editable", f"{ROOT}[test,fuzz]"], check=True)
 
 
 def renew_constraints() -> None:
     """Install the newest versions, and write them to tests/constraints.txt."""
     install(sys.executable, ROOT / ".venv")
-    freeze = [ROOT / ".venv" / "bin" / "python", "-m", "pip", "freeze", "--exclude-editable"]
+    freeze = [ROOT / ".venv" / "bin" / "python", "-m", "pip", "freeze", "--all", "--exclude", "pip", "--exclude-editable"]
     frozen = subprocess.run(freeze, check=True, stdout=subprocess.PIPE, text=True)
     CONSTRAINTS.write_text("# Made by `python3 -m tests --renew`.\n" + frozen.stdout)

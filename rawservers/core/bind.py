@@ -4,7 +4,8 @@ A server socket binds a well-known port, and listens for as long as the server r
 
 Options of the listening socket are inherited by every accepted one (on Linux), which saves calls per connection:
 TCP_NODELAY, because answers leave in one piece and must not wait for the acknowledgement of the previous one; SO_OOBINLINE,
-so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so that the loss of a peer is noticed.
+so that urgent data stays in its place; SO_KEEPALIVE and TCP_USER_TIMEOUT, so that the loss of a peer is noticed: the first one
+while nothing is under way, the other one while something is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ HOST = re.compile(
 
 # Length of the accept queue: the kernel lowers it to net.core.somaxconn. A burst of connections is to be queued, not refused.
 BACKLOG = 0x7FFFFFFF
+
+# Seconds of silence before the first keepalive probe, and between two. By the system's defaults, 7200 and 75, a peer that has
+# vanished would be noticed after two hours.
+KEEP_IDLE, KEEP_INTERVAL = 60, 10
 
 
 class Endpoint(NamedTuple):
@@ -92,6 +97,8 @@ class ServerSocket:
         if not is_unix:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_INTERVAL)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def tune(self, user_timeout: float) -> None:

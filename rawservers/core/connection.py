@@ -19,7 +19,7 @@ from collections.abc import Callable
 from select import EPOLLIN, EPOLLOUT
 
 from rawservers.core.loop import Loop
-from rawservers.core.output import Output, TruncatedError
+from rawservers.core.output import FileError, Output
 from rawservers.core.peer import Address, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Closing, Deadline, Protocol, ServiceSpec
@@ -196,7 +196,7 @@ class Connection(Transfer):
 
     def _abort(self, error: OSError) -> None:
         """Close after an error of the network, of the peer, or of a file."""
-        level = logging.WARNING if isinstance(error, TruncatedError) else logging.DEBUG
+        level = logging.WARNING if isinstance(error, FileError) else logging.DEBUG
         log.log(level, "%r lost: %s", self, error.strerror or error)
         self.close()
 

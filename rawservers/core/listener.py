@@ -18,6 +18,7 @@ from typing import Any
 
 from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
+from rawservers.core.errors import os_error_text
 from rawservers.core.limits import Connections
 from rawservers.core.loop import EVENTS_TIME, STEPS_PER_CHECK, TURNS_TIME, EventHandler, Loop
 from rawservers.core.networks import NOBODY, Networks
@@ -53,7 +54,7 @@ class ListenerState(Enum):
 
     ACCEPTING: epoll reports new connections. BACKLOG: one look at the accept queue was not enough, and it goes on at the end of
     each wake. FULL: no connection can be added; clients stay in the accept queue, or go to other workers. PAUSED: accept has
-    failed, for lack of descriptors or memory.
+    failed, or epoll_ctl, for lack of descriptors or memory.
     """
 
     ACCEPTING, BACKLOG, FULL, PAUSED, CLOSED = range(5)
@@ -97,11 +98,15 @@ class Listener(EventHandler):
     def _enter(self, state: ListenerState) -> None:
         """Change the state, the events watched for, the callback at the end of each wake, and the timer."""
         loop = self._loop
+        if (state in WATCHING) != (self._state in WATCHING):  # epoll_ctl(2) takes no change of EPOLLEXCLUSIVE
+            try:
+                loop.watch(self._sock.fileno(), self, LISTEN_EVENTS if state in WATCHING else 0)
+            except OSError as error:
+                log.warning("cannot accept on %r: %s; pausing", self, os_error_text(error))
+                state = PAUSED
         loop.at_wake_end = [callback for callback in loop.at_wake_end if callback != self._wake_ended]
         if state in (BACKLOG, FULL):
             loop.at_wake_end.append(self._wake_ended)  # behind those of other listeners, which so come first in the next wake
-        if (state in WATCHING) != (self._state in WATCHING):  # epoll_ctl(2) takes no change of EPOLLEXCLUSIVE
-            loop.watch(self._sock.fileno(), self, LISTEN_EVENTS if state in WATCHING else 0)
         loop.cancel(self._timer)
         if state in RETRY_TIMES:
             self._timer = loop.call_at(loop.clock.now + RETRY_TIMES[state], self, self._retry)

@@ -25,12 +25,14 @@ import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol, TypeAlias
 
+from rawservers.core.errors import is_of_system, os_error_text
 from rawservers.core.peer import Clock
 from rawservers.core.wakes import SHORT, WakeTimes
 
@@ -94,10 +96,13 @@ class Loop(EventHandler):
         self.watch(self._pipe_read, self, select.EPOLLIN)
         self._set_clock()
 
+    def __repr__(self) -> str:
+        return "the event loop"
+
     # Registration
 
     def watch(self, fd: int, handler: EventHandler, events: int) -> None:
-        """Call `handler.ready` when any of `events` (select.EPOLL*) occurs on `fd`; with events 0, no longer.
+        """Call `handler.ready` when any of `events` (select.EPOLL*) occurs on `fd`; with events 0, no longer. Raises OSError.
 
         With EPOLLONESHOT: once, until `watch` is called again. A new handler gets no event that was reported earlier: its
         descriptor may have the number of one that was closed in this wake.
@@ -261,7 +266,10 @@ class Loop(EventHandler):
             self._failed(handler)
 
     def _failed(self, handler: EventHandler) -> None:
-        log.exception("unexpected error in %r", handler)
+        if is_of_system(error := sys.exception()):
+            log.error("error in %r: %s", handler, os_error_text(error))
+        else:
+            log.exception("unexpected error in %r", handler)
         try:
             handler.failed()
         except Exception:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Counters
 from rawservers.core.protocol import Chunk, FileSlice, ResponseEnd, Urgent
 from rawservers.core.transport import Transport
@@ -19,8 +21,12 @@ COALESCE_LIMIT = 65536  # bytes of small chunks joined for one send
 PROGRESS = 65536  # bytes that must leave within the send deadline
 
 
-class TruncatedError(OSError):
-    """A file has become shorter while it was sent."""
+# Errors of sendfile(2) that come from the file. All others are of the network.
+FILE_ERRNOS = {errno.EINVAL, errno.EIO, errno.ENOMEM, errno.EOVERFLOW, errno.ESTALE}
+
+
+class FileError(OSError):
+    """A file could not be read while it was sent, or has become shorter."""
 
 
 class Output:
@@ -63,13 +69,19 @@ class Output:
                 sent = self._send_some(quota)
                 total += sent
                 self._account(sent)
+            if self._sock.unsent:
+                self._sock.flush()
         except BlockingIOError:
             pass
         return total
 
+    def has_left(self) -> bool:
+        """Whether all of it has left."""
+        return not (self.chunks or self._sock.unsent)
+
     def has_progressed(self) -> bool:
         """Whether PROGRESS bytes, or all the rest, have left since this was last true."""
-        if self.chunks and self._since_progress < PROGRESS:
+        if self._since_progress < PROGRESS and not self.has_left():
             return False
         self._since_progress = 0
         return True
@@ -108,9 +120,14 @@ class Output:
 
     def _send_file(self, piece: FileSlice, quota: int) -> int:
         left = piece.count - self._offset
-        sent = self._sock.send_file(piece.file.fd, piece.offset + self._offset, min(left, quota))
+        try:
+            sent = self._sock.send_file(piece.file.fd, piece.offset + self._offset, min(left, quota))
+        except OSError as error:
+            if error.errno in FILE_ERRNOS:
+                raise FileError(f"cannot read the file that is sent: {os_error_text(error)}") from error
+            raise
         if sent == 0 and left:  # no padding: the short body shows the client that it is incomplete
-            raise TruncatedError("file truncated while it was sent")
+            raise FileError("file truncated while it was sent")
         return sent
 
     def _account(self, sent: int) -> None:

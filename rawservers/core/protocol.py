@@ -52,7 +52,7 @@ class Closing(Enum):
 class Deadline(IntEnum):
     """What a conversation waits for, and so which deadline runs; the seconds are in `ServiceSpec.deadlines`.
 
-    HEAD, BODY and IDLE wait for input. With NONE and TURN no deadline runs and the connection is not read. A deadline
+    HEAD, BODY and IDLE wait for input. With NONE and TURN the connection is not read; with TURN no deadline runs. A deadline
     goes on if nothing but TURN, without output, was between. SEND and LINGER are the core's own.
     """
 
@@ -169,6 +169,15 @@ class Protocol:
         return None
 
 
+class Refusal(Protocol):
+    """A conversation that is over before it begins. last_words: sent before the connection is closed."""
+
+    closing = Closing.LINGER
+
+    def __init__(self, last_words: bytes = b"") -> None:
+        self.greeting = last_words
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """A service: the settings that its connections share.
@@ -178,6 +187,8 @@ class ServiceSpec:
     deadlines: in seconds; 0 or absent: no deadline
     report:    called at the end of each response with the peer, the record, the bytes sent and the seconds taken
     counters:  of all its connections
+    refuse_plain: makes the protocol object of a connection whose peer speaks without TLS where TLS is expected; by default one
+               that closes it
     """
 
     name: str
@@ -185,3 +196,4 @@ class ServiceSpec:
     deadlines: Mapping[Deadline, float]
     report: Callable[[Peer, object, int, float], None]
     counters: Counters = field(default_factory=Counters)
+    refuse_plain: Callable[[Peer], Protocol] = lambda peer: Refusal()

@@ -151,7 +151,7 @@ class Transfer(Peer):
             self.clock.work += -(-sent // SENT_PER_STEP)
             if output.has_progressed():
                 self.timer_started = self.clock.now
-            if not output.chunks:
+            if output.has_left():
                 self._output, self._response_sent = None, output.response_sent
             elif sent >= SEND_QUOTA:
                 self._join_turn_queue()

@@ -18,15 +18,22 @@ ZERO = b"\0\0\0\0"  # an int, for ioctl
 
 
 class Transport(socket.SocketType):
-    """A connected stream socket, in blocking mode until it sends a file. Every call raises OSError."""
+    """A connected stream socket, in blocking mode until it sends a file. Every call raises OSError.
+
+    unsent: bytes that `send` and `send_file` have taken, and that are still to be sent by `flush`. None, for a plain socket.
+    """
 
     __slots__ = ()
+    unsent: bytes = b""
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """Send up to `count` bytes of a file by sendfile(2), which has no MSG_DONTWAIT; returns the number of bytes sent."""
         if self.gettimeout() is None:
             self.setblocking(False)
         return os.sendfile(self.fileno(), fd, offset, count)
+
+    def flush(self) -> None:
+        """Send what is `unsent`. Raises BlockingIOError if not all of it has left."""
 
     def has_unread(self) -> bool:
         """Whether there is input that `recv` would return."""

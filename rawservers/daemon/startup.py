@@ -21,7 +21,7 @@ from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_use
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
 from rawservers.services import SERVICES, Service, ServiceContext, is_local, make_service, resolve_listeners
-from rawservers.settings import Config, ConfigError, ListenConfig
+from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig
 
 log = logging.getLogger("rawservers")
 
@@ -89,7 +89,8 @@ def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None
         raise ValueError("listen: nothing to serve")
     for number, site in enumerate(config.sites):
         with errors_as(ValueError, f"sites[{number}].root: "):
-            check_directory(site.root)
+            if site.root != str(WELCOME):
+                check_directory(site.root)
 
 
 def read_users(config: Config) -> Mapping[str, Any]:

@@ -21,18 +21,16 @@ import contextlib
 import gc
 import logging
 import os
-import select
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from rawservers.config.source import SETTLE_TIME, Reading, read_settled
 from rawservers.core.errors import os_error_text
-from rawservers.core.loop import TICK, EventHandler, Loop
+from rawservers.core.loop import Loop
+from rawservers.daemon.child import Child, fork
 from rawservers.daemon.lifeline import Lifeline
-from rawservers.daemon.scoreboard import Scoreboard, Slot
+from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, Resources
 from rawservers.daemon.systemd import Notifier
 from rawservers.daemon.transitions import (
@@ -45,14 +43,12 @@ from rawservers.daemon.transitions import (
     ServerState,
     transition,
 )
-from rawservers.daemon.worker import MAX_PACKET, REOPEN, REPLIES, SIGNALS, run_worker
+from rawservers.daemon.worker import SIGNALS, run_worker
 from rawservers.logs import error as error_log
 from rawservers.logs.access import rotated
 from rawservers.settings import Config, ConfigError
 
 log = logging.getLogger("rawservers")
-
-MAX_REPLIES = 100  # that are read of a worker that has exited
 
 
 class Supervisor:
@@ -170,6 +166,7 @@ class Supervisor:
         for child in list(self._children.values()):
             if child.is_stuck(time.monotonic(), gap):
                 self._handle(EventKind.STUCK, child.pid)
+            child.retry()
         self._handle(EventKind.TICK)
         if current := self._current():
             if rotated(current.access_log, current.config.access_log):
@@ -260,11 +257,16 @@ class Supervisor:
     def _fork(self, generation: Generation) -> ServerEvent:
         """Fork a worker. A failure is logged."""
         resources = self._resources[generation]
-        slot = None
+        slot, pid = None, -1
         try:
             slot = self._scoreboard.allocate()  # after the fork only the worker writes to it
             pid, sock = fork()
+            if pid:
+                self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         except OSError as error:
+            if pid > 0:  # the loop has no room for its socket
+                os.kill(pid, signal.SIGKILL)
+                sock.close()
             if slot:
                 self._scoreboard.release(slot, 0)
             self._last_failure = f"cannot start a worker: {os_error_text(error)}"
@@ -272,7 +274,6 @@ class Supervisor:
             return ServerEvent(EventKind.FORK_FAILED, time.monotonic(), 0, generation)
         if pid == 0:
             run_worker(resources, self._scoreboard, slot, sock, lambda: self._close_inherited(resources))
-        self._children[pid] = Child(pid, resources, slot, sock, self._loop, self._handle)
         return ServerEvent(EventKind.FORKED, time.monotonic(), pid, generation)
 
     def _close_inherited(self, own: Resources) -> None:
@@ -308,91 +309,3 @@ class Supervisor:
             self._loop.tick_within(self._notifier.watchdog_time / 2)
         if lines:
             self._notifier.send(*lines)
-
-
-@dataclass(eq=False, slots=True)
-class Child(EventHandler):
-    """A worker process, and the event handler of the socket that leads to it.
-
-    on_reply: called with each of its replies, and its process id; heard_at: monotonic time of its last heartbeat; needs_log: it
-    has not got the descriptor of the reopened access log.
-    """
-
-    pid: int
-    resources: Resources
-    slot: Slot
-    sock: socket.socket
-    loop: Loop
-    on_reply: Callable[[EventKind, int], None]
-    heard_at: float = field(default_factory=time.monotonic)
-    needs_log: bool = False
-    service = ""
-
-    def __post_init__(self) -> None:
-        self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
-
-    def ready(self, events: int) -> None:
-        if self.read() == b"":  # it has exited; SIGCHLD follows
-            self.close()
-
-    def read(self) -> bytes | None:
-        """Read a reply, and pass it on; b"" at the end of them, None if there is none."""
-        try:
-            reply = self.sock.recv(MAX_PACKET, socket.MSG_DONTWAIT)
-        except OSError:
-            return None
-        if reply in REPLIES:
-            self.on_reply(REPLIES[reply], self.pid)
-        self.needs_log |= reply == REOPEN
-        return reply
-
-    def read_rest(self) -> None:
-        """Read the last replies of a worker that has exited."""
-        for _ in range(MAX_REPLIES):
-            if not self.read():
-                break
-
-    def close(self) -> None:
-        self.loop.watch(self.sock.fileno(), self, 0)
-        self.sock.close()
-
-    def send_command(self, command: bytes, *fds: int) -> bool:
-        """Send a command without waiting. Whether it was sent; if not, a worker that does not comply is killed in time."""
-        with contextlib.suppress(OSError):
-            return bool(socket.send_fds(self.sock, [command], fds, socket.MSG_DONTWAIT))
-        return False
-
-    def send_log(self, target: str, fd: int) -> None:
-        """Have it write the access log to `fd`, if its log is `target`."""
-        self.needs_log = self.resources.config.access_log == target and not self.send_command(REOPEN, fd)
-
-    def is_stuck(self, now: float, gap: float) -> bool:
-        """Whether it has sent no heartbeat for `stuck_time` since one was due. gap: seconds since the last check.
-
-        The worker may have written anything: a heartbeat that is not from the time since the last one counts as none.
-        """
-        limit, heartbeat = self.resources.config.stuck_time, self.slot.heartbeat[1]
-        if gap > max(limit / 2, 1.5 * TICK):
-            self.heard_at = now - TICK  # all processes were suspended, by ^Z in a terminal for example
-        elif self.heard_at < heartbeat <= now:
-            self.heard_at = heartbeat
-        return 0 < limit < now - self.heard_at - TICK
-
-
-def fork() -> tuple[int, socket.socket]:
-    """Fork. The process id, 0 in the new process, and this process's end of a socket pair between both. Raises OSError.
-
-    In the new process SIGNALS stay blocked until it has handlers of its own: it shares our signal wake-up pipe.
-    """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    pid = -1
-    try:
-        pid = os.fork()
-    finally:
-        if pid <= 0:
-            ours.close()  # an open copy would hide the supervisor's exit from this worker
-        if pid != 0:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    return pid, ours if pid else theirs

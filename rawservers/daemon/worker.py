@@ -339,9 +339,10 @@ def run_worker(resources: Resources, scoreboard: Scoreboard, slot: Slot, sock: s
         for number in SIGNALS:  # a terminal sends ^C to all processes of the group; workers obey the supervisor only
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*SIGNALS} - {signal.SIGTERM})
-        faulthandler.enable(2)
-        drop_privileges(resources.credentials)
-        worker = Worker(resources, scoreboard, slot)
+        with errors_as(CannotStart, "cannot start a worker: "):
+            faulthandler.enable(2)
+            drop_privileges(resources.credentials)
+            worker = Worker(resources, scoreboard, slot)
         worker.loop.on_signal(signal.SIGTERM, worker.leave)  # not `stop`: the supervisor may send STOPPING as well
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         gc.set_threshold(700, 10, 1000)  # automatic collections of the youngest generation stay as they are

@@ -39,6 +39,8 @@ LOOKUP_STEPS = 1  # for a response from the cache
 ANSWER_STEPS = 8  # for any other response
 BYTES_PER_STEP = 512  # of a long request head
 
+TOO_LATE = HTTPError(503, "The response was not ready in time. Please try again later.")
+
 
 class Responder:
     """The source of a conversation's responses.
@@ -153,8 +155,12 @@ class Conversation(Protocol):
         return ()
 
     def expire(self) -> Sequence[Chunk]:
+        if self._stream is not None:  # it pauses
+            return ()
+        if self._future is not None and self._future.done():
+            return self.resume()
         self.closing = LINGER
-        failure = HTTPError(408, "The request did not arrive in time.")
+        failure = TOO_LATE if self._future else HTTPError(408, "The request did not arrive in time.")
         return self._serialize(self._error_response(failure, b"")) if self._buffer or self._request else ()
 
     def drain(self) -> Sequence[Chunk]:
@@ -250,7 +256,7 @@ class Conversation(Protocol):
             request = Request(head, line, line.partition(" ")[0], "", (1, 0))
         request.keep_alive = False
         self._counters.answers += 1
-        self._counters.bad_requests += 1
+        self._counters.bad_requests += failure is not TOO_LATE
         return self._responder.respond_to_error(failure, request)
 
     def _check_body(self, request: Request, chunks: list[Chunk]) -> None:

@@ -12,8 +12,9 @@ A handler owns its path and all paths below it: the one for /hello is called for
 path is normalised, see target.py; `Request.target` is as sent.
 
 A handler runs in the event loop, so it must return quickly. Slow work belongs in a thread: a handler may return a Future of a
-Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. If a
-handler raises, or returns anything else, the response is 500 and the traceback is logged.
+Response, as the submit method of a concurrent.futures.ThreadPoolExecutor does, and other requests are served meanwhile. A
+future that is not done within `function_time` is given up: the response is 503, the connection is closed, and a late result is
+dropped. If a handler raises, or returns anything else, the response is 500 and the traceback is logged.
 
 A handler is called for every method, unless methods are named before its path: ("GET,POST /hello", hello). GET is also HEAD.
 For other methods the response is 405, unless another handler of the same path takes them.
@@ -37,7 +38,7 @@ from pathlib import Path
 
 from rawservers.http.auth import ProtectedPath, parse_credentials
 from rawservers.http.cache import ResponseCache
-from rawservers.http.conversation import Responder
+from rawservers.http.conversation import TOO_LATE, Responder
 from rawservers.http.files import open_body
 from rawservers.http.forwarded import TrustedProxies
 from rawservers.http.listing.builder import Busy
@@ -112,6 +113,8 @@ class Router(Responder):
             return self._site(request).page(500, request, message="An internal error occurred. Please try again later.")
 
     def respond_to_error(self, failure: HTTPError, request: Request) -> PreparedResponse:
+        if failure is TOO_LATE:
+            log.error("no response for %s in time: http.function_time has passed", request.target)
         return self._site(request).page(failure.status, request, message=failure.message)
 
     def _protected(self, request: Request, handlers: Mapping[str, Handler]) -> ProtectedPath | None:

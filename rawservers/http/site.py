@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
-from pathlib import Path
 from urllib.parse import quote
 
 from rawservers.http.auth import UNPROTECTED, Protection
@@ -31,7 +30,7 @@ from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, as_private, check_headers, error_response
 from rawservers.http.target import slash_location
-from rawservers.settings import SiteConfig
+from rawservers.settings import SiteConfig, read_data
 
 log = logging.getLogger("rawservers")
 
@@ -44,7 +43,7 @@ COMPRESSIBLE = re.compile(
 )
 OTHER_TYPE = "application/octet-stream"
 # By the ending, or by the whole name of a file without one. Not those of the mimetypes module, which differ between systems.
-MEDIA_TYPES = Path(__file__).with_name("media_types.txt").read_text("ascii")
+MEDIA_TYPES = read_data("http/media_types.txt")
 
 
 def with_charset(kind: str) -> str:

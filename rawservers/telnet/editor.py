@@ -79,7 +79,9 @@ def _cluster_start(line: bytearray, end: int) -> int:
     """The index where the last character of line[:end] that takes a column begins, or the last MAX_MARKS that take none."""
     start = end
     for _ in range(MAX_MARKS):
-        end, start = start, character_start(line, start) if start else 0
+        if not start:
+            break
+        end, start = start, character_start(line, start)
         if width(line[start:end]):
             break
     return start

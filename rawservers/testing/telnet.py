@@ -180,14 +180,13 @@ class TelnetServer(FixtureServer[LineExpectation]):
             self._clients.append(client)
         try:
             if self.service is not None:
-                return (yield from self._recorded(run_service(in_bytes(self.service), client)))
+                return (yield from self._recorded(run_service(in_bytes(self.service), client), client))
             passed = 0  # of the ordered lines
             while True:
                 prompt = self._prompt(passed)
                 line = yield prompt
                 client.steps += ONE_ANSWER
-                if self.echo and not client.echoing and not isinstance(prompt, Hidden):
-                    client.send_line(line)
+                self._record(client, prompt, line)
                 found = self._find(line, passed)
                 if isinstance(found, str):
                     client.send_line(encoded(f"?{found}"))
@@ -199,14 +198,20 @@ class TelnetServer(FixtureServer[LineExpectation]):
             with self._lock:
                 self._clients.remove(client)
 
-    def _recorded(self, dialogue: Dialogue) -> Dialogue:
-        """`dialogue`, whose lines are recorded."""
+    def _record(self, client: LineClient, prompt: bytes, line: bytes) -> None:
+        """Record `line`, the reply to `prompt`, and send it back as devices do, if `echo` says so."""
+        if self.echo and not client.echoing and not isinstance(prompt, Hidden):
+            client.send_line(line)
+        with self._lock:
+            self._lines.append(line)
+
+    def _recorded(self, dialogue: Dialogue, client: LineClient) -> Dialogue:
+        """`dialogue` with `client`, whose lines are recorded."""
         try:
             prompt = next(dialogue)
             while True:
                 line = yield prompt
-                with self._lock:
-                    self._lines.append(line)
+                self._record(client, prompt, line)
                 prompt = dialogue.send(line)
         except StopIteration as end:
             return cast("bytes | None", end.value)
@@ -226,7 +231,6 @@ class TelnetServer(FixtureServer[LineExpectation]):
     def _find(self, line: bytes, passed: int) -> LineExpectation | str | None:
         """The expectation that `line` is for, a message about there being none, or None for an empty line."""
         with self._lock:
-            self._lines.append(line)
             ordered = [each for each in self._expectations if each.is_ordered][passed:]
             candidates = ordered[:1] or [each for each in self._expectations if not each.is_ordered]
             for each in candidates:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from rawservers.core.peer import Address
 from rawservers.core.redaction import FIELD_NAME, MARK, SECRET_NAME
 from rawservers.core.redaction import escape as escape_bytes
-from rawservers.settings import WELCOME, ListenConfig
+from rawservers.settings import ListenConfig, read_data
 from rawservers.welcome.table import Row, Table
 from rawservers.welcome.visitor import Visitor
 
@@ -42,9 +42,13 @@ class Page:
     def __init__(self, listeners: Iterable[ListenConfig]) -> None:
         self._listeners = [each for each in listeners if each.service in COMMANDS][:MAX_LISTENERS]
         self.has_telnet = any(each.service == "telnet" for each in self._listeners)
-        self._style, self._script = read("style.css"), read("script.js")
-        parts = {"style": self._style, "script": self._script, "icon": quote(read("favicon.svg").strip(), safe=" =:/'")}
-        template = filled(read("index.html"), parts)
+        self._style, self._script = read_data("welcome/style.css"), read_data("welcome/script.js")
+        parts = {
+            "style": self._style,
+            "script": self._script,
+            "icon": quote(read_data("welcome/favicon.svg").strip(), safe=" =:/'"),
+        }
+        template = filled(read_data("welcome/index.html"), parts)
         self._template = template if self.has_telnet else re.sub(r"(?s)<section id=echo.*?</section>\n", "", template)
 
     @cached_property
@@ -73,10 +77,6 @@ class Page:
         }
         slots |= {name: rows_html(getattr(own, name.replace("-", "_"))) for name in ("listening", "connected", "time-wait")}
         return filled(self._template, slots).encode()
-
-
-def read(name: str) -> str:
-    return (WELCOME / name).read_text("utf-8")
 
 
 def filled(template: str, slots: Mapping[str, str]) -> str:

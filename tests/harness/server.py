@@ -22,13 +22,14 @@ from tests.harness.waiting import DEADLINE, until
 
 
 class Server:
-    """`python -m MODULE ARGUMENTS`, or `python -c PROGRAM`, from its first line to its last."""
+    """`python -m MODULE ARGUMENTS`, `python -c PROGRAM` or another `command`, from its first line to its last."""
 
     def __init__(
         self,
         *arguments: str | Path,
         module: str = "rawservers",
         program: str = "",
+        command: Sequence[str | Path] = (),
         before: Sequence[str] = (),
         may_fail: bool = False,
         **popen: object,
@@ -36,7 +37,7 @@ class Server:
         self.may_fail = may_fail  # whether a traceback on its standard error is no surprise
         self._addresses: dict[str, tuple[str, int]] = {}
         self.process = subprocess.Popen(
-            [*before, sys.executable, *(("-c", program) if program else ("-m", module)), *map(str, arguments)],
+            [*before, *(command or (sys.executable, *(("-c", program) if program else ("-m", module)))), *map(str, arguments)],
             cwd=ROOT,
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen,  # type: ignore[call-overload]
         )

@@ -16,6 +16,7 @@ from rawservers import __version__
 from rawservers.daemon import control
 from rawservers.settings import ListenConfig
 from tests.harness.command import asked, run
+from tests.harness.configuration import EXAMPLE
 from tests.harness.needs import ROOT
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all
@@ -32,6 +33,16 @@ def test_a_check_of_what_is_well(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "conf.toml").write_text('[http]\nroot = "www"')
     for arguments in ([], [folder], ["-c", tmp_path / "conf.toml"], ["-c", ROOT / "conf" / "rawservers.toml"]):
         done = run("--check", *arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+def test_the_configuration_that_is_printed(tmp_path: Path) -> None:
+    """It is the file in conf/, and it is valid as it is, and with every default uncommented."""
+    done = run("--print-config")
+    assert (done.returncode, done.stdout, done.stderr) == (0, (ROOT / "conf" / "rawservers.toml").read_text(), "")
+    for content in (done.stdout, EXAMPLE):
+        (tmp_path / "conf.toml").write_text(content)
+        done = run("--check", "-c", tmp_path / "conf.toml")
         assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
@@ -350,6 +361,8 @@ def test_what_would_be_ignored(arguments: list[str | Path], why: str) -> None:
         (["--reload", "1", "--http", "9000"], "--http would be ignored: --reload asks a server that is running"),
         (["--reload", "1", "."], "DIR would be ignored: --reload asks a server that is running"),
         (["--reload", "1", "--check"], "--check would be ignored: --reload asks a server that is running"),
+        (["--print-config", "--check"], "--check would be ignored: --print-config prints a file, and no more"),
+        (["--print-config", "--status"], "--status would be ignored: --print-config prints a file, and no more"),
         (["--status", "1", "--workers", "0"], "--workers would be ignored: --status asks a server that is running"),
         (["-p", "1", "--http", "2"], "-p would be ignored: --http has the port"),
         (["--no-listing"], "--[no-]listing would be ignored without DIR"),

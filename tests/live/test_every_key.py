@@ -41,9 +41,11 @@ service = "telnet"
 address = "0"
 """
 
-# The servers with a function that says what it was sent: only functions take a body, and only code can say them.
+# The servers with a function that says what it was sent, and one that never does: only functions take a body, and only code can
+# say them.
 WITH_A_FUNCTION = """
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 from rawservers import Response, cli
 
@@ -51,7 +53,7 @@ def say(request):
     return Response(200, [("Content-Type", "text/plain")], request.body)
 
 configure = cli.configure
-cli.configure = lambda *said: replace(configure(*said), handlers=(("/say", say),))
+cli.configure = lambda *said: replace(configure(*said), handlers=(("/say", say), ("/never", lambda request: Future())))
 sys.exit(cli.main())
 """
 
@@ -175,6 +177,7 @@ SHORT = """
 [http]
 head_time = 0.5
 body_time = 0.5
+function_time = 0.5
 idle_time = 0.5
 requests = 2
 body_limit = 3
@@ -226,6 +229,14 @@ def test_body_time(short: Server) -> None:
         with short.connect() as sock:
             sock.sendall(b"POST /say HTTP/1.1\r\nHost: h\r\n" + body)
             assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 408 ")
+
+
+@acts("http.function_time")
+def test_function_time(short: Server) -> None:
+    with short.connect() as sock:
+        sock.sendall(b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert hears_of_the_end(sock, 20).startswith(b"HTTP/1.0 503 ")
+    assert "Traceback" not in short.stderr()
 
 
 @acts("http.idle_time")

@@ -80,7 +80,7 @@ def files_of(machine: Machine) -> set[str]:
 
 def follow_page(machine: Machine, step: str) -> str:
     """Run the commands that the page has below the paragraph which says "`step` it", in the copy of the checkout."""
-    blocks = re.findall(r"((?:^[^ \n].*\n)+)\n((?:^    .*\n)+)", PAGE, re.MULTILINE)
+    blocks = re.findall(r"((?:^[^ \n].*\n)+)\n(?:<!-- .* -->\n)?((?:^    .*\n)+)", PAGE, re.MULTILINE)
     (commands,) = (block for paragraph, block in blocks if f"{step} it" in paragraph)
     return machine.run("sh", "-ec", f"cd {CHECKOUT}\n{commands}").stdout
 
@@ -344,7 +344,7 @@ def await_log_line(machine: Machine, log: Path, name: str) -> None:
 def test_a_unix_socket_for_a_proxy(service: Machine) -> None:
     """As the page says: only the group may connect."""
     lines = ("ListenStream=/run/rawservers/http", "SocketMode=0660", "SocketGroup=")
-    assert all(f"`{line}`" in PAGE for line in lines)
+    assert all(f"\n{line}" in PAGE for line in lines)
     service.write(
         "/run/systemd/system/rawservers-http.socket.d/test.conf", "\n".join(["[Socket]", *lines[:2], "SocketGroup=daemon\n"])
     )

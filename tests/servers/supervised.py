@@ -19,7 +19,7 @@ from rawservers.daemon import startup, worker
 
 QUICK = {
     "core.loop.TICK": 0.1,
-    "daemon.supervisor.TICK": 0.1,
+    "daemon.child.TICK": 0.1,
     "daemon.supervisor.SETTLE_TIME": float(os.environ.get("SETTLE_TIME", "0.1")),
     "daemon.transitions.KILL_DELAY": float(os.environ.get("KILL_DELAY", "0.3")),
     "daemon.transitions.START_TIME": float(os.environ.get("START_TIME", "30")),

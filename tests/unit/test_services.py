@@ -16,9 +16,9 @@ from rawservers.http.conversation import Conversation
 from rawservers.services import SERVICES, ServiceContext, default_addresses, make_service, resolve_listeners
 from tests.harness.configuration import loaded, mistakes
 
-CONFIG = Config(head_time=1, body_time=2, idle_time=3, telnet_idle_time=4, send_time=5, linger_time=6)
+CONFIG = Config(head_time=1, body_time=2, idle_time=3, telnet_idle_time=4, send_time=5, linger_time=6, function_time=7)
 CORE = {Deadline.SEND: 5, Deadline.LINGER: 6}
-HTTP = {Deadline.HEAD: 1, Deadline.BODY: 2, Deadline.IDLE: 3}
+HTTP = {Deadline.HEAD: 1, Deadline.BODY: 2, Deadline.IDLE: 3, Deadline.NONE: 7}
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,9 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from html import escape
 from itertools import islice
-from pathlib import Path
 
 from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_runs, name_text, sorted_runs
+from rawservers.settings import read_data
 
 
 @cache
@@ -32,9 +32,8 @@ def template() -> list[str]:
     return [read("style.css"), *re.split("<!-- .* -->\n", read("page.html").replace("{script}", read("script.js")))]
 
 
-@cache
 def read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text("utf-8")
+    return read_data(f"http/listing/{name}")
 
 
 @cache

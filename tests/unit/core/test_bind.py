@@ -10,7 +10,7 @@ from socket import IPPROTO_TCP, TCP_NODELAY
 
 import pytest
 
-from rawservers.core.bind import Endpoint, bind, written_host
+from rawservers.core.bind import KEEP_IDLE, KEEP_INTERVAL, Endpoint, bind, written_host
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,8 @@ def test_what_an_accepted_socket_inherits(text: str) -> None:
         with sock:
             assert [bool(sock.getsockopt(*option)) for option in INHERITED] == [True, True, True]
             assert sock.getsockopt(IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+            assert sock.getsockopt(IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEP_IDLE
+            assert sock.getsockopt(IPPROTO_TCP, socket.TCP_KEEPINTVL) == KEEP_INTERVAL
 
 
 def test_the_accept_queue_is_as_long_as_the_system_allows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import select
 import socket
@@ -12,7 +13,7 @@ import pytest
 from rawservers.core import listener
 from rawservers.core.bind import Endpoint, bind
 from rawservers.core.listener import ACCEPT_STEPS, Listener, ListenerState
-from rawservers.core.loop import STEPS_PER_CHECK, Loop
+from rawservers.core.loop import STEPS_PER_CHECK, EventHandler, Loop
 from rawservers.core.protocol import Chunk, Closing, Deadline
 from tests.harness.core import Greedy, Pair, Recording, Running
 from tests.harness.sockets import receive_all
@@ -191,3 +192,30 @@ def test_without_a_descriptor_only_a_connection_that_is_there_makes_room() -> No
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         listening.close()
         server.close()
+
+
+def test_an_epoll_set_without_room_for_the_listener(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As after max_user_watches, at the first attempt and at a later one: it tries again."""
+    full = [True]
+    watch = Loop.watch
+
+    def crowded(self: Loop, fd: int, handler: EventHandler, events: int) -> None:
+        if full[0] and events and isinstance(handler, Listener):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        watch(self, fd, handler, events)
+
+    with Pair(Greedy) as pair:
+        (server,) = bind(Endpoint("127.0.0.1", 0))
+        monkeypatch.setattr(Loop, "watch", crowded)
+        listening = Listener(server, pair.connection._service, pair.loop, pair.connections)
+        listening.open()
+        for _ in range(2):
+            assert listening._state is ListenerState.PAUSED
+            assert listening._timer in pair.loop._timers
+            listening._retry()
+        full[0] = False
+        listening._retry()
+        assert listening._state is ListenerState.ACCEPTING
+        listening.close()
+    line = f"cannot accept on {listening!r}: no space left on device; pausing"
+    assert caplog.messages == [line] * 3

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
 
-from rawservers.core.output import PROGRESS, Output
+from rawservers.core.output import PROGRESS, FileError, Output
 from rawservers.core.peer import Counters
-from rawservers.core.protocol import Chunk, ResponseEnd
+from rawservers.core.protocol import Chunk, FileSlice, OpenFile, ResponseEnd
 
 
 class Sized:
-    """Takes at most so many bytes in all, then would block."""
+    """Takes at most so many bytes in all, then would block. unsent: of what it has taken."""
 
     family = 0
+    unsent = b""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -27,6 +29,10 @@ class Sized:
         self.room -= len(taken)
         self.taken += taken
         return len(taken)
+
+    def flush(self) -> None:
+        if self.unsent:
+            raise BlockingIOError
 
 
 def output(transport: Sized, *chunks: Chunk, offset: int = 0) -> tuple[Output, list[tuple[object, int]]]:
@@ -75,3 +81,48 @@ def test_what_is_abandoned_is_reported_as_far_as_it_got() -> None:
     queue.flush(1 << 20)
     queue.abandon()
     assert ends == [("a", 3), ("b", 2), ("c", 0)]
+
+
+class Unreadable(Sized):
+    """Sends no file, because of this error."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(0)
+        self.code = code
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        raise OSError(self.code, "as told")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.EIO, FileError),
+        (errno.ESTALE, FileError),
+        (errno.ENOMEM, FileError),
+        (errno.EINVAL, FileError),
+        (errno.EPIPE, BrokenPipeError),
+        (errno.ECONNRESET, ConnectionResetError),
+        (errno.ETIMEDOUT, TimeoutError),
+    ],
+)
+def test_an_error_of_a_file_is_told_from_one_of_the_network(code: int, kind: type[OSError]) -> None:
+    queue, _ = output(Unreadable(code), FileSlice(OpenFile(-1, lambda fd: None), 0, 10))
+    with pytest.raises(OSError, match="as told") as raised:
+        queue.flush(1 << 20)
+    assert type(raised.value) is kind
+
+
+def test_what_the_transport_has_not_sent_yet_is_waited_for() -> None:
+    transport = Sized(9)
+    made, ends = output(transport, b"abcd", ResponseEnd("first"))
+    transport.unsent = b"ciphertext"
+    assert made.flush(100) == 4
+    assert not made.chunks
+    assert not made.has_left()
+    assert not made.has_progressed()
+    transport.unsent = b""
+    assert made.flush(100) == 0
+    assert made.has_left()
+    assert made.has_progressed()
+    assert ends == [("first", 4)]

@@ -10,14 +10,15 @@ from types import SimpleNamespace
 import pytest
 
 from rawservers.daemon import supervisor
+from rawservers.daemon.child import Child
 from rawservers.daemon.transitions import NO_GENERATION, EventKind, ServerState, WorkerState
 from rawservers.daemon.worker import READY
 from rawservers.settings import Config
 
 
-def some_child(stuck_time: float, heartbeat: float) -> supervisor.Child:
+def some_child(stuck_time: float, heartbeat: float) -> Child:
     """One that was forked long ago."""
-    child = supervisor.Child.__new__(supervisor.Child)
+    child = Child.__new__(Child)
     child.resources = SimpleNamespace(config=Config(stuck_time=stuck_time))  # type: ignore[assignment]
     child.slot = SimpleNamespace(heartbeat=(1, heartbeat))  # type: ignore[assignment]
     child.heard_at = 0.0
@@ -62,7 +63,7 @@ def test_what_a_worker_has_said_counts_before_its_end(monkeypatch: pytest.Monkey
     loop = SimpleNamespace(watch=lambda *_: None)
     report = lambda kind, pid: heard.append(kind)  # noqa: E731
     shell._handle = report  # type: ignore[assignment, method-assign]
-    shell._children = {1: supervisor.Child(1, None, SimpleNamespace(), ours, loop, report)}  # type: ignore[arg-type]
+    shell._children = {1: Child(1, None, SimpleNamespace(), ours, loop, report)}  # type: ignore[arg-type]
     theirs.send(READY)
     theirs.close()
     shell.handle_chld()

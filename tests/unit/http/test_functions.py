@@ -265,6 +265,36 @@ def test_an_answer_that_takes_its_time(clock: Clock) -> None:
     assert client.conversation.waiting is Deadline.IDLE
 
 
+def late(clock: Clock, promise: Future[Response]) -> Client:
+    """A client that waits for what was promised, and has sent another request."""
+    client = Client(router(clock, SiteConfig("/nonexistent"), handlers=(("/api/", lambda request: promise),)), clock)
+    client.patient = False
+    return client.send(b"GET /api/x HTTP/1.1\r\nHost: h\r\n\r\n" * 2)
+
+
+def test_a_promise_that_is_not_kept_in_time(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    promise: Future[Response] = Future()
+    client = late(clock, promise)
+    client.take(client.conversation.expire())
+    assert ([reply.status for reply in client.replies()], client.closing) == ([503], Closing.LINGER)
+    assert client.records[0].line == "GET /api/x HTTP/1.1"
+    counters = client.conversation._counters
+    assert (counters.answers, counters.bad_requests) == (1, 0)
+    assert caplog.messages == ["no response for /api/x in time: http.function_time has passed"]
+    said = client.said
+    promise.set_result(Response(200, body=b"too late"))
+    client.take(client.conversation.resume())
+    assert client.said == said
+
+
+def test_a_promise_that_is_kept_when_its_time_is_up(clock: Clock) -> None:
+    promise: Future[Response] = Future()
+    client = late(clock, promise)
+    promise.set_result(Response(200, body=b"in time"))
+    client.take(client.conversation.expire())
+    assert ([reply.body for reply in client.replies()], client.closing) == ([b"in time"] * 2, Closing.KEEP)
+
+
 def test_a_promise_that_is_broken(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     broken: Future[Response] = Future()
     broken.set_exception(RuntimeError("as told"))

@@ -104,6 +104,7 @@ def test_a_pause(clock: Clock) -> None:
         clock.now += seconds
         client.take(client.conversation.resume())
         assert client.peer.pauses == pauses
+        assert client.conversation.expire() == ()  # the time for a promise is none for a pause
         assert client.said.endswith(b"\r\n\r\n" + said)
     client.take(client.conversation.resume())
     assert client.said.endswith(b"\r\n\r\nonetwothree")

@@ -16,10 +16,13 @@ from rawservers.telnet.client import BYTES_PER_STEP, WIDE_BYTES_PER_STEP, LineCl
 from rawservers.telnet.echo import echo
 from rawservers.telnet.service import Dialogue, LineService
 from rawservers.telnet.session import STEPS
+from tests.fuzz.steps import counted as lines_taken
 from tests.harness.telnet import CHARACTERS, LONGEST_LINE, conversation, joined, neat, start
 from tests.servers.telnet_services import login
 
 MIB = 1 << 20
+LINES_PER_STEP = 120
+UNLIMITED = 1e9
 DO_ALL = b"".join(bytes((255, 253, option)) for option in range(256) if option != 18)  # 18 is LOGOUT
 ACCENTS = "\u0301\u0300\u0308".encode()
 IDEOGRAPHS = "".join(map(chr, range(0x4E00, 0x4E00 + 1300))).encode()
@@ -73,6 +76,9 @@ ATTACKS: dict[str, tuple[bytes, list[bytes], int]] = {
     "^W over accents": (b" a" + ACCENTS * 600 + b"\x17", [CHARACTERS], LONGEST_LINE),
     "^U over ideographs": (IDEOGRAPHS + b"\x15", [CHARACTERS], LONGEST_LINE),
     "DEL over accents": (b"a" + ACCENTS * 600 + b"\x7f", [CHARACTERS], LONGEST_LINE),
+    "DEL on an empty line": (b"\x7f", [], LONGEST_LINE),
+    "^W on an empty line": (b"\x17", [CHARACTERS], LONGEST_LINE),
+    "^W over blanks": (b" \x17", [], LONGEST_LINE),
     "line ends": (b"\n", [b"x"], LONGEST_LINE),
     "line ends, echoed": (b"\r", [CHARACTERS], LONGEST_LINE),
     "subnegotiations": (b"\xff\xfa\xff\xf0", [], LONGEST_LINE),
@@ -107,6 +113,18 @@ def test_a_call_does_so_much_at_most(name: str) -> None:
 def test_twice_as_much_is_twice_the_work(name: str) -> None:
     once, twice = (sum(attack(name, size).steps) for size in (12_000, 24_000))
     assert twice <= 2.1 * once
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_step_is_a_few_lines_of_code(name: str) -> None:
+    """So that what is counted is what it costs."""
+    steps = 0
+
+    def run(data: bytes) -> None:
+        nonlocal steps
+        steps = sum(attack(name, 4000).steps)
+
+    assert lines_taken(run, b"", UNLIMITED) <= LINES_PER_STEP * steps
 
 
 def test_letters_and_commands_on_a_long_line_are_counted_one_by_one() -> None:

@@ -11,6 +11,7 @@ import pytest
 from rawservers import Response
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, Protocol, ResponseEnd
+from rawservers.telnet.service import Hidden
 from rawservers.testing import HTTPServer, TelnetServer
 from rawservers.testing.replies import Ending, Reply
 from rawservers.testing.scripted import Cue, Scripted
@@ -420,6 +421,22 @@ def test_lines_are_sent_back_as_devices_do() -> None:
     assert played.receive(b"a\r\n") == b"a\r\n"
     assert played.pass_time(1) == b"b\r\n> "
     assert played.receive(b"\r\n") == b"\r\n> "
+
+
+def test_a_dialogue_sends_lines_back_as_devices_do() -> None:
+    server = TelnetServer()
+    server.echo = True
+
+    @server.dialogue
+    def device(client: object):  # type: ignore[no-untyped-def]
+        name = yield "login: "
+        yield Hidden(b"Password: ")
+        yield name + b"> "
+
+    played = Played(server)
+    assert played.receive(b"a\r\n") == b"a\r\n" + IAC_WILL_ECHO + b"Password: "
+    assert b"secret" not in played.receive(b"secret\r\n")
+    assert server.lines == [b"a", b"secret"]
 
 
 def shout(line: bytes) -> bytes:

@@ -1,8 +1,9 @@
-"""RFC 867: a third service, that speaks first and hangs up. The whole command, with a configuration file that names it.
+"""The Daytime Protocol (RFC 867), a service that speaks first and hangs up: the command `rawservers` with one service more.
 
-python3 -m tests.servers.daytime
+python3 -m examples.daytime -c examples/daytime.toml     # then: nc 127.0.0.1 1313
 """
 
+import sys
 import time
 
 from rawservers import Closing, Peer, Protocol, add_service, cli
@@ -18,4 +19,4 @@ class Daytime(Protocol):
 add_service("daytime", Daytime, "127.0.0.1:1313")
 
 if __name__ == "__main__":
-    raise SystemExit(cli.main(["-c", "tests/servers/daytime.toml"]))
+    sys.exit(cli.main(sys.argv[1:]))

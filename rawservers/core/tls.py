@@ -1,0 +1,303 @@
+"""TLS: a transport that encrypts, and a connection that begins with a handshake (RFC 8446, RFC 5246).
+
+A listener with TLS uses these classes in place of the plain ones; without one this module, and with it OpenSSL, is not even
+imported. The handshake is the last preamble, under the head deadline. After it the protocol sees the same bytes as without TLS,
+and `Peer.secure` is true.
+
+- OpenSSL works in memory (`Engine`): ciphertext in, plaintext and ciphertext out. All records that have come are decrypted at
+  once, so that no plaintext waits where epoll does not see it.
+- The pair of buffers between OpenSSL and the socket is empty after each call, so one pair serves all connections of a
+  listener; a buffer of its own would keep the largest size that it ever had.
+- Ciphertext that the socket does not take is in `Transport.unsent`: handshakes, alerts and key updates as well as data. Until
+  it has left, the connection is not read.
+- The end is announced by close_notify, in both directions. A FIN without one is taken as well: HTTP and Telnet know where
+  their messages end.
+- A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import replace
+from select import EPOLLIN
+from typing import Any
+
+from rawservers.core.connection import Connection
+from rawservers.core.output import DONTWAIT, Output
+from rawservers.core.peer import Clock
+from rawservers.core.phases import Introduction, Phase
+from rawservers.core.protocol import Chunk, Closing
+from rawservers.core.transfer import RECEIVE_SIZE
+from rawservers.core.transport import Transport
+
+PREAMBLE, CLOSED = Phase.PREAMBLE, Phase.CLOSED
+RESET = Closing.RESET
+
+HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
+MAX_RECORD = 1 << 14  # bytes of plaintext in a record
+PIECE = 1 << 16  # bytes of plaintext encrypted for one send
+HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
+RECORDS_PER_STEP = 4
+NOT_OOB = ~int(socket.MSG_OOB)  # there is no urgent data in TLS
+
+
+class SharedTLS:
+    """What all connections of a listener share, in one thread: the context, the clock and buffers."""
+
+    def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
+        self.context, self.clock = context, clock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.received = memoryview(bytearray(RECEIVE_SIZE))
+
+
+class Engine:
+    """The server's side of one TLS connection, in memory.
+
+    is_open: the handshake is complete; eof: the peer has sent close_notify; output: ciphertext to send, besides what `send`
+    returns. After an ssl.SSLError it is of no use any more.
+    """
+
+    __slots__ = ("_shared", "_ssl", "eof", "is_open", "output")
+
+    def __init__(self, shared: SharedTLS) -> None:
+        self._shared = shared
+        self._ssl = shared.context.wrap_bio(shared.incoming, shared.outgoing, server_side=True)
+        self.eof = self.is_open = False
+        self.output = b""
+
+    def receive(self, data: bytes | memoryview) -> bytes:
+        """The plaintext of all records that are complete with this ciphertext; b"" if there is none, or they have none.
+
+        Raises ssl.SSLError; then `output` has the alert.
+        """
+        incoming, outgoing, read = self._shared.incoming, self._shared.outgoing, self._ssl.read
+        parts: list[bytes] = []
+        try:
+            incoming.write(data)
+            if not self.is_open:
+                self._shared.clock.work += HANDSHAKE_STEPS
+                self._ssl.do_handshake()
+                self.is_open = True
+            while part := read(MAX_RECORD):
+                parts.append(part)
+                if not incoming.pending:
+                    break
+            else:
+                self.eof = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # close_notify, after ours
+            self.eof = True
+        except ssl.SSLError:
+            self.is_open = False
+            raise
+        finally:
+            if incoming.pending:  # after the end: no other connection must find it
+                incoming.read()
+            if outgoing.pending:
+                self.output += outgoing.read()
+        if len(parts) == 1:
+            return parts[0]
+        self._shared.clock.work += len(parts) // RECORDS_PER_STEP
+        return b"".join(parts)
+
+    def send(self, data: bytes | memoryview) -> bytes:
+        """The ciphertext of `data`. Raises ssl.SSLError."""
+        write, outgoing = self._ssl.write, self._shared.outgoing
+        try:
+            sent = write(data) if data else 0
+            while sent < len(data):
+                sent += write(memoryview(data)[sent:])  # one record a call
+        finally:
+            found = outgoing.read()
+        return found
+
+    def close(self) -> None:
+        """Put close_notify into `output`, once."""
+        if self.is_open:
+            self.is_open = False
+            with contextlib.suppress(ssl.SSLError):  # it waits for the peer's
+                self._ssl.unwrap()
+            self.output += self._shared.outgoing.read()
+
+
+class TLSTransport(Transport):
+    """A socket with TLS. shared: of its listener; arguments: those of a plain one.
+
+    is_plain: nothing is encrypted: before `start`, and if the peer then speaks without TLS; has_eof: the peer has sent
+    close_notify, or a FIN.
+    """
+
+    __slots__ = ("_early", "_shared", "engine", "has_eof", "is_plain", "unsent")
+
+    def __init__(self, shared: SharedTLS, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._shared = shared
+        self.engine: Engine | None = None  # made with the first input: until then a connection costs no more than a plain one
+        self._early = b""
+        self.has_eof = False
+        self.is_plain = True
+        self.unsent = b""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake is complete."""
+        return self.engine is not None and self.engine.is_open
+
+    def start(self, data: bytes) -> None:
+        """Expect a handshake from here on, which begins with input that was received already."""
+        self.is_plain, self._early = False, data
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """All plaintext of one receive; up to RECEIVE_SIZE bytes more than that, with what came before. size: without TLS."""
+        engine, shared = self.engine, self._shared
+        if self.is_plain:
+            return super().recv(size, flags)
+        if self.has_eof:
+            return b""
+        data = self._early or shared.received[: self.recv_into(shared.received, 0, flags)]
+        self._early = b""
+        if engine is None:
+            if data and data[0] != HANDSHAKE_RECORD:
+                self.is_plain = True
+            if not data or self.is_plain:
+                return bytes(data)
+            engine = self.engine = Engine(shared)
+        elif not data:
+            self.has_eof = True
+            return b""
+        try:
+            plaintext = engine.receive(data)
+        finally:
+            if engine.output:
+                self._send_output(engine)
+        self.has_eof = engine.eof
+        if plaintext or engine.eof:
+            return plaintext
+        raise BlockingIOError
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
+        """Encrypt `data`, at most PIECE bytes of it, and send it. What the socket does not take is `unsent`."""
+        if self.engine is None:
+            return super().send(data, flags)
+        if self.unsent:
+            self.flush()
+        if len(data) > PIECE:
+            data = memoryview(data)[:PIECE]
+        ciphertext = self.engine.send(data)
+        try:
+            sent = super().send(ciphertext, flags & NOT_OOB)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(ciphertext):
+            self.unsent = ciphertext[sent:]
+        return len(data)
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        if self.engine is None:
+            return super().send_file(fd, offset, count)
+        if self.unsent:
+            self.flush()
+        return self.send(os.pread(fd, min(count, PIECE), offset), DONTWAIT)
+
+    def flush(self) -> None:
+        while self.unsent:
+            self.unsent = self.unsent[super().send(self.unsent, DONTWAIT) :]
+
+    def notify(self) -> None:
+        """Announce the end of the output by close_notify, once. Raises OSError, but waits for nothing."""
+        if self.engine is not None:
+            self.engine.close()
+            self._send_output(self.engine)
+
+    def shutdown(self, how: int) -> None:
+        self.notify()
+        super().shutdown(how)
+
+    def at_mark(self) -> bool:
+        return True
+
+    def reset(self) -> None:
+        super().reset()
+        if self.engine is not None:
+            self.engine.is_open = False  # no close_notify: the output is not complete
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.notify()
+        super().close()
+
+    def _send_output(self, engine: Engine) -> None:
+        """Send what the engine says by itself, behind what was not sent before."""
+        self.unsent += engine.output
+        engine.output = b""
+        with contextlib.suppress(BlockingIOError):
+            self.flush()
+
+
+class Handshake(Introduction):
+    """The protocol of a connection until its transport has plaintext."""
+
+    def end(self) -> Sequence[Chunk]:
+        self.closing = Closing.CLOSE
+        return ()
+
+    def expire(self) -> Sequence[Chunk]:
+        self._reject("no TLS handshake in time")
+        return ()
+
+
+class TLSConnection(Connection):
+    """A connection over a TLSTransport: a handshake, then the conversation."""
+
+    __slots__ = ()
+    _sock: TLSTransport
+
+    def begin(self, rest: bytes = b"") -> None:
+        """Begin with the handshake."""
+        self._recv_size = RECEIVE_SIZE
+        self._sock.start(rest)
+        self._enter(PREAMBLE, Handshake(self, (), self._begin_conversation, self.drain))
+        self.ready(EPOLLIN)
+
+    def _begin_conversation(self, rest: bytes) -> None:
+        self.secure = not self._sock.is_plain
+        if self._sock.is_plain:
+            self._service = replace(self._service, start=self._service.refuse_plain)
+        super().begin(rest)
+
+    def ready(self, events: int) -> None:
+        super().ready(events)
+        sock = self._sock
+        if sock.unsent or (sock.has_eof and not self._eof_received):
+            self._update_interest()
+
+    def _update_interest(self) -> None:
+        sock = self._sock
+        if self._phase is CLOSED:
+            return
+        if self._output is None:
+            if sock.unsent:
+                self._output = Output(sock, self.counters, self._report, self._response_sent, 0)
+            elif self._phase is PREAMBLE and sock.is_open:
+                self._protocol.receive(b"")  # without further input the conversation begins
+        super()._update_interest()
+        if sock.has_eof and self._phase is not CLOSED and self._wants_read():
+            self._join_turn_queue()
+
+    def _wants_read(self) -> bool:
+        return not self._sock.unsent and super()._wants_read()
+
+    def hang_up(self) -> None:
+        if self._protocol.closing is not RESET:
+            try:
+                self._sock.notify()
+            except OSError as error:
+                return self._abort(error)
+            if self._sock.unsent:
+                return self._update_interest()
+        super().hang_up()

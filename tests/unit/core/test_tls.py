@@ -1,0 +1,482 @@
+"""TLS: the engine in memory, and connections over it: order, back-pressure, deadlines, and every kind of end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rawservers.core.certificates import Certificate, load_context
+from rawservers.core.peer import Clock
+from rawservers.core.phases import Done, PreambleError
+from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, Urgent
+from rawservers.core.tls import Engine, SharedTLS
+from tests.harness.core import Recording
+from tests.harness.needs import need
+from tests.harness.sockets import receive_all, receive_until
+from tests.harness.tls import Client, Files, TLSRunning, client_context, issue
+from tests.harness.waiting import until
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+RESET = struct.pack("ii", 1, 0)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return issue(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def shared(files: Files) -> SharedTLS:
+    return SharedTLS(load_context([Certificate(str(files.certificate), str(files.key))]), Clock())
+
+
+# In memory
+
+
+def shake_hands(shared: SharedTLS, client: Client) -> Engine:
+    """An engine whose handshake is complete."""
+    engine = Engine(shared)
+    client.hear(b"")
+    while not engine.is_open:
+        assert engine.receive(client.say()) == b""
+        client.hear(taken(engine))
+    client.hear(taken(engine))
+    return engine
+
+
+def hear_until(client: Client, sock: socket.socket, condition: Callable[[], object]) -> None:
+    while not condition():
+        data = sock.recv(65536)
+        assert data
+        client.hear(data)
+
+
+def taken(engine: Engine) -> bytes:
+    output, engine.output = engine.output, b""
+    return output
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=5), st.lists(st.integers(1, 400), min_size=1), st.sampled_from(VERSIONS))
+def test_any_cut_gives_the_same_plaintext(
+    shared: SharedTLS, said: list[bytes], sizes: list[int], version: ssl.TLSVersion
+) -> None:
+    client, engine = Client(client_context(version)), Engine(shared)
+    ciphertext, heard, cuts = b"", b"", iter(sizes * 10_000)
+    client.hear(b"")
+    left = [b"", b"", *said]  # a flight each of both versions, before what the client says
+    while left or ciphertext:
+        if not ciphertext:
+            data = left.pop(0) if engine.is_open or len(left) > len(said) else b""
+            ciphertext += client.say(data)
+            if not ciphertext:
+                continue
+        size = next(cuts)
+        piece, ciphertext = ciphertext[:size], ciphertext[size:]
+        heard += engine.receive(piece)
+        client.hear(taken(engine))
+    assert engine.is_open
+    assert heard == b"".join(said)
+    assert (shared.incoming.pending, shared.outgoing.pending) == (0, 0)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_many_records_at_once(shared: SharedTLS, version: ssl.TLSVersion) -> None:
+    """All of them are decrypted, since epoll tells nobody of what is left; and they count as work."""
+    client = Client(client_context(version))
+    engine = shake_hands(shared, client)
+    before = shared.clock.work
+    assert engine.receive(b"".join(client.say(b"%d" % (number % 10)) for number in range(700))) == b"0123456789" * 70
+    assert shared.clock.work - before > 100
+
+
+def test_a_handshake_counts_as_work(shared: SharedTLS) -> None:
+    before = shared.clock.work
+    shake_hands(shared, Client())
+    assert shared.clock.work - before > 64
+
+
+def test_close_notify_behind_the_last_bytes(shared: SharedTLS) -> None:
+    client = Client()
+    engine = shake_hands(shared, client)
+    assert engine.receive(client.say(b"last") + client.close()) == b"last"
+    assert engine.eof
+    assert engine.receive(b"more") == b""
+    engine.close()
+    client.hear(taken(engine))
+    assert client.closed
+
+
+@pytest.mark.parametrize("junk", [b"\x16\x03\x01\x00\x05hello", b"\x16\x03\x01\xff\xff" + bytes(5), b"\x16" + b"\xff" * 600])
+def test_garbage_is_an_error_and_leaves_nothing_for_others(shared: SharedTLS, junk: bytes) -> None:
+    engine = Engine(shared)
+    with pytest.raises(ssl.SSLError):
+        engine.receive(junk)
+    assert taken(engine)[:1] in {b"", b"\x15"}  # an alert, or none for what is no record at all
+    assert (shared.incoming.pending, shared.outgoing.pending) == (0, 0)
+    shake_hands(shared, Client())
+
+
+def test_tampering_is_an_error(shared: SharedTLS) -> None:
+    client = Client()
+    engine = shake_hands(shared, client)
+    record = bytearray(client.say(b"hello"))
+    record[-1] ^= 1
+    with pytest.raises(ssl.SSLError):
+        engine.receive(bytes(record))
+    with pytest.raises(ssl.SSLError):
+        client.hear(taken(engine))
+    assert not engine.is_open
+    engine.close()
+    assert engine.output == b""
+
+
+def test_connections_do_not_mix(shared: SharedTLS) -> None:
+    """They share two buffers."""
+    clients = [Client() for _ in range(3)]
+    engines = [Engine(shared) for _ in clients]
+    for client in clients:
+        client.hear(b"")
+    for _ in range(2):
+        for client, engine in zip(clients, engines, strict=True):
+            engine.receive(client.say())
+        for client, engine in zip(clients, engines, strict=True):
+            client.hear(taken(engine))
+    records = [client.say(b"%d" % number) for number, client in enumerate(clients)]
+    halves = [engine.receive(record[:9]) for engine, record in zip(engines, records, strict=True)]
+    del clients[1], engines[1], records[1]  # one goes in the middle of it
+    rest = [engine.receive(record[9:]) for engine, record in zip(engines, records, strict=True)]
+    assert (halves, rest) == ([b""] * 3, [b"0", b"2"])
+
+
+# Over sockets
+
+
+class Answering(Recording):
+    """Answers each receive by `answer`."""
+
+    answer: Sequence[Chunk] = (b"answer",)
+    then = Closing.KEEP
+    waiting = Deadline.HEAD
+
+    def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+        self.heard.append((data, urgent))
+        self.closing, self.waiting = self.then, Deadline.IDLE
+        return self.answer
+
+
+def answering(*answer: Chunk, then: Closing = Closing.KEEP) -> type[Answering]:
+    return type("Answering", (Answering,), {"answer": answer, "then": then})
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_conversation(files: Files, version: ssl.TLSVersion) -> None:
+    with TLSRunning(Answering, files) as running, running.secure(client_context(version)) as sock:
+        assert sock.version() == {VERSIONS[0]: "TLSv1.2", VERSIONS[1]: "TLSv1.3"}[version]
+        for number in range(3):
+            sock.sendall(b"%d" % number)
+            assert receive_until(sock, b"answer") == b"answer"
+        (protocol,) = running.begun
+        assert isinstance(protocol, Answering)
+        assert protocol.heard == [(b"0", False), (b"1", False), (b"2", False)]
+        assert protocol.peer.secure
+
+
+def test_large_input_and_output(files: Files, tmp_path: Path) -> None:
+    """More than the socket's buffers hold, in pieces and in files, to a client that does not read at once."""
+    content = os.urandom(3 << 20)
+    (tmp_path / "file").write_bytes(content)
+    with open(tmp_path / "file", "rb") as file:
+        piece = FileSlice(OpenFile(os.dup(file.fileno()), os.close), 1000, len(content) - 1000)
+    end = ResponseEnd("record")
+    with TLSRunning(answering(b"head", piece, content, b"tail", end), files) as running, running.secure() as sock:
+        sock.sendall(b"x")
+        until(lambda: bool(running.begun) and any(each._output for each in running.connections), "it waits for the client")  # type: ignore[attr-defined]
+        expected = b"head" + content[1000:] + content + b"tail"
+        received = b""
+        while len(received) < len(expected):
+            received += sock.recv(1 << 18)
+        assert received == expected
+        until(lambda: running.reports == [("record", len(expected))], "the report")
+
+
+def test_a_burst_of_input(files: Files) -> None:
+    content = os.urandom(1 << 20)
+
+    class Gathering(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.heard.append((data, urgent))
+            return (b"",)
+
+    with TLSRunning(Gathering, files) as running:
+        with running.secure() as sock:
+            sock.sendall(content)
+            receive_all(sock.unwrap())
+        (protocol,) = running.begun
+        assert isinstance(protocol, Gathering)
+        assert b"".join(data for data, _ in protocol.heard) == content
+
+
+def test_a_greeting(files: Files) -> None:
+    class Greeting(Recording):
+        greeting = b"welcome"
+
+    with TLSRunning(Greeting, files) as running, running.secure() as sock:
+        assert receive_until(sock, b"welcome") == b"welcome"
+
+
+def test_urgent_bytes_are_ordinary_ones(files: Files) -> None:
+    with TLSRunning(answering(Urgent(b"!"), b"x"), files) as running, running.secure() as sock:
+        sock.sendall(b"x")
+        assert receive_until(sock, b"x") == b"!x"
+
+
+@pytest.mark.parametrize("then", [Closing.CLOSE, Closing.LINGER])
+def test_close_notify_comes_before_the_fin(files: Files, then: Closing) -> None:
+    """The client's socket raises an error for a FIN without one."""
+    with TLSRunning(answering(b"bye", then=then), files) as running, running.secure() as sock:
+        sock.sendall(b"x")
+        assert receive_all(sock) == b"bye"
+
+
+def test_close_notify_when_it_is_evicted_or_stopped(files: Files) -> None:
+    for name in ("evict", "close", "hang_up", "failed"):
+        with TLSRunning(Answering, files) as running, running.secure() as sock:
+            sock.sendall(b"x")
+            receive_until(sock, b"answer")
+            (connection,) = running.connections
+            running.loop.call_soon_threadsafe(connection, getattr(connection, name))
+            assert receive_all(sock) == b""
+
+
+def test_close_notify_waits_for_room(files: Files) -> None:
+    """The client reads nothing until the server wants to close; its end is announced all the same."""
+    content = bytes(8 << 20)
+    with TLSRunning(answering(content, then=Closing.CLOSE), files) as running, running.secure() as sock:
+        sock.sendall(b"x")
+        until(lambda: any(each._output for each in running.connections), "it waits for the client")  # type: ignore[attr-defined]
+        assert len(receive_all(sock)) == len(content)
+
+
+def test_a_reset(files: Files) -> None:
+    with TLSRunning(answering(b"bye", then=Closing.RESET), files) as running, running.connect() as sock:
+        client = Client()
+        client.hear(b"")
+        sock.sendall(client.say())
+        hear_until(client, sock, client.tls.cipher)
+        sock.sendall(client.say(b"x"))
+        with pytest.raises(ConnectionResetError):
+            hear_until(client, sock, lambda: client.closed)
+        assert client.received == b"bye"
+
+
+@pytest.mark.parametrize("how", ["close_notify", "FIN", "RST"])
+def test_the_end_of_the_client(files: Files, how: str) -> None:
+    class Ending(Answering):
+        def end(self) -> Sequence[Chunk]:
+            self.closing = Closing.CLOSE
+            return (b"goodbye",)
+
+    with TLSRunning(Ending, files) as running, running.secure() as sock:
+        sock.sendall(b"x")
+        receive_until(sock, b"answer")
+        if how == "close_notify":
+            with pytest.raises(ssl.SSLError, match="application data after close notify"):
+                sock.unwrap()  # the server still says goodbye: the connection is closed in one direction only
+        elif how == "FIN":
+            socket.socket.shutdown(sock, socket.SHUT_WR)  # without close_notify
+            assert receive_all(sock) == b"goodbye"
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.close()
+        until(lambda: not len(running.connections), "it is closed")
+
+
+def test_close_notify_with_the_request(files: Files) -> None:
+    """In one segment: what comes before it is answered, and the end is noticed although nothing more arrives."""
+    ended: list[bool] = []
+
+    class Ending(Answering):
+        def end(self) -> Sequence[Chunk]:
+            ended.append(True)
+            return super().end()
+
+    with TLSRunning(Ending, files) as running, running.connect() as sock:
+        client = Client()
+        client.hear(b"")
+        sock.sendall(client.say())
+        hear_until(client, sock, client.tls.cipher)
+        sock.sendall(client.say(b"x") + client.close())
+        hear_until(client, sock, lambda: client.closed)
+        assert client.received == b"answer"
+        until(lambda: ended == [True], "the end")
+
+
+# The handshake
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01\x00", "hello"])
+def test_a_handshake_has_the_head_deadline(files: Files, said: bytes | str) -> None:
+    with TLSRunning(Answering, files, head=0.1) as running, running.connect() as sock:
+        client = Client()
+        client.hear(b"")
+        sock.sendall(client.say() if isinstance(said, str) else said)
+        receive_all(sock)
+        assert running.begun == []
+
+
+def test_a_handshake_does_not_restart_the_deadline(files: Files) -> None:
+    """It is absolute, from the accept to the first request."""
+    with TLSRunning(Answering, files, head=1e6) as running, running.secure() as sock:
+        until(lambda: bool(running.begun), "the conversation")
+        (connection,) = running.connections
+        assert connection.timer_started == connection.accepted_at
+        for _ in range(2):  # the first may come in the wake of the accept
+            sock.sendall(b"x")
+            receive_until(sock, b"answer")
+        assert connection.timer_started > connection.accepted_at
+
+
+def test_the_end_before_the_handshake(files: Files) -> None:
+    with TLSRunning(Answering, files) as running:
+        for how in (b"", b"\x16\x03"):
+            with running.connect() as sock:
+                sock.sendall(how)
+                sock.shutdown(socket.SHUT_WR)
+                assert receive_all(sock) == b""
+        with running.connect() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        with running.secure() as sock:
+            sock.sendall(b"x")
+            receive_until(sock, b"answer")
+        assert len(running.begun) == 1
+
+
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+def test_older_versions_are_refused(files: Files, version: str) -> None:
+    context = client_context()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    with TLSRunning(Answering, files) as running, pytest.raises(ssl.SSLError, match="alert protocol version"):
+        running.secure(context)
+
+
+@pytest.mark.parametrize("cipher", ["ECDHE-ECDSA-AES128-SHA256", "AES128-GCM-SHA256", "NULL"])
+def test_weak_ciphers_are_refused(files: Files, cipher: str) -> None:
+    context = client_context(ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(f"{cipher}:@SECLEVEL=0")
+    with TLSRunning(Answering, files) as running, pytest.raises(ssl.SSLError, match="handshake failure"):
+        running.secure(context)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_session_is_resumed(files: Files, version: ssl.TLSVersion) -> None:
+    context = client_context(version)
+    with TLSRunning(Answering, files) as running:
+        session = None
+        for number in range(3):
+            with running.secure(context, session) as sock:
+                assert sock.session_reused == (number > 0)
+                sock.sendall(b"x")
+                receive_until(sock, b"answer")
+                session = sock.session
+
+
+@pytest.mark.parametrize(("options", "command"), [(("-tls1_2",), b"R\n"), (("-tls1_3",), b"K\n")])
+def test_renegotiation_is_refused_and_keys_are_updated(files: Files, options: tuple[str, ...], command: bytes) -> None:
+    with TLSRunning(Answering, files) as running:
+        address = f"127.0.0.1:{running.address[1]}"
+        words = [need("openssl"), "s_client", "-connect", address, "-CAfile", str(files.ca), *options]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+            assert client.stdin
+            assert client.stdout
+            client.stdin.write(b"x\n")
+            client.stdin.flush()
+            said = b""
+            while b"answer" not in said:
+                said += client.stdout.read1(4096)
+            client.stdin.write(command)
+            client.stdin.flush()
+            if command == b"K\n":
+                while b"KEYUPDATE" not in said:
+                    said += client.stdout.read1(4096)
+                client.stdin.write(b"y\n")
+                client.stdin.flush()
+                while b"answer" not in said.partition(b"KEYUPDATE")[2]:
+                    said += client.stdout.read1(4096)
+            else:
+                while b"no renegotiation" not in said:
+                    said += client.stdout.read1(4096)
+            client.kill()
+
+
+# Beside the handshake
+
+
+class Name:
+    """A preamble: a name, and a line end."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> Done | None:
+        self._buffer += data
+        name, end, rest = self._buffer.partition(b"\n")
+        if len(name) > 20:
+            raise PreambleError("too long")
+        return Done(rest, (name.decode(), 1)) if end else None
+
+
+@pytest.mark.parametrize("is_one_segment", [True, False])
+def test_a_preamble_comes_before_the_handshake(files: Files, is_one_segment: bool) -> None:
+    with TLSRunning(Answering, files, (Name,)) as running, running.connect() as sock:
+        client = Client()
+        client.hear(b"")
+        if is_one_segment:
+            sock.sendall(b"client\n" + client.say())
+        else:
+            sock.sendall(b"client\n")
+            until(lambda: any(each.address[0] == "client" for each in running.connections), "the preamble")
+            sock.sendall(client.say())
+        hear_until(client, sock, client.tls.cipher)
+        sock.sendall(client.say(b"x"))
+        hear_until(client, sock, lambda: client.received)
+        (protocol,) = running.begun
+        assert isinstance(protocol, Answering)
+        assert (protocol.peer.address, protocol.heard) == (("client", 1), [(b"x", False)])
+
+
+def test_a_client_without_tls_is_refused_without_tls(files: Files) -> None:
+    with TLSRunning(Answering, files) as running, running.connect() as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert receive_all(sock) == b""
+        assert running.begun == []
+
+
+def test_a_server_that_stops_during_the_handshake(files: Files) -> None:
+    drained: list[bool] = []
+
+    class Draining(Answering):
+        def drain(self) -> Sequence[Chunk]:
+            drained.append(True)
+            return ()
+
+    with TLSRunning(Draining, files) as running, running.connect() as sock:
+        until(lambda: len(running.connections) == 1, "it is accepted")
+        (connection,) = running.connections
+        running.loop.call_soon_threadsafe(connection, connection.drain)
+        with ssl_socket(sock):
+            until(lambda: drained == [True], "the conversation knows")
+
+
+def ssl_socket(sock: socket.socket) -> ssl.SSLSocket:
+    return client_context().wrap_socket(sock, server_hostname="localhost")
