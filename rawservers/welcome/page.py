@@ -30,6 +30,7 @@ COMMANDS = {  # by service: what comes before the program, the program, and what
     "http": ("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | ", "nc", "shows this page as the bytes that it is."),
     "telnet": ("", "telnet", "and type: each line comes back."),
 }
+TLS_COMMAND = "openssl s_client -quiet"
 HIDDEN = "(not shown: the request may have come through a proxy, which may have added to it)"
 
 
@@ -117,12 +118,18 @@ def command(listener: ListenConfig, visitor: Visitor) -> str:
     """How to talk to this listener, in HTML; "" if the visitor could not, or is not to know its address."""
     before, program, after = COMMANDS[listener.service]
     name, _, port = listener.address.rpartition(":")
+    is_tls = bool(getattr(listener, "tls", ()))
     if listener.address.startswith("unix:"):
-        program, arguments = "nc", f"-U {shlex.quote(listener.address.removeprefix('unix:'))}"
+        path = shlex.quote(listener.address.removeprefix("unix:"))
+        dial = f"{TLS_COMMAND} -unix {path}" if is_tls else f"nc -U {path}"
         is_shown = visitor.sees_all
     else:
         own = visitor.local[0] if visitor.local else ""
         is_shown = visitor.sees_all or (name.strip("[]") == own if name not in EVERYWHERE else not visitor.is_forwarded)
-        name = (visitor.host or own or "127.0.0.1") if name in EVERYWHERE else name
-        arguments = f"{shlex.quote(name.strip('[]'))} {port}"
-    return f"<code>{escape(f'{before}{program} {arguments}')}</code> {after}" if is_shown else ""
+        if name in EVERYWHERE:
+            name = visitor.host or (f"[{own}]" if ":" in own else own) or "127.0.0.1"
+        if is_tls:
+            dial = f"{TLS_COMMAND} -connect {shlex.quote(f'{name}:{port}')}"
+        else:
+            dial = f"{program} {shlex.quote(name.strip('[]'))} {port}"
+    return f"<code>{escape(before + dial)}</code> {after}" if is_shown else ""

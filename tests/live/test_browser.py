@@ -177,6 +177,33 @@ def test_the_table_can_be_paused_and_waits_while_nobody_looks(browser: Browser, 
 
 
 @pytest.mark.slow
+def test_a_page_that_is_hidden_does_not_ask(browser: Browser, welcome: Server) -> None:
+    def polls(agent: str) -> int:
+        return sum(agent in line and " /sockets " in line for line in welcome.log())
+
+    with visiting(browser, user_agent="hidden one") as hidden, visiting(browser, user_agent="shown one") as shown:
+        hidden.goto(welcome.url)
+        shown.goto(welcome.url)
+        expect(hidden.locator("#live")).to_contain_text("Live: ")
+
+        def turn(is_hidden: bool) -> None:
+            hidden.evaluate(
+                "value => { Object.defineProperty(document, 'hidden', { value, configurable: true });"
+                "document.dispatchEvent(new Event('visibilitychange')) }",
+                is_hidden,
+            )
+
+        turn(True)
+        before = polls("shown one")
+        until(lambda: polls("shown one") > before + 1, "what was on its way has come")
+        asked, before = polls("hidden one"), polls("shown one")
+        until(lambda: polls("shown one") > before + 3, "the other goes on")
+        assert polls("hidden one") == asked
+        turn(False)
+        until(lambda: polls("hidden one") > asked, "it goes on")
+
+
+@pytest.mark.slow
 def test_a_server_that_is_gone_and_comes_back(browser: Browser, tmp_path: Path) -> None:
     conf = tmp_path / "conf.toml"
     conf.write_text(WELCOME.replace("WORKERS", "1"))

@@ -9,6 +9,8 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import Future
 from hashlib import sha256
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -23,7 +25,9 @@ from rawservers.http.router import Router
 from rawservers.settings import Config, ListenConfig, SiteConfig
 from rawservers.sockets import ConnectedSocket, ListeningSocket, Sockets, TimeWaitSocket
 from rawservers.telnet.echo import EchoSession
+from rawservers.welcome.page import command
 from rawservers.welcome.site import MAX_INPUT, WelcomeSite
+from rawservers.welcome.visitor import Visitor
 
 HTTP, TELNET = ListenConfig("http", "127.0.0.1:8080"), ListenConfig("telnet", "127.0.0.1:2323")
 SOCKETS = Sockets(
@@ -192,6 +196,17 @@ def test_commands_of_a_visitor_from_elsewhere() -> None:
     assert "| nc" not in text
     assert "<code>telnet" not in text
     assert "python3 -m rawservers DIR" in text
+
+
+def test_commands_of_listeners_with_tls() -> None:
+    listeners = [SimpleNamespace(service="http", address="[::1]:8443", tls=("certificate",)),
+                 SimpleNamespace(service="telnet", address="127.0.0.1:992", tls=("certificate",)),
+                 SimpleNamespace(service="telnet", address="unix:/run/a b", tls=("certificate",))]  # fmt: skip
+    visitor = Visitor(("127.0.0.1", 1), ("127.0.0.1", 8080), "localhost", False, True)
+    http, telnet, unix = [command(cast("ListenConfig", each), visitor) for each in listeners]
+    assert "| openssl s_client -quiet -connect &#x27;[::1]:8443&#x27;</code>" in http
+    assert "<code>openssl s_client -quiet -connect 127.0.0.1:992</code> and type" in telnet
+    assert "<code>openssl s_client -quiet -unix &#x27;/run/a b&#x27;</code>" in unix
 
 
 def test_the_bytes_of_the_request() -> None:

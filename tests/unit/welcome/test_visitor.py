@@ -113,8 +113,8 @@ def test_a_simple_request() -> None:
 def test_a_browser_adds_none_of_these() -> None:
     names = (
         "Connection sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform Upgrade-Insecure-Requests User-Agent Accept Sec-Fetch-Site"
-        " Sec-Fetch-Mode Sec-Fetch-User Sec-Fetch-Dest Accept-Encoding Accept-Language DNT Sec-GPC Priority Pragma Cache-Control"
-        " Cookie Referer TE Save-Data Device-Memory Downlink ECT RTT If-None-Match Range Origin"
+        " Sec-Fetch-Mode Sec-Fetch-User Sec-Fetch-Dest Accept-Encoding Accept-Language DNT Sec-GPC Priority Pragma"
+        " Cache-Control Cookie Referer TE Save-Data Device-Memory Downlink ECT RTT If-None-Match Range Origin"
     )
     fields = "".join(f"{name}: x\r\n" for name in names.split())
     assert sight(visit(f"GET / HTTP/1.1\r\nHost: localhost\r\n{fields}")) == ALL
