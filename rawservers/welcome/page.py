@@ -11,7 +11,7 @@ import re
 import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache
 from html import escape
 from urllib.parse import quote
 
@@ -35,33 +35,12 @@ HIDDEN = "(not shown: the request may have come through a proxy, which may have 
 
 
 class Page:
-    """The template with its style, script and icon, read at once, and what it is filled with. Raises OSError.
-
-    listeners: those of the server, with their bound addresses.
-    """
+    """The page of a server, as it is made for each visitor. listeners: with their bound addresses. Raises OSError."""
 
     def __init__(self, listeners: Iterable[ListenConfig]) -> None:
         self._listeners = [each for each in listeners if each.service in COMMANDS][:MAX_LISTENERS]
         self.has_telnet = any(each.service == "telnet" for each in self._listeners)
-        self._style, self._script = read_data("welcome/style.css"), read_data("welcome/script.js")
-        parts = {
-            "style": self._style,
-            "script": self._script,
-            "icon": quote(read_data("welcome/favicon.svg").strip(), safe=" =:/'"),
-        }
-        template = filled(read_data("welcome/index.html"), parts)
-        self._template = template if self.has_telnet else re.sub(r"(?s)<section id=echo.*?</section>\n", "", template)
-
-    @cached_property
-    def policy(self) -> str:
-        """The Content-Security-Policy."""
-        from hashlib import sha256  # here, since it loads OpenSSL, and most servers have another page
-
-        hashes = [b64encode(sha256(f"\n{text}".encode()).digest()).decode() for text in (self._style, self._script)]
-        return (
-            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; connect-src 'self'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        ).format(*hashes)
+        self._template = template() if self.has_telnet else re.sub(r"(?s)<section id=echo.*?</section>\n", "", template())
 
     def render(self, head: bytes, visitor: Visitor, table: Table | None) -> bytes:
         """The page for this visitor, whose request has this head. table: None if there is none."""
@@ -78,6 +57,30 @@ class Page:
         }
         slots |= {name: rows_html(getattr(own, name.replace("-", "_"))) for name in ("listening", "connected", "time-wait")}
         return filled(self._template, slots).encode()
+
+
+@cache
+def read(name: str) -> str:
+    return read_data(f"welcome/{name}")
+
+
+@cache
+def template() -> str:
+    """The page with its style, script and icon. Raises OSError."""
+    icon = quote(read("favicon.svg").strip(), safe=" =:/'")
+    return filled(read("index.html"), {"style": read("style.css"), "script": read("script.js"), "icon": icon})
+
+
+@cache
+def content_security_policy() -> str:
+    """The Content-Security-Policy of the page."""
+    from hashlib import sha256  # here, since it loads OpenSSL, and most servers have another page
+
+    hashes = [b64encode(sha256(f"\n{read(name)}".encode()).digest()).decode() for name in ("style.css", "script.js")]
+    return (
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ).format(*hashes)
 
 
 def filled(template: str, slots: Mapping[str, str]) -> str:

@@ -25,6 +25,7 @@ from rawservers.http.router import Router
 from rawservers.settings import Config, ListenConfig, SiteConfig
 from rawservers.sockets import ConnectedSocket, ListeningSocket, Sockets, TimeWaitSocket
 from rawservers.telnet.echo import EchoSession
+from rawservers.welcome import page
 from rawservers.welcome.page import command
 from rawservers.welcome.site import MAX_INPUT, WelcomeSite
 from rawservers.welcome.visitor import Visitor
@@ -133,6 +134,17 @@ def test_it_is_one_small_document() -> None:
     assert fields["X-Content-Type-Options"] == "nosniff"
     markup = text.partition("</style>")[2].partition("<script>")[0]
     assert not re.search(r"\b(?:on[a-z]+|style)=", markup)  # the policy would not allow it
+
+
+def test_its_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be in an archive that is replaced under the server, whose workers are forked again."""
+    before = Site().get()[2]
+
+    def read_data(name: str) -> str:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(page, "read_data", read_data)
+    assert Site().get()[2] == before
 
 
 def test_the_table_for_the_script() -> None:
