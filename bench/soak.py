@@ -27,6 +27,7 @@ from bench.process import raise_descriptor_limit, resident, sockets, tree
 from bench.report import MIB
 from bench.servers import OURS, Peer, Running, free_port, running, strange
 from rawservers.daemon import control
+from rawservers.daemon.startup import CannotStart
 
 CLIENTS = 40  # hostile ones
 GROWTH = 24 * MIB  # of memory, for caches that fill, and for what Python keeps for itself
@@ -91,9 +92,8 @@ def soak(server: Running, ports: dict[str, int], seconds: float, reload_every: f
     while (after := Held.by(server.pid)).exceeds(before) and time.monotonic() < until:
         time.sleep(0.5)
     load = os.getloadavg()[0]
-    print(
-        f"- {seconds:g} s, {reloads} reloads, {done.connected:,} hostile connections, {done.sent / 1e6:,.0f} MB; load {load:.1f}"
-    )
+    print(f"- {seconds:g} s, {reloads} reloads, load average {load:.1f}")
+    print(f"- hostile: {done.connected:,} connections, {done.sent / 1e6:,.0f} MB")
     for name, record in records.items():
         p99 = honest.percentile(record.seconds, 99) or 0.0
         print(f"- {name}: {len(record.seconds):,} answered, {record.failed.total()} failed, p99 {1000 * p99:,.0f} ms")
@@ -129,7 +129,7 @@ def main() -> int:
         try:
             with running(OURS, peer, base) as server:
                 wrong = list(soak(server, {"http": server.place.port, "telnet": telnet}, 60 * said.minutes, said.reload))
-        except Failed as error:
+        except (CannotStart, Failed) as error:
             wrong.append(str(error))
     print("\n".join(f"WRONG: {line}" for line in wrong) or "nothing is wrong")
     return int(bool(wrong))
