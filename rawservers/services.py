@@ -27,12 +27,12 @@ from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.http.welcome import WelcomeSite
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
 from rawservers.sockets import Sockets
 from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
+from rawservers.welcome.site import WelcomeSite
 
 log = logging.getLogger("rawservers")
 
@@ -78,7 +78,7 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     freshness = FreshnessClock(context.clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
+    kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
     verifiers: Mapping[str, Verify] = {}
     if context.users:
         from rawservers.http.users import make_verifiers  # here, since most starts have no use for it

@@ -26,6 +26,7 @@ CLIENTS = {
     "apt-get": "apt",
     "aria2c": "aria2",
     "busybox": "busybox",
+    "chromium": "chromium",
     "curl": "curl",
     "dpkg-deb": "dpkg",
     "fish": "fish",

@@ -85,9 +85,11 @@ class Router(Responder):
 
     def max_body(self, request: Request) -> int | None:
         handlers = self._find(request)
-        if handler_for(request, handlers) and (not self._protected(request, handlers) or parse_credentials(request)):
-            return self._body_limit
-        return None
+        if self._protected(request, handlers) and not parse_credentials(request):
+            return None
+        if handlers:
+            return self._body_limit if handler_for(request, handlers) else None
+        return self._site(request).max_body(request)
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handlers = self._find(request)

@@ -95,6 +95,10 @@ class Site:
         if config.listing:
             html.template()  # read it before the process drops its privileges
 
+    def max_body(self, request: Request) -> int | None:
+        """The longest body accepted with `request`, in bytes; None: none is."""
+        return None
+
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         """The response to `request`, or a future of one; that of the future if there is one, which is done."""
         if future:
@@ -114,8 +118,12 @@ class Site:
 
     def page(self, status: int, request: Request, headers: Headers = (), message: str = "") -> PreparedResponse:
         """A response with a page about its status: the site's own one, else the built-in one, with `message` or the usual."""
+        home = ""
+        if status == 404 and self._has_home(request.path_bytes):
+            headers = [*without("Vary", headers), ("Vary", "Accept")]
+            home = home_link(request.target) if accepts_html(request.fields.get("accept", "")) else ""
         fields = without("Content-Type", self._with_site_headers(request, headers))
-        response = error_response(status, message or MESSAGES[status], fields)
+        response = error_response(status, message or MESSAGES[status], fields, home)
         if page := self._pages.get(status):
             try:
                 body = self._root.find(fsencode(page)).body
@@ -123,6 +131,16 @@ class Site:
             except OSError as failure:
                 log.error("cannot read the error page %s: %s", page, failure.strerror)
         return PreparedResponse(response, request)
+
+    def _has_home(self, path: bytes) -> bool:
+        """Whether there is something at "/" that an error page for `path` can link to."""
+        if path == b"/" or self._config.listing:
+            return path != b"/"
+        for name in self._config.index:
+            with suppress(OSError):
+                self._root.find(b"/" + fsencode(name))
+                return True
+        return False
 
     def _finish(self, request: Request, future: Future[Response]) -> PreparedResponse:
         """The response of a future that is done."""
@@ -274,6 +292,11 @@ def media_type(path: bytes, types: Mapping[str, str] = TYPES) -> str:
     _, dot, extension = path.rpartition(b"/")[2].rpartition(b".")
     other = OTHER_TYPE if dot else types.get("", OTHER_TYPE)
     return types.get((dot + extension).decode("latin-1").lower(), other)
+
+
+def home_link(target: str) -> str:
+    """The URL of "/", relative to this target: it holds behind a proxy that adds a prefix."""
+    return "../" * (target.partition("?")[0].count("/") - 1) or "./" if target.startswith("/") else "/"
 
 
 def without(name: str, headers: Headers) -> Headers:

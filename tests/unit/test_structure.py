@@ -26,7 +26,7 @@ LAYERS = [
     {"config", "logs"},
     {"sockets"},
     {"status"},
-    {"watch"},
+    {"watch", "welcome"},
     {"services"},
     {"daemon"},
     {"server"},
@@ -75,13 +75,15 @@ PURE = {
     "telnet.echo",
     "testing.matching",
     "testing.scripted",
+    "welcome.table",
+    "welcome.visitor",
 }
 IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "welcome", "site", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
+        "router", "site", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
         "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
         "auth", "forwarded", "request",
     ),

@@ -1,3 +1,8 @@
+const up = document.querySelector("a[data-home]")
+if (up) {
+  const home = Object.assign(document.createElement("a"), { href: up.dataset.home, textContent: "Home" })
+  up.before(home, " · ")
+}
 const table = document.querySelector("table"), heads = [...table.tHead.rows[0].cells]
 const order = new Map([...table.querySelectorAll("tbody tr")].map((row, place) => [row, place]))
 const keys = [

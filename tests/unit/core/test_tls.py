@@ -339,8 +339,9 @@ def test_a_handshake_does_not_restart_the_deadline(files: Files) -> None:
         until(lambda: bool(running.begun), "the conversation")
         (connection,) = running.connections
         assert connection.timer_started == connection.accepted_at
-        sock.sendall(b"x")
-        receive_until(sock, b"answer")
+        for _ in range(2):  # the first may come in the wake of the accept
+            sock.sendall(b"x")
+            receive_until(sock, b"answer")
         assert connection.timer_started > connection.accepted_at
 
 
