@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import faults, hostile
 from tests.harness import wire
 from tests.harness.documents import DOCUMENTS
 from tests.harness.needs import ROOT
@@ -102,6 +103,17 @@ def test_what_the_protocols_name_is_there() -> None:
     }
     assert len(named) > 20
     assert named - cases == set()
+
+
+def test_each_fault_has_a_test_or_an_attack() -> None:
+    """And each kind of attack is named."""
+    text = (ROOT / "docs" / "faults.md").read_text()
+    assert missing(text) == []
+    rows = re.findall(r"^\| .* \| .* \| (.*) \|$", text, re.MULTILINE)
+    named = {name for row in rows if row != "test or attack" for name in row.split(", ")}
+    attacks = {name for name in named if not TEST.fullmatch(name.strip("`"))}
+    assert len(named - attacks) > 80
+    assert attacks == {*hostile.kinds(), faults.MULTITUDE}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
