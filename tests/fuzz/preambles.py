@@ -53,7 +53,7 @@ def taken(engine: Engine) -> bytes:
 
 
 def tls(folder: Path) -> Callable[[bytes], object]:
-    """The first byte says what flips in which flight of a good client, by three bytes each, or that the rest is all that is sent.
+    """The first byte says what the rest is: bits that flip in the flights of a good client, by three bytes each; or all input.
 
     What an engine makes of it is plaintext or an ssl.SSLError, and it leaves nothing to the next one, which works.
     """

@@ -105,6 +105,15 @@ def test_what_the_protocols_name_is_there() -> None:
     assert named - cases == set()
 
 
+def test_each_promise_has_tests_that_hold_it() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    assert missing(text) == []
+    table = text.partition("| promise |")[2].partition("\n\n")[0]
+    rows = [row.split(" | ")[-1] for row in table.splitlines()[2:]]
+    assert len(rows) >= 15
+    assert all(TEST.search(row) for row in rows)
+
+
 def test_each_fault_has_a_test_or_an_attack() -> None:
     """And each kind of attack is named."""
     text = (ROOT / "docs" / "faults.md").read_text()
