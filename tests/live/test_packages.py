@@ -151,7 +151,7 @@ def test_the_archive_is_replaced_under_a_running_server(built: Path, folder: Pat
     pyz = tmp_path / archive.NAME
     pyz.write_bytes((built / archive.NAME).read_bytes())
     with Server("--http", "0", "--telnet", "off", command=(sys.executable, pyz)) as server:
-        server.address("http")
+        before = exchange(server, b"GET / HTTP/1.0\r\n\r\n")
         (tmp_path / "new").write_bytes(b"another program\n")
         (tmp_path / "new").rename(pyz)
         run(sys.executable, "-m", "rawservers", "--reload", str(server.process.pid), cwd=ROOT)
