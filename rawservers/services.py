@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from os import fsencode
 from typing import Any, NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
@@ -26,16 +27,17 @@ from rawservers.http.auth import Protection, Verify
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
+from rawservers.http.health import Health
 from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.http.welcome import WelcomeSite
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
 from rawservers.sockets import Sockets
 from rawservers.status import Status, respond
 from rawservers.telnet.echo import EchoSession
 from rawservers.telnet.session import Session
+from rawservers.welcome.site import WelcomeSite
 
 log = logging.getLogger("rawservers")
 
@@ -49,14 +51,18 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
 class ServiceContext(NamedTuple):
-    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log.
-    users: the files of users of `Config.sites`, by path."""
+    """What a service gets of the worker that it runs in.
+
+    report: called at the end of each response, for the access log. users: the files of users of `Config.sites`, by path, if
+    they were read before the privileges were dropped. is_stopping: whether a stop of the whole server was announced.
+    """
 
     clock: Clock
     report: Report
     get_status: GetStatus
     get_sockets: GetSockets = Future
     users: Mapping[str, Any] = {}
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 class Service(NamedTuple):
@@ -85,14 +91,15 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     freshness = FreshnessClock(context.clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    kinds = {str(WELCOME): partial(WelcomeSite, listeners=config.listen or ())}
+    kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
     verifiers: Mapping[str, Verify] = {}
-    if context.users:
-        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
+    if any(site.auth for site in config.sites):
+        from rawservers.http.users import make_verifiers, read_all_users  # here, since most starts have no use for it
 
-        verifiers = make_verifiers(context.users, freshness)
+        verifiers = make_verifiers(context.users or read_all_users(config.sites), freshness)
+    health = Health(fsencode(config.health or ""), context.is_stopping)
     sites = [
-        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers))
+        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers), health)
         for site in config.sites or (SiteConfig(),)
     ]
     router = Router(sites, config, cache)

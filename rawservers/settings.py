@@ -285,6 +285,11 @@ class Config:
     """Graceful shutdown: the time for which responses in progress may continue after SIGTERM or SIGINT. 0: until they end.
     gunicorn: graceful_timeout, 30. Keep it below TimeoutStopSec of the systemd unit, 30."""
 
+    drain_announce: float = seconds(0, "drain_announce")
+    """Announced stop: the time between SIGTERM or SIGINT and the graceful shutdown, in which everything is served, but
+    http.health says 503, so that a load balancer sends no more clients. A second signal ends it at once. Longer than the load
+    balancer needs to notice; drain_time comes after it, so TimeoutStopSec of the systemd unit must exceed both together."""
+
     reload_drain: float = seconds(600, "reload_drain", max=WEEK)
     """Graceful reload: the time for which connections of the old workers may continue after a reload; then they are closed.
     0: until they end. Telnet sessions may last long, and an old worker costs little memory. nginx: worker_shutdown_timeout,
@@ -325,6 +330,10 @@ class Config:
     new connection for each request if a response says HTTP/1.0, in spite of its Connection: keep-alive: "1.1" lets them reuse
     it. Nothing else depends on it. HTTP/1.0, since that is what this server implements: nothing that came with HTTP/1.1 is
     needed to read its responses."""
+
+    health: str | None = setting("/health", "http.health", "path", aliases={"off": None})
+    """Path for the health checks of a load balancer, in each site that has no file of that name: the response is 200, before a
+    stop (drain_announce) 503. These requests are not logged. "off": none."""
 
     trusted_proxies: tuple[str, ...] = setting((), "http.trusted_proxies", "networks")
     """Proxies whose X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239) are believed: networks and addresses, and

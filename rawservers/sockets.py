@@ -114,8 +114,8 @@ def as_lines(sockets: Sockets) -> list[str]:
     )
     titles = ["CONNECTED", "STATE", "IDLE", "OPEN", "RECEIVED", "SENT", "WORKER", "PEER", "LOCAL"]
     connected = [
-        [row.service, row.state, _seconds(row.idle), _seconds(row.open), _bytes(row.received), _bytes(row.sent), str(row.pid),
-         row.peer, row.local]
+        [row.service, row.state, seconds_text(row.idle), seconds_text(row.open), bytes_text(row.received), bytes_text(row.sent),
+         str(row.pid), row.peer, row.local]
         for row in sockets.connected
     ]  # fmt: skip
     lines += ["", *_aligned(titles, connected)]
@@ -125,7 +125,7 @@ def as_lines(sockets: Sockets) -> list[str]:
         lines.append(f"without those of {sockets.silent} of {sockets.workers} workers, which have not answered in time")
     if sockets.time_wait_total is None:
         return lines
-    waiting = [[row.local, row.peer, _seconds(row.seconds)] for row in sockets.time_wait]
+    waiting = [[row.local, row.peer, seconds_text(row.seconds)] for row in sockets.time_wait]
     lines += ["", *_aligned(["TIME_WAIT", "PEER", "LEFT"], waiting)]
     if more := sockets.time_wait_total - len(sockets.time_wait):
         lines.append(f"and {more:,} more" + ", or even more" * sockets.time_wait_cut)
@@ -141,7 +141,7 @@ def _aligned(titles: list[str], rows: list[list[str]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
 
 
-def _seconds(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
     """As ss(8) has it: 1.5s, 3m20s, 5h04m."""
     if seconds < 60:
         return f"{seconds:.1f}s"
@@ -149,7 +149,7 @@ def _seconds(seconds: float) -> str:
     return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60:,}h{minutes % 60:02}m"
 
 
-def _bytes(number: int | None) -> str:
+def bytes_text(number: int | None) -> str:
     """1,234, 12 KiB, 34 MiB; "-" for None."""
     if number is None:
         return "-"

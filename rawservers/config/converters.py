@@ -220,8 +220,9 @@ def convert_protected(table: dict[str, Any], context: Context) -> AuthConfig | N
     """An element of [[http.auth]]."""
     before = len(context.errors)
     fields = read_table(table, context)
-    for key in {"path", "users"} - table.keys():
-        context.child(key).add_error("missing")
+    for key in ("path", "users"):
+        if key not in table:
+            context.child(key).add_error("missing")
     return AuthConfig(**fields) if len(context.errors) == before else None
 
 

@@ -39,8 +39,7 @@ NEVER = float("inf")
 class Connection(Transfer):
     """An event handler of the loop: one accepted socket, its protocol object, and all that this protocol sees of both.
 
-    service: its name; host: the peer's when it was accepted, by which limits count, whatever address a preamble gives;
-    accepted_at: when that was. Its state, besides that of `Transfer`:
+    service: its name; accepted_at: when it was accepted. Its state, besides that of `Transfer`:
 
     _rest:           input left over by the preambles
     _turn_events:    while in the queue of turns: the events to handle then
@@ -50,7 +49,7 @@ class Connection(Transfer):
 
     __slots__ = (
         "_greedy", "_loop", "_on_close", "_phase", "_rest", "_resume_pending", "_resume_timer", "_timer", "_timer_due",
-        "_turn_events", "accepted_at", "host", "service",
+        "_turn_events", "accepted_at", "service",
     )  # fmt: skip
 
     def __init__(

@@ -46,14 +46,15 @@ class Peer:
     """The other end of a connection, as a protocol sees it. This class is one without a connection, for tests of protocols;
     the one of a connection is the connection itself (connection.py), of which a protocol uses no more than is declared here.
 
-    address: the remote address; clock: the loop's; counters: those of the service, which the protocol increments; secure:
-    whether the connection uses TLS.
+    address: the remote address, or the one that a preamble has given; host: that of the accept, whatever a preamble gives;
+    clock: the loop's; counters: those of the service, which the protocol increments; secure: whether the connection uses TLS.
     """
 
-    __slots__ = ("address", "clock", "counters", "secure")
+    __slots__ = ("address", "clock", "counters", "host", "secure")
 
     def __init__(self, address: Address, clock: Clock, counters: Counters | None = None) -> None:
         self.address = address
+        self.host = address[0]
         self.clock = clock
         self.counters = counters or Counters()
         self.secure = False

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
+import math
 import os
 import re
 import socket
@@ -61,6 +62,7 @@ KERNEL_READ = 8192  # bytes in one turn
 KERNEL_LIMIT = 4 << 20  # bytes of each of the kernel's tables
 TICKS_PER_SECOND = 100  # of the kernel's timers, as /proc shows them (USER_HZ)
 
+TimeWait: TypeAlias = "tuple[list[TimeWaitSocket], int | None, bool]"  # see `time_wait`
 Steps: TypeAlias = Generator[None, None, T]  # of work, each in a turn of its own, and its result
 
 
@@ -77,6 +79,8 @@ class SocketTable:
         self._scoreboard, self._number = scoreboard, number
         self._is_busy = False  # with its own table
         self._futures: list[Future[Sockets]] = []  # of those who have asked
+        self._scanned_at = -math.inf  # when the kernel's table was read, which takes milliseconds
+        self._time_wait: TimeWait = ([], None, False)
 
     def tick(self) -> None:
         """At each tick: write the table of this worker, if somebody has asked for it."""
@@ -144,7 +148,10 @@ class SocketTable:
             rows.sort(key=lambda row: row.open)
             open_servers = {server: its.service for server, its in self._servers.items() if server.sock.fileno() >= 0}
             listening = [listening_row(server, service) for server, service in open_servers.items()]
-            waiting, count, is_cut = yield from time_wait([server.sock.getsockname() for server in open_servers])
+            if not 0 <= self._loop.clock.now - self._scanned_at < TICK:
+                self._scanned_at = self._loop.clock.now
+                self._time_wait = yield from time_wait([server.sock.getsockname() for server in open_servers])
+            waiting, count, is_cut = self._time_wait
             sockets = Sockets(len(workers), silent, listening, rows[:MAX_ROWS], max(total, len(rows)), waiting, count, is_cut)
             self._resolve(lambda future: future.set_result(sockets))
         except Exception as error:
@@ -202,7 +209,7 @@ def parse_table(text: bytes, pid: int, now: float) -> tuple[int, list[ConnectedS
 # The kernel's table
 
 
-def time_wait(addresses: Sequence[Any]) -> Steps[tuple[list[TimeWaitSocket], int | None, bool]]:
+def time_wait(addresses: Sequence[Any]) -> Steps[TimeWait]:
     """The connections in TIME_WAIT at these local socket addresses: MAX_ROWS of them; their number, None if a table of the
     kernel cannot be read; and whether one is longer than KERNEL_LIMIT, so that not all were seen."""
     addresses = [address for address in addresses if isinstance(address, tuple)]

@@ -129,7 +129,8 @@ class Worker(EventHandler):
         self._contexts = resources.contexts
         self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
         try:
-            context = ServiceContext(loop.clock, self.access_log.add, self._get_status, self._table.ask, resources.users)
+            asks = self._get_status, self._table.ask, resources.users, scoreboard.is_stopping
+            context = ServiceContext(loop.clock, self.access_log.add, *asks)
             self._services = make_services(config, context, resources.table)
         except CannotStart:
             loop.close()
@@ -222,10 +223,14 @@ class Worker(EventHandler):
     # Stop
 
     def stop(self) -> None:
-        """Stop gracefully; at once when called again."""
-        if self._stop_began < inf:
+        """Stop gracefully, after `drain_announce`; at once when called again."""
+        if self._stop_began < inf or self._scoreboard.is_stopping():
             return self.loop.stop()
-        self.finish()
+        self._scoreboard.announce_stop()
+        if seconds := self._config.drain_announce:
+            self.loop.call_at(self.loop.clock.now + seconds, self.loop, self.finish)
+        else:
+            self.finish()
 
     def finish(self) -> None:
         """Stop gracefully, however often called."""

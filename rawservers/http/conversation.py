@@ -67,7 +67,8 @@ class Responder:
         self.epoch_cache = EpochCache()
 
     def identify(self, request: Request, peer: Peer) -> None:
-        """Set the client of `request`, which has come from `peer`, and its scheme."""
+        """Set the peer of `request`, from which it has come, its client, and its scheme."""
+        request.peer = peer
         request.client, scheme = peer.address, ""
         if self.trusted_proxies:
             request.forwarded = {name: request.fields[name] for name in PROXY_FIELDS if name in request.fields} or None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
 
-from rawservers.core.peer import Address
+from rawservers.core.peer import Address, Clock, Peer
 
 FIELD_LIMIT = 100  # header lines, as Apache's LimitRequestFields
 
@@ -40,6 +40,7 @@ CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
 CODINGS = re.compile(rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)")  # RFC 9112 §6.1: chunked once, and last
 CODING_LINE = re.compile(rb"\n(?i:transfer-encoding):")
+NO_PEER = Peer(("", 0), Clock())
 
 
 @dataclass(eq=False)
@@ -90,6 +91,7 @@ class Request:
     path_bytes:  the path, normalised, then percent-decoded once, see target.py; b"" for a target that is none, or is malformed
     user:        the authenticated user (auth.py); "" if the path needs none
     steps:       steps of work that the response takes, see core/protocol.py
+    peer:        the connection that it has come on: `peer.address`, and `peer.local`, the address that was connected to
     client:      address of the client: that of the peer, unless a trusted proxy has named another one
     scheme:      "https" if the client uses TLS, as far as is known, else "http"
     forwarded:   the fields in which proxies have named the client; None if there are none, or no proxy is trusted
@@ -111,6 +113,7 @@ class Request:
     path_bytes: bytes = b""
     user: str = ""
     steps: int = 0
+    peer: Peer = NO_PEER
     client: Address = ("", 0)
     scheme: str = "http"
     forwarded: Mapping[str, str] | None = None

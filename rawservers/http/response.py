@@ -40,8 +40,10 @@ ERROR_PAGE = """<!DOCTYPE html>
 <meta name="color-scheme" content="light dark">
 <title>{status} {reason}</title>
 <style>body {{ font: 1.1rem/1.5 system-ui, sans-serif; margin: 15vh auto 0; max-width: 32rem; padding: 0 1rem }}</style>
+<main>
 <h1>{status} {reason}</h1>
 <p>{message}</p>
+{more}</main>
 </html>
 """
 
@@ -116,9 +118,10 @@ def body_length(body: Body) -> int:
     return len(body) if isinstance(body, bytes) else body.count if isinstance(body, FileSlice) else 0
 
 
-def error_response(status: int, message: str, headers: Headers = ()) -> Response:
-    """A response with an HTML error page. message: a sentence for people, as plain text."""
-    page = ERROR_PAGE.format(status=status, reason=REASONS[status], message=escape(message))
+def error_response(status: int, message: str, headers: Headers = (), home: str = "") -> Response:
+    """A response with an HTML error page. message: a sentence for people, as plain text; home: a URL to link to, if any."""
+    more = f'<p><a href="{home}">Home</a></p>\n' if home else ""
+    page = ERROR_PAGE.format(status=status, reason=REASONS[status], message=escape(message), more=more)
     return Response(status, [("Content-Type", "text/html; charset=utf-8"), *headers], page.encode())
 
 
@@ -181,6 +184,12 @@ class AccessRecord:
     agent: str = ""
     forwarded: Mapping[str, str] | None = None
     text: str = ""
+
+
+class UnloggedRecord(AccessRecord):
+    """The record of a response that is not logged."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)

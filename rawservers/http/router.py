@@ -81,13 +81,15 @@ class Router(Responder):
             for path in sorted(by_path, key=len, reverse=True)
         ]
         self._body_limit = config.body_limit
-        self._is_protected = any(site.protection.paths for site in sites)
+        self._has_protection = any(site.protection.paths for site in sites)
 
     def max_body(self, request: Request) -> int | None:
         handlers = self._find(request)
-        if handler_for(request, handlers) and (not self._protected(request, handlers) or parse_credentials(request)):
-            return self._body_limit
-        return None
+        if self._protected(request, handlers) and not parse_credentials(request):
+            return None
+        if handlers:
+            return self._body_limit if handler_for(request, handlers) else None
+        return self._site(request).max_body(request)
 
     def respond(self, request: Request, future: Future[Response] | None = None) -> PreparedResponse | Future[Response]:
         handlers = self._find(request)
@@ -117,7 +119,7 @@ class Router(Responder):
 
     def _protected(self, request: Request, handlers: Mapping[str, Handler]) -> ProtectedPath | None:
         """By whom the path of the request is protected; None: by nobody. handlers: those of the path."""
-        if not self._is_protected:
+        if not self._has_protection:
             return None
         found = self._site(request).protection.find(request.path_bytes)
         if found is None and handlers:

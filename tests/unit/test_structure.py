@@ -27,7 +27,7 @@ LAYERS = [
     {"config", "logs"},
     {"sockets"},
     {"status"},
-    {"watch"},
+    {"watch", "welcome"},
     {"services"},
     {"daemon"},
     {"server"},
@@ -51,6 +51,7 @@ PURE = {
     "http.request",
     "http.dates",
     "http.forwarded",
+    "http.health",
     "http.target",
     "http.negotiation",
     "http.response",
@@ -76,13 +77,15 @@ PURE = {
     "telnet.echo",
     "testing.matching",
     "testing.scripted",
+    "welcome.table",
+    "welcome.visitor",
 }
 IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "welcome", "site", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
+        "router", "site", "health", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
         "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
         "auth", "forwarded", "request",
     ),

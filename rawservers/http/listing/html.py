@@ -5,8 +5,9 @@ percent-encoded. The text is for reading: HTML-escaped, with escapes for charact
 of text: \xff for a byte that is not UTF-8, \x0a for a line end, \u{202e} for a right-to-left override.
 
 All URLs are relative to the directory's own, which ends with a slash, so that the page works behind a proxy that adds a prefix.
-They lead to its entries and to its parent, and nowhere else.
-The page loads nothing. Its script only adds buttons for sorting, and its Content-Security-Policy allows that script alone.
+They lead to its entries and to its parent, and nowhere else: programs that copy what is below a folder follow the others.
+The page loads nothing. Its script only adds buttons for sorting, and a link to "/" for people; its Content-Security-Policy
+allows that script alone.
 Directories and files are two bodies of one table, so that directories stay first in any order.
 
 The page is page.html, with style.css and script.js. Comments in page.html separate its parts.
@@ -64,7 +65,9 @@ def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
         total += len(run)
         runs.append(run)
     style, head, directories_begin, files_begin, table_end, end = template()
-    parent = '<a href="../">Parent folder</a> · ' if path != b"/" else ""
+    depth = path.count(b"/") - 1
+    top = f' data-top="{"../" * depth}"' if depth > 1 else ""  # one level down, the parent is home
+    parent = f'<a href="../"{top}>Parent folder</a> · ' if depth else ""
     counts = parent + summary(total - files, files)
     yield head.format(title=name_html(path), style=style, path=path_html(path), summary=counts).encode()
     if runs:

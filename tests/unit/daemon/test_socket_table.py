@@ -198,6 +198,25 @@ def test_a_failure_is_said_to_who_asks(worker: Worker, monkeypatch: pytest.Monke
     assert future.result(0).connected_total == 3
 
 
+def test_the_kernels_table_is_read_once_a_second(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often one is asked: it takes milliseconds."""
+    reads: list[float] = []
+
+    def time_wait(*_: Any) -> Any:
+        reads.append(worker.loop.clock.now)
+        yield
+        return [], 7, False
+
+    monkeypatch.setattr(socket_table, "time_wait", time_wait)
+    for step in range(30):
+        worker.loop.clock.now = 1000.0 + step / 10
+        future = worker.table.ask()
+        worker.due()
+        worker.turns()
+        assert future.result(0).time_wait_total == 7
+    assert reads == [1000.0, 1001.0, 1002.0]
+
+
 # The kernel's table
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"

@@ -239,7 +239,7 @@ def test_the_fallback_for_a_name_with_a_dot(clock: Clock, root: Path, accept: st
     reply = get(clock, site, path="/users/42", If_None_Match="*", **fields)
     assert (reply.status, headers(reply)["Vary"]) == (304, "Accept, Accept-Encoding")
     assert headers(get(clock, site, path="/index.html", **fields))["Vary"] == "Accept-Encoding"
-    assert "Vary" not in headers(get(clock, SiteConfig(str(root)), path="/john.doe", **fields))
+    assert "Vary" not in headers(get(clock, SiteConfig(str(root), index=()), path="/john.doe", **fields))
     assert "Vary" not in headers(get(clock, site, path="/assets/", **fields))
 
 
@@ -309,3 +309,41 @@ def test_a_neighbour_that_is_older(clock: Clock, root: Path, of_the_file: float,
         os.utime(root / "assets" / name, ns=(int(age * 1e9), int(age * 1e9)))
     reply = get(clock, SiteConfig(str(root)), path="/assets/x.css", Accept_Encoding="gzip")
     assert reply.body == (b"packed" if taken else b"css")
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("/nothing", "./"),
+        ("/sub/nothing?a/b", "../"),
+        ("/sub//x/", "../../../"),
+        ("//nothing", "../"),
+        ("http://h/sub/nothing", "/"),
+        ("/a%2Fb/c", "../"),
+    ],
+)
+def test_an_error_page_links_home(clock: Clock, root: Path, path: str, link: str) -> None:
+    """For a browser alone, and where there is a page or a listing: relative, so that it holds behind a prefix."""
+    home = f'<p><a href="{link}">Home</a></p>\n'.encode()
+    for site in (SiteConfig(str(root)), SiteConfig(str(root), index=(), listing=True)):
+        page, plain = get(clock, site, path=path, Accept="text/html,*/*;q=0.8"), get(clock, site, path=path, Accept="*/*")
+        assert page.status == plain.status == 404
+        assert headers(page)["Vary"] == headers(plain)["Vary"] == "Accept"
+        assert home in page.body
+        assert page.body.replace(home, b"") == plain.body
+        assert get(clock, site, path=path).body == plain.body
+    for site in (SiteConfig(str(root), index=()), SiteConfig(str(root), index=("no.htm",))):
+        reply = get(clock, site, path=path, Accept="text/html")
+        assert reply.body == plain.body
+        assert "Vary" not in headers(reply)
+
+
+def test_home_itself_has_no_link_home(clock: Clock, root: Path) -> None:
+    (root / "index.html").unlink()
+    site = SiteConfig(str(root), error_pages=((403, "/oops.html"),))
+    assert b"Home" not in get(clock, site, path="/", Accept="text/html").body
+    (root / "index.html").write_text("home")
+    assert (
+        get(clock, SiteConfig(str(root), error_pages=((404, "/oops.html"),)), path="/x", Accept="text/html").body
+        == b"my own page"
+    )

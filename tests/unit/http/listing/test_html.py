@@ -41,11 +41,11 @@ PATHS = st.lists(NAMES, max_size=4).map(lambda parts: b"/" + b"".join(part + b"/
 
 # Every tag and attribute that a page may have: a name that got through would show as another.
 TAGS = {
-    "a", "bdi", "data", "h1", "html", "meta", "p", "script", "small", "style", "table", "tbody", "td", "th",
+    "a", "bdi", "data", "h1", "html", "main", "meta", "p", "script", "small", "style", "table", "tbody", "td", "th",
     "thead", "time", "title", "tr",
 }  # fmt: skip
 ATTRIBUTES = {
-    "aria-sort", "charset", "class", "content", "datetime", "href", "lang", "name", "title", "value",
+    "aria-sort", "charset", "class", "content", "data-top", "datetime", "href", "lang", "name", "title", "value",
 }  # fmt: skip
 VOID = {"meta"}
 CLOSED_BY_OTHERS = {"tbody", "td", "th", "thead", "tr"}
@@ -222,6 +222,13 @@ def test_the_page_tells_where_it_is() -> None:
     assert "1 folder, 2 files" in page.text
 
 
+def test_home_is_for_the_script_alone() -> None:
+    """Which makes a link of it, below a folder that is home itself."""
+    assert b'<a href="../" data-top="../../../">Parent folder</a>' in as_html(b"/a/b/c/", [])
+    assert b"data-top" not in as_html(b"/a/", [])
+    assert b"data-top" not in as_html(b"/", [])
+
+
 def test_the_root_has_no_parent() -> None:
     page = Page(as_html(b"/", [file(b"x")]))
     assert page.title == "Index of /"
@@ -358,4 +365,4 @@ def test_the_fragments_make_what_would_be_made_at_once(count: int) -> None:
         f'{"".join(rows[:folders])}<tbody class="files">\n{"".join(rows[folders:])}</table>\n<script>\n{SCRIPT}</script>\n'
     )
     _, _, behind = as_html(b"/", entries).decode().partition("</p>\n")
-    assert behind == f"{table if entries else ''}</html>\n"
+    assert behind == f"{table if entries else ''}</main>\n</html>\n"

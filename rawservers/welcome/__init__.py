@@ -1,0 +1,1 @@
+"""The welcome page: what is served without a document root."""
