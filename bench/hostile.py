@@ -184,9 +184,9 @@ def whole_hello(_: int) -> Iterator[bytes]:
 
 
 def garbage(number: int) -> Iterator[bytes]:
-    """A record of a handshake with junk in it, alone or behind a good one."""
+    """A record of a handshake with junk in it; every tenth behind a good one."""
     junk = b"\x16\x03\x01\x10\x00" + os.urandom(4096)
-    yield HELLO + junk if number % 2 else junk
+    yield junk if number % 10 else HELLO + junk
 
 
 def silence(_: int) -> Iterator[bytes]:

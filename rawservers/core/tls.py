@@ -12,6 +12,8 @@ and `Peer.secure` is true.
   it has left, the connection is not read.
 - The end is announced by close_notify, in both directions. A FIN without one is taken as well: HTTP and Telnet know where
   their messages end.
+- A handshake takes as long as ten requests. Those that begin wait in a queue of the loop's turns, the newest first: after a
+  burst of them, an honest client does not wait behind all others.
 - A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
 """
 
@@ -38,20 +40,24 @@ PREAMBLE, CLOSED = Phase.PREAMBLE, Phase.CLOSED
 RESET = Closing.RESET
 
 HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
+CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
 MAX_RECORD = 1 << 14  # bytes of plaintext in a record
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
 HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
 RECORDS_PER_STEP = 4
+COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
 MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
 
 
 class SharedTLS:
-    """What all connections of a listener share, in one thread: the context, the clock and buffers."""
+    """What all connections of a listener share, in one thread: the context, the clock, buffers, and handshakes that wait."""
 
     def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
         self.context, self.clock = context, clock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.received = memoryview(bytearray(RECEIVE_SIZE))
+        self.waiting: list[TLSConnection] = []
+        self.compact_size, self.is_serving = COMPACT_SIZE, False  # of `waiting`; whether a turn is asked for
 
 
 class Engine:
@@ -134,18 +140,19 @@ class TLSTransport(Transport):
     """A socket with TLS. shared: of its listener; arguments: those of a plain one.
 
     is_plain: nothing is encrypted: before `start`, and if the peer then speaks without TLS; is_pending: `recv` returns what
-    epoll does not know of: input that was pushed back, or b"", after close_notify.
+    epoll does not know of: input that was pushed back, or b"", after close_notify; has_hello: the handshake has begun, and
+    goes on with the next `recv`.
     """
 
-    __slots__ = ("_early", "_has_eof", "_held", "_shared", "engine", "is_pending", "is_plain", "unsent")
+    __slots__ = ("_early", "_has_eof", "_held", "engine", "has_hello", "is_pending", "is_plain", "shared", "unsent")
 
     def __init__(self, shared: SharedTLS, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._shared = shared
+        self.shared = shared
         self.engine: Engine | None = None  # made with the first input: until then a connection costs no more than a plain one
         self._early = b""  # input that `recv` returns first
         self._held = b""  # ciphertext that waits for more, which is sent at once
-        self._has_eof = self.is_pending = False
+        self._has_eof = self.has_hello = self.is_pending = False
         self.is_plain = True
         self.unsent = b""
 
@@ -165,7 +172,7 @@ class TLSTransport(Transport):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """All plaintext of one receive; up to RECEIVE_SIZE bytes more than that, with what came before. size: without TLS."""
         early, self._early = self._early, b""
-        engine, shared = self.engine, self._shared
+        engine, shared = self.engine, self.shared
         if self.is_pending:
             self.is_pending = self._has_eof
             return early
@@ -177,6 +184,14 @@ class TLSTransport(Transport):
                 self.is_plain = True
             if not data or self.is_plain:
                 return bytes(data)
+            if len(data) > 5 and data[5] != CLIENT_HELLO:  # junk, for which no engine is made
+                raise ssl.SSLError(0, "no ClientHello")
+            if not self.has_hello:
+                self.has_hello, self._early = True, bytes(data)
+                raise BlockingIOError
+            self.has_hello = False
+            if error := self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # it has gone meanwhile
+                raise OSError(error, os.strerror(error))
             engine = self.engine = Engine(shared)
         elif not data:
             self._has_eof = True
@@ -316,6 +331,8 @@ class TLSConnection(Connection):
         sock = self._sock
         if self._phase is CLOSED:
             return
+        if sock.has_hello and not self._turn_events:
+            self._join_handshakes()
         if self._output is None:
             if sock.unsent:
                 self._output = Output(sock, self.counters, self._report, self._response_sent, 0)
@@ -324,6 +341,26 @@ class TLSConnection(Connection):
         super()._update_interest()
         if sock.is_pending and self._phase is not CLOSED and self._wants_read():
             self._join_turn_queue()
+
+    def _join_handshakes(self) -> None:
+        """Wait for a turn of the loop in which this handshake is the newest."""
+        shared, self._turn_events = self._sock.shared, EPOLLIN
+        if len(shared.waiting) >= shared.compact_size:
+            shared.waiting = [each for each in shared.waiting if each._phase is not CLOSED]
+            shared.compact_size = max(COMPACT_SIZE, 2 * len(shared.waiting))
+        shared.waiting.append(self)
+        if not shared.is_serving:
+            shared.is_serving = True
+            self._loop.call_in_turn(self, self._serve_newest)
+
+    def _serve_newest(self) -> None:
+        """Give this turn to the newest handshake that waits, and ask for another one if there are more."""
+        shared = self._sock.shared
+        newest = shared.waiting.pop()
+        shared.is_serving = bool(shared.waiting)
+        if shared.waiting:
+            self._loop.call_in_turn(newest, newest._serve_newest)
+        self._loop.call_isolated(newest, newest._take_turn)
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()
