@@ -228,12 +228,13 @@ def test_a_function_is_protected_whatever_the_host(clock: Clock, root: Path, use
     assert ask(service, clock, path="/index.html", host="b").status == 200  # a file is its own site's
 
 
-def test_a_body_that_nobody_takes_is_lingered_for_after_the_answer(clock: Clock, root: Path, users: str) -> None:
+@pytest.mark.parametrize("body", [b"", b"GET /"])
+def test_a_body_that_nobody_takes_is_lingered_for_after_the_answer(clock: Clock, root: Path, users: str, body: bytes) -> None:
     """Not before, while the password is being verified."""
     site = router(clock, SiteConfig(str(root), auth=(AuthConfig("/", users),)))
     client = Client(site, clock)
     client.patient = False
-    client.send(b"PUT /f HTTP/1.1\r\nHost: h\r\nAuthorization: %b\r\nContent-Length: 20\r\n\r\nGET /" % ADA.encode())
+    client.send(b"PUT /f HTTP/1.1\r\nHost: h\r\nAuthorization: %b\r\nContent-Length: 20\r\n\r\n%b" % (ADA.encode(), body))
     assert (client.said, client.closing) == (b"", Closing.KEEP)
     client.patient = True
     client.take(client.resume())
