@@ -365,7 +365,7 @@ def check(protected: Protected, method: str, target: str, who: str | None, lines
     assert protected.mistakes(data, times, who) == [], data
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(suppress_health_check=list(HealthCheck))
 @given(sequence=sequences())
 def test_the_cache_gives_nobody_what_is_not_for_him(protected: Protected, sequence: list[Any]) -> None:
     protected.forget()
