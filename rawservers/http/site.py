@@ -24,6 +24,7 @@ from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
 from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
+from rawservers.http.health import NO_HEALTH, Health
 from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
@@ -69,8 +70,8 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock, cache, file_cache: shared by all sites; hosts: its host names; protection: of its paths. Raises ValueError for a
-    malformed header in `config`, and OSError if the templates of listings cannot be read.
+    clock, cache, file_cache, health: shared by all sites; hosts: its host names; protection: of its paths. Raises ValueError
+    for a malformed header in `config`, and OSError if the templates of listings cannot be read.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class Site:
         cache: ResponseCache,
         file_cache: FileCache,
         protection: Protection = UNPROTECTED,
+        health: Health = NO_HEALTH,
     ) -> None:
         self._config = config
         self.protection = protection
+        self._health = health
         self.hosts = config.hosts
         self._clock = clock.loop_clock
         self._cache = cache
@@ -279,6 +282,8 @@ class Site:
         """The response when a file or directory cannot be opened or read: the configured fallback in place of 404."""
         path, fallback = request.path_bytes, self._config.fallback
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
+        if status == 404 and path == self._health.path:
+            return self._health.respond(request)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
         if status == 404 and fallback:

@@ -459,6 +459,18 @@ def test_drain_time(place: Path) -> None:
         assert server.wait(9) == 0
 
 
+@acts("http.health", "drain_announce")
+def test_health_before_a_stop(place: Path) -> None:
+    with started(place, 'drain_announce = 600\nhttp.health = "/alive"') as server:
+        assert ask(server, "/alive").startswith("HTTP/1.0 200 ")
+        assert ask(server, "/health").startswith("HTTP/1.0 404 ")
+        server.signal()
+        until(lambda: ask(server, "/alive").startswith("HTTP/1.0 503 "), "the stop is announced")
+        assert "content of f" in ask(server, "/f")
+        server.signal()
+        assert server.wait() == 0
+
+
 @acts("reload_drain")
 def test_reload_drain(place: Path) -> None:
     with started(place, "reload_drain = 0.5") as server, server.connect("telnet") as sock:
