@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import command
+from tests.harness.auth import write_users
 from tests.harness.documents import DOCUMENTS, Block, read_blocks
 from tests.harness.needs import ROOT, need
 from tests.harness.transcript import Transcript
@@ -45,11 +46,14 @@ rawservers.serve = serve
 
 
 def with_paths(text: str, folder: Path) -> str:
-    """`text` with its paths below /srv and /var in `folder`, where they are directories, or are in one."""
-    for path in re.findall(r'"/((?:srv|var)/[^"]+)"', text):
+    """`text` with its paths below /etc, /srv and /var in `folder`, where they are directories, or are in one, or are users."""
+    for path in re.findall(r'"/((?:etc|srv|var)/[^"]+)"', text):
         place = folder / path
-        (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
-    return re.sub(r'"/(?=(?:srv|var)/)', f'"{folder}/', text)
+        is_file = place.suffix or place.name == "users"
+        (place.parent if is_file else place).mkdir(parents=True, exist_ok=True)
+        if place.name == "users":
+            write_users(place, "ada")
+    return re.sub(r'"/(?=(?:etc|srv|var)/)', f'"{folder}/', text)
 
 
 def free_port(seed: random.Random) -> int:
