@@ -17,6 +17,7 @@ from tests.harness import command
 from tests.harness.auth import write_users
 from tests.harness.documents import DOCUMENTS, Block, read_blocks
 from tests.harness.needs import ROOT, need
+from tests.harness.tls import issue
 from tests.harness.transcript import Transcript
 
 BLOCKS = [block for name in DOCUMENTS for block in read_blocks(name, (ROOT / name).read_text())]
@@ -46,13 +47,14 @@ rawservers.serve = serve
 
 
 def with_paths(text: str, folder: Path) -> str:
-    """`text` with its paths below /etc, /srv and /var in `folder`, where they are directories, or are in one, or are users."""
+    """`text` with its paths below /etc, /srv and /var in `folder`, where there is something of their kind."""
     for path in re.findall(r'"/((?:etc|srv|var)/[^"]+)"', text):
         place = folder / path
-        is_file = place.suffix or place.name == "users"
-        (place.parent if is_file else place).mkdir(parents=True, exist_ok=True)
+        (place.parent if place.suffix or place.name == "users" else place).mkdir(parents=True, exist_ok=True)
         if place.name == "users":
             write_users(place, "ada")
+        elif place.suffix == ".pem":
+            issue(place.parent, name=place.stem)
     return re.sub(r'"/(?=(?:etc|srv|var)/)', f'"{folder}/', text)
 
 
