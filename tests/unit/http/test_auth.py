@@ -23,7 +23,7 @@ from rawservers.http import site as site_module
 from rawservers.http import users as users_module
 from rawservers.http.auth import Protection, parse_credentials
 from rawservers.http.request import Request
-from rawservers.http.response import Response, UserRecord
+from rawservers.http.response import PreparedResponse, Response, UserRecord
 from rawservers.http.users import check_password
 from rawservers.settings import AuthConfig, SiteConfig
 from tests.harness.auth import basic, write_users
@@ -261,6 +261,13 @@ def test_only_a_verified_user_is_logged(clock: Clock, root: Path, users: str) ->
     assert [(each.status, each.user if isinstance(each, UserRecord) else None) for each in client.records] == [
         (200, "ada"), (401, None), (200, None), (401, None),
     ]  # fmt: skip
+
+
+def test_the_log_has_the_bytes_of_a_name() -> None:
+    """As of all text of a request."""
+    record = PreparedResponse(Response(200), Request(b"", "", "GET", "/", (1, 1), user="zoë")).record
+    assert isinstance(record, UserRecord)
+    assert record.user == "zo\xc3\xab"
 
 
 def test_nothing_is_logged_of_a_password(clock: Clock, root: Path, users: str, caplog: pytest.LogCaptureFixture) -> None:
