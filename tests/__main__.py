@@ -28,6 +28,7 @@ CLIENTS = {
     "busybox": "busybox",
     "chromium": "chromium",
     "curl": "curl",
+    "debootstrap": "debootstrap",
     "dpkg-deb": "dpkg",
     "fish": "fish",
     "git": "git",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,16 @@ COMPLETED = [
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_generated_is_up_to_date(name: str) -> None:
     assert (ROOT / name).read_text() == FILES[name](), "python3 -m tools.generate"
+
+
+def test_the_reference_has_every_option() -> None:
+    """In its synopsis, and in its table."""
+    synopsis, table = re.findall(r"(?m)(?:^(?: {4}|\|).*\n)+", (ROOT / "docs" / "reference.md").read_text())[:2]
+    for action in make_parser()._actions:
+        if action.option_strings:
+            pattern = "|".join(map(re.escape, action.option_strings))
+            assert re.search(rf"[|\[]({pattern})[] ]", synopsis.replace("--[no-]listing", "--listing")), pattern
+            assert re.search(f"`({pattern})[` ]", table), pattern
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The example, conf/rawservers.toml, and that of the README: every key, its default and its limits."""
+"""The example, conf/rawservers.toml, and that of the reference: every key, its default and its limits."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_the_words_and_names_are_those_of_the_rest() -> None:
     assert settings_of(Config)["log_format"].aliases.keys() == FORMATS.keys()
 
 
-def test_the_example_in_the_readme(path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    match = re.search(r"^```toml\n(.*?)^```\n", readme, re.MULTILINE | re.DOTALL)
+def test_the_example_in_the_reference(path: Path) -> None:
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    match = re.search(r"^```toml\n(.*?)^```\n", reference, re.MULTILINE | re.DOTALL)
     assert match
     for name in ("www", "docs", "log"):
         (path.parent / name).mkdir()
@@ -74,4 +74,4 @@ def test_the_example_in_the_readme(path: Path) -> None:
     assert (config.workers, config.listen) == (0, (ListenConfig("http", ":80"), ListenConfig("telnet", ":23")))
     assert [site.root for site in config.sites] == [f"{path.parent}/www", f"{path.parent}/docs"]
     for said in mistakes(path, text.replace('"auto"', '"two"').replace("listing", "lsiting")):
-        assert f"    {said.replace('conf.toml', 'rawservers.toml')}\n" in readme
+        assert f"    {said.replace('conf.toml', 'rawservers.toml')}\n" in reference
