@@ -31,6 +31,8 @@ COMPLETED = [
     ("--telnet 127.0.0.1:2", "--telnet 127.0.0.1:2323"),
     ("--http 80 --telnet 127", "--http 80 --telnet 127.0.0.1:2323"),
     ("--status unix:", "--status unix:/run/rawservers/status"),
+    ("--https 127", "--https 127.0.0.1:8443"),
+    ("--certificate si", "--certificate site.toml"),
     ("--workers a", "--workers auto"),
     ("--user daem", "--user daemon"),
     ("-c si", "-c site.toml"),

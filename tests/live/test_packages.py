@@ -151,14 +151,17 @@ def test_the_archive_is_replaced_under_a_running_server(built: Path, folder: Pat
     pyz = tmp_path / archive.NAME
     pyz.write_bytes((built / archive.NAME).read_bytes())
     with Server("--http", "0", "--telnet", "off", command=(sys.executable, pyz)) as server:
-        server.address("http")
+        before = exchange(server, b"GET / HTTP/1.0\r\n\r\n")
         (tmp_path / "new").write_bytes(b"another program\n")
         (tmp_path / "new").rename(pyz)
         run(sys.executable, "-m", "rawservers", "--reload", str(server.process.pid), cwd=ROOT)
         (worker,) = server.workers()
         os.kill(worker, signal.SIGKILL)
         until(lambda: server.workers() not in ([], [worker]), "another worker")
-        assert b"rawservers</title>" in exchange(server, b"GET / HTTP/1.0\r\n\r\n")
+        after = exchange(server, b"GET / HTTP/1.0\r\n\r\n")
+        templates = [page.partition(b"\r\n\r\n")[2].partition(b"</style>")[0] for page in (before, after)]
+        assert templates[0] == templates[1]  # what follows is of the connection
+        assert len(templates[0]) > 3000
         assert "Traceback" not in server.stderr()
 
 
