@@ -33,6 +33,7 @@ CLIENTS = {
     "fish": "fish",
     "git": "git",
     "haproxy": "haproxy",
+    "htpasswd": "apache2-utils",
     "httpdirfs": "httpdirfs",
     "ip": "iproute2",
     "inetutils-telnet": "inetutils-telnet",

@@ -317,7 +317,7 @@ class Supervisor:
         """
         generation, current = self._state.current, self._current()
         if generation and current:
-            addresses = ", ".join(f"{listen.service} on {server.address}" for server, listen in current.servers.items())
+            addresses = ", ".join(f"{listen.name} on {server.address}" for server, listen in current.servers.items())
             ready = self._state.ready(generation)
             missing = f" of {generation.size}: {self._last_failure}" if ready < generation.size else ""
             status = f"STATUS=Serving {addresses} with {ready} worker{'s' * (ready != 1)}{missing}"

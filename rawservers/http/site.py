@@ -176,9 +176,7 @@ class Site:
 
         absent: names that must not exist for the response to stay valid. is_fallback: whether it stands for another path.
         """
-        if self.protection.crosses(request.path_bytes, path):
-            raise FileNotFoundError(errno.ENOENT, "protected by other users than the path that was asked for")
-        file = self._root.find(path)
+        file = self._find(path, request)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
         tag = etag(chosen.version, coding)
@@ -215,12 +213,18 @@ class Site:
             self._cache.store(request, prepared, dependencies, exact=is_fallback and not is_route(request.path_bytes))
         return prepared
 
+    def _find(self, path: bytes, request: Request) -> File:
+        """The file at `path`, for a request that may be for another one. Raises OSError, also if others only may have it."""
+        if self.protection.crosses(request.path_bytes, path):
+            raise FileNotFoundError(errno.ENOENT, "protected by other users than the path that was asked for")
+        return self._root.find(path)
+
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
         """The file and "", or its best accepted precompressed variant and its content coding (RFC 9110 §12.5.3)."""
         suffixes = {CODINGS[suffix]: suffix for suffix, mtime_ns in file.variants.items() if not is_older(mtime_ns, file)}
         for coding in rank_codings(request.fields.get("accept-encoding", ""), suffixes):
             with suppress(OSError):
-                return self._root.find(path + suffixes[coding]), coding
+                return self._find(path + suffixes[coding], request), coding
         return file, ""
 
     def _suffixes(self, path: bytes) -> list[bytes]:

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "rawservers"
 
 # Which of our own modules a module may import: those in a lower layer, or its own room.
 LAYERS = [
-    {"core", "schema"},
+    {"core"},
+    {"schema"},
     {"settings"},
     {"http", "telnet"},
     {"config", "logs"},
