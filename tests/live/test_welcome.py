@@ -20,6 +20,7 @@ from tests.harness.machine import enter_network
 from tests.harness.needs import need, need_root
 from tests.harness.proxies import connect, proxy
 from tests.harness.server import Server, exchange
+from tests.harness.sockets import receive_all
 from tests.harness.waiting import DEADLINE, until
 
 Result = TypeVar("Result")
@@ -74,6 +75,12 @@ def test_a_browser_on_this_machine(server: Server) -> None:
         seen = answers(sock, f"127.0.0.1:{port}")
         assert names(seen, other.getsockname())
         assert names(seen, sock.getsockname())
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as closed:
+            closed.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+            receive_all(closed)  # the server has closed first
+            closed_port = closed.getsockname()[1]
+        waiting = b' left", "", "127.0.0.1:%d", "127.0.0.1:%d"' % (port, closed_port)
+        until(lambda: waiting in ask(sock, "/sockets", "localhost"), "it is in TIME_WAIT")
     with socket.create_connection(("::1", port), DEADLINE) as sock:
         assert b"[::1]:%d" % sock.getsockname()[1] in ask(sock, "/sockets", "[::1]")
 

@@ -190,6 +190,20 @@ def test_no_answer_names_others(path: str, address: str, host: str, more: str, o
         assert b"8080" not in body
 
 
+def test_listeners_of_a_visitor_from_elsewhere() -> None:
+    """As with the commands: those on all addresses, and the one that it has come to."""
+    rows = [ListeningSocket("http", address, 0, 9) for address in ("[::]:80", "0.0.0.0:81", "127.0.0.1:8080", "192.0.2.80:82")]
+    sockets = dataclasses.replace(SOCKETS, listening=[*rows, ListeningSocket("telnet", "unix:/run/t", None, None)])
+
+    def listening(address: str, more: str = "") -> list[str]:
+        body = Site(address=(address, 1), sockets=sockets).get("/sockets", more=more)[2]
+        return [row[2] for row in json.loads(body)["listening"]]
+
+    assert listening("127.0.0.1") == ["[::]:80", "0.0.0.0:81", "127.0.0.1:8080", "192.0.2.80:82", "unix:/run/t"]
+    assert listening("203.0.113.5") == ["[::]:80", "0.0.0.0:81", "127.0.0.1:8080"]
+    assert listening("203.0.113.5", "\nVia: 1.1 x") == []
+
+
 def test_commands_of_a_visitor_from_elsewhere() -> None:
     """Those that lead to where the visitor is, or to all addresses; none behind a proxy."""
     listeners = [
