@@ -6,7 +6,9 @@ ones had to wait, whether the worker has lived through it, and how long a single
 wait.
 The exit status is 1 if a bar was missed. With several rounds each figure is that of the worst.
 
-The kind "calm" has no hostile clients, and shows what the honest ones meet by themselves; "all" is every kind at once.
+The kind "calm" has no hostile clients, and shows what the honest ones meet by themselves; "all" is every kind at once;
+"multitude" is 10,000 idle connections, 1,000 silent sessions and 2,000 slow heads, for two workers. A run of all of them, with
+nginx beside where it can be, is written to bench/faults.md.
 """
 
 from __future__ import annotations
@@ -34,12 +36,32 @@ from bench.honest import PATIENCE, Record, percentile
 from bench.hostile import ALL_CLIENTS, CLIENTS, LARGE, LISTED, Done, Kind
 from bench.install import ROOT, forget_python_settings, interpreter
 from bench.load import Failed
-from bench.process import TICK, cpu_seconds, raise_descriptor_limit, tree
-from bench.report import Verdict, setting, table
+from bench.process import TICK, cpu_seconds, raise_descriptor_limit, resident, sockets, tree
+from bench.report import MIB, Verdict, setting, table
 from bench.servers import HTTP, NGINX, OURS, Peer, Place, Running, free_port, running, strange
 
-CALM, ALL = "calm", "all"
-BESIDE = {"pipelined-get": NGINX}  # who else is attacked in this way, for comparison
+CALM, ALL, MULTITUDE = "calm", "all", "multitude"
+# Who else is attacked in this way, for comparison.
+BESIDE = dict.fromkeys(
+    (
+        "pipelined-get",
+        "pipelined-404",
+        "ranges",
+        "slow-heads",
+        "slow-readers",
+        "slow-bodies",
+        "long-heads",
+        "idle",
+        "connect-storm",
+    ),
+    NGINX,
+)
+RESULTS = ROOT / "bench" / "faults.md"
+HEAD = """# Attacks
+
+`python3 -m bench.faults` has made this file.
+"""
+SETTLED = 15.0  # seconds after an attack for what is left of it to be closed: longer than a head or a lingering close may take
 OLD = 1_000_000_000  # when the files were last changed: long ago
 LONG = 0.02  # seconds of processor time that no wake may take
 SLOW = 0.25  # seconds that the 99th percentile of an honest client may take
@@ -86,11 +108,31 @@ class Wakes(NamedTuple):
         return Wakes(*(greater(*pair) for pair in zip(self, other, strict=True)))
 
 
+class Holdings(NamedTuple):
+    """What the workers held before an attack, at its end, and once it is over. memory: resident, bytes; sockets: open ones."""
+
+    memory: tuple[int, int, int] = (0, 0, 0)
+    sockets: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def left(self) -> int:
+        """Sockets that were not there before."""
+        return max(0, self.sockets[2] - self.sockets[0])
+
+    @property
+    def per_connection(self) -> float:
+        """Bytes of memory for each socket of the attack."""
+        return (self.memory[1] - self.memory[0]) / max(1, self.sockets[1] - self.sockets[0])
+
+    def worst(self, other: Holdings) -> Holdings:
+        return Holdings(*(tuple(map(max, *pair)) for pair in zip(self, other, strict=True)))  # type: ignore[arg-type]
+
+
 @dataclass
 class Outcome:
     """Of an attack. clients: the honest ones, by name; ended: workers that are no longer there; strange: lines on stderr that
-    do not belong there; busy: the share of its processor that the server took; why: failures by their reason; note: why
-    there is nothing else."""
+    do not belong there; busy: the share of its processor that the server took; why: failures by their reason; load: the
+    machine's load average meanwhile; note: why there is nothing else."""
 
     clients: dict[str, Honest] = field(default_factory=dict)
     ended: int = 0
@@ -99,6 +141,8 @@ class Outcome:
     busy: float = 0.0
     done: Done = field(default_factory=Done)
     why: dict[str, int] = field(default_factory=dict)
+    holdings: Holdings = field(default_factory=Holdings)
+    load: float = 0.0
     note: str = ""
 
     def worst(self, other: Outcome) -> Outcome:
@@ -113,6 +157,8 @@ class Outcome:
             max(self.busy, other.busy),
             Done(*map(min, self.done, other.done)),  # the least that it has stood
             {reason: max(self.why.get(reason, 0), other.why.get(reason, 0)) for reason in self.why | other.why},
+            self.holdings.worst(other.holdings),
+            max(self.load, other.load),
             self.note or other.note,
         )
 
@@ -144,7 +190,10 @@ def main() -> int:
                     found[title] = found[title].worst(outcome) if title in found else outcome
                 print(f"{title}: {summary(title, found[title])}", file=sys.stderr, flush=True)
     verdicts = [verdict for title, outcome in found.items() if title in names() for verdict in judge(title, outcome)]
-    print(document(found, verdicts, said.rounds))
+    text = document(found, verdicts, said.rounds)
+    print(text)
+    if not said.kinds:
+        RESULTS.write_text("\n".join((HEAD, *(f"- {name}: {value}" for name, value in where.items()), "", text)))
     return 0 if all(verdict.reached for verdict in verdicts) else 1
 
 
@@ -165,7 +214,7 @@ def parse() -> argparse.Namespace:
 
 
 def names() -> list[str]:
-    return [CALM, *hostile.kinds(), ALL]
+    return [CALM, *hostile.kinds(), ALL, MULTITUDE]
 
 
 def turns(name: str) -> list[tuple[str, str]]:
@@ -198,6 +247,8 @@ def crowd_of(name: str, clients: int | None) -> list[Kind]:
     """The hostile clients of an attack."""
     if name == CALM:
         return []
+    if name == MULTITUDE:
+        return hostile.multitude()
     if name == ALL:
         return hostile.together(list(hostile.kinds()), clients or ALL_CLIENTS)
     kind = hostile.kinds()[name]
@@ -208,8 +259,11 @@ def stand(name: str, server: str, base: Path, processor: int, clients: int | Non
     """Let a new server stand an attack."""
     found = Outcome()
     config = hostile.kinds()[name].config if name in hostile.kinds() else ""
+    options: list[object] = []
+    if name == MULTITUDE:
+        config, options = hostile.MULTITUDE_CONFIG, ["--workers", 2]
     telnet = free_port()
-    peer = HTTP[server] if server != OURS else Peer(lambda place: ours(place, telnet, config))
+    peer = HTTP[server] if server != OURS else Peer(lambda place: [*ours(place, telnet, config), *options])
     with noting(found), running(server, held(peer, processor), base) as process:
         ports = {"http": process.place.port} | ({"telnet": telnet} if server == OURS else {})
         measure(found, process, ports, crowd_of(name, clients), seconds)
@@ -245,18 +299,28 @@ def measure(found: Outcome, server: Running, ports: dict[str, int], crowd: Seque
             hear(pipe, MARGIN)
             return pipe
 
+        def look() -> tuple[int, int]:
+            return sum(map(resident, tree(server.pid))), sum(map(sockets, tree(server.pid)))
+
         friends = {name: start(honest.ask, name, ports[honest.CLIENTS[name].service], seconds) for name in calling}
         enemies = start(hostile.attack, crowd, ports, seconds + PATIENCE) if crowd else None
+        first = look()
         before, begin = processor_time(server.pid), time.monotonic()
         if enemies:
             enemies.send("begin")
         for pipe in friends.values():
             pipe.send("begin")
         records: dict[str, Record] = {name: hear(pipe, seconds + PATIENCE + MARGIN) for name, pipe in friends.items()}
+        second = look()
+        found.load = os.getloadavg()[0]
         found.busy = (processor_time(server.pid) - before) / (time.monotonic() - begin)
         if enemies:
             enemies.send("end")
             found.done = hear(enemies, MARGIN)
+    until = time.monotonic() + SETTLED
+    while look()[1] > first[1] and time.monotonic() < until:
+        time.sleep(0.1)
+    found.holdings = Holdings(*zip(first, second, look(), strict=True))  # type: ignore[arg-type]
     found.ended = len(workers - set(tree(server.pid)))
     found.clients = {name: Honest.of(record) for name, record in records.items()}
     for record in records.values():
@@ -354,6 +418,8 @@ def judge(title: str, found: Outcome) -> Iterator[Verdict]:
     yield Verdict(f"{title}: {bound}", "", number(long), "0", long == 0)
     measured = bool(found.clients)
     ended, lines = (f"{found.ended:,}", f"{len(found.strange):,}") if measured else (None, None)
+    left = f"{found.holdings.left:,}" if found.clients else None
+    yield Verdict(f"{title}: sockets left", "", left, "0", left == "0")
     yield Verdict(f"{title}: workers ended", "", ended, "0", measured and not found.ended)
     yield Verdict(f"{title}: strange lines on stderr", "", lines, "0", measured and not found.strange)
 
@@ -394,6 +460,17 @@ def document(found: dict[str, Outcome], verdicts: Sequence[Verdict], rounds: int
     )
     rows = [server_row(title, outcome) for title, outcome in found.items()]
     parts.append(f"## Server\n\n{table(header, rows)}\n")
+    header = ("held", "sockets before", "meanwhile", "after", "memory before MiB", "meanwhile", "after", "load average")
+    rows = [
+        (
+            title,
+            *(f"{n:,}" for n in outcome.holdings.sockets),
+            *(f"{n / MIB:,.1f}" for n in outcome.holdings.memory),
+            f"{outcome.load:.1f}",
+        )
+        for title, outcome in found.items()
+    ]
+    parts.append(f"## What it held\n\n{table(header, rows)}\n")
     header = ("hostile clients", "sent MB", "received MB", "connections")
     rows = [
         (title, *(f"{n / 1e6:,.2f}" for n in outcome.done[:2]), f"{outcome.done.connected:,}")
@@ -429,6 +506,8 @@ def remarks(title: str, found: Outcome) -> Iterator[str]:
         yield f"- {title}: {found.note}"
     for reason, count in found.why.items():
         yield f"- {title}: {reason}, {count:,} times"
+    if title == MULTITUDE and found.clients:
+        yield f"- {title}: {found.holdings.per_connection / 1024:.1f} KiB of memory for each connection"
     if found.strange:
         yield f"- {title}: on stderr: {found.strange[0][:200]}"
 

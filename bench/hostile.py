@@ -140,6 +140,16 @@ def options() -> Words:
     return lambda number: every(number) if number % 2 else lasting(number)
 
 
+def once(words: bytes, *, then: bytes = b"") -> Words:
+    """`words`, and nothing more; or `then` without end."""
+    return again(then, words) if then else lambda _: iter((words,))
+
+
+def long_heads(number: int) -> Iterator[bytes]:
+    """Request lines of 1 MiB, and heads of 100,000 fields, in turn."""
+    yield b"GET /" + b"x" * (1 << 20) if number % 2 else b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000
+
+
 def head(_: int) -> Iterator[bytes]:
     yield b"GET /f.txt HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 1000
 
@@ -176,8 +186,25 @@ def kinds() -> dict[str, Kind]:
         "telnet-long": Kind("telnet", again(b"a" + IAC + NOP), config="[telnet]\nlongest_line = 1048576\n"),
         "telnet-redraw": Kind("telnet", again(b"\x12", CHARACTER_MODE + b"x" * 4000)),
         "telnet-silent": Kind("telnet", silence, CROWD, "[limits]\nconnections = 1000\n"),
+        "telnet-erase": Kind("telnet", again(b"\x7f\x17")),
+        "telnet-line": Kind("telnet", again(b"x" * PIECE)),
+        "telnet-subnegotiation": Kind("telnet", once(IAC + b"\xfa", then=b"x" * PIECE)),
+        "telnet-unread": Kind("telnet", again(b"x" * 70 + b"\r\n"), sips=True),
+        "long-heads": Kind("http", long_heads),
+        "slow-bodies": Kind("http", lambda _: iter((request("POST", "/f.txt", "Content-Length: 1000000"), b"x" * 1000)), CROWD),
+        "idle": Kind("http", once(request("GET", "/f.txt")), CROWD, "[limits]\nconnections = 3000\n"),
         "connect-storm": Kind("http", half, leaves=True),
     }
+
+
+# Who is there at once: idle connections, silent sessions, and heads that come a byte a second.
+MULTITUDE = {"idle": 10_000, "telnet-silent": 1000, "slow-heads": 2000}
+MULTITUDE_CONFIG = "[limits]\nconnections = 16000\n[http]\nconnections = 14000\nhead_time = 60\n"
+
+
+def multitude() -> list[Kind]:
+    table = kinds()
+    return [table[name] for name, count in MULTITUDE.items() for _ in range(count)]
 
 
 def together(names: Sequence[str], clients: int) -> list[Kind]:
@@ -227,7 +254,7 @@ class Crowd:
 
     def _end(self) -> Done:
         for client in tuple(self.clients.values()):
-            client.close()
+            client.vanish()
         self.epoll.close()
         return Done(self.sent, self.received, self.connected)
 
@@ -269,6 +296,12 @@ class Client:
         del self._crowd.clients[self._sock.fileno()]
         self._sock.close()
         self._sock = None
+
+    def vanish(self) -> None:
+        """Close with a RST, so that the server need not read what is still on its way."""
+        assert self._sock
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self.close()
 
     def ready(self, events: int) -> None:
         try:

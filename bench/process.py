@@ -45,6 +45,23 @@ def memory(pid: int) -> Memory:
     return Memory(*(sum(kilobytes(field, rollup) for rollup in rollups) << 10 for field in ("Pss", "Rss")))
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory of this process alone; 0 if it has ended."""
+    with contextlib.suppress(OSError, AssertionError):
+        return kilobytes("VmRSS", Path(f"/proc/{pid}/status").read_text()) << 10
+    return 0
+
+
+def sockets(pid: int) -> int:
+    """The number of sockets that this process has open."""
+    count = 0
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                count += os.readlink(entry.path).startswith("socket:")
+    return count
+
+
 def kilobytes(field: str, text: str) -> int:
     match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
     assert match, text

@@ -158,11 +158,11 @@ class QueueSink(Sink):
         elif lines:
             self._queue.put(lines)
             self._queued += len(lines)
-            if not self._thread:
-                thread = threading.Thread(target=self._run, args=(self._fd,), name="log", daemon=True)
-                with contextlib.suppress(RuntimeError):  # no more threads: tried again with the next lines
-                    thread.start()
-                    self._thread = thread
+        if not self._thread and self._queued > self._done:
+            thread = threading.Thread(target=self._run, args=(self._fd,), name="log", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no more threads, or no memory for one: tried again by the next call
+                thread.start()
+                self._thread = thread
 
     def finish(self) -> None:
         if self._thread:

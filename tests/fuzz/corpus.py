@@ -69,4 +69,5 @@ FROM_VECTORS: dict[str, Callable[[], Iterator[bytes]]] = {
     "fields": field_lines,
     "path": paths,
     "telnet": packets,
+    "proxy": lambda: (CUT + wire.unescape(case["send"]) for case in wire.load("proxy") if "repeat" not in case),
 }

@@ -32,6 +32,7 @@ from rawservers.status import as_json, as_prometheus, as_text
 from rawservers.telnet import session as telnet
 from rawservers.telnet.echo import echo
 from tests.fuzz.corpus import parts
+from tests.fuzz.preambles import proxy, tls
 from tests.harness.http import Client, Reply, vector_folder
 from tests.harness.http import echo as echo_body
 from tests.harness.http_cache import Remembering
@@ -330,4 +331,6 @@ MAKERS: dict[str, Callable[[Path], Target]] = {
     "telnet": telnet_session,
     "configuration": configuration,
     "memory": memory,
+    "proxy": proxy,
+    "tls": tls,
 }

@@ -356,7 +356,7 @@ def test_the_status_is_read() -> None:
 
 def test_a_server_that_stands_an_attack_reaches_every_bar() -> None:
     assert all(verdict.reached for verdict in faults.judge("ranges", STOOD))
-    assert len(list(faults.judge("ranges", STOOD))) == 2 * len(honest.CLIENTS) + 3
+    assert len(list(faults.judge("ranges", STOOD))) == 2 * len(honest.CLIENTS) + 4
 
 
 @pytest.mark.parametrize(
@@ -368,6 +368,7 @@ def test_a_server_that_stands_an_attack_reaches_every_bar() -> None:
         (with_client(p99=None), ["p99"]),
         (replace(STOOD, wakes=faults.Wakes(9, 1)), ["wakes over 20 ms of CPU"]),
         (replace(STOOD, wakes=faults.Wakes()), ["wakes over 20 ms of CPU"]),
+        (replace(STOOD, holdings=faults.Holdings(sockets=(3, 9, 4))), ["sockets left"]),
         (replace(STOOD, ended=1), ["workers ended"]),
         (replace(STOOD, strange=["Traceback"]), ["strange lines on stderr"]),
     ],
@@ -384,7 +385,7 @@ def test_each_bar_can_be_missed(outcome: faults.Outcome, missed: list[str]) -> N
 def test_what_could_not_be_measured_reaches_no_bar() -> None:
     broken = faults.Outcome(note="it did not start")
     for outcome in (broken, STOOD.worst(broken), broken.worst(STOOD)):
-        assert [verdict.said for verdict in faults.judge("ranges", outcome)] == ["not measured"] * 9
+        assert [verdict.said for verdict in faults.judge("ranges", outcome)] == ["not measured"] * 10
         assert "- ranges: it did not start" in faults.document({"ranges": outcome}, [], 1)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import faults, hostile
 from tests.harness import wire
 from tests.harness.documents import DOCUMENTS
 from tests.harness.needs import ROOT
@@ -77,10 +78,10 @@ def broken(text: str, folder: Path) -> list[str]:
     ]
 
 
-def test_what_the_architecture_names_is_there() -> None:
+def test_what_documents_name_is_there() -> None:
     text = ARCHITECTURE.read_text()
     assert len([code for code in CODE.findall(text) if REFERENCE.fullmatch(code)]) >= 50  # or they are not found
-    assert missing(text) == []
+    assert {name: missing((ROOT / name).read_text()) for name in DOCUMENTS} == {name: [] for name in DOCUMENTS}
 
 
 def test_the_limits_of_the_threat_model_are_there() -> None:
@@ -93,15 +94,34 @@ def test_the_limits_of_the_threat_model_are_there() -> None:
 
 
 def test_what_the_protocols_name_is_there() -> None:
-    """Functions and tests in backticks, and vectors in the tables of tests without."""
+    """Vectors, in the tables of tests without backticks."""
     text = (ROOT / "docs" / "protocols.md").read_text()
-    assert missing(text) == []
     cases = {case["name"] for name in ("http", "http_files") for case in wire.load(name)}
     named = {
         name for row in re.findall(r"^\| 9.*\| (.*) \|$", text, re.MULTILINE) for name in row.split(", ") if "`" not in name
     }
     assert len(named) > 20
     assert named - cases == set()
+
+
+def test_each_promise_has_tests_that_hold_it() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    assert missing(text) == []
+    table = text.partition("| promise |")[2].partition("\n\n")[0]
+    rows = [row.split(" | ")[-1] for row in table.splitlines()[2:]]
+    assert len(rows) >= 15
+    assert all(TEST.search(row) for row in rows)
+
+
+def test_each_fault_has_a_test_or_an_attack() -> None:
+    """And each kind of attack is named."""
+    text = (ROOT / "docs" / "faults.md").read_text()
+    assert missing(text) == []
+    rows = re.findall(r"^\| .* \| .* \| (.*) \|$", text, re.MULTILINE)
+    named = {name for row in rows if row != "test or attack" for name in row.split(", ")}
+    attacks = {name for name in named if not TEST.fullmatch(name.strip("`"))}
+    assert len(named - attacks) > 80
+    assert attacks == {*hostile.kinds(), faults.MULTITUDE}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -13,7 +13,7 @@ import pytest
 from tests.fuzz import NAMES
 from tests.harness.needs import ROOT, unable
 
-RUNS = {"chunked": 60_000, "configuration": 15_000, "memory": 30_000}  # by target, about a minute
+RUNS = {"chunked": 60_000, "configuration": 15_000, "memory": 30_000, "proxy": 60_000, "tls": 6000}  # by target, about a minute
 MINUTE = 15_000  # of any other
 
 
