@@ -96,19 +96,17 @@ def end_html(name: str, address: Address | None) -> str:
 
 def request_html(head: bytes) -> str:
     """The head of a request: a line for each line, with its end; bytes that are not printable as \\xHH, no secrets."""
-    lines = head[:MAX_SHOWN].split(b"\n")
-    shown = "\n".join(map(line_html, lines[:-1])) + ("\n" + escape(escape_bytes(lines[-1])) if lines[-1] else "")
+    shown = "\n".join(map(line_html, head[:MAX_SHOWN].splitlines(keepends=True)))
     return shown + (f"\nand {len(head) - MAX_SHOWN:,} bytes more" if len(head) > MAX_SHOWN else "")
 
 
 def line_html(line: bytes) -> str:
-    """A line without its LF. The value of a field that authenticates is not shown: others may look at the screen."""
-    text = line.removesuffix(b"\r")
-    ends = r"<span class=end>\r\n</span>" if text != line else r"<span class=end>\n</span>"
+    """A line with its end, if it has one. The value of a field that authenticates is left out: others may see the screen."""
+    text = line.rstrip(b"\r\n")
+    ends = escape_bytes(line[len(text) :]).replace("\\x0d", "\\r").replace("\\x0a", "\\n")
     name = FIELD_NAME.match(text)
-    if name and SECRET_NAME.search(name[1]):
-        return f"{escape(escape_bytes(name[0]))} {MARK}{ends}"
-    return escape(escape_bytes(text)) + ends
+    shown = f"{escape_bytes(name[0])} {MARK}" if name and SECRET_NAME.search(name[1]) else escape_bytes(text)
+    return escape(shown) + (f"<span class=end>{ends}</span>" if ends else "")
 
 
 def rows_html(rows: Iterable[Row]) -> str:

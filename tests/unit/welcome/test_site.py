@@ -132,6 +132,7 @@ def test_it_is_one_small_document() -> None:
     assert "unsafe" not in fields["Content-Security-Policy"]
     assert fields["Content-Security-Policy"].startswith("default-src 'none';")
     assert fields["X-Content-Type-Options"] == "nosniff"
+    assert fields["Cross-Origin-Resource-Policy"] == "same-origin"
     markup = text.partition("</style>")[2].partition("<script>")[0]
     assert not re.search(r"\b(?:on[a-z]+|style)=", markup)  # the policy would not allow it
 
@@ -251,6 +252,13 @@ def test_the_bytes_of_the_request() -> None:
         end,
     ]
     assert "s3cret" not in text
+
+
+@pytest.mark.parametrize("before", range(3960, 4010))
+def test_a_secret_that_is_cut_is_not_shown(before: int) -> None:
+    text = Site().get(more=f"\nX: {'x' * before}\nCookie: session=s3cret{'s3cret' * 99}")[2].decode()
+    assert "s3c" not in text
+    assert "bytes more" in text
 
 
 def test_a_long_request_is_cut() -> None:
