@@ -119,15 +119,14 @@ def command(listener: ListenConfig, visitor: Visitor) -> str:
     if not visitor.may_know(listener.address):
         return ""
     before, program, after = COMMANDS[listener.service]
-    is_tls = bool(getattr(listener, "tls", ()))
     host, _, port = listener.address.rpartition(":")
     if host in EVERYWHERE:  # a client needs one address
         own = visitor.local[0] if visitor.local else "127.0.0.1"
         host = visitor.host or (f"[{own}]" if ":" in own else own)
     if listener.address.startswith("unix:"):
         path = shlex.quote(listener.address.removeprefix("unix:"))
-        dial = f"{TLS_COMMAND} -unix {path}" if is_tls else f"nc -U {path}"
-    elif is_tls:
+        dial = f"{TLS_COMMAND} -unix {path}" if listener.tls else f"nc -U {path}"
+    elif listener.tls:
         dial = f"{TLS_COMMAND} -connect {shlex.quote(f'{host}:{port}')}"
     else:
         dial = f"{program} {shlex.quote(host.strip('[]'))} {port}"

@@ -9,8 +9,6 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import Future
 from hashlib import sha256
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -22,7 +20,7 @@ from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
-from rawservers.settings import Config, ListenConfig, SiteConfig
+from rawservers.settings import Config, ListenConfig, SiteConfig, TLSConfig
 from rawservers.sockets import ConnectedSocket, ListeningSocket, Sockets, TimeWaitSocket
 from rawservers.telnet.echo import EchoSession
 from rawservers.welcome import page
@@ -226,11 +224,10 @@ def test_commands_of_a_visitor_from_elsewhere() -> None:
 
 
 def test_commands_of_listeners_with_tls() -> None:
-    listeners = [SimpleNamespace(service="http", address="[::1]:8443", tls=("certificate",)),
-                 SimpleNamespace(service="telnet", address="127.0.0.1:992", tls=("certificate",)),
-                 SimpleNamespace(service="telnet", address="unix:/run/a b", tls=("certificate",))]  # fmt: skip
+    addresses = ("http", "[::1]:8443"), ("telnet", "127.0.0.1:992"), ("telnet", "unix:/run/a b")
+    listeners = [ListenConfig(*each, tls=(TLSConfig("site.pem"),)) for each in addresses]
     visitor = Visitor(("127.0.0.1", 1), ("127.0.0.1", 8080), "localhost", False, True)
-    http, telnet, unix = [command(cast("ListenConfig", each), visitor) for each in listeners]
+    http, telnet, unix = [command(each, visitor) for each in listeners]
     assert "| openssl s_client -quiet -connect &#x27;[::1]:8443&#x27;</code>" in http
     assert "<code>openssl s_client -quiet -connect 127.0.0.1:992</code> and type" in telnet
     assert "<code>openssl s_client -quiet -unix &#x27;/run/a b&#x27;</code>" in unix
