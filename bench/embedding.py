@@ -14,8 +14,8 @@ import time
 from collections import defaultdict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+from bench.process import ROOT
 from rawservers import Server
-from rawservers.settings import WELCOME
 
 BAR = 0.020  # seconds, for the start and for the stop of ours
 CYCLES = 200
@@ -23,7 +23,7 @@ CYCLES = 200
 
 class Ours:
     def __init__(self) -> None:
-        self._server = Server(telnet="127.0.0.1:0")
+        self._server = Server(ROOT, telnet="127.0.0.1:0")
         self._server.start()
         self.address = self._server.http_address
         self.stop = self._server.stop
@@ -32,7 +32,7 @@ class Ours:
 class StandardLibrary:
     class Handler(SimpleHTTPRequestHandler):
         def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(WELCOME))  # type: ignore[arg-type]
+            super().__init__(*args, directory=str(ROOT))  # type: ignore[arg-type]
 
         def log_message(self, *args: object) -> None:
             pass
@@ -51,7 +51,7 @@ class StandardLibrary:
 
 def fetch(address: tuple[str, int]) -> None:
     connection = http.client.HTTPConnection(*address)
-    connection.request("GET", "/index.html")
+    connection.request("GET", "/LICENSE")
     assert connection.getresponse().read()
     connection.close()
 

@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn
@@ -24,8 +24,8 @@ from rawservers.daemon.control import NotRunning, command_line, find_servers, re
 from rawservers.daemon.startup import CannotStart, check, errors_as, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
-from rawservers.services import DEFAULT_LISTENERS, SERVICES, default_addresses
-from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig, SiteConfig, read_data, settings_of
+from rawservers.services import DEFAULT_LISTENERS, SERVICES, TLS_ADDRESSES, default_addresses
+from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig, SiteConfig, TLSConfig, read_data, settings_of
 
 DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain TCP and unix sockets."
 EPILOG = (
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         sanitize_process_state()
         inherited_fds = open_descriptors()
     with errors_as(CannotStart):
-        inherited = systemd.listen_fds(SERVICES)
+        inherited = systemd.listen_fds([*SERVICES, *TLS_ADDRESSES])
     with errors_as(CannotStart, "cannot start: "):
         error_log.install()
         supervisor = Supervisor(partial(configure, args, inherited), args.config, inherited_fds)
@@ -192,6 +192,7 @@ def make_parser() -> Parser:
         help = f"address to listen on, or off (default: {listener.address})"
         kind = argument_type(partial(address, listener.address))
         add(f"--{listener.service}", action="append", type=kind, metavar="ADDRESS", help=help)
+    add_tls_options(add)
     help = "host for all addresses that are only a port, and for the default ones (default: 127.0.0.1)"
     add("--bind", type=host, metavar="HOST", help=help)
     add("--access-log", type=path, metavar="FILE", help='access log file, "-" for standard output, or "off" (default: -)')
@@ -227,6 +228,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def add_tls_options(add: Callable[..., object]) -> None:
+    for name, default in TLS_ADDRESSES.items():
+        help = f"address to listen on with TLS, or off (default: {default if name == 'https' else 'off'})"
+        add(f"--{name}", action="append", type=argument_type(partial(address, default)), metavar="ADDRESS", help=help)
+    add("--certificate", type=path, metavar="FILE", help="certificate for TLS, in PEM, with the intermediate ones")
+    add("--key", type=path, metavar="FILE", help="its private key, in PEM (default: in the file of the certificate)")
+    help = "TLS with a new certificate of no authority, for trying out; requires openssl"
+    add("--tls-self-signed", action="store_const", const=True, help=help)
+
+
 def named(arguments: Iterable[str]) -> str:
     """Arguments as they are written on the command line."""
     written = {"root": "DIR", "listing": "--[no-]listing", "config": "-c", "port": "-p"}
@@ -247,6 +258,10 @@ def useless_options(given: set[str]) -> str:
         return f"{named(rest)} would be ignored without --status"
     if {"format", "watch"} <= given:
         return "--format would be ignored: --watch has its own"
+    if {"tls_self_signed", "certificate"} <= given:
+        return "--certificate would be ignored: --tls-self-signed makes one"
+    if "key" in given and "certificate" not in given:
+        return "--key would be ignored without --certificate"
     if {"port", "http"} <= given:
         return "-p would be ignored: --http has the port"
     if "listing" in given and not given & {"root", "config"}:
@@ -281,11 +296,21 @@ def configure(
         elif args.config is None:
             given = {"listing": True, **given}
     flags = {"http": args.http or [args.port] * bool(args.port), "telnet": args.telnet or []}
-    listen = listeners(flags, config.listen or (), inherited, args.bind or "")
+    flags |= {"https": args.https or [], "telnets": args.telnets or []}
+    listen = listeners(flags, config.listen or (), inherited, args.bind or "", tls_of(args))
     if not listen:
         raise CannotStart("nothing to serve")
     first = replace(config.sites[0], **{name: given.pop(name) for name in settings_of(SiteConfig) if name in given})
     return replace(config, sites=(first, *config.sites[1:]), listen=listen, **given)
+
+
+def tls_of(args: argparse.Namespace) -> tuple[TLSConfig, ...]:
+    """The certificate of the options; none, if there is none. Raises CannotStart."""
+    if args.tls_self_signed:
+        from rawservers.daemon.self_signed import make_certificate  # here, since it is seldom used
+
+        return (make_certificate(args.bind or ""),)
+    return (TLSConfig(args.certificate, args.key or ""),) if args.certificate else ()
 
 
 def listeners(
@@ -293,28 +318,44 @@ def listeners(
     configured: Sequence[ListenConfig],
     inherited: Mapping[str, Sequence[int]],
     bind: str = "",
+    tls: tuple[TLSConfig, ...] = (),
 ) -> tuple[ListenConfig, ...]:
     """The listeners, service by service: the inherited sockets, or else those of the flags, or else those of the file.
 
-    Inherited sockets have the `proxy_protocol` of the first listener of their service in the file. flags: addresses, or "off",
-    by service. The defaults apply only if nothing but "off" is given anywhere. bind: host of all that are only a port, and of
-    the defaults. Raises CannotStart if there are none of these.
+    Inherited sockets have the `proxy_protocol` and the `tls` of the first listener of their name in the file, addresses its
+    `tls`. flags: addresses, or "off", by name. The defaults apply only if nothing but "off" is given anywhere; HTTPS has one if
+    there is a certificate but no address for TLS. bind: host of all that are only a port, and of the defaults. tls: of options,
+    before that of the file. Raises CannotStart if there are none of these.
     """
     found: list[ListenConfig] = []
-    for name in dict.fromkeys([*flags, *inherited, *(each.service for each in configured)]):
-        own = [each for each in configured if each.service == name]
-        sockets = [f"fd:{fd}" for fd in inherited.get(name, ())]
-        proxies = own[0].proxy_protocol if sockets and own else ()
-        addresses = sockets or flags.get(name, ())
-        given = [ListenConfig(name, address, proxy_protocol=proxies) for address in addresses if address != "off"]
-        found += given if addresses else own
+    for name in dict.fromkeys([*flags, *inherited, *(each.name for each in configured)]):
+        own = [each for each in configured if each.name == name]
+        addresses = [f"fd:{fd}" for fd in inherited.get(name, ())] or flags.get(name, ())
+        first = own[0] if own else ListenConfig("http", "0")
+        proxies = first.proxy_protocol if name in inherited else ()
+        certificates = (tls or first.tls) if name in TLS_ADDRESSES else ()
+        found += [make_listener(name, each, proxies, certificates) for each in addresses if each != "off"] if addresses else own
     if not found and not configured:
-        found = [each for each in DEFAULT_LISTENERS if not flags.get(each.service)]
-        if bind:
-            found = [replace(each, address=each.address.rpartition(":")[2]) for each in found]
+        found = [default_listener(each, bind) for each in DEFAULT_LISTENERS if not flags.get(each.service)]
+    if tls and not any(each.tls == tls for each in found):
+        if any(each.tls for each in found) or flags.get("https") or flags.get("telnets"):
+            raise CannotStart("the certificate of the command line would be ignored: no address there uses it")
+        found.append(default_listener(ListenConfig("http", TLS_ADDRESSES["https"], tls=tls), bind))
     if bind and found:
         bound = [replace(each, address=f"{bind}:{each.address}") if each.address.isdecimal() else each for each in found]
         if bound == found:
             raise CannotStart("--bind would be ignored: no address is only a port")
         found = bound
     return tuple(found)
+
+
+def make_listener(name: str, address: str, proxies: tuple[str, ...], tls: tuple[TLSConfig, ...]) -> ListenConfig:
+    """A listener. name: of its service, or of one in TLS_ADDRESSES. Raises CannotStart."""
+    if name in TLS_ADDRESSES and not tls:
+        raise CannotStart(f"{name} needs a certificate: --certificate, --tls-self-signed, or a [[listen]] with tls")
+    return ListenConfig(name.removesuffix("s") if tls else name, address, proxy_protocol=proxies, tls=tls)
+
+
+def default_listener(listen: ListenConfig, bind: str) -> ListenConfig:
+    """`listen`, with only the port as its address if there is a host for it."""
+    return replace(listen, address=listen.address.rpartition(":")[2]) if bind else listen

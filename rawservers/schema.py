@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any, NamedTuple, TypeVar
+
+from rawservers.core.networks import Networks
 
 T = TypeVar("T")
 
@@ -71,3 +73,62 @@ def is_plain_path(value: object) -> bool:
 
 def is_printable(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(PRINTABLE, value) is not None
+
+
+def rows_of(name: str) -> Callable[[Any], bool]:
+    """A test for a tuple of objects of the class of this name, which is in settings.py."""
+    return rows(lambda row: type(row).__name__ == name)
+
+
+# What a field takes, for messages, with {min} and {max}, and a test: by its kind, or by its name if it has no key.
+TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "auth": ("a tuple of AuthConfig", rows_of("AuthConfig")),
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "choice": ("", lambda value: False),  # its aliases are all that is allowed
+    "headers": ("a tuple of (pattern, name, value)", rows(is_text, is_text, is_text)),
+    "hosts": ("a tuple of host names", rows(is_text)),
+    "int": ("an integer from {min} to {max}", lambda value: is_number(value) and isinstance(value, int)),
+    "listeners": (
+        "None, or a tuple of ListenConfig",
+        lambda value: value is None or rows_of("ListenConfig")(value),
+    ),
+    "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
+    "names": ("a tuple of file names", rows(is_text)),
+    "server_names": ("a tuple of host names", rows(is_text)),
+    "networks": ('a tuple of networks and "unix"', rows(is_text)),
+    "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
+    "plain_path": ("a decoded path without empty segments and dot segments", is_plain_path),
+    "realm": ("a string of printable ASCII", is_printable),
+    "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
+    "seconds": ("a number of seconds from {min} to {max}", is_number),
+    "sites": ("a tuple of SiteConfig", rows_of("SiteConfig")),
+    "tls": ("a tuple of TLSConfig", rows_of("TLSConfig")),
+    "types": ("a tuple of (extension, media type)", rows(is_text, is_text)),
+    "handlers": ("a tuple of (path, function)", rows(is_text, callable)),
+    "telnet_service": ("None, or a function", lambda value: value is None or callable(value)),
+}  # fmt: skip
+
+
+def check_fields(config: Any) -> None:
+    """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
+    for each in fields(config):
+        value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, each.name, value)
+        expected, is_valid = TYPES.get(schema.kind, ("a string", is_text))
+        within = schema.kind not in {"int", "seconds"} or (is_valid(value) and schema.min <= value <= schema.max)
+        if not (within and is_valid(value)) and not any(value == alias for alias in schema.aliases.values()):
+            aliases = [f"{alias!r}" for alias in dict.fromkeys(schema.aliases.values()) if not isinstance(alias, int)]
+            expected = " or ".join(filter(None, [expected.format(min=schema.min, max=schema.max), *aliases]))
+            raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
+        if schema.kind == "networks":
+            try:
+                Networks(value)
+            except ValueError as error:
+                raise ValueError(f"{each.name}: {error}") from error
+
+
+def settings_of(config: type[Any]) -> dict[str, Setting]:
+    """The settings of the fields that have a key in the configuration file, by the names of the fields."""
+    return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}

@@ -16,15 +16,20 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
+from os import fsencode
 from typing import Any, NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.protocol import Deadline, Protocol, ServiceSpec
+from rawservers.core.protocol import Deadline, Protocol, Refusal, ServiceSpec
 from rawservers.http.auth import Protection, Verify
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
+from rawservers.http.health import Health
+from rawservers.http.request import Request
+from rawservers.http.response import Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
@@ -46,14 +51,18 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
 class ServiceContext(NamedTuple):
-    """What a service gets of the worker that it runs in. report: called at the end of each response, for the access log.
-    users: the files of users of `Config.sites`, by path."""
+    """What a service gets of the worker that it runs in.
+
+    report: called at the end of each response, for the access log. users: the files of users of `Config.sites`, by path, if
+    they were read before the privileges were dropped. is_stopping: whether a stop of the whole server was announced.
+    """
 
     clock: Clock
     report: Report
     get_status: GetStatus
     get_sockets: GetSockets = Future
     users: Mapping[str, Any] = {}
+    is_stopping: Callable[[], bool] = lambda: False
 
 
 class Service(NamedTuple):
@@ -64,13 +73,17 @@ class Service(NamedTuple):
     deadlines: in seconds, or the names of the fields of Config that say them; those of the core excepted
     banner:    an address as it is logged at start-up
     is_logged: whether responses go to the access log
+    refuse:    as `prepare`, for a peer that speaks without TLS where TLS is expected
+    protocols: names for ALPN
     """
 
     prepare: Callable[[Config, ServiceContext], Start]
     address: str
     deadlines: Mapping[Deadline, float | str]
-    banner: Callable[[Config, str], str] = lambda config, address: address
+    banner: Callable[[Config, ListenConfig], str] = lambda config, listen: listen.address
     is_logged: bool = True
+    refuse: Callable[[Config, ServiceContext], Start] = lambda config, context: lambda peer: Refusal()
+    protocols: tuple[str, ...] = ()
 
 
 def prepare_http(config: Config, context: ServiceContext) -> Start:
@@ -80,12 +93,13 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
     kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
     verifiers: Mapping[str, Verify] = {}
-    if context.users:
-        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
+    if any(site.auth for site in config.sites):
+        from rawservers.http.users import make_verifiers, read_all_users  # here, since most starts have no use for it
 
-        verifiers = make_verifiers(context.users, freshness)
+        verifiers = make_verifiers(context.users or read_all_users(config.sites), freshness)
+    health = Health(fsencode(config.health or ""), context.is_stopping)
     sites = [
-        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers))
+        kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers), health)
         for site in config.sites or (SiteConfig(),)
     ]
     router = Router(sites, config, cache)
@@ -113,24 +127,43 @@ def is_local(address: str) -> bool:
     return address.startswith(("127.", "[::1]:", "unix:"))
 
 
-def http_banner(config: Config, address: str) -> str:
+def refuse_plain_http(config: Config, context: ServiceContext) -> Start:
+    """HTTP with one answer, without TLS."""
+
+    def refuse(request: Request) -> Response:
+        return Response(400, [("Content-Type", "text/plain")], b"This port expects TLS. Use https:// in the URL.\n")
+
+    handlers = (("/", refuse),)
+    return prepare_http(Config(handlers=handlers, requests=1, server_header=config.server_header), context)
+
+
+def refuse_plain_telnet(config: Config, context: ServiceContext) -> Start:
+    return lambda peer: Refusal(b"This port expects TLS (telnets).\r\n")
+
+
+def http_banner(config: Config, listen: ListenConfig) -> str:
     roots = ", ".join(
         "the welcome page" if site.root == str(WELCOME) else site.root for site in config.sites or (SiteConfig(),)
     )
+    address = listen.address
     if address.startswith("unix:"):
         return f"{address} (serving {roots})"
     warning = "" if is_local(address) else f"; anyone who can reach {address} can read it"
-    return f"http://{address}/ (serving {roots}{warning})"
+    return f"{listen.name}://{address}/ (serving {roots}{warning})"
 
 
+ALPN = ("http/1.1", "http/1.0")  # requests of both are answered
 HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time", Deadline.NONE: "function_time"}
 CORE_DEADLINES = {Deadline.SEND: "send_time", Deadline.LINGER: "linger_time"}
 
 SERVICES = {
-    "http": Service(prepare_http, "127.0.0.1:8080", HTTP_DEADLINES, http_banner),
-    "telnet": Service(prepare_telnet, "127.0.0.1:2323", {Deadline.IDLE: "telnet_idle_time"}),
-    "status": Service(prepare_status, "unix:/run/rawservers/status", HTTP_DEADLINES, is_logged=False),
+    "http": Service(prepare_http, "127.0.0.1:8080", HTTP_DEADLINES, http_banner, True, refuse_plain_http, ALPN),
+    "telnet": Service(prepare_telnet, "127.0.0.1:2323", {Deadline.IDLE: "telnet_idle_time"}, refuse=refuse_plain_telnet),
+    "status": Service(
+        prepare_status, "unix:/run/rawservers/status", HTTP_DEADLINES, is_logged=False, refuse=refuse_plain_http, protocols=ALPN
+    ),
 }
+TLS_ADDRESSES = {"https": "127.0.0.1:8443", "telnets": "127.0.0.1:9923"}  # of http and telnet, with TLS
 DEFAULT_LISTENERS = tuple(ListenConfig(name, SERVICES[name].address) for name in ("http", "telnet"))
 
 
@@ -167,4 +200,7 @@ def make_service(name: str, config: Config, context: ServiceContext, table: Mapp
     times = {Deadline.HEAD: "head_time", **service.deadlines, **CORE_DEADLINES}  # HEAD: for preambles, too
     deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
     start = service.prepare(config, context)
-    return ServiceSpec(name, start, deadlines, context.report if service.is_logged else lambda *_: None)
+    spec = ServiceSpec(name, start, deadlines, context.report if service.is_logged else lambda *_: None)
+    if any(listen.tls and listen.service == name for listen in config.listen or ()):
+        spec = replace(spec, refuse_plain=service.refuse(config, context))
+    return spec

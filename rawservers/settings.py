@@ -6,16 +6,16 @@ The docstrings of the fields are the text of `conf/rawservers.toml`, which `pyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from pkgutil import get_data
 from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
-from rawservers.core.networks import Networks
-from rawservers.schema import DAY, Setting, is_number, is_plain_path, is_printable, is_text, rows, seconds, setting
+from rawservers.schema import DAY, Setting, check_fields, seconds, setting
+from rawservers.schema import settings_of as settings_of
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
@@ -46,56 +46,22 @@ class ConfigError(Exception):
         self.errors = list(errors)
 
 
-# What a field takes, for messages, with {min} and {max}, and a test: by its kind, or by its name if it has no key.
-TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "auth": ("a tuple of AuthConfig", rows(lambda row: isinstance(row, AuthConfig))),
-    "bool": ("True or False", lambda value: isinstance(value, bool)),
-    "choice": ("", lambda value: False),  # its aliases are all that is allowed
-    "headers": ("a tuple of (pattern, name, value)", rows(is_text, is_text, is_text)),
-    "hosts": ("a tuple of host names", rows(is_text)),
-    "int": ("an integer from {min} to {max}", lambda value: is_number(value) and isinstance(value, int)),
-    "listeners": (
-        "None, or a tuple of ListenConfig",
-        lambda value: value is None or rows(lambda row: isinstance(row, ListenConfig))(value),
-    ),
-    "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
-    "names": ("a tuple of file names", rows(is_text)),
-    "networks": ('a tuple of networks and "unix"', rows(is_text)),
-    "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
-    "plain_path": ("a decoded path without empty segments and dot segments", is_plain_path),
-    "realm": ("a string of printable ASCII", is_printable),
-    "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
-    "seconds": ("a number of seconds from {min} to {max}", is_number),
-    "sites": ("a tuple of SiteConfig", rows(lambda row: isinstance(row, SiteConfig))),
-    "types": ("a tuple of (extension, media type)", rows(is_text, is_text)),
-    "handlers": ("a tuple of (path, function)", rows(is_text, callable)),
-    "telnet_service": ("None, or a function", lambda value: value is None or callable(value)),
-}  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class TLSConfig:
+    """A certificate for TLS. Raises ValueError."""
 
+    certificate: str = field(metadata={"setting": Setting("listen.tls.certificate", "pem")})
+    """File of the certificate in PEM, followed by the intermediate certificates."""
 
-def check_fields(config: ListenConfig | AuthConfig | SiteConfig | Config) -> None:
-    """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
-    for each in fields(config):
-        value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
-        if isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(config, each.name, value)
-        expected, is_valid = TYPES.get(schema.kind, ("a string", is_text))
-        within = schema.kind not in {"int", "seconds"} or (is_valid(value) and schema.min <= value <= schema.max)
-        if not (within and is_valid(value)) and not any(value == alias for alias in schema.aliases.values()):
-            aliases = [f"{alias!r}" for alias in dict.fromkeys(schema.aliases.values()) if not isinstance(alias, int)]
-            expected = " or ".join(filter(None, [expected.format(min=schema.min, max=schema.max), *aliases]))
-            raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
-        if schema.kind == "networks":
-            try:
-                Networks(value)
-            except ValueError as error:
-                raise ValueError(f"{each.name}: {error}") from error
+    key: str = setting("", "listen.tls.key", "pem", aliases={"": ""})
+    """File of its private key in PEM, not encrypted. Empty: it is in the file of the certificate."""
 
+    hosts: tuple[str, ...] = setting((), "listen.tls.hosts", "server_names")
+    """Host names that the certificate is for, as "www.example.org" or "*.example.org". The first certificate is for all
+    others."""
 
-def settings_of(config: type[ListenConfig] | type[AuthConfig] | type[SiteConfig] | type[Config]) -> dict[str, Setting]:
-    """The settings of the fields that have a key in the configuration file, by the names of the fields."""
-    return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +87,21 @@ class ListenConfig:
     names; limits per address count the proxy. A proxy that sends no valid header is disconnected. From any other peer a header
     is ordinary input. nginx: proxy_protocol and set_real_ip_from; HAProxy: accept-proxy."""
 
+    tls: tuple[TLSConfig, ...] = setting(
+        (), "listen.tls", "tls", example='tls = { certificate = "site.pem", key = "site.key" }'
+    )
+    """TLS 1.2 and 1.3, which makes http https, and telnet telnets: a table with the files of a certificate and of its private
+    key, in PEM: { certificate = "site.pem", key = "site.key" }. Without a key, it is in the file of the certificate. Or an
+    array of such tables, each but the first with hosts = ["www.example.org", "*.example.org"]: the client says which host it
+    asks for (SNI), and the first certificate is for all others. The files are read at the start and at each reload, before
+    privileges are dropped. nginx: ssl_certificate, ssl_certificate_key."""
+
     def __post_init__(self) -> None:
+        if isinstance(self.tls, TLSConfig):
+            object.__setattr__(self, "tls", (self.tls,))
         check_fields(self)
+        if not all(each.hosts for each in self.tls[1:]):
+            raise ValueError("tls: all certificates but the first need hosts")
         try:
             endpoint = Endpoint.parse(self.address)
         except ValueError as error:
@@ -130,6 +109,11 @@ class ListenConfig:
         for name in ("mode", "owner", "group"):
             if getattr(self, name) not in {None, ""} and endpoint.path is None:
                 raise ValueError(f"{name}: only unix sockets have one, not {self.address}")
+
+    @property
+    def name(self) -> str:
+        """The name of the service, with an "s" if it uses TLS: https, telnets."""
+        return f"{self.service}s" if self.tls else self.service
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +285,11 @@ class Config:
     """Graceful shutdown: the time for which responses in progress may continue after SIGTERM or SIGINT. 0: until they end.
     gunicorn: graceful_timeout, 30. Keep it below TimeoutStopSec of the systemd unit, 30."""
 
+    drain_announce: float = seconds(0, "drain_announce")
+    """Announced stop: the time between SIGTERM or SIGINT and the graceful shutdown, in which everything is served, but
+    http.health says 503, so that a load balancer sends no more clients. A second signal ends it at once. Longer than the load
+    balancer needs to notice; drain_time comes after it, so TimeoutStopSec of the systemd unit must exceed both together."""
+
     reload_drain: float = seconds(600, "reload_drain", max=WEEK)
     """Graceful reload: the time for which connections of the old workers may continue after a reload; then they are closed.
     0: until they end. Telnet sessions may last long, and an old worker costs little memory. nginx: worker_shutdown_timeout,
@@ -341,6 +330,10 @@ class Config:
     new connection for each request if a response says HTTP/1.0, in spite of its Connection: keep-alive: "1.1" lets them reuse
     it. Nothing else depends on it. HTTP/1.0, since that is what this server implements: nothing that came with HTTP/1.1 is
     needed to read its responses."""
+
+    health: str | None = setting("/health", "http.health", "path", aliases={"off": None})
+    """Path for the health checks of a load balancer, in each site that has no file of that name: the response is 200, before a
+    stop (drain_announce) 503. These requests are not logged. "off": none."""
 
     trusted_proxies: tuple[str, ...] = setting((), "http.trusted_proxies", "networks")
     """Proxies whose X-Forwarded-For, X-Forwarded-Proto and Forwarded (RFC 7239) are believed: networks and addresses, and

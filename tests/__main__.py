@@ -19,9 +19,10 @@ import sys
 
 from tests.pythons import ROOT, VERSIONS, find_pythons, make_environment, renew_constraints, search_path
 
-# The command and the Debian package that it comes in.
+# The command, or a file, and the Debian package that it comes in.
 CLIENTS = {
     "/usr/bin/python3": "python3",
+    "/usr/lib/nginx/modules/ngx_stream_module.so": "libnginx-mod-stream",
     "ab": "apache2-utils",
     "apt-get": "apt",
     "aria2c": "aria2",
@@ -32,6 +33,7 @@ CLIENTS = {
     "fish": "fish",
     "git": "git",
     "haproxy": "haproxy",
+    "htpasswd": "apache2-utils",
     "httpdirfs": "httpdirfs",
     "ip": "iproute2",
     "inetutils-telnet": "inetutils-telnet",
@@ -45,6 +47,7 @@ CLIENTS = {
     "node": "nodejs",
     "nsenter": "util-linux",
     "plink": "putty-tools",
+    "promtool": "prometheus",
     "ps": "procps",
     "rclone": "rclone",
     "socat": "socat",
@@ -61,7 +64,7 @@ CLIENTS = {
 
 
 def install_clients() -> None:
-    missing = [package for command, package in CLIENTS.items() if shutil.which(command) is None]
+    missing = [package for command, package in CLIENTS.items() if not (shutil.which(command) or os.path.exists(command))]
     if importlib.util.find_spec("ensurepip") is None:  # Debian's own Python comes without
         missing.append("python3-venv")
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:

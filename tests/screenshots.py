@@ -16,7 +16,7 @@ from tests.harness.browser import chromium
 from tests.harness.needs import ROOT
 from tests.harness.server import Server
 
-SIZES = {"desk": (1180, 760), "phone": (390, 844)}
+SIZES = {"desk": (1120, 880), "phone": (390, 844)}
 
 
 def shoot(browser: Browser, server: Server, path: Path, scheme: str, size: str, full: bool) -> None:

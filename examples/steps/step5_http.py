@@ -6,7 +6,7 @@ python3 examples/steps/step5_http.py 8080
 import socket
 import sys
 
-PAGES = {"/": "<h1>Hello</h1>\n", "/about": "<p>A server of 30 lines.</p>\n"}
+PAGES = {"/": "<h1>Hello</h1>\n", "/about": "<p>A server of 35 lines.</p>\n"}
 
 
 def respond(head: bytes) -> bytes:

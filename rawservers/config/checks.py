@@ -6,8 +6,10 @@ They are made for options as well, and load nothing that a start without a confi
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from rawservers.core.errors import os_error_text
+from rawservers.settings import TLSConfig
 
 
 def check_user(text: str) -> str:
@@ -53,6 +55,14 @@ def check_document_root(path: str) -> bool:
     if os.path.basename(path).startswith("."):
         raise ValueError(f"cannot serve {path}: its name begins with a dot")
     return True
+
+
+def check_certificates(tls: Sequence[TLSConfig]) -> None:
+    """Certificates and their keys must be readable, and fit."""
+    from rawservers.core.certificates import Certificate, load_context  # here, since it loads OpenSSL
+
+    if tls:
+        load_context([Certificate(each.certificate, each.key, each.hosts) for each in tls])
 
 
 def check_log_file(path: str) -> None:

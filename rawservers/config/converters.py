@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Mapping
 from types import NoneType, UnionType
 from typing import Any, NamedTuple
 
-from rawservers.config.checks import check_directory, check_group, check_log_file, check_user
+from rawservers.config.checks import check_certificates, check_directory, check_group, check_log_file, check_user
 from rawservers.config.keys import KEYS, TABLES, dotted_key, toml_string
 from rawservers.config.positions import KeyPath
 from rawservers.core.bind import Endpoint
@@ -17,7 +17,7 @@ from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST_NAME, TOKEN, parse_host
 from rawservers.http.response import check_headers
 from rawservers.schema import PLAIN_PATH, PRINTABLE, Setting
-from rawservers.settings import AuthConfig, ListenConfig, SiteConfig
+from rawservers.settings import AuthConfig, ListenConfig, SiteConfig, TLSConfig
 
 TABLE = Setting("", "table")
 UNKNOWN_KEY = "unknown key"
@@ -70,7 +70,7 @@ class Context(NamedTuple):
             if len(self.errors) > errors:
                 return None
             converted = kind.convert(value, self) if kind.convert else value
-            if kind.check and dotted_key(self.path) not in self.overridden:
+            if kind.check and len(self.errors) == errors and dotted_key(self.path) not in self.overridden:
                 kind.check(converted)
             return converted
         except ValueError as error:  # without a message: the value is of the wrong kind, or out of range
@@ -102,7 +102,7 @@ class Kind(NamedTuple):
     convert: Callable[[Any, Context], Any] | None = None
     items: str = ""
     pattern: str = r"[^\0]*"
-    check: Callable[[str], object] | None = None
+    check: Callable[[Any], object] | None = None
 
 
 def allowed_values(setting: Setting) -> str:
@@ -220,8 +220,9 @@ def convert_protected(table: dict[str, Any], context: Context) -> AuthConfig | N
     """An element of [[http.auth]]."""
     before = len(context.errors)
     fields = read_table(table, context)
-    for key in {"path", "users"} - table.keys():
-        context.child(key).add_error("missing")
+    for key in ("path", "users"):
+        if key not in table:
+            context.child(key).add_error("missing")
     return AuthConfig(**fields) if len(context.errors) == before else None
 
 
@@ -255,6 +256,26 @@ def convert_listener(table: dict[str, Any], context: Context) -> ListenConfig | 
     return ListenConfig(**fields | {"address": address})
 
 
+def convert_tls(value: dict[str, Any] | list[Any], context: Context) -> tuple[TLSConfig, ...]:
+    """One table, or an array of them."""
+    if isinstance(value, dict):
+        found: tuple[TLSConfig, ...] = (context._replace(setting=Setting("", "certificate")).convert(value),)
+    else:
+        found = context.convert_items(value, "certificate")
+    for number, each in enumerate(found):
+        if number and each and not each.hosts:
+            context.child(number).child("hosts").add_error("missing: all certificates but the first need host names")
+    return found
+
+
+def convert_certificate(table: dict[str, Any], context: Context) -> TLSConfig | None:
+    before = len(context.errors)
+    fields = read_table(table, context)
+    if "certificate" not in table:
+        context.child("certificate").add_error("missing: expected the path of a file")
+    return TLSConfig(**fields) if len(context.errors) == before else None
+
+
 def convert_service(name: object, context: Context) -> object:
     if not isinstance(name, str) or name not in context.services:
         raise ValueError(f"expected {service_names(context)}, not {describe(name)}")
@@ -275,6 +296,7 @@ KINDS = {
     "auth": Kind("an array of tables, each with a path and users", list, convert_auth, items="protected"),
     "address": Kind("an address", convert=convert_address),
     "bool": Kind("true or false", bool),
+    "certificate": Kind("a table with a certificate and a key", dict, convert_certificate),
     "choice": Kind("", NoneType),  # its aliases are all that is allowed
     "directory": Kind("the path of a directory", convert=convert_file_path, check=check_directory),
     "file": Kind("the path of a file", pattern=r"[^\0]+", convert=convert_file_path, check=check_log_file),
@@ -294,6 +316,7 @@ KINDS = {
     "owner": Kind("the name of a user", pattern=r"[^:\0]+", check=check_user),
     "pages": Kind("a table of status codes, each with the path of a file", dict, convert_pages, items="path"),
     "path": Kind("the path of a file below the root, beginning with a slash", str, convert_url_path, pattern=r"/[^\0]*[^/\0]"),
+    "pem": Kind("the path of a file", pattern=r"[^\0]+", convert=convert_file_path),
     "pattern": Kind("a table of header fields", dict, items="header"),
     "plain_path": Kind("a decoded path that begins with a slash, without empty segments and dot segments", pattern=PLAIN_PATH),
     "protected": Kind("a table with a path and users", dict, convert_protected),
@@ -301,11 +324,14 @@ KINDS = {
     "redirect": Kind("a path or a URL, percent-encoded", str, convert_redirect, pattern=r"(/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*"),
     "redirects": Kind("a table of paths, each with a path or a URL", dict, items="redirect"),
     "seconds": Kind("a number of seconds from {min} to {max}", int | float, convert_number),
+    "server_name": Kind("a host name without a port", pattern=r"(\*\.)?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*"),
+    "server_names": Kind("an array of host names without ports", list, items="server_name"),
     "service": Kind("the name of a service", object, convert_service),
     "site": Kind("a table with the keys of a site", dict, convert_site),
     "sites": Kind("an array of tables, each with the keys of a site", list, items="site"),
     "str": Kind("a string"),
     "table": Kind("a table", dict, read_table),
+    "tls": Kind("a table, or an array of tables, each with a certificate", dict | list, convert_tls, check=check_certificates),
     "type": Kind('a media type, such as "text/html"', pattern=rf"{TOKEN}/{TOKEN}( *; *[!-~][ -~]*)?"),
     "types": Kind("a table of file name extensions, each with a media type", dict, items="type"),
     "user": Kind("the name of a user, or NAME:GROUP", check=check_user),

@@ -7,12 +7,12 @@ import json
 import re
 
 from rawservers.config.positions import KeyPath
-from rawservers.settings import AuthConfig, Config, ListenConfig, SiteConfig, settings_of
+from rawservers.settings import AuthConfig, Config, ListenConfig, SiteConfig, TLSConfig, settings_of
 
 # Dotted key -> the name of the field that it sets, and its setting. The keys of array elements have no index.
 KEYS = {
     setting.key: (name, setting)
-    for config in (SiteConfig, AuthConfig, Config, ListenConfig)
+    for config in (SiteConfig, AuthConfig, Config, ListenConfig, TLSConfig)
     for name, setting in settings_of(config).items()
 }
 KEYS |= {

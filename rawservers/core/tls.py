@@ -116,6 +116,11 @@ class Engine:
             found = outgoing.read()
         return found
 
+    def describe(self) -> str:
+        """Version and cipher, for people."""
+        cipher, *_ = self._ssl.cipher() or ("no cipher",)
+        return f"{self._ssl.version()}, {cipher}" + ", session resumed" * bool(self._ssl.session_reused)
+
     def close(self) -> None:
         """Put close_notify into `output`, once."""
         if self.is_open:

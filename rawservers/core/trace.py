@@ -75,13 +75,12 @@ class TracedServerSocket(socket.socket):
 
 
 class TracedTransport(Transport):
-    """An accepted socket. service: its name; arguments: those of a plain one; connection: the one that uses it."""
+    """An accepted socket. service: its name; arguments: those of a plain one; connection: the one that uses it.
 
-    __slots__ = (
-        "_in_message", "_received", "_resets", "_sent", "_shown_input", "_started_at", "_trace", "connection",
-    )  # fmt: skip
+    Without __slots__, so that it can be combined with other transports, see trace_tls.py.
+    """
 
-    def __init__(self, trace: Trace, service: str, *arguments: int) -> None:
+    def __init__(self, trace: Trace, service: str, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._trace = trace
         self._started_at = time.monotonic()
@@ -110,7 +109,7 @@ class TracedTransport(Transport):
             self._add("FIN received")
         return data
 
-    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
         try:
             sent = super().send(data, flags)
         except OSError as error:
@@ -175,7 +174,6 @@ class TracedTransport(Transport):
 class TracedConnection(Connection):
     """A connection over a TracedTransport, which it tells why it is closed, and what of its input must not be shown."""
 
-    __slots__ = ("_drained", "_in_burst", "_reason")
     _sock: TracedTransport
 
     def __init__(self, sock: TracedTransport, *arguments: Any) -> None:

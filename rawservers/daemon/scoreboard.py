@@ -150,6 +150,15 @@ class Scoreboard:
         self.server.counters[f"server.{name}"] += 1
         self.publish()
 
+    def announce_stop(self) -> None:
+        """Tell all workers that the server is about to stop."""
+        self.server.gauges["server.stopping"] = 1
+        self.publish()
+
+    def is_stopping(self) -> bool:
+        """Whether a stop was announced."""
+        return bool(self._own.read().gauges["server.stopping"])
+
     def allocate(self) -> Slot:
         """A free slot, in the name of this process. Raises OSError if there is none."""
         number = next((number for number in range(SLOTS) if number not in self._used), None)

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rawservers.config.checks import check_directory, check_log_file
 from rawservers.core.bind import Endpoint, ServerSocket, bind
@@ -21,7 +21,10 @@ from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_use
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
 from rawservers.services import SERVICES, Service, ServiceContext, is_local, make_service, resolve_listeners
-from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig
+from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, TLSConfig
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 log = logging.getLogger("rawservers")
 
@@ -37,6 +40,9 @@ EARLY = {signal.SIGHUP, signal.SIGUSR1}  # wait until the supervisor has handler
 LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
 Servers: TypeAlias = "dict[ServerSocket, ListenConfig]"  # with the listener of each, whose address is in the normal form
+
+
+TLSContexts: TypeAlias = "dict[tuple[str, tuple[TLSConfig, ...]], SSLContext]"  # by service and certificates
 
 
 class CannotStart(Exception):
@@ -113,9 +119,26 @@ def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> Mapping
     return users
 
 
+def load_contexts(config: Config, table: Mapping[str, Service] = SERVICES) -> TLSContexts:
+    """The TLS contexts of all listeners. Raises CannotStart, with the file."""
+    contexts: TLSContexts = {}
+    for listen in resolve_listeners(config):
+        if listen.tls and (listen.service, listen.tls) not in contexts:
+            from rawservers.core.certificates import Certificate, is_exposed, load_context  # here, since it loads OpenSSL
+
+            certificates = [Certificate(each.certificate, each.key, each.hosts) for each in listen.tls]
+            with errors_as(CannotStart, f"cannot serve {listen.name} on {listen.address}: "):
+                context = load_context(certificates, table[listen.service].protocols)
+                for path in {each.key or each.path for each in certificates if is_exposed(each.key or each.path)}:
+                    log.warning("%s: any user of this system can read this private key", path)
+            contexts[listen.service, listen.tls] = context
+    return contexts
+
+
 def check(config: Config) -> None:
     """Do what can be done of a start without an effect: for --check. Raises CannotStart or ConfigError."""
     validate(config)
+    load_contexts(config)
     if config.access_log not in {"-", "off"}:
         with errors_as(CannotStart):
             check_log_file(config.access_log)
@@ -164,7 +187,7 @@ class Resources:
 
     access_log: a descriptor, -1 if it is off; credentials: None: unchanged; table: of the services, by name; source: the
     content of the configuration file, b"" if there is none; users: the files of users, by path, as they were read before the
-    workers drop their privileges.
+    workers drop their privileges; contexts: for TLS, made before the workers, which so share the keys of session tickets.
     """
 
     config: Config
@@ -174,6 +197,7 @@ class Resources:
     table: Mapping[str, Service] = field(default_factory=lambda: SERVICES)
     source: bytes = b""
     users: Mapping[str, Any] = field(default_factory=dict)
+    contexts: TLSContexts = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -189,10 +213,11 @@ class Resources:
         Raises CannotStart or ConfigError, after closing all that it has opened.
         """
         users = validate(config, table)
+        contexts = load_contexts(config, table)
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
-            resources = cls(config, {}, -1, credentials, table, users=users)
+            resources = cls(config, {}, -1, credentials, table, users=users, contexts=contexts)
             resources.access_log = resources.open_log()
         try:
             resources.servers = servers = bind_all(config, existing, credentials)
@@ -212,9 +237,9 @@ class Resources:
     def log_addresses(self) -> None:
         """Log a line for each server socket, and a warning if passwords can be read on the way to it."""
         for server, listen in self.servers.items():
-            log.info("%s listening on %s", listen.service, SERVICES[listen.service].banner(self.config, server.address))
-            is_exposed = listen.service == "http" and not (is_local(server.address) or getattr(listen, "tls", None))
-            if self.users and is_exposed:
+            bound = replace(listen, address=server.address)
+            log.info("%s listening on %s", listen.name, SERVICES[listen.service].banner(self.config, bound))
+            if self.users and listen.service == "http" and not (listen.tls or is_local(server.address)):
                 log.warning("passwords for http on %s are sent unencrypted: there is no TLS", server.address)
 
     def close(self, others: Collection[Resources] = (), in_worker: bool = False) -> None:

@@ -7,7 +7,7 @@ does next is decided in `transitions.py`. This file makes events of what it hear
     SIGHUP                    reload, all or nothing: new workers, with the present configuration, replace the old ones. Its
                               file is read by a timer, until two reads in a row find the same
     SIGUSR1                   reopen the access log (also done when its file was renamed or removed)
-    SIGTERM, SIGINT, SIGQUIT  graceful stop; a second signal stops at once
+    SIGTERM, SIGINT, SIGQUIT  graceful stop, after `drain_announce`; a second signal stops at once
     a reply of a worker       it is ready, or no longer accepts, or has found no descriptor for the reopened log
     a tick, once a second     heartbeats, delays and deadlines are checked, and systemd's watchdog is served
 
@@ -73,6 +73,7 @@ class Supervisor:
         self._last_failure = ""  # of a worker, for the status text
         self._log_error = error_log.RepeatedError()
         self._sent_status = ""
+        self._is_stop_announced = False
 
     def run(self) -> int:
         """Serve until a signal to stop; returns the exit status. Raises CannotStart, and whatever `configure` raises."""
@@ -110,12 +111,30 @@ class Supervisor:
             self._loop.tick_within(wait)
 
     def handle_hup(self) -> None:
-        if self._state.exit_status is None:
+        if self._state.exit_status is None and not self._is_stop_announced:
             return self._handle(EventKind.RELOAD)
         self._fail_reload("the server is shutting down")
 
     def handle_term(self) -> None:
+        """Announce a stop, or begin it. When called again, stop at once."""
+        current = self._current()
+        if not self._is_stop_announced and current and current.config.drain_announce:
+            return self._announce_stop(current.config.drain_announce)
+        if self._is_stop_announced:
+            self._begin_stop()
         self._handle(EventKind.STOP)
+
+    def _announce_stop(self, seconds: float) -> None:
+        """Begin the stop in so many seconds. Until then health checks fail."""
+        self._is_stop_announced = True
+        self._scoreboard.announce_stop()
+        self._loop.call_at(self._loop.clock.now + seconds, self._loop, self._begin_stop)
+        log.info("stop in %g seconds announced to health checks", seconds)
+        self._notifier.send("STOPPING=1", f"STATUS=Shutting down in {seconds:g} seconds")
+
+    def _begin_stop(self) -> None:
+        if self._state.exit_status is None:
+            self._handle(EventKind.STOP)
 
     handle_int = handle_quit = handle_term
 
@@ -210,6 +229,7 @@ class Supervisor:
                 counters = self._scoreboard.server.counters
                 if counters["server.reloads_begun"] > counters["server.reloads"] + counters["server.reloads_failed"]:
                     self._fail_reload("the server is shutting down")
+                self._scoreboard.announce_stop()
                 self._notifier.send("STOPPING=1", "STATUS=Shutting down, finishing open requests")
             case ActionKind.EXIT:
                 self._loop.stop()
@@ -299,7 +319,7 @@ class Supervisor:
         if self._notifier.unsent:
             lines += ("READY=1",)
         if generation and current:
-            addresses = ", ".join(f"{listen.service} on {server.address}" for server, listen in current.servers.items())
+            addresses = ", ".join(f"{listen.name} on {server.address}" for server, listen in current.servers.items())
             ready = self._state.ready(generation)
             missing = f" of {generation.size}: {self._last_failure}" if ready < generation.size else ""
             status = f"STATUS=Serving {addresses} with {ready} worker{'s' * (ready != 1)}{missing}"

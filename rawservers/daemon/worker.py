@@ -23,6 +23,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import NoReturn
 
@@ -124,9 +125,11 @@ class Worker(EventHandler):
         self._connections = Connections(loop.clock, *sizes, {"status": STATUS_CONNECTIONS})
         self._last_warning = -WARN_INTERVAL
         self._make = self._trace() if config.trace else Listener
+        self._contexts = resources.contexts
         self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
         try:
-            context = ServiceContext(loop.clock, self.access_log.add, self._get_status, self._table.ask, resources.users)
+            asks = self._get_status, self._table.ask, resources.users, scoreboard.is_stopping
+            context = ServiceContext(loop.clock, self.access_log.add, *asks)
             self._services = make_services(config, context, resources.table)
         except CannotStart:
             loop.close()
@@ -144,7 +147,13 @@ class Worker(EventHandler):
 
     def _make_listener(self, server: ServerSocket, listen: ListenConfig) -> Listener:
         proxies = Networks(listen.proxy_protocol)
-        return self._make(server, self._services[listen.service], self.loop, self._connections, proxies=proxies)
+        arguments = server, self._services[listen.service], self.loop, self._connections
+        if not listen.tls:
+            return self._make(*arguments, proxies=proxies)
+        from rawservers.core.tls import SharedTLS, TLSConnection, TLSTransport  # here, since it loads OpenSSL
+
+        shared = SharedTLS(self._contexts[listen.service, listen.tls], self.loop.clock)
+        return self._make(*arguments, partial(TLSTransport, shared), connection=TLSConnection, proxies=proxies)
 
     def _get_status(self) -> Status:
         self._states = Counter(map(state_of, self._connections))
@@ -173,9 +182,9 @@ class Worker(EventHandler):
                 callback()
             self.loop.close()
 
-    def listen(self, server: ServerSocket, service: str) -> None:
-        """Accept connections of `service` from `server`, too."""
-        self._listeners.append(self._make_listener(server, ListenConfig(service, server.address)))
+    def listen(self, server: ServerSocket, listen: ListenConfig) -> None:
+        """Accept connections from `server`, too. listen: as one of those of the configuration, but for the address."""
+        self._listeners.append(self._make_listener(server, listen))
         self._listeners[-1].open()
 
     def close_listeners(self) -> None:
@@ -213,10 +222,14 @@ class Worker(EventHandler):
     # Stop
 
     def stop(self) -> None:
-        """Stop gracefully; at once when called again."""
-        if self._stop_began < inf:
+        """Stop gracefully, after `drain_announce`; at once when called again."""
+        if self._stop_began < inf or self._scoreboard.is_stopping():
             return self.loop.stop()
-        self.finish()
+        self._scoreboard.announce_stop()
+        if seconds := self._config.drain_announce:
+            self.loop.call_at(self.loop.clock.now + seconds, self.loop, self.finish)
+        else:
+            self.finish()
 
     def finish(self) -> None:
         """Stop gracefully, however often called."""

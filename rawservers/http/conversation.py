@@ -24,7 +24,7 @@ from rawservers.core.protocol import HIGH_WATER, Chunk, Closing, Deadline, FileS
 from rawservers.http.chunked import ChunkedBody
 from rawservers.http.epoch_cache import EpochCache
 from rawservers.http.forwarded import PROXY_FIELDS, TrustedProxies
-from rawservers.http.framing import BLANK_LINES, cut_head
+from rawservers.http.framing import BLANK_LINES, TLS_HANDSHAKE, cut_head
 from rawservers.http.request import HTTPError, Request, parse
 from rawservers.http.response import CommonHeaders, PreparedResponse, Response, body_length
 from rawservers.http.stream import Stream, StreamError
@@ -251,7 +251,7 @@ class Conversation(Protocol):
         request = self._request
         if request is None:
             first = BLANK_LINES.sub(b"", head or self._buffer, count=1).partition(b"\n")[0]
-            line = first.removesuffix(b"\r").decode("latin-1")
+            line = "(TLS handshake)" if first[:1] == TLS_HANDSHAKE else first.removesuffix(b"\r").decode("latin-1")
             # Its method, since the client of a malformed HEAD request expects no body either.
             request = Request(head, line, line.partition(" ")[0], "", (1, 0))
         request.keep_alive = False

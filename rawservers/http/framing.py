@@ -13,6 +13,7 @@ LINE_LIMIT = 8192  # bytes of a request line. RFC 9112 §3: at least 8000; nginx
 HEAD_LIMIT = 32768  # bytes of a whole head. nginx: 4 lines of 8 KiB
 BLANK_LINES = re.compile(rb"(?:\r?\n){0,4}")  # ignored before a request line. RFC 9112 §2.2: at least one
 TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # `in` is also true for b""
+TLS_HANDSHAKE = b"\x16"  # the first byte of a client that speaks TLS (RFC 8446 §5.1)
 HEAD_END = re.compile(rb"\n\r?\n")
 
 
@@ -25,6 +26,7 @@ def cut_head(buffer: bytearray, scanned: int = 0) -> bytes:
     """
     blank = BLANK_LINES.match(buffer)
     start = blank.end() if blank else 0
+    require(buffer[start : start + 1] != TLS_HANDSHAKE, 400, "This port does not use TLS. Use http:// in the URL.")
     require(buffer[start : start + 1] in TOKEN_BYTES or buffer[start:] == b"\r", 400, "This is not an HTTP request.")
     line_end = buffer.find(b"\n", start) + 1
     require((line_end or len(buffer)) - start <= LINE_LIMIT, 414, f"The request line is longer than {LINE_LIMIT} bytes.")

@@ -120,6 +120,11 @@ class Request:
     discards_body: bool = False
 
     @property
+    def is_secure(self) -> bool:
+        """Whether the client uses TLS, as far as is known."""
+        return self.scheme == "https"
+
+    @property
     def path(self) -> str:
         """The path as text; bytes that are not UTF-8 are surrogates (PEP 383)."""
         return self.path_bytes.decode("utf-8", "surrogateescape")

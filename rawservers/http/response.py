@@ -186,6 +186,12 @@ class AccessRecord:
     text: str = ""
 
 
+class UnloggedRecord(AccessRecord):
+    """The record of a response that is not logged."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True, eq=False)
 class UserRecord(AccessRecord):
     """The record of a response to an authenticated user. user: the name as UTF-8, in Latin-1 as all text of a request."""

@@ -81,7 +81,7 @@ class Router(Responder):
             for path in sorted(by_path, key=len, reverse=True)
         ]
         self._body_limit = config.body_limit
-        self._is_protected = any(site.protection.paths for site in sites)
+        self._has_protection = any(site.protection.paths for site in sites)
 
     def max_body(self, request: Request) -> int | None:
         handlers = self._find(request)
@@ -119,7 +119,7 @@ class Router(Responder):
 
     def _protected(self, request: Request, handlers: Mapping[str, Handler]) -> ProtectedPath | None:
         """By whom the path of the request is protected; None: by nobody. handlers: those of the path."""
-        if not self._is_protected:
+        if not self._has_protection:
             return None
         found = self._site(request).protection.find(request.path_bytes)
         if found is None and handlers:

@@ -24,6 +24,7 @@ from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
 from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
+from rawservers.http.health import NO_HEALTH, Health
 from rawservers.http.listing import builder, html, json
 from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
@@ -69,8 +70,8 @@ MESSAGES = {
 class Site:
     """The responses from the files of one site.
 
-    clock, cache, file_cache: shared by all sites; hosts: its host names; protection: of its paths. Raises ValueError for a
-    malformed header in `config`, and OSError if the templates of listings cannot be read.
+    clock, cache, file_cache, health: shared by all sites; hosts: its host names; protection: of its paths. Raises ValueError
+    for a malformed header in `config`, and OSError if the templates of listings cannot be read.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class Site:
         cache: ResponseCache,
         file_cache: FileCache,
         protection: Protection = UNPROTECTED,
+        health: Health = NO_HEALTH,
     ) -> None:
         self._config = config
         self.protection = protection
+        self._health = health
         self.hosts = config.hosts
         self._clock = clock.loop_clock
         self._cache = cache
@@ -173,9 +176,7 @@ class Site:
 
         absent: names that must not exist for the response to stay valid. is_fallback: whether it stands for another path.
         """
-        if self.protection.crosses(request.path_bytes, path):
-            raise FileNotFoundError(errno.ENOENT, "protected by other users than the path that was asked for")
-        file = self._root.find(path)
+        file = self._find(path, request)
         chosen, coding = self._negotiate(path, file, request) if file.variants else (file, "")
         now = self._clock.time
         tag = etag(chosen.version, coding)
@@ -212,12 +213,18 @@ class Site:
             self._cache.store(request, prepared, dependencies, exact=is_fallback and not is_route(request.path_bytes))
         return prepared
 
+    def _find(self, path: bytes, request: Request) -> File:
+        """The file at `path`, for a request that may be for another one. Raises OSError, also if others only may have it."""
+        if self.protection.crosses(request.path_bytes, path):
+            raise FileNotFoundError(errno.ENOENT, "protected by other users than the path that was asked for")
+        return self._root.find(path)
+
     def _negotiate(self, path: bytes, file: File, request: Request) -> tuple[File, str]:
         """The file and "", or its best accepted precompressed variant and its content coding (RFC 9110 §12.5.3)."""
         suffixes = {CODINGS[suffix]: suffix for suffix, mtime_ns in file.variants.items() if not is_older(mtime_ns, file)}
         for coding in rank_codings(request.fields.get("accept-encoding", ""), suffixes):
             with suppress(OSError):
-                return self._root.find(path + suffixes[coding]), coding
+                return self._find(path + suffixes[coding], request), coding
         return file, ""
 
     def _suffixes(self, path: bytes) -> list[bytes]:
@@ -275,6 +282,8 @@ class Site:
         """The response when a file or directory cannot be opened or read: the configured fallback in place of 404."""
         path, fallback = request.path_bytes, self._config.fallback
         status = ERRNO_STATUS.get(failure.errno or 0, 500)
+        if status == 404 and path == self._health.path:
+            return self._health.respond(request)
         if status == 500:
             log.error("cannot read %r: %s", fsdecode(path), failure.strerror)
         if status == 404 and fallback:

@@ -19,6 +19,7 @@ import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock, Thread, get_native_id
@@ -35,7 +36,7 @@ log = logging.getLogger("rawservers")
 THREADS = 2
 MAX_QUEUED = 16  # verifications that wait for a thread: at the usual cost of 10 about half a second
 MAX_REQUESTS = 256  # that wait in all. They may share a verification, and are then answered in one iteration of the event loop
-NICENESS = 10  # of the threads, so that the event loop comes first where there are few processors
+NICENESS = 5  # of the threads: the event loop comes first, and where processors are scarce they still get a share
 
 MAX_PASSWORD = 72  # bytes: bcrypt ignores what follows, so a longer one would be as good as its beginning
 MAX_VERIFIED = 4096  # users and passwords that are remembered
@@ -104,10 +105,8 @@ class VerifierThreads:
             return found
 
     def _run(self) -> None:
-        try:
+        with suppress(OSError):  # of a sandbox
             os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
-        except OSError as failure:  # by a sandbox
-            log.debug("cannot lower the priority of a thread: %s", failure.strerror)
         while verification := self._begin_next():
             verified = False
             try:

@@ -6,15 +6,18 @@ import atexit
 import math
 import os
 import time
+from collections.abc import Callable
 from functools import cache, partial
 
 from rawservers.core.bind import ServerSocket
+from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import Loop
-from rawservers.core.networks import Networks
+from rawservers.core.networks import NOBODY, Networks
 from rawservers.core.protocol import ServiceSpec
 from rawservers.core.trace import Trace, TracedConnection, TracedServerSocket, TracedTransport
+from rawservers.core.transport import Transport
 from rawservers.logs.sink import duplicate, open_sink
 
 
@@ -54,8 +57,20 @@ def traced_server_socket(*arguments: int, **options: int) -> TracedServerSocket:
 
 
 def traced_listener(
-    server: ServerSocket, service: ServiceSpec, loop: Loop, connections: Connections, proxies: Networks
+    server: ServerSocket,
+    service: ServiceSpec,
+    loop: Loop,
+    connections: Connections,
+    transport: Callable[..., Transport] = Transport,
+    connection: type[Connection] = Connection,
+    proxies: Networks = NOBODY,
 ) -> Listener:
-    """A listener whose connections have a trace."""
-    transport = partial(TracedTransport, trace_log(), service.name)
-    return Listener(server, service, loop, connections, transport, connection=TracedConnection, proxies=proxies)
+    """A listener whose connections have a trace. transport: a plain one, or a TLSTransport with its first argument."""
+    arguments = trace_log(), service.name
+    traced: Callable[..., Transport] = partial(TracedTransport, *arguments)
+    kind: type[Connection] = TracedConnection
+    if isinstance(transport, partial):
+        from rawservers.core.trace_tls import TracedTLSConnection, TracedTLSTransport  # here, since it loads OpenSSL
+
+        traced, kind = partial(TracedTLSTransport, *arguments, *transport.args), TracedTLSConnection
+    return Listener(server, service, loop, connections, traced, connection=kind, proxies=proxies)

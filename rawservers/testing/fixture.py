@@ -57,8 +57,10 @@ class FixtureServer(Generic[E]):
         # Bound to the same port all the time, but not listening: the port stays ours while the server is down.
         self._keeper = self._bind(self._requested)
         self._address = self._keeper.getsockname()[:2]
-        listen = (ListenConfig(self.service_name, str(Endpoint(*self.address))),)
-        config = Config(listen=listen, access_log="off", head_time=0, body_time=0, idle_time=0, telnet_idle_time=0, send_time=0)
+        self._listen = ListenConfig(self.service_name, str(Endpoint(*self.address)))
+        config = Config(
+            listen=(self._listen,), access_log="off", head_time=0, body_time=0, idle_time=0, telnet_idle_time=0, send_time=0
+        )
         self._running = Server(config=config, services={self.service_name: self._begin})
         try:
             self._server.start()
@@ -181,7 +183,7 @@ class FixtureServer(Generic[E]):
 
         def listen(worker: Worker) -> None:
             (server,) = bind(Endpoint(*self.address))
-            worker.listen(server, self.service_name)
+            worker.listen(server, self._listen)
             self._is_listening = True
 
         self._server.call(close)

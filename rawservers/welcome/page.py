@@ -11,7 +11,7 @@ import re
 import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache
 from html import escape
 from urllib.parse import quote
 
@@ -30,37 +30,17 @@ COMMANDS = {  # by service: what comes before the program, the program, and what
     "http": ("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | ", "nc", "shows this page as the bytes that it is."),
     "telnet": ("", "telnet", "and type: each line comes back."),
 }
-HIDDEN = "(not shown: somebody stands between your browser and this server)"
+TLS_COMMAND = "openssl s_client -quiet"
+HIDDEN = "(not shown: the request may have come through a proxy, which may have added to it)"
 
 
 class Page:
-    """The template with its style, script and icon, read at once, and what it is filled with. Raises OSError.
-
-    listeners: those of the server, with their bound addresses.
-    """
+    """The page of a server, as it is made for each visitor. listeners: with their bound addresses. Raises OSError."""
 
     def __init__(self, listeners: Iterable[ListenConfig]) -> None:
         self._listeners = [each for each in listeners if each.service in COMMANDS][:MAX_LISTENERS]
         self.has_telnet = any(each.service == "telnet" for each in self._listeners)
-        self._style, self._script = read_data("welcome/style.css"), read_data("welcome/script.js")
-        parts = {
-            "style": self._style,
-            "script": self._script,
-            "icon": quote(read_data("welcome/favicon.svg").strip(), safe=" =:/'"),
-        }
-        template = filled(read_data("welcome/index.html"), parts)
-        self._template = template if self.has_telnet else re.sub(r"(?s)<section id=echo.*?</section>\n", "", template)
-
-    @cached_property
-    def policy(self) -> str:
-        """The Content-Security-Policy."""
-        from hashlib import sha256  # here, since it loads OpenSSL, and most servers have another page
-
-        hashes = [b64encode(sha256(f"\n{text}".encode()).digest()).decode() for text in (self._style, self._script)]
-        return (
-            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; connect-src 'self'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        ).format(*hashes)
+        self._template = template() if self.has_telnet else re.sub(r"(?s)<section id=echo.*?</section>\n", "", template())
 
     def render(self, head: bytes, visitor: Visitor, table: Table | None) -> bytes:
         """The page for this visitor, whose request has this head. table: None if there is none."""
@@ -71,12 +51,36 @@ class Page:
             "local": end_html("local", own.local),
             "received": escape(own.received),
             "sent": escape(own.sent),
-            "request": HIDDEN if visitor.is_forwarded else request_html(head),
+            "request": request_html(head) if visitor.peer else HIDDEN,
             "commands": "\n".join(f"<li>{each}" for each in commands if each),
             "notes": "\n".join(f"<li>{escape(note)}" for note in own.notes),
         }
         slots |= {name: rows_html(getattr(own, name.replace("-", "_"))) for name in ("listening", "connected", "time-wait")}
         return filled(self._template, slots).encode()
+
+
+@cache
+def read(name: str) -> str:
+    return read_data(f"welcome/{name}")
+
+
+@cache
+def template() -> str:
+    """The page with its style, script and icon. Raises OSError."""
+    icon = quote(read("favicon.svg").strip(), safe=" =:/'")
+    return filled(read("index.html"), {"style": read("style.css"), "script": read("script.js"), "icon": icon})
+
+
+@cache
+def content_security_policy() -> str:
+    """The Content-Security-Policy of the page."""
+    from hashlib import sha256  # here, since it loads OpenSSL, and most servers have another page
+
+    hashes = [b64encode(sha256(f"\n{read(name)}".encode()).digest()).decode() for name in ("style.css", "script.js")]
+    return (
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ).format(*hashes)
 
 
 def filled(template: str, slots: Mapping[str, str]) -> str:
@@ -117,12 +121,18 @@ def command(listener: ListenConfig, visitor: Visitor) -> str:
     """How to talk to this listener, in HTML; "" if the visitor could not, or is not to know its address."""
     before, program, after = COMMANDS[listener.service]
     name, _, port = listener.address.rpartition(":")
+    is_tls = bool(getattr(listener, "tls", ()))
     if listener.address.startswith("unix:"):
-        program, arguments = "nc", f"-U {shlex.quote(listener.address.removeprefix('unix:'))}"
+        path = shlex.quote(listener.address.removeprefix("unix:"))
+        dial = f"{TLS_COMMAND} -unix {path}" if is_tls else f"nc -U {path}"
         is_shown = visitor.sees_all
     else:
         own = visitor.local[0] if visitor.local else ""
         is_shown = visitor.sees_all or (name.strip("[]") == own if name not in EVERYWHERE else not visitor.is_forwarded)
-        name = (visitor.host or own or "127.0.0.1") if name in EVERYWHERE else name
-        arguments = f"{shlex.quote(name.strip('[]'))} {port}"
-    return f"<code>{escape(f'{before}{program} {arguments}')}</code> {after}" if is_shown else ""
+        if name in EVERYWHERE:
+            name = visitor.host or (f"[{own}]" if ":" in own else own) or "127.0.0.1"
+        if is_tls:
+            dial = f"{TLS_COMMAND} -connect {shlex.quote(f'{name}:{port}')}"
+        else:
+            dial = f"{program} {shlex.quote(name.strip('[]'))} {port}"
+    return f"<code>{escape(before + dial)}</code> {after}" if is_shown else ""

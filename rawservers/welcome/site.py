@@ -24,7 +24,7 @@ from rawservers.http.site import Site
 from rawservers.settings import Config
 from rawservers.sockets import Sockets
 from rawservers.telnet.echo import EchoSession
-from rawservers.welcome.page import Page
+from rawservers.welcome.page import Page, content_security_policy
 from rawservers.welcome.table import table_for
 from rawservers.welcome.visitor import visitor_of
 
@@ -67,7 +67,7 @@ class WelcomeSite(Site):
         table = None if future.exception(timeout=0) else table_for(visitor, future.result())
         request.steps = RENDER_STEPS
         if request.path_bytes != SOCKETS:
-            fields = [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", self._page.policy)]
+            fields = [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", content_security_policy())]
             return self._private(request, fields, self._page.render(request.head, visitor, table))
         if table is None:
             return self.page(500, request, message="The table could not be made.")

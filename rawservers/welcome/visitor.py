@@ -18,7 +18,7 @@ from rawservers.core.peer import Address
 from rawservers.http.request import Request
 
 LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]|::1")
-PROXY_FIELDS = re.compile(r"via|(?:.*-)?forwarded(?:-.*)?|(?:.*-)?(?:real|client|connecting)-ip")
+PROXY_FIELDS = re.compile(r"^via$|forward|proxy|-ip$|remote-addr")  # in none of a browser
 
 
 class Visitor(NamedTuple):
@@ -37,7 +37,7 @@ class Visitor(NamedTuple):
 def visitor_of(request: Request) -> Visitor:
     """The visitor who has sent this request."""
     peer, host = request.peer, request.host
-    is_forwarded = peer.host != peer.address[0] or any(map(PROXY_FIELDS.fullmatch, request.fields))
+    is_forwarded = peer.host != peer.address[0] or any(map(PROXY_FIELDS.search, request.fields))
     is_unix, is_near = peer.host.startswith("unix:"), LOOPBACK.fullmatch(peer.host) is not None
     sees_all = is_near and LOOPBACK.fullmatch(host) is not None and request.version == (1, 1) and not is_forwarded
     sees_own = sees_all or not (is_forwarded or is_unix or (is_near and host))

@@ -19,12 +19,12 @@ def take_answer(sock: socket.socket) -> tuple[int, bool, bytes]:
             raise ValueError(f"FIN after {data!r}")
         data += more
     head, _, body = data.partition(b"\r\n\r\n")
-    return int(head.split()[1]), b"\r\nConnection: keep-alive" in head, body
+    return int(head.split()[1]), b"\r\nconnection: keep-alive" in head.lower(), body
 
 
 def length(head: bytes) -> int:
     """What it says of the body behind it."""
-    match = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+    match = re.search(rb"\r\n(?i:content-length): (\d+)\r\n", head)
     return int(match[1]) if match else 0
 
 

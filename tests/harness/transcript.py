@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.harness.waiting import until
 INPUT = re.compile(r"(\$|>>>|>)(?: (.*))?")  # a prompt, and what is typed
 AT_PROMPT = r"(?:(?:\$|>>>|>) )?"
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-ROOT_ONLY = "workers run as root; set --user to drop privileges\n"
+OF_THE_MACHINE = re.compile(r"(?:workers run as root|limits\.connections reduced from \d+ to \d+).*\n")
 VARYING = {
     re.compile(r"\d\d:\d\d:\d\d\.\d{6} +\d+ +\d+\b"): "TIME PROCESS DESCRIPTOR",  # of a line of the trace
     re.compile(r"\d+\.\d{3} s\b"): "TIME s",
@@ -57,7 +58,7 @@ class Shell:
         with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
             while True:
                 self._shown += self._child.read_nonblocking(1 << 16, 0)
-        return ESCAPE.sub("", self._shown).replace("\r", "").replace(ROOT_ONLY, "")
+        return OF_THE_MACHINE.sub("", ESCAPE.sub("", self._shown).replace("\r", ""))
 
     def drop(self) -> None:
         """Drop what it shows, but for the prompt that it stands at."""
@@ -82,6 +83,9 @@ class Shell:
         return found
 
     def close(self) -> None:
+        for pid in list(tree(self._child.pid)):  # a server would take the SIGHUP of a closed terminal for a reload
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._child.close(force=True)
 
 

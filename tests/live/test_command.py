@@ -351,7 +351,7 @@ def test_what_would_be_ignored(arguments: list[str | Path], why: str) -> None:
         (["--http", "::1"], "argument --http: not an address: '::1': add a port: [::1]:8080"),
         (["--telnet", "[::1]"], "argument --telnet: not an address: '[::1]': add a port: [::1]:2323"),
         (["--lising"], "unrecognized arguments: --lising (did you mean --listing or --no-listing?)"),
-        (["--htpp=8080"], "unrecognized arguments: --htpp=8080 (did you mean --http?)"),
+        (["--htpp=8080"], "unrecognized arguments: --htpp=8080 (did you mean --http or --https?)"),
         (["--wrokers", "2"], "unrecognized arguments: --wrokers (did you mean --workers?)"),
         (["-p", "x"], "argument -p/--port: not a port: 'x'"),
         (["-p", "65536"], "argument -p/--port: not a port: 65536 (the highest is 65535)"),

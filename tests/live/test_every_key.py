@@ -23,6 +23,7 @@ import pytest
 
 from rawservers.config.keys import KEYS
 from rawservers.settings import ConfigError
+from tests.harness.auth import basic, write_users
 from tests.harness.configuration import load
 from tests.harness.needs import ROOT, need
 from tests.harness.server import Server, exchange
@@ -111,6 +112,7 @@ SITES = {
     "redirects": ('{ "/old/*" = "/new/*" }', "/old/x", "Location: /new/x\r\n"),
     "error_pages": ('{ 404 = "/oops.html" }', "/nope.txt", "my own page"),
     "fallback": ('"/main.htm"', "/some/where", "the main page"),
+    "auth": ('[{ path = "/shut", users = "users" }]', "/shut", "WWW-Authenticate: Basic realm"),
     "types": ('{ ".odd" = "text/odd" }', "/x.odd", "Content-Type: text/odd; charset=utf-8\r\n"),
 }
 
@@ -122,6 +124,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in FILES.items():
         (place / "www" / name).parent.mkdir(parents=True, exist_ok=True)
         (place / "www" / name).write_text(content)
+    write_users(place / "users", "bob")
     (place / "other").mkdir()
     (place / "other" / "f").write_text("content of the other f\n")
     (place / "www" / "large").write_bytes(bytes(100_000))
@@ -157,6 +160,17 @@ def test_the_keys_of_the_first_site(place: Path) -> None:
             assert key == "root" or expected in ask(server, path, "h", "Accept-Encoding: gzip")
     with started(place, 'http.root = "other"') as server:
         assert SITES["root"][2] in ask(server, "/f")
+
+
+@acts(*(f"http.{table}auth.{key}" for table in ("", "sites.") for key in ("path", "users", "realm")))
+def test_the_keys_of_a_protected_path(place: Path) -> None:
+    paths = '[{ path = "/", users = "users", realm = "my own" }, { path = "/sub", users = "off" }]'
+    site = f'root = "www"\nauth = {paths}\n'
+    with started(place, f'[http]\n{site}[[http.sites]]\nhosts = ["b"]\n{site}') as server:
+        for host in "ab":
+            assert 'WWW-Authenticate: Basic realm="my own", charset="UTF-8"\r\n' in ask(server, "/f", host)
+            assert "content of f\n" in ask(server, "/f", host, f"Authorization: {basic('bob')}")
+            assert "inner" in ask(server, "/sub/inner.txt", host)
 
 
 @acts("http.hosts")
@@ -443,6 +457,18 @@ def test_drain_time(place: Path) -> None:
         assert sock.recv(1)
         server.signal()
         assert server.wait(9) == 0
+
+
+@acts("http.health", "drain_announce")
+def test_health_before_a_stop(place: Path) -> None:
+    with started(place, 'drain_announce = 600\nhttp.health = "/alive"') as server:
+        assert ask(server, "/alive").startswith("HTTP/1.0 200 ")
+        assert ask(server, "/health").startswith("HTTP/1.0 404 ")
+        server.signal()
+        until(lambda: ask(server, "/alive").startswith("HTTP/1.0 503 "), "the stop is announced")
+        assert "content of f" in ask(server, "/f")
+        server.signal()
+        assert server.wait() == 0
 
 
 @acts("reload_drain")

@@ -109,6 +109,39 @@ def test_behind_a_proxy(tmp_path: Path, name: str, host: str, more: str) -> None
         assert b"127.0.0.1" not in seen
 
 
+CONF = """
+[[listen]]
+service = "http"
+address = "127.0.0.1:0"
+proxy_protocol = ["127.0.0.1"]
+[[listen]]
+service = "http"
+address = "[::1]:0"
+[[listen]]
+service = "telnet"
+address = "127.0.0.1:0"
+"""
+
+
+def test_who_comes_with_a_proxy_header(tmp_path: Path) -> None:
+    """That names another host, or this one."""
+    (tmp_path / "conf.toml").write_text(CONF)
+    with Server("-c", tmp_path / "conf.toml") as server, server.connect("telnet") as other:
+        near = ("::1", int(re.findall(r"http://\[::1\]:(\d+)/", server.stderr())[0]))
+        with socket.create_connection(near, DEADLINE) as sock:
+            until(lambda: names(ask(sock, "/sockets", "localhost"), other.getsockname()), "the other is in the table")
+        for header in (b"PROXY TCP4 198.51.100.7 192.0.2.1 40000 80\r\n", b"PROXY TCP6 ::1 ::1 40000 80\r\n"):
+            with server.connect() as sock:
+                sock.sendall(header)
+                seen = answers(sock, "localhost")
+                assert not [each for each in (other, sock) if names(seen, each.getsockname())]
+                assert b"127.0.0.1" not in seen
+                assert b"198.51.100.7" not in seen
+        with server.connect() as sock:
+            sock.sendall(b"PROXY TCP4 127.0.0.1 127.0.0.1 40000 80\r\n")
+            assert names(ask(sock, "/sockets", "localhost"), other.getsockname())
+
+
 # From another machine
 
 

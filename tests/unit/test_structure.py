@@ -20,7 +20,8 @@ PACKAGE = ROOT / "rawservers"
 
 # Which of our own modules a module may import: those in a lower layer, or its own room.
 LAYERS = [
-    {"core", "schema"},
+    {"core"},
+    {"schema"},
     {"settings"},
     {"http", "telnet"},
     {"config", "logs"},
@@ -50,6 +51,7 @@ PURE = {
     "http.request",
     "http.dates",
     "http.forwarded",
+    "http.health",
     "http.target",
     "http.negotiation",
     "http.response",
@@ -83,7 +85,7 @@ IMPURE_MODULES = {"os", "socket", "select", "time", "logging"}
 # Inside a room: a file, or a directory of files, may import those that come after it.
 ORDERS = {
     "http": (
-        "router", "site", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
+        "router", "site", "health", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
         "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
         "auth", "forwarded", "request",
     ),

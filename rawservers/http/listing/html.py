@@ -66,8 +66,8 @@ def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
         runs.append(run)
     style, head, directories_begin, files_begin, table_end, end = template()
     depth = path.count(b"/") - 1
-    home = f' data-home="{"../" * depth}"' if depth > 1 else ""  # one level down, the parent is home
-    parent = f'<a href="../"{home}>Parent folder</a> · ' if depth else ""
+    top = f' data-top="{"../" * depth}"' if depth > 1 else ""  # one level down, the parent is home
+    parent = f'<a href="../"{top}>Parent folder</a> · ' if depth else ""
     counts = parent + summary(total - files, files)
     yield head.format(title=name_html(path), style=style, path=path_html(path), summary=counts).encode()
     if runs:

@@ -1,7 +1,7 @@
-const up = document.querySelector("a[data-home]")
+const up = document.querySelector("a[data-top]")
 if (up) {
-  const home = Object.assign(document.createElement("a"), { href: up.dataset.home, textContent: "Home" })
-  up.before(home, " · ")
+  const link = Object.assign(document.createElement("a"), { href: up.dataset.top, textContent: "Home" })
+  up.before(link, " · ")
 }
 const table = document.querySelector("table"), heads = [...table.tHead.rows[0].cells]
 const order = new Map([...table.querySelectorAll("tbody tr")].map((row, place) => [row, place]))

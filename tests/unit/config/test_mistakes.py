@@ -79,6 +79,33 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("listen = {}", ["1: listen: expected an array of tables, each with a service and an address, not a table"]),
         ("[http]\nsites = {}", ["2: http.sites: expected an array of tables, each with the keys of a site, not a table"]),
         ("listen = [5]", ["1: listen: expected a table with a service and an address, not 5"]),
+        ("http.auth = {}", ["1: http.auth: expected an array of tables, each with a path and users, not a table"]),
+        ("http.auth = ['/']", ['1: http.auth: expected a table with a path and users, not "/"']),
+        ("http.auth = [{}]", ["1: http.auth.path: missing", "1: http.auth.users: missing"]),
+        (
+            "[[http.auth]]\npath = '/'\nusrs = 'u'",
+            ["1: http.auth.users: missing", "3: http.auth.usrs: unknown key (did you mean http.auth.users?)"],
+        ),
+        (
+            "[[http.auth]]\npath = '/x/../y'\nusers = ''\nrealm = 'é'",
+            [
+                "2: http.auth.path: expected a decoded path that begins with a slash, without empty segments and dot segments, "
+                'not "/x/../y"',
+                '3: http.auth.users: expected the path of a file made by htpasswd -B, or "off", not ""',
+                '4: http.auth.realm: expected a string of printable ASCII, not "é"',
+            ],
+        ),
+        (
+            "[[http.auth]]\npath = '/x'\nusers = 'u'\n[[http.auth]]\npath = '/x/'\nusers = 'off'",
+            ['5: http.auth.path: duplicate path "/x/"'],
+        ),
+        (
+            "[[http.sites]]\nhosts = ['a']\nauth = [{ path = '/', users = 5, realms = '' }]",
+            [
+                '3: http.sites.auth.users: expected the path of a file made by htpasswd -B, or "off", not 5',
+                "3: http.sites.auth.realms: unknown key (did you mean http.sites.auth.realm?)",
+            ],
+        ),
         # Values
         ('\n\nworkers = "two"', ['3: workers: expected an integer from 0 to 1024, or "auto", not "two"']),
         ("workers = true", ['1: workers: expected an integer from 0 to 1024, or "auto", not true']),

@@ -17,7 +17,7 @@ from rawservers.config.keys import KEYS, TABLES
 from rawservers.config.toml import has_listeners
 from rawservers.daemon.startup import validate
 from rawservers.services import SERVICES, default_addresses
-from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
+from rawservers.settings import WELCOME, AuthConfig, Config, ConfigError, ListenConfig, SiteConfig
 from tests.harness.configuration import EXAMPLE, WRONG, load, loaded, mistakes
 
 # What a file can say
@@ -296,3 +296,11 @@ def test_the_checks_leave_nothing_open(path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     mistakes(path, "[http]\nroot = '/nope'\n[[http.sites]]\nroot = '/'\n")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_protected_paths(path: Path) -> None:
+    text = "[[http.auth]]\npath = '/a b'\nusers = 'users'\n[[http.auth]]\npath = '/'\nusers = 'off'\nrealm = 'R'\n"
+    further = "[[http.sites]]\nhosts = ['a']\nauth = [{ path = '/', users = '/etc/users' }]\n"
+    first, second = loaded(path, text + further).sites
+    assert first.auth == (AuthConfig("/a b", str(path.parent / "users"), "Restricted"), AuthConfig("/", None, "R"))
+    assert second.auth == (AuthConfig("/", "/etc/users"),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from base64 import b64encode
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rawservers.core.peer import Clock
 from rawservers.core.protocol import Closing
 from rawservers.http import normalized
 from rawservers.http import site as site_module
-from rawservers.http.auth import Protection
+from rawservers.http.auth import Protection, parse_credentials
 from rawservers.http.request import Request
 from rawservers.http.response import Response, UserRecord
 from rawservers.settings import AuthConfig, SiteConfig
@@ -124,7 +125,14 @@ def test_a_file_that_was_read_for_others(clock: Clock, root: Path, users: str) -
     client.send(request("/index.html", f"Authorization: {ADA}"), request("/"))
     right, listing = client.replies()
     assert (right.status, right.body) == (200, b"home")
-    assert b"home" not in listing.body
+    assert (listing.status, b"main.htm" in listing.body, listing.body == right.body) == (200, True, False)
+
+
+def test_a_variant_that_is_protected_by_itself(clock: Clock, root: Path, users: str) -> None:
+    (root / "index.html.gz").write_bytes(b"secret")
+    site = SiteConfig(str(root), auth=(AuthConfig("/index.html.gz", users),))
+    for fields in ({}, {"Authorization": ADA}):
+        assert get(clock, site, Accept_Encoding="gzip", **fields).body == b"home"
 
 
 def test_a_listing_needs_a_user(clock: Clock, root: Path, users: str) -> None:
@@ -135,6 +143,22 @@ def test_a_listing_needs_a_user(clock: Clock, root: Path, users: str) -> None:
     other.send(request("/sub/"))
     assert [reply.status for reply in waiting.replies() + other.replies()] == [200, 401]
     assert headers(waiting.replies()[0])["Cache-Control"] == "private"
+
+
+# Credentials
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"bob:hunter2", (b"bob", b"hunter2")), (b"bob:", (b"bob", b"")), (b"a b:c:d", (b"a b", b"c:d")),
+        (":é:é".encode()[1:], ("é".encode(), "é".encode())), (b"bob", None), (b":hunter2", None), (b":", None), (b"", None),
+        (b"bob:\0", None), (b"bob\0:", None), (b"bob:x\n", None), (b"b\x7f:x", None), (b"bob:\xe9", None), (b"\xe9:x", None),
+    ],
+)  # fmt: skip
+def test_what_is_no_user_and_password(sent: bytes, expected: tuple[bytes, bytes] | None) -> None:
+    value = f"Basic {b64encode(sent).decode()}"
+    assert parse_credentials(Request(b"", "", "GET", "/", (1, 1), {"authorization": value})) == expected
 
 
 # Header fields

@@ -10,8 +10,10 @@ import pytest
 
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Closing, Deadline, ResponseEnd
-from rawservers.http.response import AccessRecord
+from rawservers.http.request import Request
+from rawservers.http.response import AccessRecord, Response
 from rawservers.http.router import Router
+from rawservers.settings import SiteConfig
 from tests.harness import wire
 from tests.harness.http import CASES, Client, Reply, bytes_of, echo, router, vector_site
 
@@ -83,6 +85,25 @@ def test_the_records_head_is_what_is_sent_before_the_body(site: Router, clock: C
         clock.now += 1
         client.send(request)
     assert sum(record.head_size + record.body_size for record in client.records) == len(client.said)
+
+
+def test_a_tls_handshake_is_answered_and_logged_as_such(site: Router, clock: Clock) -> None:
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    for packets in wire.cuts(hello):
+        client = Client(site, clock).send(*packets)
+        (reply,), (record,) = client.replies(), client.records
+        assert (reply.status, record.status, record.line) == (400, 400, "(TLS handshake)")
+        assert b"does not use TLS. Use http://" in reply.body
+
+
+@pytest.mark.parametrize(("is_secure", "scheme"), [(False, "http"), (True, "https")])
+def test_a_request_knows_whether_it_came_over_tls(clock: Clock, is_secure: bool, scheme: str) -> None:
+    seen: list[Request] = []
+    handlers = (("/", lambda request: seen.append(request) or Response(204)),)
+    client = Client(router(clock, SiteConfig(), handlers=handlers), clock)
+    client.conversation._peer.secure = is_secure
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert [(request.is_secure, request.scheme) for request in seen] == [(is_secure, scheme)]
 
 
 def test_the_last_of_so_many_requests_says_close(site: Router, clock: Clock) -> None:

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rawservers.core.peer import Clock, Peer
-from rawservers.http.response import AccessRecord
+from rawservers.http.response import AccessRecord, UserRecord
 from rawservers.logs.access import AccessLog, open_target, rotated
 from rawservers.logs.sink import BLOCK, QueueSink
 from tests.harness.logs import connection, drain, fill, pipe, terminal
@@ -39,6 +39,65 @@ texts = st.one_of(
     st.binary(max_size=6000),
     st.builds(lambda unit, count: unit * count, st.binary(min_size=1, max_size=5), st.integers(1, 5000)),
 ).map(lambda data: data[:20_000].decode("latin-1"))
+
+
+@pytest.mark.parametrize("style", ["combined", "json"])
+@given(user=texts.filter(bool), host=st.binary(max_size=108).map(lambda data: "unix:" + os.fsdecode(data)))
+@example(user="\xff" * 9000, host="unix:" + "\xff" * 108)
+@example(user='"' * 9000, host="unix:" + '"' * 108)
+@example(user=" x ", host="unix: - - ")
+def test_the_line_of_a_user(style: str, user: str, host: str) -> None:
+    reader, writer = pipe()
+    log = AccessLog(writer, style, Clock(time=1e9))
+    long = "\xff" * 9000
+    log.add(Peer((host, 0), Clock()), UserRecord(long, 200, 100, 12, long, long, user=user), 1 << 63, 1e9)
+    log.close()
+    said = drain(reader)
+    os.close(reader)
+    assert re.fullmatch(rb"[ -~]+\n", said)
+    assert len(said) <= BLOCK
+    if style == "json":
+        told = json.loads(said)
+        assert told["user"] == user if len(user) < 10 else user.startswith(told["user"]) and told["user"]
+        assert told["peer"] == os.fsencode(host).decode("latin-1")[: len(told["peer"])]
+    else:
+        match = re.fullmatch(r'(.+?) - ([!-~]+) \[[^]]+\] ".*"', said.decode().rpartition(" ")[0])
+        assert match
+        plain = re.sub(r"\\x(..)", lambda each: chr(int(each[1], 16)), match[2])
+        assert plain == user if len(user) < 10 else user.startswith(plain)
+
+
+def test_lines_with_and_without_a_user() -> None:
+    """Of one wake, of several hosts, some of them equal."""
+    reader, writer = pipe()
+    log = AccessLog(writer, "combined", Clock(time=1e9))
+    other = Peer(("192.0.2.2", 1), Clock())
+    plain, of_user = record(), UserRecord("GET /f HTTP/1.0", 200, 100, 12, user="ada")
+    for peers, each in (
+        ((PEER, PEER), plain),
+        ((other,), of_user),
+        ((other,), plain),
+        ((PEER, PEER), of_user),
+        ((PEER,), plain),
+    ):
+        for peer in peers:
+            log.add(peer, each, 112, 0.0)
+    log.add(PEER, None, 112, 0.0)
+    log.flush()
+    log.close()
+    lines = drain(reader).decode().splitlines()
+    os.close(reader)
+    assert [line.split()[:3] for line in lines] == [
+        ["192.0.2.1", "-", "-"], ["192.0.2.1", "-", "-"], ["192.0.2.2", "-", "ada"], ["192.0.2.2", "-", "-"],
+        ["192.0.2.1", "-", "ada"], ["192.0.2.1", "-", "ada"], ["192.0.2.1", "-", "-"],
+    ]  # fmt: skip
+    assert all(line.endswith('"GET /f HTTP/1.0" 200 12 "-" "-" 0.000') for line in lines)
+
+
+def test_no_line_of_a_user_where_there_is_no_log() -> None:
+    log = AccessLog(-1, "combined", Clock(time=1e9))
+    log.add(PEER, UserRecord("GET /f HTTP/1.0", 200, 100, 12, user="ada"), 112, 0.0)
+    assert log._lines == []
 
 
 @pytest.mark.parametrize("style", ["combined", "json"])

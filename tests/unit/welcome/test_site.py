@@ -9,6 +9,8 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import Future
 from hashlib import sha256
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -23,7 +25,10 @@ from rawservers.http.router import Router
 from rawservers.settings import Config, ListenConfig, SiteConfig
 from rawservers.sockets import ConnectedSocket, ListeningSocket, Sockets, TimeWaitSocket
 from rawservers.telnet.echo import EchoSession
+from rawservers.welcome import page
+from rawservers.welcome.page import command
 from rawservers.welcome.site import MAX_INPUT, WelcomeSite
+from rawservers.welcome.visitor import Visitor
 
 HTTP, TELNET = ListenConfig("http", "127.0.0.1:8080"), ListenConfig("telnet", "127.0.0.1:2323")
 SOCKETS = Sockets(
@@ -131,6 +136,17 @@ def test_it_is_one_small_document() -> None:
     assert not re.search(r"\b(?:on[a-z]+|style)=", markup)  # the policy would not allow it
 
 
+def test_its_files_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be in an archive that is replaced under the server, whose workers are forked again."""
+    before = Site().get()[2]
+
+    def read_data(name: str) -> str:
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(page, "read_data", read_data)
+    assert Site().get()[2] == before
+
+
 def test_the_table_for_the_script() -> None:
     status, fields, body = Site().get("/sockets")
     assert (status, fields["Content-Type"], fields["Cache-Control"]) == (200, "application/json", "no-store")
@@ -194,6 +210,17 @@ def test_commands_of_a_visitor_from_elsewhere() -> None:
     assert "python3 -m rawservers DIR" in text
 
 
+def test_commands_of_listeners_with_tls() -> None:
+    listeners = [SimpleNamespace(service="http", address="[::1]:8443", tls=("certificate",)),
+                 SimpleNamespace(service="telnet", address="127.0.0.1:992", tls=("certificate",)),
+                 SimpleNamespace(service="telnet", address="unix:/run/a b", tls=("certificate",))]  # fmt: skip
+    visitor = Visitor(("127.0.0.1", 1), ("127.0.0.1", 8080), "localhost", False, True)
+    http, telnet, unix = [command(cast("ListenConfig", each), visitor) for each in listeners]
+    assert "| openssl s_client -quiet -connect &#x27;[::1]:8443&#x27;</code>" in http
+    assert "<code>openssl s_client -quiet -connect 127.0.0.1:992</code> and type" in telnet
+    assert "<code>openssl s_client -quiet -unix &#x27;/run/a b&#x27;</code>" in unix
+
+
 def test_the_bytes_of_the_request() -> None:
     more = '\nX: <script>alert(1)</script> <!-- style --> & "q" \xe9\\'
     more += "\nCookie: session=s3cret\nX-Api-Key:   s3cret\nAuthorization: Basic s3cret"
@@ -218,10 +245,12 @@ def test_a_long_request_is_cut() -> None:
     assert re.search(r"\nand 1[0-9],[0-9]{3} bytes more</pre>", text)
 
 
-def test_a_proxys_bytes_are_not_shown() -> None:
-    text = Site().get(more="\nX-Forwarded-For: 203.0.113.9\nX-Internal: inner")[2].decode()
+@pytest.mark.parametrize(("host", "more"), [("localhost", "\nX-Forwarded-For: 203.0.113.9"), ("www.example", "")])
+def test_bytes_that_may_be_a_proxys_are_not_shown(host: str, more: str) -> None:
+    text = Site().get(host=host, more=f"{more}\nX-Internal: inner")[2].decode()
     assert "203.0.113.9" not in text
     assert "inner" not in text
+    assert "may have come through a proxy" in text
 
 
 def test_without_a_table() -> None:

@@ -67,7 +67,8 @@ def test_by_the_address_and_the_host(accepted: str, host: str, expected: tuple[b
     "field",
     ["Forwarded: for=192.0.2.1", "forwarded:", "X-Forwarded-For: 127.0.0.1", "x-forwarded-host: h", "X-Forwarded-Proto: https",
      "Via: 1.1 proxy", "X-Real-IP: 192.0.2.1", "True-Client-IP: 192.0.2.1", "CF-Connecting-IP: 192.0.2.1",
-     "X-Original-Forwarded-For: 192.0.2.1", "X-Cluster-Client-IP: 192.0.2.1"],
+     "X-Original-Forwarded-For: 192.0.2.1", "X-Cluster-Client-IP: 192.0.2.1", "X-Remote-Addr: 192.0.2.1", "X-ProxyUser-Ip: h",
+     "Proxy-Connection: keep-alive", "X-Forward-For: h", "X-Remote-IP: h", "X-Appengine-User-IP: 192.0.2.1"],
 )  # fmt: skip
 @pytest.mark.parametrize("accepted", ["127.0.0.1", "192.0.2.7"])
 def test_what_a_proxy_adds_takes_all_away(field: str, accepted: str) -> None:
@@ -107,6 +108,16 @@ def test_a_simple_request() -> None:
     request = parse(b"GET /\r\n")
     request.peer = FakePeer(("127.0.0.1", 50000), Clock())
     assert sight(visitor_of(request)) == OWN
+
+
+def test_a_browser_adds_none_of_these() -> None:
+    names = (
+        "Connection sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform Upgrade-Insecure-Requests User-Agent Accept Sec-Fetch-Site"
+        " Sec-Fetch-Mode Sec-Fetch-User Sec-Fetch-Dest Accept-Encoding Accept-Language DNT Sec-GPC Priority Pragma"
+        " Cache-Control Cookie Referer TE Save-Data Device-Memory Downlink ECT RTT If-None-Match Range Origin"
+    )
+    fields = "".join(f"{name}: x\r\n" for name in names.split())
+    assert sight(visit(f"GET / HTTP/1.1\r\nHost: localhost\r\n{fields}")) == ALL
 
 
 def test_both_ends() -> None:

@@ -45,7 +45,7 @@ TAGS = {
     "thead", "time", "title", "tr",
 }  # fmt: skip
 ATTRIBUTES = {
-    "aria-sort", "charset", "class", "content", "data-home", "datetime", "href", "lang", "name", "title", "value",
+    "aria-sort", "charset", "class", "content", "data-top", "datetime", "href", "lang", "name", "title", "value",
 }  # fmt: skip
 VOID = {"meta"}
 CLOSED_BY_OTHERS = {"tbody", "td", "th", "thead", "tr"}
@@ -224,9 +224,9 @@ def test_the_page_tells_where_it_is() -> None:
 
 def test_home_is_for_the_script_alone() -> None:
     """Which makes a link of it, below a folder that is home itself."""
-    assert b'<a href="../" data-home="../../../">Parent folder</a>' in as_html(b"/a/b/c/", [])
-    assert b"data-home" not in as_html(b"/a/", [])
-    assert b"data-home" not in as_html(b"/", [])
+    assert b'<a href="../" data-top="../../../">Parent folder</a>' in as_html(b"/a/b/c/", [])
+    assert b"data-top" not in as_html(b"/a/", [])
+    assert b"data-top" not in as_html(b"/", [])
 
 
 def test_the_root_has_no_parent() -> None:
