@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import command
+from tests.harness.auth import write_users
 from tests.harness.documents import DOCUMENTS, Block, read_blocks
 from tests.harness.needs import ROOT, need
+from tests.harness.tls import issue
 from tests.harness.transcript import Transcript
 
 BLOCKS = [block for name in DOCUMENTS for block in read_blocks(name, (ROOT / name).read_text())]
@@ -45,11 +47,16 @@ rawservers.serve = serve
 
 
 def with_paths(text: str, folder: Path) -> str:
-    """`text` with its paths below /srv and /var in `folder`, where they are directories, or are in one."""
-    for path in re.findall(r'"/((?:srv|var)/[^"]+)"', text):
+    """`text` with its paths below /etc, /run, /srv and /var in `folder`, where there is something of their kind."""
+    for path in re.findall(r'"/((?:etc|run|srv|var)/[^"]+)"', text):
         place = folder / path
-        (place.parent if place.suffix else place).mkdir(parents=True, exist_ok=True)
-    return re.sub(r'"/(?=(?:srv|var)/)', f'"{folder}/', text)
+        (place.parent if place.suffix or place.name == "users" else place).mkdir(parents=True, exist_ok=True)
+        if place.name == "users":
+            write_users(place, "ada")
+        elif place.suffix == ".pem":
+            issued = issue(place.parent, name=place.stem)
+            place.write_text(issued.certificate.read_text() + issued.key.read_text())  # for a document that names no key
+    return re.sub(r'"/(?=(?:etc|run|srv|var)/)', f'"{folder}/', text)
 
 
 def free_port(seed: random.Random) -> int:
