@@ -316,6 +316,8 @@ class Supervisor:
         The status says what is served where, and by how many workers.
         """
         generation, current = self._state.current, self._current()
+        if self._notifier.unsent:
+            lines += ("READY=1",)
         if generation and current:
             addresses = ", ".join(f"{listen.name} on {server.address}" for server, listen in current.servers.items())
             ready = self._state.ready(generation)

@@ -39,11 +39,13 @@ def listen_fds(services: Collection[str]) -> dict[str, list[int]]:
 
 
 class Notifier:
-    """Notifications to the service manager. watchdog_time: WatchdogSec= in seconds, 0.0 if the watchdog is off."""
+    """Notifications to the service manager. watchdog_time: WatchdogSec= in seconds, 0.0 if the watchdog is off; unsent: the
+    last message had READY=1, and could not be sent: without it, a start or a reload never ends for the service manager."""
 
     def __init__(self) -> None:
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
         self._has_warned = False  # that the service manager cannot be notified
+        self.unsent = False
         microseconds, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         enabled = pid in {"", str(os.getpid())} and microseconds.isdecimal()
         self.watchdog_time = int(microseconds) / 1e6 if enabled else 0.0
@@ -52,6 +54,7 @@ class Notifier:
         """Send NAME=VALUE lines, such as READY=1 or STATUS=text. A failure is logged once, until a send succeeds again."""
         if not self._address:
             return
+        self.unsent = "READY=1" in lines
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -64,4 +67,4 @@ class Notifier:
                 log.warning("cannot notify the service manager at %s: %s", self._address, error.strerror)
             self._has_warned = True
         else:
-            self._has_warned = False
+            self._has_warned = self.unsent = False

@@ -11,7 +11,6 @@ Telnet sessions until they end, within `reload_drain`.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import gc
 import itertools
@@ -32,7 +31,7 @@ from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
-from rawservers.core.loop import Callback, EventHandler, Loop
+from rawservers.core.loop import TICK, Callback, EventHandler, Loop
 from rawservers.core.networks import Networks
 from rawservers.core.protocol import Deadline
 from rawservers.core.wakes import BOUNDS
@@ -251,8 +250,13 @@ class Worker(EventHandler):
         self._reply(RETIRED)
 
     def _reply(self, reply: bytes) -> None:
-        with contextlib.suppress(OSError):  # it has exited, which the next read reports
+        """Send a reply without waiting; if it cannot be sent, try again: a reload waits for it."""
+        try:
             self._supervisor.send(reply, socket.MSG_DONTWAIT)
+        except ConnectionError:  # the supervisor has exited, which the next read reports
+            pass
+        except OSError:
+            self.loop.call_at(self.loop.clock.now + TICK, self.loop, lambda: self._reply(reply))
 
     def _drain(self, limit: float) -> None:
         """Exit with the last connection, or after `limit` seconds (0: no limit)."""

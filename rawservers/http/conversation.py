@@ -160,7 +160,7 @@ class Conversation(Protocol):
         if self._future is not None and self._future.done():
             return self.resume()
         self.closing = LINGER
-        failure = TOO_LATE if self._future else HTTPError(408, "The request did not arrive in time.")
+        failure = TOO_LATE if self._future is not None else HTTPError(408, "The request did not arrive in time.")
         return self._serialize(self._error_response(failure, b"")) if self._buffer or self._request else ()
 
     def drain(self) -> Sequence[Chunk]:

@@ -176,6 +176,20 @@ def test_in_the_supervisor_during_a_reload(conf: Path, tmp_path: Path, call: str
         until(lambda: len(server.descriptors()) <= before, "nor has a worker")
 
 
+def test_a_reply_that_cannot_be_sent_is_sent_again(conf: Path, tmp_path: Path) -> None:
+    """And the reload does not wait for it until its time is up, in half a minute."""
+    with supervise("-c", conf, workers=1) as server:
+        assert get(server) == CONTENT
+        (worker,) = server.workers()
+        with server.connect("telnet") as session:  # which keeps the old worker
+            session.sendall(LINE)
+            session.recv(100)
+            with injected(worker, "sendto", "ENOBUFS", "1", tmp_path / "notes"):
+                control.reload(server.process.pid, timeout=20)
+        replaced(server, worker, workers=1)
+        assert server.complaints() == ["reloading"]
+
+
 DYING = cases(
     Fault("socketpair", "EMFILE", "worker .*|cannot start a worker: .*", when="1..2"),
     Fault("/^(clone|fork|vfork)", "EAGAIN ENOMEM", "worker .*|cannot start a worker: .*", when="1..2", quick=False),

@@ -76,5 +76,7 @@ def test_a_service_manager_that_begins_anew_is_told_again(conf: Path, tmp_path: 
         control.reload(server.process.pid)
         until(lambda: "cannot notify the service manager" in server.stderr(), "it is missed")
         (tmp_path / "away").rename(path)
+        manager.hear_of("READY")  # or it would wait for the end of the reload for ever
         control.reload(server.process.pid)
+        manager.hear_of("RELOADING")
         manager.hear_of("READY")
