@@ -32,8 +32,8 @@ class LineClient(Protocol):
     """
 
     __slots__ = (
-        "_data_mark", "_options", "_output", "_pushed_size", "_sends_binary", "closing", "echoing", "editor", "hidden", "nvt", "peer", "prompt",
-        "pushed", "steps",
+        "_data_mark", "_options", "_output", "_pushed_size", "_sends_binary", "closing", "echoing", "editor", "hidden", "nvt",
+        "peer", "prompt", "pushed", "steps",
     )  # fmt: skip
 
     def __init__(self, peer: Peer) -> None:
@@ -56,7 +56,7 @@ class LineClient(Protocol):
         self.write(encode(text, self._sends_binary) + b"\r\n")
 
     def push_line(self, text: bytes) -> bool:
-        """Send `text` and a line end soon, above the prompt and the line being typed. To be called from any thread, at any time.
+        """Send `text` and a line end soon, above the prompt and the line being typed. Any thread may call it, at any time.
 
         Returns whether it will be sent: not once the session has ended, nor while MAX_PUSHED bytes of earlier lines wait,
         because the client does not read.
