@@ -124,7 +124,8 @@ def load_contexts(config: Config, table: Mapping[str, Service] = SERVICES) -> TL
     contexts: TLSContexts = {}
     for listen in resolve_listeners(config):
         if listen.tls and (listen.service, listen.tls) not in contexts:
-            from rawservers.core.certificates import Certificate, is_exposed, load_context  # here, since it loads OpenSSL
+            import rawservers.core.tls  # noqa: F401  # here, since it loads OpenSSL, and before privileges are dropped
+            from rawservers.core.certificates import Certificate, is_exposed, load_context
 
             certificates = [Certificate(each.certificate, each.key, each.hosts) for each in listen.tls]
             with errors_as(CannotStart, f"cannot serve {listen.name} on {listen.address}: "):
