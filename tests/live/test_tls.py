@@ -151,6 +151,7 @@ def test_telnetlib3(server: Server) -> None:
         writer.write("hello\r\n")
         line = await asyncio.wait_for(reader.readline(), DEADLINE)
         writer.close()
+        await writer.wait_closed()
         return str(line)
 
     assert asyncio.run(talk()).strip() == "hello"
