@@ -150,8 +150,7 @@ def test_telnetlib3(server: Server) -> None:
         reader, writer = await telnetlib3.open_connection(host, port, ssl=context, encoding="utf8", connect_minwait=0)
         writer.write("hello\r\n")
         line = await asyncio.wait_for(reader.readline(), DEADLINE)
-        writer.close()
-        await writer.wait_closed()
+        writer.transport.abort()  # close() waits for the server's close_notify, longer than this loop runs
         return str(line)
 
     assert asyncio.run(talk()).strip() == "hello"
