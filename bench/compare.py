@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,16 +111,21 @@ def http_client(server: Running, work: Work, base: Path) -> Callable[[int], Load
     headers = list(work.headers)
     if work.validators:
         headers += load.validators(port, work.path)
-    status, _, size = load.ask(port, work.path, headers)
+    context = ssl.create_default_context(cafile=base / "certificate") if work.tls else None
+    status, _, size = load.ask(port, work.path, headers, context)
     expected = 0 if work.status == 304 else (base / "www" / work.path[1:]).stat().st_size
     if (status, size) != (work.status, expected):
         raise Failed(f"it answers {status} with {size} bytes")
     script = PEERS / work.script if work.script else ""
 
     def drive(seconds: int) -> Load:
+        if work.resumed:
+            return load.resume(port, work.path, seconds)
         argument = base / "sequence" if work.script == "sequence.lua" else next(_numbers)
         arguments = [argument] if work.script else []
-        return load.wrk(f"http://{server.address}{work.path}", seconds, work.connections, headers, script, arguments)
+        return load.wrk(
+            f"http{'s' * work.tls}://{server.address}{work.path}", seconds, work.connections, headers, script, arguments
+        )
 
     return drive
 
@@ -129,7 +136,16 @@ def echo_client(server: Running, work: Work, base: Path) -> Callable[[int], Load
 
 
 def prepare(base: Path) -> None:
-    """Make what the clients need."""
+    """Make what the clients need, and a certificate."""
+    make_certificate(base)
     (base / "sequence").write_text("\n".join(choose()) + "\n")
     with contextlib.suppress(RuntimeError):  # without gcc the rows of the echo say so
         compile_c(PEERS / "echo_load.c", base / "echo_load")
+
+
+def make_certificate(base: Path) -> None:
+    """A certificate of no authority, with a key on P-256, for 127.0.0.1."""
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=bench -days 30 -addext"
+    command = [*request.split(), "subjectAltName=IP:127.0.0.1", "-keyout", base / "key", "-out", base / "certificate"]
+    subprocess.run(command, check=True, capture_output=True)
+    (base / "key").chmod(0o600)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import honest, hostile
-from bench.compare import noting
+from bench.compare import make_certificate, noting
 from bench.honest import PATIENCE, Record, percentile
 from bench.hostile import ALL_CLIENTS, CLIENTS, LARGE, LISTED, Done, Kind
 from bench.install import ROOT, forget_python_settings, interpreter
@@ -238,6 +238,7 @@ def fill(www: Path) -> None:
     for name, content in files.items():
         (www / name).write_bytes(content)
         os.utime(www / name, (OLD, OLD))
+    make_certificate(www.parent)
 
 
 # One attack
@@ -262,19 +263,21 @@ def stand(name: str, server: str, base: Path, processor: int, clients: int | Non
     options: list[object] = []
     if name == MULTITUDE:
         config, options = hostile.MULTITUDE_CONFIG, ["--workers", 2]
-    telnet = free_port()
-    peer = HTTP[server] if server != OURS else Peer(lambda place: [*ours(place, telnet, config), *options])
+    telnet, https = free_port(), free_port()
+    peer = HTTP[server] if server != OURS else Peer(lambda place: [*ours(place, telnet, config, https), *options])
     with noting(found), running(server, held(peer, processor), base) as process:
-        ports = {"http": process.place.port} | ({"telnet": telnet} if server == OURS else {})
+        ports = {"http": process.place.port} | ({"telnet": telnet, "https": https} if server == OURS else {})
         measure(found, process, ports, crowd_of(name, clients), seconds)
         found.strange = strange((process.place.own / "output").read_text(errors="replace")) if server == OURS else []
     return found
 
 
-def ours(place: Place, telnet: int, config: str) -> list[object]:
+def ours(place: Place, telnet: int, config: str, https: int = 0) -> list[object]:
     path = place.own / "rawservers.toml"
     path.write_text(f'[[listen]]\nservice = "status"\naddress = "unix:{place.own}/status"\n\n{config}')
     services = ["--listing", "--http", place.port, "--telnet", telnet]
+    if https:
+        services += ["--https", https, "--certificate", place.certificate, "--key", place.key]
     return [interpreter(), "-m", "rawservers", place.www, *services, "--access-log", place.own / "access", "-c", path]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import math
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,6 +97,19 @@ class Kept(Client):
         get(sock, GET + b"Connection: keep-alive\r\n\r\n")
 
 
+class Secure(Fresh):
+    """With TLS, and a full handshake each time."""
+
+    service = "https"
+
+    def connect(self, deadline: float) -> socket.socket:
+        if self._sock is None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            self._sock = context.wrap_socket(super().connect(deadline))
+        return self._sock
+
+
 class Lines(Client):
     service = "telnet"
 
@@ -112,7 +126,7 @@ class Lines(Client):
             raise Failed("wrong")
 
 
-CLIENTS: dict[str, type[Client]] = {"fresh GET": Fresh, "kept GET": Kept, "Telnet line": Lines}
+CLIENTS: dict[str, type[Client]] = {"fresh GET": Fresh, "kept GET": Kept, "TLS GET": Secure, "Telnet line": Lines}
 
 
 def get(sock: socket.socket, said: bytes) -> None:

@@ -6,11 +6,13 @@ cost less than the server, or it is itself what is measured. All are bounded in 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from typing import NamedTuple
 
 CLIENTS = 40  # of each kind, unless it says itself how many
 CROWD = 1000  # of the kinds that attack by their number
+HANDSHAKES, SLOW_HANDSHAKES = 2000, 200  # clients that never finish one; that take a byte a second for it
 ALL_CLIENTS = 100  # when every kind attacks at once
 PIECE = 1 << 16  # bytes said at once, at the least, by those who say the same again and again
 ROOM = 1 << 20  # bytes heard at once
@@ -160,6 +163,32 @@ def half(number: int) -> Iterator[bytes]:
         yield b"GET /f.txt HTTP/1.1\r\nHo"
 
 
+def client_hello() -> bytes:
+    """What a client with TLS says first."""
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+HELLO = client_hello()
+
+
+def hello(number: int) -> Iterator[bytes]:
+    """All of it, or half of it, in turn."""
+    yield HELLO if number % 2 else HELLO[: len(HELLO) // 2]
+
+
+def whole_hello(_: int) -> Iterator[bytes]:
+    yield HELLO
+
+
+def garbage(number: int) -> Iterator[bytes]:
+    """A record of a handshake with junk in it; every tenth behind a good one."""
+    junk = b"\x16\x03\x01\x10\x00" + os.urandom(4096)
+    yield junk if number % 10 else HELLO + junk
+
+
 def silence(_: int) -> Iterator[bytes]:
     return iter(())
 
@@ -193,6 +222,10 @@ def kinds() -> dict[str, Kind]:
         "long-heads": Kind("http", long_heads),
         "slow-bodies": Kind("http", lambda _: iter((request("POST", "/f.txt", "Content-Length: 1000000"), b"x" * 1000)), CROWD),
         "idle": Kind("http", once(request("GET", "/f.txt")), CROWD, "[limits]\nconnections = 3000\n"),
+        "tls-half": Kind("https", hello, HANDSHAKES),
+        "tls-trickle": Kind("https", whole_hello, SLOW_HANDSHAKES, slow=True),
+        "tls-garbage": Kind("https", garbage, SLOW_HANDSHAKES),
+        "tls-storm": Kind("https", whole_hello, leaves=True),
         "connect-storm": Kind("http", half, leaves=True),
     }
 

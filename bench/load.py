@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import resource
 import socket
+import ssl
 import subprocess
 from collections.abc import Sequence
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import NamedTuple
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -68,6 +69,16 @@ def read_wrk(said: str) -> Load:
     return Load({"requests/s": float(requests[1]), "bytes/s": float(transfer[1]) * UNITS[transfer[2]]}, int(count[1]), failed)
 
 
+def resume(port: int, path: str, seconds: int) -> Load:
+    """Ask for `path` on connections that resume one TLS session."""
+    command = ["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-reuse", "-www", path, "-time", seconds]
+    said, busy = run(command, 2 * seconds)
+    match = re.search(r"\n(\d+) connections in (\d+) real seconds", said.partition("starting")[2])
+    if match is None or "*" in said.partition("starting")[2].partition("\n\n")[0].lstrip("r"):
+        raise Failed(f"s_time said: {said.strip()[-200:]}")
+    return Load({"requests/s": int(match[1]) / seconds, "bytes/s": 0.0}, int(match[1]), 0, busy)
+
+
 def lines(program: object, port: int, seconds: int, connections: int, in_flight: int) -> Load:
     """Send lines to an echo, as many under way as is said, with the compiled echo_load.c."""
     said, busy = run([program, port, connections, in_flight, seconds], seconds)
@@ -86,9 +97,13 @@ def read_lines(said: str) -> Load:
 # Single exchanges
 
 
-def ask(port: int, path: str, headers: Sequence[str] = ()) -> tuple[int, dict[str, str], int]:
-    """The status, the fields and the length of the body of one answer."""
+def ask(
+    port: int, path: str, headers: Sequence[str] = (), context: ssl.SSLContext | None = None
+) -> tuple[int, dict[str, str], int]:
+    """The status, the fields and the length of the body of one answer. context: for one over TLS."""
     connection = HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    if context:
+        connection = HTTPSConnection("127.0.0.1", port, timeout=DEADLINE, context=context)
     try:
         connection.request("GET", path, headers=dict(header.split(": ", 1) for header in headers))
         answer = connection.getresponse()
@@ -107,14 +122,15 @@ def validators(port: int, path: str) -> list[str]:
 
 
 class Idle:
-    """Connections on which `path` was asked for once, and that are kept since."""
+    """Connections on which `path` was asked for once, and that are kept since. context: for those with TLS."""
 
-    def __init__(self, port: int, path: str, count: int) -> None:
+    def __init__(self, port: int, path: str, count: int, context: ssl.SSLContext | None = None) -> None:
         self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
         self._socks: list[socket.socket] = []
         for number in range(count):
             source = f"127.0.0.{number // PER_ADDRESS + 1}"
-            self._socks.append(socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0)))
+            sock = socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0))
+            self._socks.append(context.wrap_socket(sock, server_hostname="127.0.0.1") if context else sock)
             self._exchange(self._socks[-1])
 
     def _exchange(self, sock: socket.socket) -> None:

@@ -49,7 +49,7 @@ http {{
     sendfile on; tcp_nopush on; access_log {own}/access;
     client_body_temp_path {own}/t1; proxy_temp_path {own}/t2; fastcgi_temp_path {own}/t3;
     uwsgi_temp_path {own}/t4; scgi_temp_path {own}/t5; {extra}
-    server {{ listen 127.0.0.1:{port}; root {www}; }}
+    server {{ listen 127.0.0.1:{port}{tls}; root {www}; }}
 }}
 """
 LIGHTTPD_CONFIG = """
@@ -65,11 +65,20 @@ mimetype.assign = ("" => "application/octet-stream")
 
 
 class Place(NamedTuple):
-    """www: the folder to serve; own: one for the server's own files, of which `access` and `output` are logs."""
+    """www: the folder to serve, with `certificate` and `key` for TLS beside it; own: one for the server's own files, of which
+    `access` and `output` are logs."""
 
     www: Path
     own: Path
     port: int
+
+    @property
+    def certificate(self) -> Path:
+        return self.www.parent / "certificate"
+
+    @property
+    def key(self) -> Path:
+        return self.www.parent / "key"
 
 
 class Peer(NamedTuple):
@@ -120,6 +129,11 @@ def ours_http(place: Place) -> list[object]:
     return ours(place, place.port, "off")
 
 
+def ours_https(place: Place) -> list[object]:
+    command = ours(place, "off", "off")
+    return [*command, "--https", place.port, "--certificate", place.certificate, "--key", place.key]
+
+
 def ours_roomy(place: Place) -> list[object]:
     """With room for more connections than are held, since near its limit it lets go of idle ones."""
     config = place.own / "rawservers.toml"
@@ -131,14 +145,19 @@ def ours_telnet(place: Place) -> list[object]:
     return ours(place, "off", place.port)
 
 
-def nginx(place: Place, extra: str = "") -> list[object]:
+def nginx(place: Place, extra: str = "", tls: str = "") -> list[object]:
     config = place.own / "nginx.conf"
-    config.write_text(NGINX_CONFIG.format(**place._asdict(), extra=extra))
+    config.write_text(NGINX_CONFIG.format(**place._asdict(), extra=extra, tls=tls))
     return ["nginx", "-c", config]
 
 
 def nginx_cached(place: Place) -> list[object]:
     return nginx(place, "open_file_cache max=20000 inactive=60s; open_file_cache_valid 60s;")
+
+
+def nginx_https(place: Place) -> list[object]:
+    files = f"ssl_certificate {place.certificate}; ssl_certificate_key {place.key};"
+    return nginx(place, tls=f" ssl; {files} ssl_protocols TLSv1.2 TLSv1.3")
 
 
 def lighttpd(place: Place) -> list[object]:
@@ -193,6 +212,7 @@ ECHO = {
     UVLOOP: Peer(echo_uvloop, "uvloop"),
     EPOLL_C: Peer(echo_c, "gcc"),
 }
+HTTPS = {OURS: Peer(ours_https), NGINX: Peer(nginx_https, "nginx")}
 ALONE_AND_BURDENED = {OURS: Peer(ours_http), BURDENED: Peer(ours_http, idle=5000)}
 
 

@@ -15,6 +15,7 @@ from bench.servers import (
     ECHO,
     EPOLL_C,
     HTTP,
+    HTTPS,
     LIGHTTPD,
     NGINX,
     OURS,
@@ -44,7 +45,8 @@ class Bar(NamedTuple):
 class Work(NamedTuple):
     """connections: of the client; headers: of each request; validators: whether to ask with what the server said of the file;
     script: for wrk, with a sequence of paths or a number as its argument; in_flight: lines under way, for an echo;
-    status: what a good answer says; warm: seconds for which it is done before it counts."""
+    status: what a good answer says; warm: seconds for which it is done before it counts; tls: over TLS; resumed: on connections
+    that resume a session, one after another."""
 
     title: str
     path: str = "/1k"
@@ -58,6 +60,8 @@ class Work(NamedTuple):
     peers: Mapping[str, Peer] = HTTP
     bars: tuple[Bar, ...] = ()
     warm: int = 1
+    tls: bool = False
+    resumed: bool = False
 
     def barred(self) -> set[str]:
         """Those that a bar names."""
@@ -84,6 +88,30 @@ WORKS = {
         script="sequence.lua",
         bars=(Bar(CACHED, 1.0),),
         warm=4,  # so that the whole sequence has come
+    ),
+    "tls": Work("1 KiB file over TLS, kept connections", peers=HTTPS, bars=(Bar(NGINX, 1.0),), tls=True),
+    "tls-100m": Work(
+        "100 MiB file over TLS, 4 connections",
+        "/100m",
+        "bytes/s",
+        4,
+        peers=HTTPS,
+        bars=(Bar(NGINX, 1.1), Bar(NGINX, 0.9, "cpu")),
+        tls=True,
+    ),
+    "tls-each": Work(
+        "1 KiB file, a full TLS handshake (P-256) for each",
+        headers=("Connection: close",),
+        peers=HTTPS,
+        bars=(Bar(NGINX, 1.2, "cpu"),),
+        tls=True,
+    ),
+    "tls-resumed": Work(
+        "1 KiB file, a resumed TLS session for each, one after another",
+        peers=HTTPS,
+        bars=(Bar(NGINX, 0.85),),
+        tls=True,
+        resumed=True,
     ),
     "idle": Work(
         "1 KiB file, kept connections, while 5,000 others are idle",

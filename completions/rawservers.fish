@@ -7,6 +7,11 @@ complete -c rawservers -s h -l help -d 'show this help message and exit'
 complete -c rawservers -s p -l port -d 'port of HTTP' -x
 complete -c rawservers -l http -d 'address to listen on, or off' -x -a 'off 127.0.0.1:8080'
 complete -c rawservers -l telnet -d 'address to listen on, or off' -x -a 'off 127.0.0.1:2323'
+complete -c rawservers -l https -d 'address to listen on with TLS, or off' -x -a 'off 127.0.0.1:8443'
+complete -c rawservers -l telnets -d 'address to listen on with TLS, or off' -x -a 'off 127.0.0.1:9923'
+complete -c rawservers -l certificate -d 'certificate for TLS, in PEM, with the intermediate ones' -r -F
+complete -c rawservers -l key -d 'its private key, in PEM' -r -F
+complete -c rawservers -l tls-self-signed -d 'TLS with a new certificate of no authority, for trying out'
 complete -c rawservers -l bind -d 'host for all addresses that are only a port, and for the default ones' -x -a '127.0.0.1 0.0.0.0 [::1] [::]'
 complete -c rawservers -l access-log -d 'access log file, "-" for standard output, or "off"' -r -F -a '- off'
 complete -c rawservers -l listing -l no-listing -d 'list directories of the first site that have no index file'

@@ -34,7 +34,7 @@ PUBLIC = {
     "AuthConfig": "settings", "CannotStart": "daemon.startup", "Closing": "core.protocol", "Config": "settings",
     "Deadline": "core.protocol", "ListenConfig": "settings", "Peer": "core.peer", "Protocol": "core.protocol",
     "Request": "http.request", "Response": "http.response", "Server": "server", "SiteConfig": "settings",
-    "add_service": "services", "serve": "daemon.worker",
+    "TLSConfig": "settings", "add_service": "services", "serve": "daemon.worker",
 }  # fmt: skip
 
 

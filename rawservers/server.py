@@ -18,14 +18,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from os import PathLike, fspath
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
+from rawservers.daemon.self_signed import make_trusted
 from rawservers.daemon.startup import CannotStart, Resources, check_names, errors_as
 from rawservers.daemon.worker import Worker
 from rawservers.services import NAME, SERVICES, Service, Start
-from rawservers.settings import Config, ListenConfig, SiteConfig
+from rawservers.settings import Config, ListenConfig, SiteConfig, TLSConfig
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 log = logging.getLogger("rawservers")
 
@@ -50,6 +54,8 @@ class Server:
     [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces) or unix:PATH; port 0: a free one; None: not served. config: all
     other settings. Its `sites` are in place of root, and its `listen`, unless it is None, in place of http and telnet; its
     `access_log` is standard output by default, and `user` is ignored.
+    tls: the certificate of both; True: one of an authority that is made for this process, which takes the package trustme (the
+    extra `tls`). `client_context` is for clients that trust it.
     services: for this server alone, the functions that start a conversation, as those of `add_service`, by the names of
     services in `listen`, also in place of "http" and "telnet".
 
@@ -65,10 +71,11 @@ class Server:
         *,
         http: str | None = "127.0.0.1:0",
         telnet: str | None = None,
+        tls: TLSConfig | bool = False,
         config: Config | None = None,
         services: Mapping[str, Start] = {},
     ) -> None:
-        config = make_config(config, root, http, telnet)
+        config = make_config(config, root, http, telnet, certificates(tls))
         for name, start in services.items():
             if not callable(start):
                 raise ValueError(f"services: expected names and functions, not {name!r}: {start!r:.80}")
@@ -218,12 +225,23 @@ class Server:
     def http_url(self, path: str = "/") -> str:
         """The URL of `path`, which begins with a slash.
 
-        Raises ValueError if it does not, and LookupError if HTTP is not served over TCP.
+        Raises ValueError if it does not, and LookupError if HTTP is not served over TCP. The scheme is https if the first
+        listener has TLS.
         """
         if not path.startswith("/"):
             raise ValueError(f"the path must begin with a slash: {path!r}")
         host, port = self.http_address
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+        name = next(listen.name for listen in self._config.listen or () if listen.service == "http")
+        return f"{name}://{f'[{host}]' if ':' in host else host}:{port}{path}"
+
+    @property
+    def ca_file(self) -> str:
+        """The path of the certificate, in PEM, by which clients know a server with tls=True."""
+        return make_trusted().ca_file
+
+    def client_context(self) -> SSLContext:
+        """A context for clients of a server with tls=True. Raises ValueError if there is no trustme."""
+        return client_context(self.ca_file)
 
     def tcp_address(self, service: str) -> Address:
         """Host and port of the service of this name. Raises LookupError if it is not served over TCP."""
@@ -244,7 +262,23 @@ def close_in_child() -> None:
 os.register_at_fork(after_in_child=close_in_child)
 
 
-def make_config(config: Config | None, root: StrPath | None, http: str | None, telnet: str | None) -> Config:
+def certificates(tls: TLSConfig | bool, host: str = "") -> tuple[TLSConfig, ...]:
+    """The certificates of an argument `tls`; host: another name for one that is made. Raises ValueError."""
+    if not isinstance(tls, TLSConfig | bool):
+        raise ValueError(f"tls: expected True or a TLSConfig, not {tls!r:.80}")
+    return (make_trusted(host).tls if tls is True else tls,) if tls else ()
+
+
+def client_context(ca_file: str) -> SSLContext:
+    """For clients that trust this authority, and no other."""
+    import ssl  # here, since it loads OpenSSL
+
+    return ssl.create_default_context(cafile=ca_file)
+
+
+def make_config(
+    config: Config | None, root: StrPath | None, http: str | None, telnet: str | None, tls: tuple[TLSConfig, ...] = ()
+) -> Config:
     """The Config of these arguments of a Server. Raises ValueError, which names the wrong one."""
     if config is None:
         path = fspath(root) if isinstance(root, PathLike) else root
@@ -257,19 +291,19 @@ def make_config(config: Config | None, root: StrPath | None, http: str | None, t
         raise ValueError("root: the sites of the config have it")
     if config.listen is None:
         given = {"http": http, "telnet": telnet}
-        listen = tuple(make_listener(name, each) for name, each in given.items() if each is not None)
+        listen = tuple(make_listener(name, each, tls) for name, each in given.items() if each is not None)
         config = replace(config, listen=listen)
-    elif (http, telnet) != ("127.0.0.1:0", None):
-        raise ValueError("http, telnet: the config has the addresses, in listen")
+    elif (http, telnet, tls) != ("127.0.0.1:0", None, ()):
+        raise ValueError("http, telnet, tls: the config has the listeners, in listen")
     if config.workers != 1:
         raise ValueError(f"workers must be 1, not {config.workers}: a Server is one thread")
     return replace(config, user="")
 
 
-def make_listener(service: str, address: str) -> ListenConfig:
+def make_listener(service: str, address: str, tls: tuple[TLSConfig, ...]) -> ListenConfig:
     """Raises ValueError, which names the service."""
     try:
-        return ListenConfig(service, address)
+        return ListenConfig(service, address, tls=tls)
     except ValueError as error:
         raise ValueError(f"{error}".replace("address", service, 1)) from error
 

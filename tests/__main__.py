@@ -29,6 +29,7 @@ CLIENTS = {
     "busybox": "busybox",
     "chromium": "chromium",
     "curl": "curl",
+    "debootstrap": "debootstrap",
     "dpkg-deb": "dpkg",
     "fish": "fish",
     "git": "git",

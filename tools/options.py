@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rawservers.cli import make_parser
-from rawservers.services import DEFAULT_LISTENERS, SERVICES
+from rawservers.services import DEFAULT_LISTENERS, SERVICES, TLS_ADDRESSES
 
 # What the values of an option may be: processes are supervisors, by PID; servers are the same as pid:PID.
 FILES, PROCESSES, SERVERS, USERS, WORDS = "files", "processes", "servers", "users", "words"
@@ -33,7 +33,9 @@ VALUES = {
     "bind": ["127.0.0.1", "0.0.0.0", "[::1]", "[::]"],
     "workers": ["auto"],
     "status": [SERVICES["status"].address],
-} | {each.service: ["off", each.address] for each in DEFAULT_LISTENERS}
+}
+VALUES |= {each.service: ["off", each.address] for each in DEFAULT_LISTENERS}
+VALUES |= {name: ["off", address] for name, address in TLS_ADDRESSES.items()}
 
 
 class Option(NamedTuple):

@@ -36,12 +36,18 @@ def build(tree: Path, target: Path) -> list[Path]:
     sdist = setuptools("build_sdist", tree, target)
     with TemporaryDirectory() as folder:
         with tarfile.open(sdist) as file:
-            file.extractall(folder, filter="data")
+            extract(file, folder)
         (unpacked,) = Path(folder).iterdir()
         wheel = setuptools("build_wheel", unpacked, target)
         pyz = target / archive.NAME
         archive.write_archive(unpacked, pyz)
     return [sdist, wheel, pyz, share(wheel)]
+
+
+def extract(file: tarfile.TarFile, folder: str) -> None:
+    """Extract all, with the filter that Pythons have since 3.11.4."""
+    file.extraction_filter = getattr(tarfile, "data_filter", None)
+    file.extractall(folder)
 
 
 def setuptools(hook: str, tree: Path, target: Path) -> Path:

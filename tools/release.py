@@ -53,7 +53,7 @@ def release(target: Path) -> list[Path]:
     if any(target.iterdir()):
         raise BuildError(f"{target} is not empty")
     with TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(git("archive", "HEAD"))) as tree:
-        tree.extractall(folder, filter="data")
+        packages.extract(tree, folder)
         files = packages.build(Path(folder), target)
     packages.check_metadata(files[1])
     said = subprocess.run([target / archive.NAME, "--version"], capture_output=True, text=True, cwd="/").stdout

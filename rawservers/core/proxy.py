@@ -99,7 +99,7 @@ def parse_v2(header: bytes) -> Address | None:
     check_tlvs(header, 16 + size)
     if family == UNIX_STREAM:
         path = content[:108].partition(b"\0")[0]
-        return f"unix:{path.decode('utf-8', 'surrogateescape')}", 0
+        return f"unix:{path.decode('ascii', 'surrogateescape')}", 0
     if family not in {INET, INET6}:
         return None
     width = 4 if family == INET else 16

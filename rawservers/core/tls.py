@@ -12,6 +12,8 @@ and `Peer.secure` is true.
   it has left, the connection is not read.
 - The end is announced by close_notify, in both directions. A FIN without one is taken as well: HTTP and Telnet know where
   their messages end.
+- A handshake takes as long as ten requests. Those that begin wait in a queue of the loop's turns, the newest first: after a
+  burst of them, an honest client does not wait behind all others.
 - A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
 """
 
@@ -38,20 +40,24 @@ PREAMBLE, CLOSED = Phase.PREAMBLE, Phase.CLOSED
 RESET = Closing.RESET
 
 HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
+CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
 MAX_RECORD = 1 << 14  # bytes of plaintext in a record
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
 HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
 RECORDS_PER_STEP = 4
-NOT_OOB = ~int(socket.MSG_OOB)  # there is no urgent data in TLS
+COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
+MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
 
 
 class SharedTLS:
-    """What all connections of a listener share, in one thread: the context, the clock and buffers."""
+    """What all connections of a listener share, in one thread: the context, the clock, buffers, and handshakes that wait."""
 
     def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
         self.context, self.clock = context, clock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.received = memoryview(bytearray(RECEIVE_SIZE))
+        self.waiting: list[TLSConnection] = []
+        self.compact_size, self.is_serving = COMPACT_SIZE, False  # of `waiting`; whether a turn is asked for
 
 
 class Engine:
@@ -133,18 +139,20 @@ class Engine:
 class TLSTransport(Transport):
     """A socket with TLS. shared: of its listener; arguments: those of a plain one.
 
-    is_plain: nothing is encrypted: before `start`, and if the peer then speaks without TLS; has_eof: the peer has sent
-    close_notify, or a FIN.
+    is_plain: nothing is encrypted: before `start`, and if the peer then speaks without TLS; is_pending: `recv` returns what
+    epoll does not know of: input that was pushed back, or b"", after close_notify; has_hello: the handshake has begun, and
+    goes on with the next `recv`.
     """
 
-    __slots__ = ("_early", "_shared", "engine", "has_eof", "is_plain", "unsent")
+    __slots__ = ("_early", "_has_eof", "_held", "engine", "has_hello", "is_pending", "is_plain", "shared", "unsent")
 
     def __init__(self, shared: SharedTLS, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._shared = shared
+        self.shared = shared
         self.engine: Engine | None = None  # made with the first input: until then a connection costs no more than a plain one
-        self._early = b""
-        self.has_eof = False
+        self._early = b""  # input that `recv` returns first
+        self._held = b""  # ciphertext that waits for more, which is sent at once
+        self._has_eof = self.has_hello = self.is_pending = False
         self.is_plain = True
         self.unsent = b""
 
@@ -157,36 +165,57 @@ class TLSTransport(Transport):
         """Expect a handshake from here on, which begins with input that was received already."""
         self.is_plain, self._early = False, data
 
+    def push_back(self, data: bytes) -> None:
+        """Take back what `recv` has returned."""
+        self._early, self.is_pending = data, bool(data) or self._has_eof
+
     def recv(self, size: int, flags: int = 0) -> bytes:
         """All plaintext of one receive; up to RECEIVE_SIZE bytes more than that, with what came before. size: without TLS."""
-        engine, shared = self.engine, self._shared
+        early, self._early = self._early, b""
+        engine, shared = self.engine, self.shared
+        if self.is_pending:
+            self.is_pending = self._has_eof
+            return early
         if self.is_plain:
             return super().recv(size, flags)
-        if self.has_eof:
-            return b""
-        data = self._early or shared.received[: self.recv_into(shared.received, 0, flags)]
-        self._early = b""
+        data = early or shared.received[: self.recv_into(shared.received, 0, flags)]
         if engine is None:
             if data and data[0] != HANDSHAKE_RECORD:
                 self.is_plain = True
             if not data or self.is_plain:
                 return bytes(data)
+            if len(data) > 5 and data[5] != CLIENT_HELLO:  # junk, for which no engine is made
+                raise ssl.SSLError(0, "no ClientHello")
+            if not self.has_hello:
+                self.has_hello, self._early = True, bytes(data)
+                raise BlockingIOError
+            self.has_hello = False
+            if error := self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # it has gone meanwhile
+                raise OSError(error, os.strerror(error))
             engine = self.engine = Engine(shared)
         elif not data:
-            self.has_eof = True
+            self._has_eof = True
             return b""
+        was_open = engine.is_open
+        plaintext = b""
         try:
             plaintext = engine.receive(data)
         finally:
             if engine.output:
-                self._send_output(engine)
-        self.has_eof = engine.eof
+                self._held += engine.output
+                engine.output = b""
+                if not plaintext or was_open:  # else it is the end of the handshake, and the response follows
+                    self.release()
+        self._has_eof = self.is_pending = engine.eof
         if plaintext or engine.eof:
             return plaintext
         raise BlockingIOError
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
-        """Encrypt `data`, at most PIECE bytes of it, and send it. What the socket does not take is `unsent`."""
+        """Encrypt `data`, at most PIECE bytes of it, and send it. What the socket does not take is `unsent`.
+
+        With MSG_MORE it is held until what follows, which may be `notify`: so both are one send.
+        """
         if self.engine is None:
             return super().send(data, flags)
         if self.unsent:
@@ -194,8 +223,13 @@ class TLSTransport(Transport):
         if len(data) > PIECE:
             data = memoryview(data)[:PIECE]
         ciphertext = self.engine.send(data)
+        if self._held:
+            ciphertext, self._held = self._held + ciphertext, b""
+        if flags & MORE:
+            self._held = ciphertext
+            return len(data)
         try:
-            sent = super().send(ciphertext, flags & NOT_OOB)
+            sent = super().send(ciphertext, DONTWAIT)
         except BlockingIOError:
             sent = 0
         if sent < len(ciphertext):
@@ -207,17 +241,26 @@ class TLSTransport(Transport):
             return super().send_file(fd, offset, count)
         if self.unsent:
             self.flush()
-        return self.send(os.pread(fd, min(count, PIECE), offset), DONTWAIT)
+        return self.send(os.pread(fd, min(count, PIECE), offset))
 
     def flush(self) -> None:
         while self.unsent:
             self.unsent = self.unsent[super().send(self.unsent, DONTWAIT) :]
 
+    def release(self) -> None:
+        """Send what is held. Raises OSError, but waits for nothing."""
+        self.unsent += self._held
+        self._held = b""
+        with contextlib.suppress(BlockingIOError):
+            self.flush()
+
     def notify(self) -> None:
         """Announce the end of the output by close_notify, once. Raises OSError, but waits for nothing."""
         if self.engine is not None:
             self.engine.close()
-            self._send_output(self.engine)
+            self._held += self.engine.output
+            self.engine.output = b""
+            self.release()
 
     def shutdown(self, how: int) -> None:
         self.notify()
@@ -225,6 +268,10 @@ class TLSTransport(Transport):
 
     def at_mark(self) -> bool:
         return True
+
+    def push(self) -> None:
+        self.release()
+        super().push()
 
     def reset(self) -> None:
         super().reset()
@@ -235,13 +282,6 @@ class TLSTransport(Transport):
         with contextlib.suppress(OSError):
             self.notify()
         super().close()
-
-    def _send_output(self, engine: Engine) -> None:
-        """Send what the engine says by itself, behind what was not sent before."""
-        self.unsent += engine.output
-        engine.output = b""
-        with contextlib.suppress(BlockingIOError):
-            self.flush()
 
 
 class Handshake(Introduction):
@@ -273,26 +313,54 @@ class TLSConnection(Connection):
         self.secure = not self._sock.is_plain
         if self._sock.is_plain:
             self._service = replace(self._service, start=self._service.refuse_plain)
-        super().begin(rest)
+        self._sock.push_back(rest)
+        super().begin()
+        if self._phase is not CLOSED:  # the end of the handshake, if nothing was sent behind it
+            try:
+                self._sock.release()
+            except OSError as error:
+                self._abort(error)
 
     def ready(self, events: int) -> None:
         super().ready(events)
         sock = self._sock
-        if sock.unsent or (sock.has_eof and not self._eof_received):
+        if sock.unsent or (sock.is_pending and not self._eof_received):
             self._update_interest()
 
     def _update_interest(self) -> None:
         sock = self._sock
         if self._phase is CLOSED:
             return
+        if sock.has_hello and not self._turn_events:
+            self._join_handshakes()
         if self._output is None:
             if sock.unsent:
                 self._output = Output(sock, self.counters, self._report, self._response_sent, 0)
             elif self._phase is PREAMBLE and sock.is_open:
                 self._protocol.receive(b"")  # without further input the conversation begins
         super()._update_interest()
-        if sock.has_eof and self._phase is not CLOSED and self._wants_read():
+        if sock.is_pending and self._phase is not CLOSED and self._wants_read():
             self._join_turn_queue()
+
+    def _join_handshakes(self) -> None:
+        """Wait for a turn of the loop in which this handshake is the newest."""
+        shared, self._turn_events = self._sock.shared, EPOLLIN
+        if len(shared.waiting) >= shared.compact_size:
+            shared.waiting = [each for each in shared.waiting if each._phase is not CLOSED]
+            shared.compact_size = max(COMPACT_SIZE, 2 * len(shared.waiting))
+        shared.waiting.append(self)
+        if not shared.is_serving:
+            shared.is_serving = True
+            self._loop.call_in_turn(self, self._serve_newest)
+
+    def _serve_newest(self) -> None:
+        """Give this turn to the newest handshake that waits, and ask for another one if there are more."""
+        shared = self._sock.shared
+        newest = shared.waiting.pop()
+        shared.is_serving = bool(shared.waiting)
+        if shared.waiting:
+            self._loop.call_in_turn(newest, newest._serve_newest)
+        self._loop.call_isolated(newest, newest._take_turn)
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()

@@ -1,15 +1,23 @@
-"""A certificate of no authority, for trying TLS out: made by the openssl command, since Python cannot sign."""
+"""Certificates for trying TLS out, and for tests, in a folder that only this user can read, and that the process removes.
+
+Python's standard library cannot sign: the openssl command does it, or the package trustme.
+"""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import tempfile
 from functools import cache
 from ipaddress import ip_address
+from typing import TYPE_CHECKING, NamedTuple
 
 from rawservers.daemon.startup import CannotStart
 from rawservers.settings import TLSConfig
+
+if TYPE_CHECKING:
+    from trustme import CA
 
 log = logging.getLogger("rawservers")
 
@@ -18,15 +26,10 @@ DAYS = 30  # that it is valid
 
 @cache
 def make_certificate(host: str = "") -> TLSConfig:
-    """A new certificate for localhost and `host`, once in a process. Raises CannotStart.
-
-    Its files are in a folder that only this user can read, and that is removed at the end of the process.
-    """
+    """A new certificate of no authority for localhost and `host`, once in a process. Raises CannotStart."""
     import subprocess  # here, since it is seldom used
 
-    folder = tempfile.TemporaryDirectory(prefix="rawservers-tls-")
-    FOLDERS.append(folder)
-    certificate, key = os.path.join(folder.name, "certificate.pem"), os.path.join(folder.name, "key.pem")
+    certificate, key = os.path.join(folder(), "certificate.pem"), os.path.join(folder(), "key.pem")
     names = dict.fromkeys(("DNS:localhost", "IP:127.0.0.1", "IP:::1", alternative_name(host)))
     request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=rawservers"
     names_option = f"subjectAltName={','.join(filter(None, names))}"
@@ -44,7 +47,41 @@ def make_certificate(host: str = "") -> TLSConfig:
     return TLSConfig(certificate, key)
 
 
-FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # removed when they are dropped
+class Trusted(NamedTuple):
+    """A certificate of an authority that is made for this process. ca_file: its certificate, in PEM, for clients."""
+
+    tls: TLSConfig
+    ca_file: str
+
+
+@cache
+def make_trusted(host: str = "") -> Trusted:
+    """A certificate for localhost, its addresses and `host`, once in a process. Raises ValueError if there is no trustme."""
+    names = dict.fromkeys(filter(None, ("localhost", "127.0.0.1", "::1", host.strip("[]"))))
+    issued = authority().issue_cert(*names).private_key_and_cert_chain_pem.bytes()
+    with tempfile.NamedTemporaryFile(dir=folder(), suffix=".pem", delete=False) as file:
+        file.write(issued)
+    ca_file = os.path.join(folder(), "ca.pem")
+    authority().cert_pem.write_to_path(ca_file)
+    return Trusted(TLSConfig(file.name), ca_file)
+
+
+@cache
+def authority() -> CA:
+    """The authority of this process. Raises ValueError if there is no trustme."""
+    try:
+        import trustme
+    except ImportError as error:
+        raise ValueError("tls: to make a certificate needs the package trustme: pip install rawservers[tls]") from error
+    return trustme.CA()
+
+
+@cache
+def folder() -> str:
+    """The path of the folder."""
+    made = tempfile.TemporaryDirectory(prefix="rawservers-tls-")
+    atexit.register(made.cleanup)
+    return made.name
 
 
 def alternative_name(host: str) -> str:

@@ -11,16 +11,19 @@ import socket
 import threading
 import typing
 from contextlib import ExitStack
-from typing import ClassVar, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar, cast
 
 from rawservers.core.bind import Endpoint, bind
 from rawservers.core.peer import Address, Peer
 from rawservers.core.protocol import Protocol
 from rawservers.daemon.worker import Worker
-from rawservers.server import CALL_TIME, NOT_STARTED, Server
-from rawservers.settings import Config, ListenConfig
+from rawservers.server import CALL_TIME, NOT_STARTED, Server, certificates
+from rawservers.settings import Config, ListenConfig, TLSConfig
 from rawservers.testing.replies import Expectation
 from rawservers.testing.scripted import ResetAtOnce, Unread
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 E = TypeVar("E", bound=Expectation)
 S_co = TypeVar("S_co", covariant=True)
@@ -29,17 +32,18 @@ S_co = TypeVar("S_co", covariant=True)
 class FixtureServer(Generic[E]):
     """A server for one test, on a port of its own. A context manager; left without an exception, it checks itself.
 
-    strict: whether it does. host, port: as for `socket.bind`; port 0: a free one. `address` and the faults raise LookupError
-    until it has been started.
+    strict: whether it does. host, port: as for `socket.bind`; port 0: a free one. tls: as for `Server`.
+    `address` and the faults raise LookupError until it has been started.
     """
 
     service_name: ClassVar[str] = ""
     _expectations: list[E]
 
-    def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> None:
+    def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True, tls: TLSConfig | bool = False) -> None:
         self.strict = strict
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         self._family, self._requested = found[0], found[4]
+        self._tls = certificates(tls, host)
         self._lock = threading.RLock()
         self._failures: list[str] = []
         self._error: BaseException | None = None  # the first that a handler has raised
@@ -57,7 +61,7 @@ class FixtureServer(Generic[E]):
         # Bound to the same port all the time, but not listening: the port stays ours while the server is down.
         self._keeper = self._bind(self._requested)
         self._address = self._keeper.getsockname()[:2]
-        self._listen = ListenConfig(self.service_name, str(Endpoint(*self.address)))
+        self._listen = ListenConfig(self.service_name, str(Endpoint(*self.address)), tls=self._tls)
         config = Config(
             listen=(self._listen,), access_log="off", head_time=0, body_time=0, idle_time=0, telnet_idle_time=0, send_time=0
         )
@@ -83,6 +87,15 @@ class FixtureServer(Generic[E]):
         if self._address is None:
             raise LookupError(NOT_STARTED)
         return self._address
+
+    @property
+    def ca_file(self) -> str:
+        """The path of the certificate by which clients know a server with tls=True, in PEM."""
+        return self._server.ca_file
+
+    def client_context(self) -> SSLContext:
+        """A context for clients of a server with tls=True, which trust no other."""
+        return self._server.client_context()
 
     @property
     def _server(self) -> Server:
@@ -237,4 +250,6 @@ class FixtureServer(Generic[E]):
 class ServerFactory(typing.Protocol[S_co]):
     """The type of the fixtures that start servers. Each is stopped and checked when the test ends."""
 
-    def __call__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> S_co: ...
+    def __call__(
+        self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True, tls: TLSConfig | bool = False
+    ) -> S_co: ...

@@ -25,6 +25,7 @@ from rawservers.http.request import HTTPError, Request
 from rawservers.http.response import RESERVED_HEADERS, PreparedResponse, Response, check_header
 from rawservers.http.router import prepare_valid
 from rawservers.http.stream import Stream
+from rawservers.settings import TLSConfig
 from rawservers.testing.content import TEXT, Content, file_response, from_folder, returned, serialize
 from rawservers.testing.fixture import FixtureServer, ServerFactory
 from rawservers.testing.matching import PatternFields, RecordedRequest, RequestPattern
@@ -152,8 +153,8 @@ class HTTPServer(FixtureServer[RequestExpectation]):
 
     _is_short: bool
 
-    def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> None:
-        super().__init__(host, port=port, strict=strict)
+    def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True, tls: TLSConfig | bool = False) -> None:
+        super().__init__(host, port=port, strict=strict, tls=tls)
         self._forget()
 
     def url(self, path: str = "/") -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 if TYPE_CHECKING:
+    from rawservers.settings import TLSConfig
     from rawservers.testing.fixture import ServerFactory
     from rawservers.testing.http import HTTPServer, HTTPServerFactory
     from rawservers.testing.telnet import TelnetServer, TelnetServerFactory
@@ -33,7 +34,7 @@ def telnet_server(telnet_server_factory: TelnetServerFactory) -> TelnetServer:
 
 @pytest.fixture
 def http_server_factory() -> Iterator[HTTPServerFactory]:
-    """Starts HTTP servers: call it with host=, port= or strict=, or without arguments. Each is stopped and checked."""
+    """Starts HTTP servers: call it with host=, port=, strict= or tls=, or without arguments. Each is stopped and checked."""
     require_linux()
     from rawservers.testing.http import HTTPServer
 
@@ -42,7 +43,7 @@ def http_server_factory() -> Iterator[HTTPServerFactory]:
 
 @pytest.fixture
 def telnet_server_factory() -> Iterator[TelnetServerFactory]:
-    """Starts Telnet servers: call it with host=, port= or strict=, or without arguments. Each is stopped and checked."""
+    """Starts Telnet servers: call it with host=, port=, strict= or tls=, or without arguments. Each is stopped and checked."""
     require_linux()
     from rawservers.testing.telnet import TelnetServer
 
@@ -52,8 +53,8 @@ def telnet_server_factory() -> Iterator[TelnetServerFactory]:
 def make_factory(kind: type[S]) -> Iterator[ServerFactory[S]]:
     servers: list[S] = []
 
-    def make(host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> S:
-        server = kind(host, port=port, strict=strict)
+    def make(host: str = "127.0.0.1", *, port: int = 0, strict: bool = True, tls: TLSConfig | bool = False) -> S:
+        server = kind(host, port=port, strict=strict, tls=tls)
         server.start()
         servers.append(server)
         return server

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import Protocol
+from rawservers.settings import TLSConfig
 from rawservers.telnet.service import Dialogue, Hidden, LineClient, LineService, run_service
 from rawservers.telnet.session import Session
 from rawservers.testing.fixture import FixtureServer, ServerFactory
@@ -94,8 +95,8 @@ class TelnetServer(FixtureServer[LineExpectation]):
     echo: bool
     service: TextService | None
 
-    def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True) -> None:
-        super().__init__(host, port=port, strict=strict)
+    def __init__(self, host: str = "127.0.0.1", *, port: int = 0, strict: bool = True, tls: TLSConfig | bool = False) -> None:
+        super().__init__(host, port=port, strict=strict, tls=tls)
         self._clients: list[LineClient] = []
         self._forget()
 

@@ -20,12 +20,11 @@ from rawservers.core.redaction import FIELD_NAME, MARK, SECRET_NAME
 from rawservers.core.redaction import escape as escape_bytes
 from rawservers.settings import ListenConfig, read_data
 from rawservers.welcome.table import Row, Table
-from rawservers.welcome.visitor import Visitor
+from rawservers.welcome.visitor import EVERYWHERE, Visitor
 
 SLOT = re.compile(r"<!-- ([a-z-]+) -->")  # in the template
 MAX_SHOWN = 4096  # bytes of the request
 MAX_LISTENERS = 20  # that are named
-EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  # hosts that stand for all addresses; a client needs one
 COMMANDS = {  # by service: what comes before the program, the program, and what happens
     "http": ("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | ", "nc", "shows this page as the bytes that it is."),
     "telnet": ("", "telnet", "and type: each line comes back."),
@@ -97,19 +96,17 @@ def end_html(name: str, address: Address | None) -> str:
 
 def request_html(head: bytes) -> str:
     """The head of a request: a line for each line, with its end; bytes that are not printable as \\xHH, no secrets."""
-    lines = head[:MAX_SHOWN].split(b"\n")
-    shown = "\n".join(map(line_html, lines[:-1])) + ("\n" + escape(escape_bytes(lines[-1])) if lines[-1] else "")
+    shown = "\n".join(map(line_html, head[:MAX_SHOWN].splitlines(keepends=True)))
     return shown + (f"\nand {len(head) - MAX_SHOWN:,} bytes more" if len(head) > MAX_SHOWN else "")
 
 
 def line_html(line: bytes) -> str:
-    """A line without its LF. The value of a field that authenticates is not shown: others may look at the screen."""
-    text = line.removesuffix(b"\r")
-    ends = r"<span class=end>\r\n</span>" if text != line else r"<span class=end>\n</span>"
+    """A line with its end, if it has one. The value of a field that authenticates is left out: others may see the screen."""
+    text = line.rstrip(b"\r\n")
+    ends = escape_bytes(line[len(text) :]).replace("\\x0d", "\\r").replace("\\x0a", "\\n")
     name = FIELD_NAME.match(text)
-    if name and SECRET_NAME.search(name[1]):
-        return f"{escape(escape_bytes(name[0]))} {MARK}{ends}"
-    return escape(escape_bytes(text)) + ends
+    shown = f"{escape_bytes(name[0])} {MARK}" if name and SECRET_NAME.search(name[1]) else escape_bytes(text)
+    return escape(shown) + (f"<span class=end>{ends}</span>" if ends else "")
 
 
 def rows_html(rows: Iterable[Row]) -> str:
@@ -119,20 +116,18 @@ def rows_html(rows: Iterable[Row]) -> str:
 
 def command(listener: ListenConfig, visitor: Visitor) -> str:
     """How to talk to this listener, in HTML; "" if the visitor could not, or is not to know its address."""
+    if not visitor.may_know(listener.address):
+        return ""
     before, program, after = COMMANDS[listener.service]
-    name, _, port = listener.address.rpartition(":")
-    is_tls = bool(getattr(listener, "tls", ()))
+    host, _, port = listener.address.rpartition(":")
+    if host in EVERYWHERE:  # a client needs one address
+        own = visitor.local[0] if visitor.local else "127.0.0.1"
+        host = visitor.host or (f"[{own}]" if ":" in own else own)
     if listener.address.startswith("unix:"):
         path = shlex.quote(listener.address.removeprefix("unix:"))
-        dial = f"{TLS_COMMAND} -unix {path}" if is_tls else f"nc -U {path}"
-        is_shown = visitor.sees_all
+        dial = f"{TLS_COMMAND} -unix {path}" if listener.tls else f"nc -U {path}"
+    elif listener.tls:
+        dial = f"{TLS_COMMAND} -connect {shlex.quote(f'{host}:{port}')}"
     else:
-        own = visitor.local[0] if visitor.local else ""
-        is_shown = visitor.sees_all or (name.strip("[]") == own if name not in EVERYWHERE else not visitor.is_forwarded)
-        if name in EVERYWHERE:
-            name = visitor.host or (f"[{own}]" if ":" in own else own) or "127.0.0.1"
-        if is_tls:
-            dial = f"{TLS_COMMAND} -connect {shlex.quote(f'{name}:{port}')}"
-        else:
-            dial = f"{program} {shlex.quote(name.strip('[]'))} {port}"
-    return f"<code>{escape(before + dial)}</code> {after}" if is_shown else ""
+        dial = f"{program} {shlex.quote(host.strip('[]'))} {port}"
+    return f"<code>{escape(before + dial)}</code> {after}"

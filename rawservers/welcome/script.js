@@ -4,17 +4,13 @@ const write = (element, text) => { if (element && element.textContent != text) e
 // The table: asked for again and again, while somebody can see it.
 let delay = INTERVAL, timer = 0, asking = false, paused = false
 
-const fill = (body, rows) => {
-  const old = new Map([...body.rows].map(row => [row.dataset.key, row]))
+const fill = (body, rows) => {  // below the row of its title
+  while (body.rows.length > rows.length + 1) body.deleteRow(-1)
   rows.forEach((cells, place) => {
-    const key = cells.slice(1, 4).join(" "), row = old.get(key) ?? document.createElement("tr")
-    old.delete(key)
-    row.dataset.key = key
+    const row = body.rows[place + 1] ?? body.insertRow()
     row.className = cells[0] == "this page" ? "own" : ""
     cells.forEach((text, column) => write(row.cells[column] ?? row.insertCell(), text))
-    if (body.rows[place] != row) body.insertBefore(row, body.rows[place] ?? null)
   })
-  for (const row of old.values()) row.remove()
 }
 
 const show = table => {
@@ -55,8 +51,6 @@ const ask = async () => {
   if (!document.hidden && !paused) timer = setTimeout(ask, delay)
 }
 
-for (const name of ["listening", "connected", "time_wait"])
-  for (const row of at(name).rows) row.dataset.key = [...row.cells].slice(1, 4).map(cell => cell.textContent).join(" ")
 at("pause").hidden = false
 at("pause").onclick = () => {
   paused = !paused

@@ -34,6 +34,12 @@ MAX_INPUT = 2048  # bytes of an echo
 ECHO_STEPS = 1024  # of work for an echo: a few milliseconds
 ECHO_TYPE = "application/octet-stream"
 RENDER_STEPS = 200  # of work, for a page or a table
+PRIVATE = [
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+]
 
 GetSockets = Callable[[], "Future[Sockets]"]
 
@@ -75,8 +81,8 @@ class WelcomeSite(Site):
 
     def _private(self, request: Request, fields: list[tuple[str, str]], body: bytes) -> PreparedResponse:
         """A response that is for this visitor, and nobody else's."""
-        fields += [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "same-origin")]
-        return PreparedResponse(Response(200, self._with_site_headers(request, fields), body), request)
+        headers = self._with_site_headers(request, [*fields, *PRIVATE])
+        return PreparedResponse(Response(200, headers, body), request)
 
     def _has_home(self, path: bytes) -> bool:
         return True

@@ -36,7 +36,7 @@ def table_for(visitor: Visitor, sockets: Sockets) -> Table:
     own = [row for row in sockets.connected if (row.peer, row.local) == own_ends]
     received, sent = (own[0].received, own[0].sent) if own else (None, None)
     shown = sockets.connected if visitor.sees_all else own
-    listening = [row for row in sockets.listening if visitor.sees_all or row.address == (own_ends or ("", ""))[1]]
+    listening = [row for row in sockets.listening if visitor.may_know(row.address)]
     time_wait = sockets.time_wait if visitor.sees_all else []
     return Table(
         peer,

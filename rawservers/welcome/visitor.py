@@ -20,6 +20,8 @@ from rawservers.http.request import Request
 LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]|::1")
 PROXY_FIELDS = re.compile(r"^via$|forward|proxy|-ip$|remote-addr")  # in none of a browser
 
+EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104  # hosts that stand for all addresses
+
 
 class Visitor(NamedTuple):
     """peer, local: the two addresses of the connection, None if they are not the visitor's business: a proxy's, perhaps.
@@ -32,6 +34,12 @@ class Visitor(NamedTuple):
     host: str
     is_forwarded: bool
     sees_all: bool
+
+    def may_know(self, listener: str) -> bool:
+        """Whether the visitor may see this listener's address: one on all addresses, or the one that it has come to."""
+        host = listener.rpartition(":")[0]
+        is_own = self.local is not None and host.strip("[]") == self.local[0]
+        return self.sees_all or is_own or (host in EVERYWHERE and not self.is_forwarded)
 
 
 def visitor_of(request: Request) -> Visitor:

@@ -78,10 +78,20 @@ class Server:
         until(lambda: len(self.log()) >= count, f"{count} lines of log")
         return self.log()
 
+    def settled_log(self, before: bytes = b"", service: str = "http") -> int:
+        """The number of lines of the access log, once it has all responses so far. For a single worker.
+
+        before: what it expects before a request.
+        """
+        request = f"GET /settled-{len(self.log())}-{time.monotonic_ns()}"
+        exchange(self, before + request.encode() + b"\r\n", service)
+        until(lambda: any(request in line for line in self.log()), "its line in the log")
+        return len(self.log())
+
     def address(self, service: str) -> tuple[str, int]:
         """Where it says that `service` listens."""
         if service not in self._addresses:
-            line = re.compile(rf"^{service} listening on (?:http://)?(.*):([0-9]+)(?:/ .*)?$", re.MULTILINE)
+            line = re.compile(rf"^{service} listening on (?:https?://)?(.*):([0-9]+)(?:/ .*)?$", re.MULTILINE)
             until(lambda: self.process.poll() is not None or line.search(self.stderr()) is not None, f"{service} listening")
             match = line.search(self.stderr())
             assert match, self.stderr()

@@ -26,6 +26,7 @@ from tests.harness.command import run as run_command
 from tests.harness.needs import ROOT, need, need_root
 from tests.harness.server import Server
 from tests.harness.supervisor import configure, supervise
+from tests.harness.tls import issue
 from tests.harness.waiting import DEADLINE, until
 
 PAGE = '<title>wait</title><script src="page.js"></script><img src="image.svg" onload="document.title += \' and an image\'">'
@@ -206,11 +207,17 @@ def test_mistakes_at_the_start(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"{users}: authentication needs the Python package bcrypt: pip install 'rawservers[auth]'")
 
 
-@pytest.mark.parametrize(("address", "is_exposed"), [("127.0.0.1:0", False), ("[::1]:0", False), ("0.0.0.0:0", True)])
-def test_a_warning_where_others_could_read_passwords(place: Path, address: str, is_exposed: bool) -> None:
-    with Server("-c", configured(place, address)) as server:
-        server.address("http")
-        until(lambda: "http listening on" in server.stderr(), "the addresses")
+@pytest.mark.parametrize(
+    ("address", "tls", "is_exposed"),
+    [("127.0.0.1:0", False, False), ("[::1]:0", False, False), ("0.0.0.0:0", False, True), ("0.0.0.0:0", True, False)],
+)
+def test_a_warning_where_others_could_read_passwords(place: Path, address: str, tls: bool, is_exposed: bool) -> None:
+    conf = configured(place, address)
+    if tls:
+        table = f"tls = {issue(place).toml}"
+        conf.write_text(conf.read_text().replace("[log]", f"{table}\n[log]"))
+    with Server("-c", conf) as server:
+        until(lambda: " listening on " in server.stderr(), "the addresses")
         server.signal()
         assert server.wait() == 0
         assert ("are sent unencrypted: there is no TLS" in server.stderr()) is is_exposed

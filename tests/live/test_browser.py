@@ -19,6 +19,7 @@ from rawservers import status
 from rawservers.sockets import ConnectedSocket, Sockets
 from tests.harness.browser import chromium
 from tests.harness.clients import entries, serving, traffic
+from tests.harness.proxies import connect
 from tests.harness.server import Server
 from tests.harness.waiting import DEADLINE, until
 
@@ -35,6 +36,9 @@ address = "127.0.0.1:0"
 service = "telnet"
 address = "127.0.0.1:0"
 [[listen]]
+service = "telnet"
+address = "unix:PLACE/telnet"
+[[listen]]
 service = "status"
 address = "127.0.0.1:0"
 """
@@ -47,12 +51,17 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
+def configured(place: Path, workers: int) -> Path:
+    """A configuration file of the welcome page."""
+    conf = place / "conf.toml"
+    conf.write_text(WELCOME.replace("WORKERS", str(workers)).replace("PLACE", str(place)))
+    return conf
+
+
 @pytest.fixture(scope="module")
 def welcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The welcome page, of two workers."""
-    conf = tmp_path_factory.mktemp("welcome") / "conf.toml"
-    conf.write_text(WELCOME.replace("WORKERS", "2"))
-    with Server("-c", conf) as server:
+    with Server("-c", configured(tmp_path_factory.mktemp("welcome"), workers=2)) as server:
         server.address("status")
         yield server
 
@@ -117,7 +126,7 @@ def look(server: Server) -> Sockets:
 
 def rows(page: Page, group: str) -> list[list[str]]:
     """The text of the cells of a part of the table."""
-    return [row.locator("td").all_text_contents() for row in page.locator(f"#{group} tr").all()]
+    return [row.locator("td").all_text_contents() for row in page.locator(f"#{group} tr:has(td)").all()]
 
 
 def finds_nothing(page: Page) -> bool:
@@ -167,6 +176,23 @@ def test_a_client_that_comes_and_goes(browser: Browser, welcome: Server) -> None
 
 
 @pytest.mark.slow
+def test_clients_that_look_the_same(browser: Browser, welcome: Server) -> None:
+    """As those of a unix socket do: each has a row, however often the table is asked for."""
+    with visiting(browser) as page, contextlib.ExitStack() as stack:
+        page.goto(welcome.url)
+        path = next(row.address for row in look(welcome).listening if row.address.endswith("/telnet")).removeprefix("unix:")
+        for _ in range(3):
+            stack.enter_context(connect(Path(path)))
+        row = page.locator("#connected tr", has_text=f"unix:{path}")
+        expect(row).to_have_count(3)
+        before = len(welcome.log())
+        until(lambda: sum(" /sockets " in line for line in welcome.log()[before:]) >= 3, "it is asked for again")
+        assert row.count() == 3
+        stack.close()
+        expect(row).to_have_count(0)
+
+
+@pytest.mark.slow
 def test_the_table_can_be_paused_and_waits_while_nobody_looks(browser: Browser, welcome: Server) -> None:
     with visiting(browser) as page:
         page.goto(welcome.url)
@@ -209,11 +235,9 @@ def test_a_page_that_is_hidden_does_not_ask(browser: Browser, welcome: Server) -
 
 @pytest.mark.slow
 def test_a_server_that_is_gone_and_comes_back(browser: Browser, tmp_path: Path) -> None:
-    conf = tmp_path / "conf.toml"
-    conf.write_text(WELCOME.replace("WORKERS", "1"))
     with contextlib.closing(browser.new_context()) as context:
         page = context.new_page()
-        with Server("-c", conf) as server:
+        with Server("-c", configured(tmp_path, workers=1)) as server:
             url, port = server.url, server.address("http")[1]
             page.goto(url)
             expect(page.locator("#live")).to_contain_text("Live: ")

@@ -47,15 +47,16 @@ rawservers.serve = serve
 
 
 def with_paths(text: str, folder: Path) -> str:
-    """`text` with its paths below /etc, /srv and /var in `folder`, where there is something of their kind."""
-    for path in re.findall(r'"/((?:etc|srv|var)/[^"]+)"', text):
+    """`text` with its paths below /etc, /run, /srv and /var in `folder`, where there is something of their kind."""
+    for path in re.findall(r'"/((?:etc|run|srv|var)/[^"]+)"', text):
         place = folder / path
         (place.parent if place.suffix or place.name == "users" else place).mkdir(parents=True, exist_ok=True)
         if place.name == "users":
             write_users(place, "ada")
         elif place.suffix == ".pem":
-            issue(place.parent, name=place.stem)
-    return re.sub(r'"/(?=(?:etc|srv|var)/)', f'"{folder}/', text)
+            issued = issue(place.parent, name=place.stem)
+            place.write_text(issued.certificate.read_text() + issued.key.read_text())  # for a document that names no key
+    return re.sub(r'"/(?=(?:etc|run|srv|var)/)', f'"{folder}/', text)
 
 
 def free_port(seed: random.Random) -> int:

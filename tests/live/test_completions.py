@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,8 @@ COMPLETED = [
     ("--telnet 127.0.0.1:2", "--telnet 127.0.0.1:2323"),
     ("--http 80 --telnet 127", "--http 80 --telnet 127.0.0.1:2323"),
     ("--status unix:", "--status unix:/run/rawservers/status"),
+    ("--https 127", "--https 127.0.0.1:8443"),
+    ("--certificate si", "--certificate site.toml"),
     ("--workers a", "--workers auto"),
     ("--user daem", "--user daemon"),
     ("-c si", "-c site.toml"),
@@ -41,6 +44,16 @@ COMPLETED = [
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_generated_is_up_to_date(name: str) -> None:
     assert (ROOT / name).read_text() == FILES[name](), "python3 -m tools.generate"
+
+
+def test_the_reference_has_every_option() -> None:
+    """In its synopsis, and in its table."""
+    synopsis, table = re.findall(r"(?m)(?:^(?: {4}|\|).*\n)+", (ROOT / "docs" / "reference.md").read_text())[:2]
+    for action in make_parser()._actions:
+        if action.option_strings:
+            pattern = "|".join(map(re.escape, action.option_strings))
+            assert re.search(rf"[|\[]({pattern})[] ]", synopsis.replace("--[no-]listing", "--listing")), pattern
+            assert re.search(f"`({pattern})[` ]", table), pattern
 
 
 @pytest.fixture

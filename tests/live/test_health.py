@@ -16,6 +16,7 @@ from tests.harness.supervisor import supervise
 from tests.harness.waiting import until
 
 LISTEN = '[[listen]]\nservice = "http"\naddress = "0"\n[[listen]]\nservice = "telnet"\naddress = "0"\n'
+HASH = "$2y$04$NGSefgfj.HnBfI0ARXjAPOx6ZjCcCrGh32T1CcPWVu9GM2w8atNDS"  # by htpasswd, of "x"
 OK = b"Content-Length: 3\r\n\r\nok\n"
 
 
@@ -30,6 +31,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sites(place: Path) -> Iterator[Server]:
+    (place / "users").write_text(f"ada:{HASH}\n")
+    (place / "users").chmod(0o600)
     path = place / "sites.toml"
     path.write_text(f"""
 {LISTEN}
@@ -42,6 +45,14 @@ root = "own"
 hosts = ["app.example"]
 root = "app"
 fallback = "/index.html"
+[[http.sites]]
+hosts = ["closed.example"]
+root = "one"
+auth = [{{ path = "/", users = "users" }}]
+[[http.sites]]
+hosts = ["open.example"]
+root = "one"
+auth = [{{ path = "/", users = "users" }}, {{ path = "/health", users = "off" }}]
 [[http.sites]]
 hosts = ["redirected.example"]
 root = "app"
@@ -79,8 +90,14 @@ def test_what_a_site_has_comes_first(sites: Server) -> None:
         assert get(sites, path).startswith(b"HTTP/1.0 404 ")
 
 
+def test_below_a_protected_path(sites: Server) -> None:
+    assert get(sites, host="closed.example").startswith(b"HTTP/1.0 401 ")
+    assert get(sites, host="open.example").endswith(OK)
+    assert get(sites, "/f", host="open.example").startswith(b"HTTP/1.0 401 ")
+
+
 def test_it_is_not_logged(sites: Server) -> None:
-    lines = len(sites.log())
+    lines = sites.settled_log()
     for _ in range(3):
         get(sites)
     get(sites, "/f")
@@ -111,7 +128,7 @@ def test_a_stop_is_announced(place: Path) -> None:
         assert kept.recv(100) == b"f\n"
         assert server.wait() == 0
         assert time.monotonic() - began >= 3
-        assert "stop in 3 seconds announced to health checks" in server.stderr()
+        assert "stop in 3 seconds announced to health checks" in server.stderr()  # all of it, since it has ended
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])

@@ -6,20 +6,24 @@ import gc
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import requests
 
 import rawservers
-from rawservers import CannotStart, Config, ListenConfig, Protocol, Request, Response, Server, SiteConfig
+from rawservers import CannotStart, Config, ListenConfig, Protocol, Request, Response, Server, SiteConfig, TLSConfig
 from rawservers.core.bind import Endpoint, bind
+from rawservers.daemon import self_signed
 from rawservers.daemon.worker import Worker
 from tests.harness.http_client import KEPT, take_body
 from tests.harness.sockets import listening, receive_all, receive_until
+from tests.harness.tls import client_context, issue
 from tests.harness.waiting import DEADLINE, until
 
 
@@ -286,3 +290,48 @@ def test_the_public_names_are_there_and_documented() -> None:
         doc = getattr(rawservers, name).__doc__
         assert doc, name
         assert not doc.startswith(f"{name}("), f"{name} has only what dataclass says"
+
+
+# TLS
+
+
+def test_tls_with_a_certificate_that_is_made_for_it(folder: Path) -> None:
+    with Server(folder, telnet="127.0.0.1:0", tls=True) as server:
+        assert server.http_url("/f").startswith("https://127.0.0.1:")
+        assert httpx.get(server.http_url("/f"), verify=server.client_context()).text == "content of f\n"
+        with requests.Session() as session:
+            session.trust_env = False
+            assert session.get(server.http_url("/f"), verify=server.ca_file, timeout=DEADLINE).status_code == 200
+        sock = socket.create_connection(server.telnet_address, DEADLINE)
+        with server.client_context().wrap_socket(sock, server_hostname="localhost") as secure:
+            secure.sendall(b"a line\r\n")
+            assert secure.recv(100) == b"a line\r\n"
+
+
+def test_tls_with_files(folder: Path, tmp_path: Path) -> None:
+    files = issue(tmp_path)
+    with Server(folder, tls=TLSConfig(str(files.certificate), str(files.key))) as server:
+        assert httpx.get(server.http_url("/f"), verify=client_context()).text == "content of f\n"
+
+
+def test_handlers_know_the_scheme() -> None:
+    def answer(request: Request) -> Response:
+        return Response(200, body=f"{request.scheme} {request.is_secure}")
+
+    config = Config(handlers=(("/", answer),), access_log="off")
+    with Server(config=config, tls=True) as server:
+        assert httpx.get(server.http_url("/"), verify=server.client_context()).text == "https True"
+
+
+def test_what_tls_may_not_be(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="tls: expected True or a TLSConfig, not 'yes'"):
+        Server(folder, tls="yes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the config has the listeners"):
+        Server(tls=True, config=Config(listen=(ListenConfig("http", "0"),)))
+    with pytest.raises(CannotStart, match="cannot read the certificate: no such file or directory"):
+        Server(folder, tls=TLSConfig(str(tmp_path / "no.pem"))).start()
+    self_signed.make_trusted.cache_clear()
+    self_signed.authority.cache_clear()
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    with pytest.raises(ValueError, match=r"needs the package trustme: pip install rawservers\[tls\]"):
+        Server(folder, tls=True)

@@ -320,3 +320,40 @@ def test_unexpected(http_server):
     done = subprocess.run([python, "-m", "pytest", "-q", "-W", "error"], cwd=project, capture_output=True, text=True)
     assert "2 passed, 1 error" in done.stdout, done.stdout + done.stderr
     assert "any method /never was expected, and has not come" in done.stdout
+
+
+def test_servers_with_tls(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import socket
+        from urllib.request import urlopen
+
+        def test_http(http_server_factory):
+            server = http_server_factory(tls=True)
+            server.serve("/a", "answer")
+            assert server.url("/a").startswith("https://127.0.0.1:")
+            with urlopen(server.url("/a"), context=server.client_context()) as answer:
+                assert answer.read() == b"answer"
+            assert server.ca_file.endswith(".pem")
+            with server.down():
+                pass
+            with urlopen(server.url("/a"), context=server.client_context()) as answer:
+                assert answer.read() == b"answer"
+
+        def test_faults(http_server_factory):
+            server = http_server_factory("localhost", tls=True)
+            server.expect_request("/a").respond_with_data("answer").delay(0.01).trickle(1, 0.001)
+            with urlopen(server.url("/a"), context=server.client_context()) as answer:
+                assert answer.read() == b"answer"
+
+        def test_telnet(telnet_server_factory):
+            server = telnet_server_factory(tls=True)
+            server.expect_line("hello").respond("world")
+            with socket.create_connection(server.address) as sock:
+                with server.client_context().wrap_socket(sock, server_hostname="localhost") as secure:
+                    secure.sendall(b"hello\\r\\n")
+                    assert secure.recv(100) == b"world\\r\\n"
+        """,
+    )
+    result.assert_outcomes(passed=3)

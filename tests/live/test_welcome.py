@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from tests.harness.machine import enter_network
 from tests.harness.needs import need, need_root
 from tests.harness.proxies import connect, proxy
 from tests.harness.server import Server, exchange
+from tests.harness.sockets import receive_all
 from tests.harness.waiting import DEADLINE, until
 
 Result = TypeVar("Result")
@@ -74,6 +76,12 @@ def test_a_browser_on_this_machine(server: Server) -> None:
         seen = answers(sock, f"127.0.0.1:{port}")
         assert names(seen, other.getsockname())
         assert names(seen, sock.getsockname())
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as closed:
+            closed.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+            receive_all(closed)  # the server has closed first
+            closed_port = closed.getsockname()[1]
+        waiting = b' left", "", "127.0.0.1:%d", "127.0.0.1:%d"' % (port, closed_port)
+        until(lambda: waiting in ask(sock, "/sockets", "localhost"), "it is in TIME_WAIT")
     with socket.create_connection(("::1", port), DEADLINE) as sock:
         assert b"[::1]:%d" % sock.getsockname()[1] in ask(sock, "/sockets", "[::1]")
 
@@ -242,6 +250,22 @@ def test_who_types_by_hand(server: Server) -> None:
     answer = exchange(server, b"GET / HTTP/1.0\r\n\r\n")
     assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
     assert rb"GET / HTTP/1.0<span class=end>\r\n</span>" in answer
+
+
+def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
+    """Those that show the page, and come to an end by themselves."""
+    path = tmp_path / "a socket"
+    options = ("--http", "127.0.0.1:0", "--http", f"unix:{path}", "--https", "127.0.0.1:0", "--tls-self-signed")
+    with Server(*options, "--telnet", "off") as server:
+        until(lambda: server.stderr().count(" listening on ") == 3, "three listeners")
+        page = requests.get(server.url, timeout=10).text
+        commands = [unescape(each) for each in re.findall("<code>(printf .*?)</code>", page)]
+        assert [each.split()[5] for each in commands] == ["nc", "nc", "openssl"]
+        for each in commands:
+            need(each.split()[5])
+            done = subprocess.run(["sh", "-c", each], capture_output=True, timeout=DEADLINE)
+            assert done.stdout.startswith(b"HTTP/1.0 200 OK\r\n")
+            assert b"<h1>It works</h1>" in done.stdout
 
 
 @pytest.mark.slow

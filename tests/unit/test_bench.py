@@ -385,7 +385,7 @@ def test_each_bar_can_be_missed(outcome: faults.Outcome, missed: list[str]) -> N
 def test_what_could_not_be_measured_reaches_no_bar() -> None:
     broken = faults.Outcome(note="it did not start")
     for outcome in (broken, STOOD.worst(broken), broken.worst(STOOD)):
-        assert [verdict.said for verdict in faults.judge("ranges", outcome)] == ["not measured"] * 10
+        assert [verdict.said for verdict in faults.judge("ranges", outcome)] == ["not measured"] * 12
         assert "- ranges: it did not start" in faults.document({"ranges": outcome}, [], 1)
 
 

@@ -21,7 +21,8 @@ GOOD = [case for case in CASES if "client" in case]
 def expected_of(case: dict[str, Any]) -> object:
     if "client" not in case:
         return case.get("error")
-    address: Address | None = (case["client"], case["port"]) if case["client"] else None
+    host = wire.unescape(case["client"]).decode("ascii", "surrogateescape")
+    address: Address | None = (host, case["port"]) if host else None
     return Done(wire.unescape(case["rest"]), address)
 
 

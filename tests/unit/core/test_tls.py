@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 import struct
@@ -15,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.core.certificates import Certificate, load_context
+from rawservers.core.loop import Loop
 from rawservers.core.peer import Clock
 from rawservers.core.phases import Done, PreambleError
-from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, Urgent
-from rawservers.core.tls import Engine, SharedTLS
+from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
+from rawservers.core.tls import Engine, SharedTLS, TLSConnection, TLSTransport
 from tests.harness.core import Recording
 from tests.harness.needs import need
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.tls import Client, Files, TLSRunning, client_context, issue
-from tests.harness.waiting import until
+from tests.harness.waiting import DEADLINE, until
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 RESET = struct.pack("ii", 1, 0)
@@ -480,3 +482,77 @@ def test_a_server_that_stops_during_the_handshake(files: Files) -> None:
 
 def ssl_socket(sock: socket.socket) -> ssl.SSLSocket:
     return client_context().wrap_socket(sock, server_hostname="localhost")
+
+
+class Waiting:
+    """Connections that have begun a handshake, in a loop that nobody runs. socks: of their clients."""
+
+    def __init__(self, files: Files) -> None:
+        self.loop = Loop()
+        self.shared = SharedTLS(load_context([Certificate(str(files.certificate), str(files.key))]), self.loop.clock)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.spec = ServiceSpec("test", Recording, {}, lambda *_: None)
+        self.socks: list[socket.socket] = []
+        self.connections: list[TLSConnection] = []
+
+    def add(self) -> TLSConnection:
+        client = Client()
+        client.hear(b"")
+        self.socks.append(socket.create_connection(self._server.getsockname(), DEADLINE))
+        self.socks[-1].sendall(client.say())
+        sock, address = self._server.accept()
+        transport = TLSTransport(self.shared, socket.AF_INET, socket.SOCK_STREAM, 0, sock.detach())
+        connection = TLSConnection(transport, address, self.spec, self.loop, lambda connection: None)
+        self.connections.append(connection)
+        connection.begin()
+        return connection
+
+    def take_turns(self) -> list[int]:
+        """The numbers of the clients that are answered, turn by turn."""
+        found = []
+        while self.loop._turns:
+            before = self.answered()
+            self.loop._turns.popleft()[1]()
+            found += sorted(self.answered() - before)
+        return found
+
+    def answered(self) -> set[int]:
+        return {number for number, sock in enumerate(self.socks) if sock.fileno() >= 0 and select.select([sock], [], [], 0)[0]}
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for each in (*self.connections, *self.socks, self._server, self.loop):
+            each.close()
+
+
+def test_the_newest_handshake_is_served_first(files: Files) -> None:
+    with Waiting(files) as waiting:
+        for _ in range(4):
+            waiting.add()
+        assert waiting.answered() == set()
+        assert waiting.take_turns() == [3, 2, 1, 0]
+        waiting.add()
+        assert waiting.take_turns() == [4]
+
+
+def test_who_has_left_meanwhile_gets_no_handshake(files: Files) -> None:
+    with Waiting(files) as waiting:
+        connections = [waiting.add() for _ in range(3)]
+        waiting.socks[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        waiting.socks[1].close()
+        assert waiting.take_turns() == [2, 0]
+        assert [each._sock.engine is not None for each in connections] == [True, False, True]
+
+
+def test_handshakes_of_closed_connections_are_dropped(files: Files) -> None:
+    with Waiting(files) as waiting:
+        waiting.shared.compact_size = 4
+        for _ in range(4):
+            waiting.add()
+        for connection in waiting.connections[:3]:
+            connection.close()
+        waiting.add()
+        assert waiting.shared.waiting == waiting.connections[3:]
+        assert waiting.take_turns() == [4, 3]

@@ -39,6 +39,13 @@ def test_a_function_answers_below_its_prefix(clock: Clock) -> None:
     assert client.closing is Closing.KEEP
 
 
+def test_a_function_knows_the_connection(clock: Clock) -> None:
+    client = answering(
+        clock, lambda request: Response.json([request.peer.address, request.peer.local]), b"GET /api/ HTTP/1.0\r\n\r\n"
+    )
+    assert client.said.endswith(b'[["192.0.2.1", 4711], ["", 0]]')
+
+
 def test_methods_before_a_path(clock: Clock) -> None:
     def answer(name: str) -> Handler:
         return lambda request: Response(body=name)

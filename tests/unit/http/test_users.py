@@ -278,6 +278,19 @@ def test_so_many_are_remembered(users: Users, monkeypatch: pytest.MonkeyPatch) -
     assert MAX_VERIFIED <= 10_000
 
 
+def test_the_least_recently_used_is_forgotten(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_VERIFIED", 2)
+    path = write_users(tmp_path / "three", "ada", "bob", "eve")
+    users = Users(path, read_users(path), FreshnessClock(clock), VerifierThreads())
+    assert verified(users, "ada")
+    assert verified(users, "bob")
+    assert is_remembered(users, "ada")
+    assert verified(users, "eve")
+    assert is_remembered(users, "ada")
+    assert not is_remembered(users, "bob")
+    until(lambda: users._threads._threads == 0, "the threads have ended")
+
+
 def test_no_password_is_kept(users: Users) -> None:
     assert verified(users, "bob")
     assert users._verified

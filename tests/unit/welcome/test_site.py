@@ -9,8 +9,6 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import Future
 from hashlib import sha256
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -22,7 +20,7 @@ from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
 from rawservers.http.router import Router
-from rawservers.settings import Config, ListenConfig, SiteConfig
+from rawservers.settings import Config, ListenConfig, SiteConfig, TLSConfig
 from rawservers.sockets import ConnectedSocket, ListeningSocket, Sockets, TimeWaitSocket
 from rawservers.telnet.echo import EchoSession
 from rawservers.welcome import page
@@ -132,6 +130,7 @@ def test_it_is_one_small_document() -> None:
     assert "unsafe" not in fields["Content-Security-Policy"]
     assert fields["Content-Security-Policy"].startswith("default-src 'none';")
     assert fields["X-Content-Type-Options"] == "nosniff"
+    assert fields["Cross-Origin-Resource-Policy"] == "same-origin"
     markup = text.partition("</style>")[2].partition("<script>")[0]
     assert not re.search(r"\b(?:on[a-z]+|style)=", markup)  # the policy would not allow it
 
@@ -190,6 +189,20 @@ def test_no_answer_names_others(path: str, address: str, host: str, more: str, o
         assert b"8080" not in body
 
 
+def test_listeners_of_a_visitor_from_elsewhere() -> None:
+    """As with the commands: those on all addresses, and the one that it has come to."""
+    rows = [ListeningSocket("http", address, 0, 9) for address in ("[::]:80", "0.0.0.0:81", "127.0.0.1:8080", "192.0.2.80:82")]
+    sockets = dataclasses.replace(SOCKETS, listening=[*rows, ListeningSocket("telnet", "unix:/run/t", None, None)])
+
+    def listening(address: str, more: str = "") -> list[str]:
+        body = Site(address=(address, 1), sockets=sockets).get("/sockets", more=more)[2]
+        return [row[2] for row in json.loads(body)["listening"]]
+
+    assert listening("127.0.0.1") == ["[::]:80", "0.0.0.0:81", "127.0.0.1:8080", "192.0.2.80:82", "unix:/run/t"]
+    assert listening("203.0.113.5") == ["[::]:80", "0.0.0.0:81", "127.0.0.1:8080"]
+    assert listening("203.0.113.5", "\nVia: 1.1 x") == []
+
+
 def test_commands_of_a_visitor_from_elsewhere() -> None:
     """Those that lead to where the visitor is, or to all addresses; none behind a proxy."""
     listeners = [
@@ -211,11 +224,10 @@ def test_commands_of_a_visitor_from_elsewhere() -> None:
 
 
 def test_commands_of_listeners_with_tls() -> None:
-    listeners = [SimpleNamespace(service="http", address="[::1]:8443", tls=("certificate",)),
-                 SimpleNamespace(service="telnet", address="127.0.0.1:992", tls=("certificate",)),
-                 SimpleNamespace(service="telnet", address="unix:/run/a b", tls=("certificate",))]  # fmt: skip
+    addresses = ("http", "[::1]:8443"), ("telnet", "127.0.0.1:992"), ("telnet", "unix:/run/a b")
+    listeners = [ListenConfig(*each, tls=(TLSConfig("site.pem"),)) for each in addresses]
     visitor = Visitor(("127.0.0.1", 1), ("127.0.0.1", 8080), "localhost", False, True)
-    http, telnet, unix = [command(cast("ListenConfig", each), visitor) for each in listeners]
+    http, telnet, unix = [command(each, visitor) for each in listeners]
     assert "| openssl s_client -quiet -connect &#x27;[::1]:8443&#x27;</code>" in http
     assert "<code>openssl s_client -quiet -connect 127.0.0.1:992</code> and type" in telnet
     assert "<code>openssl s_client -quiet -unix &#x27;/run/a b&#x27;</code>" in unix
@@ -237,6 +249,13 @@ def test_the_bytes_of_the_request() -> None:
         end,
     ]
     assert "s3cret" not in text
+
+
+@pytest.mark.parametrize("before", range(3960, 4010))
+def test_a_secret_that_is_cut_is_not_shown(before: int) -> None:
+    text = Site().get(more=f"\nX: {'x' * before}\nCookie: session=s3cret{'s3cret' * 99}")[2].decode()
+    assert "s3c" not in text
+    assert "bytes more" in text
 
 
 def test_a_long_request_is_cut() -> None:
