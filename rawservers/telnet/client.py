@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 
 from rawservers.core.peer import Peer
 from rawservers.core.protocol import Chunk, Closing, Protocol, Urgent
@@ -13,6 +14,9 @@ from rawservers.telnet.options import BINARY, ECHO, YES, Options
 # What one step of work is; it takes one or two microseconds.
 BYTES_PER_STEP = 256  # bytes of input handled, or of output
 WIDE_BYTES_PER_STEP = 8  # bytes erased, whose columns are counted
+
+MAX_PUSHED = 1 << 20  # bytes of pushed lines that wait for a client that does not read
+PUSHING = Lock()  # of all sessions, which so need none of their own
 
 
 class LineClient(Protocol):
@@ -28,8 +32,8 @@ class LineClient(Protocol):
     """
 
     __slots__ = (
-        "_data_mark", "_options", "_output", "_sends_binary", "closing", "echoing", "editor", "hidden", "nvt", "peer", "prompt",
-        "pushed", "steps",
+        "_data_mark", "_options", "_output", "_pushed_size", "_sends_binary", "closing", "echoing", "editor", "hidden", "nvt",
+        "peer", "prompt", "pushed", "steps",
     )  # fmt: skip
 
     def __init__(self, peer: Peer) -> None:
@@ -39,7 +43,7 @@ class LineClient(Protocol):
         self.prompt = b""
         self.echoing = self.hidden = self._sends_binary = False
         self.closing = Closing.KEEP
-        self.steps = 0
+        self.steps = self._pushed_size = 0
         self.pushed: list[bytes] = []
         self._options: Options | None = None  # created when first needed: most sessions negotiate nothing
         self._output = bytearray()
@@ -51,14 +55,20 @@ class LineClient(Protocol):
         """Send `text` and a line end. To be called by a dialogue, between two of its prompts."""
         self.write(encode(text, self._sends_binary) + b"\r\n")
 
-    def push_line(self, text: bytes) -> None:
-        """Send `text` and a line end soon, above the prompt and the line being typed.
+    def push_line(self, text: bytes) -> bool:
+        """Send `text` and a line end soon, above the prompt and the line being typed. Any thread may call it, at any time.
 
-        To be called from any thread, at any time. Ignored once the session has ended.
+        Returns whether it will be sent: not once the session has ended, nor while MAX_PUSHED bytes of earlier lines wait,
+        because the client does not read.
         """
-        if self.closing is Closing.KEEP:
-            self.pushed.append(encode(text, self._sends_binary) + b"\r\n")
-            self.peer.wake()
+        line = encode(text, self._sends_binary) + b"\r\n"
+        with PUSHING:
+            if self.closing is not Closing.KEEP or self._pushed_size >= MAX_PUSHED:
+                return False
+            self.pushed.append(line)
+            self._pushed_size += len(line)
+        self.peer.wake()
+        return True
 
     # Output.
 
@@ -87,7 +97,10 @@ class LineClient(Protocol):
         while count < len(self.pushed) and self.steps < step_limit:
             self.print_and_redraw(self.row_start() + self.pushed[count])
             count += 1
-        del self.pushed[:count]
+        if count:
+            with PUSHING:
+                self._pushed_size -= sum(map(len, self.pushed[:count]))
+                del self.pushed[:count]
 
     def flush(self) -> tuple[Chunk, ...]:
         """Take the output. Of several Data Marks only the last is urgent: TCP has one urgent pointer."""

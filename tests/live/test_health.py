@@ -111,10 +111,9 @@ def announced(place: Path, seconds: float) -> Path:
 
 
 def test_a_stop_is_announced(place: Path) -> None:
-    """Until it begins everything is served; then no worker accepts any more."""
-    with supervise("-c", announced(place, 3)) as server, server.connect() as kept:
+    """Until it begins everything is served."""
+    with supervise("-c", announced(place, 600)) as server, server.connect() as kept:
         assert get(server).endswith(OK)
-        began = time.monotonic()
         server.signal()
         until(lambda: get(server).startswith(b"HTTP/1.0 503 "), "the stop is announced")
         response = get(server)
@@ -126,9 +125,18 @@ def test_a_stop_is_announced(place: Path) -> None:
             assert sock.recv(3) == b"x\r\n"
         kept.sendall(b"GET /f\r\n")
         assert kept.recv(100) == b"f\n"
+        server.signal()
         assert server.wait() == 0
-        assert time.monotonic() - began >= 3
-        assert "stop in 3 seconds announced to health checks" in server.stderr()  # all of it, since it has ended
+
+
+def test_an_announced_stop_begins_by_itself(place: Path) -> None:
+    with supervise("-c", announced(place, 1)) as server:
+        assert get(server).endswith(OK)
+        began = time.monotonic()
+        server.signal()
+        assert server.wait() == 0
+        assert time.monotonic() - began >= 1
+        assert "stop in 1 seconds announced to health checks" in server.stderr()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
@@ -182,11 +190,15 @@ serve(Config(sites=(SiteConfig(sys.argv[1]),), listen=listen, drain_announce=flo
 
 
 def test_a_server_without_a_supervisor(place: Path) -> None:
-    for seconds, signals in (("1", 1), ("600", 2)):
-        with Server(place / "one", seconds, program=PROGRAM) as server:
-            assert get(server).endswith(OK)
-            server.signal()
-            until(lambda: get(server).startswith(b"HTTP/1.0 503 "), "the stop is announced")
-            for _ in range(signals - 1):
-                server.signal()
-            assert server.wait() == 0
+    with Server(place / "one", "1", program=PROGRAM) as server:
+        assert get(server).endswith(OK)
+        began = time.monotonic()
+        server.signal()
+        assert server.wait() == 0
+        assert time.monotonic() - began >= 1
+    with Server(place / "one", "600", program=PROGRAM) as server:
+        server.address("http")
+        server.signal()
+        until(lambda: get(server).startswith(b"HTTP/1.0 503 "), "the stop is announced")
+        server.signal()
+        assert server.wait() == 0

@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from rawservers.core.protocol import Closing
-from rawservers.telnet.client import LineClient
+from rawservers.core.protocol import Closing, Deadline
+from rawservers.telnet.client import MAX_PUSHED, LineClient
 from rawservers.telnet.service import Dialogue, Hidden, LineService
 from rawservers.telnet.session import FAILURE_MESSAGE, IDLE_MESSAGE
 from tests.harness import wire
@@ -195,8 +195,21 @@ def test_push_while_typing_is_hidden() -> None:
 def test_push_after_the_end_says_nothing() -> None:
     session = conversation()
     session.receive(b"\x04")
-    session.push_line(b"late")
+    assert not session.push_line(b"late")
     assert session.resume() == ()
+
+
+def test_push_to_a_client_that_does_not_read() -> None:
+    """The core does not resume it. What waits is bounded, and is sent once it reads again."""
+    session = conversation()
+    sent = [session.push_line(b"x" * 998) for _ in range(2000)]
+    assert sent == [True] * -(-MAX_PUSHED // 1000) + [False] * (2000 - -(-MAX_PUSHED // 1000))
+    out = b"".join(session.resume())
+    while session.waiting is Deadline.TURN:
+        out += b"".join(session.resume())
+    assert out == (b"x" * 998 + b"\r\n") * sent.count(True)
+    assert session.push_line(b"again")
+    assert session.resume() == (b"again\r\n",)
 
 
 # Failures
