@@ -31,7 +31,8 @@ from rawservers.daemon.startup import CannotStart
 from rawservers.daemon.transitions import MAX_RETIRING
 
 CLIENTS = 40  # hostile ones
-GROWTH = 24 * MIB  # of memory, for caches that fill, and for what Python keeps for itself
+GROWTH = 48 * MIB  # of a worker's memory: the caches of responses and files fill, with at most 32 MiB of responses
+SUPERVISOR_GROWTH = 3 * MIB  # it has no caches
 SETTLED = 60.0  # seconds for the last old workers to exit
 CONFIG = "[limits]\nconnections = 2000\n"
 # What an attack or a busy machine may bring about.
@@ -39,24 +40,29 @@ EXPLAINED = re.compile(r"reloading$|http connection from .* lost: |access log: |
 
 
 class Held(NamedTuple):
-    """By the server: processes, open descriptors and sockets of all of them, bytes of memory of the largest."""
+    """By the server: processes, their open descriptors without those of served files, which are a cache, and their sockets;
+    bytes of memory of the largest, and of the supervisor."""
 
     processes: int
     descriptors: int
     sockets: int
     memory: int
+    supervisor: int
 
     @classmethod
     def by(cls, pid: int) -> Held:
         pids = list(tree(pid))
         descriptors = 0
         for each in pids:
-            with contextlib.suppress(OSError):
-                descriptors += len(os.listdir(f"/proc/{each}/fd"))
-        return cls(len(pids), descriptors, sum(map(sockets, pids)), max(map(resident, pids)))
+            for entry in Path(f"/proc/{each}/fd").glob("*"):
+                with contextlib.suppress(OSError):
+                    descriptors += "/www/" not in os.readlink(entry)
+        return cls(len(pids), descriptors, sum(map(sockets, pids)), max(map(resident, pids)), resident(pid))
 
     def exceeds(self, other: Held) -> bool:
-        return self[:3] > other[:3] or self.memory > other.memory + GROWTH
+        if any(now > before for now, before in zip(self[:3], other[:3], strict=True)):
+            return True
+        return self.memory > other.memory + GROWTH or self.supervisor > other.supervisor + SUPERVISOR_GROWTH
 
 
 def warm_up(server: Running, ports: dict[str, int]) -> None:
@@ -125,16 +131,22 @@ def main() -> int:
     said = parser.parse_args()
     forget_python_settings()
     raise_descriptor_limit()
-    telnet = free_port()
+    telnet, https = free_port(), free_port()
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         fill(base / "www")
-        peer = Peer(lambda place: [*ours(place, telnet, CONFIG), "--workers", 2])
+        peer = Peer(lambda place: [*ours(place, telnet, CONFIG, https), "--workers", 2])
         try:
             with running(OURS, peer, base) as server:
                 wrong = list(
-                    soak(server, {"http": server.place.port, "telnet": telnet}, 60 * said.minutes, said.reload, said.clients)
+                    soak(
+                        server,
+                        {"http": server.place.port, "telnet": telnet, "https": https},
+                        60 * said.minutes,
+                        said.reload,
+                        said.clients,
+                    )
                 )
         except (CannotStart, Failed) as error:
             wrong.append(str(error))

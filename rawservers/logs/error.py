@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from rawservers.core.errors import os_error_text
 from rawservers.logs.sink import BLOCK, duplicate, open_sink
 
 log = logging.getLogger("rawservers")
@@ -73,8 +74,9 @@ class ErrorLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._write(self._lines(record), record.levelno)
-        except Exception:
-            self.handleError(record)
+        except Exception as error:  # out of memory, above all
+            self.sink.refused += 1
+            self.sink.drop_reason = os_error_text(error)
 
     def flush(self) -> None:
         with self.lock or contextlib.nullcontext():

@@ -218,7 +218,7 @@ def test_server_sockets_are_closed_and_opened_while_it_runs(folder: Path) -> Non
         server.call(Worker.close_connections)
         assert receive_all(kept) == b""
         (again,) = bind(Endpoint(*server.http_address))
-        server.call(lambda worker: worker.listen(again, ListenConfig("http", "0")))
+        server.call(lambda worker: worker.listen(again, ListenConfig("http", "127.0.0.1:0")))
         assert requests.get(server.http_url("/f"), timeout=DEADLINE).content == b"content of f\n"
     with pytest.raises(ConnectionRefusedError):
         connect(server.http_address)

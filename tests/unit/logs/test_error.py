@@ -173,3 +173,19 @@ def test_an_error_that_comes_again_is_told_once_a_minute(
     repeated.log("in another way")
     told = ["it fails", "it fails (60 times)", "it fails (60 times)", "in another way (10 times)", "in another way"]
     assert [record.message for record in caplog.records] == told
+
+
+def test_a_line_for_which_there_is_no_memory_is_counted() -> None:
+    def run_out(record: logging.LogRecord) -> list[str]:
+        raise MemoryError
+
+    reader, writer = pipe()
+    log = logger(writer)
+    (handler,) = log.handlers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler, "_lines", run_out)
+        log.error("lost")
+    handler.flush()
+    assert read(log, reader) == b"error log: 1 lines dropped (out of memory)\n"
+    end(log)
+    os.close(reader)
