@@ -27,7 +27,7 @@ from rawservers.logs import error as error_log
 from rawservers.services import DEFAULT_LISTENERS, SERVICES, TLS_ADDRESSES, default_addresses
 from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig, SiteConfig, TLSConfig, read_data, settings_of
 
-DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on plain TCP and unix sockets."
+DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on TCP and unix sockets, with or without TLS."
 EPILOG = (
     f"ADDRESS is {ADDRESS_FORMS}. For port 0 the system chooses a free port. --http and --telnet may be repeated, and replace "
     "the listeners of that service in the configuration file; off is no listener. If no address is given anywhere, each "

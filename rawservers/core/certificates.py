@@ -54,6 +54,7 @@ def _load(certificate: Certificate, protocols: Sequence[str]) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 1  # for each handshake of TLS 1.3: connections are kept, and each has one for the next
     if protocols:
         context.set_alpn_protocols(list(protocols))
     check_pem(certificate.path, "CERTIFICATE", "certificate")

@@ -249,22 +249,24 @@ class TLSTransport(Transport):
 
     def release(self) -> None:
         """Send what is held. Raises OSError, but waits for nothing."""
-        self.unsent += self._held
-        self._held = b""
-        with contextlib.suppress(BlockingIOError):
-            self.flush()
+        if not self._held:
+            return
+        held, self._held = self._held, b""
+        sent = 0
+        if not self.unsent:
+            try:
+                sent = super().send(held, DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+        self.unsent += held[sent:]
 
     def notify(self) -> None:
         """Announce the end of the output by close_notify, once. Raises OSError, but waits for nothing."""
-        if self.engine is not None:
+        if self.engine is not None and self.engine.is_open:
             self.engine.close()
             self._held += self.engine.output
             self.engine.output = b""
-            self.release()
-
-    def shutdown(self, how: int) -> None:
-        self.notify()
-        super().shutdown(how)
+        self.release()
 
     def at_mark(self) -> bool:
         return True
@@ -279,8 +281,9 @@ class TLSTransport(Transport):
             self.engine.is_open = False  # no close_notify: the output is not complete
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.notify()
+        if self.is_open:
+            with contextlib.suppress(OSError):  # the peer has gone
+                self.notify()
         super().close()
 
 

@@ -28,6 +28,7 @@ from tests.harness.configuration import load
 from tests.harness.needs import ROOT, need
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
+from tests.harness.tls import client_context, issue
 from tests.harness.waiting import DEADLINE, until
 
 ACTS: dict[str, str] = {}  # by key: the test that sees it act
@@ -429,6 +430,19 @@ def test_trusted_proxies(place: Path) -> None:
     with started(place, 'http.trusted_proxies = ["127.0.0.0/8"]') as server:
         ask(server, "/f", "h", "X-Forwarded-For: 192.0.2.1")
         assert server.await_log(1)[0].startswith("192.0.2.1 - - [")
+
+
+@acts("listen.tls", "listen.tls.certificate", "listen.tls.key", "listen.tls.hosts")
+def test_tls(place: Path) -> None:
+    """With a trace, which has listeners of its own."""
+    first, second = issue(place, "first.example", name="first"), issue(place, "second.example", name="second")
+    tables = f"{first.toml}, {second.toml.replace(' }', '')}, hosts = ['second.example'] }}"
+    listen = f'[[listen]]\nservice = "http"\naddress = "0"\ntls = [{tables}]'
+    with started(place, "log.trace = true", listen=listen) as server:
+        for name in ("first.example", "second.example"):
+            with client_context().wrap_socket(server.connect("https"), server_hostname=name) as sock:
+                sock.sendall(b"GET /f HTTP/1.0\r\n\r\n")
+                assert receive_all(sock).endswith(b"\r\n\r\ncontent of f\n")
 
 
 @acts("workers")

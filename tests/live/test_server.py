@@ -103,8 +103,8 @@ def test_a_configuration_of_its_own(folder: Path, tmp_path: Path) -> None:
     [
         ({"config": Config(workers=2)}, "workers must be 1, not 2: a Server is one thread"),
         ({"config": Config(), "root": "/"}, "root: the sites of the config have it"),
-        ({"config": Config(listen=()), "telnet": "0"}, "http, telnet: the config has the addresses, in listen"),
-        ({"config": Config(listen=()), "http": None}, "http, telnet: the config has the addresses, in listen"),
+        ({"config": Config(listen=()), "telnet": "0"}, "http, telnet, tls: the config has the listeners, in listen"),
+        ({"config": Config(listen=()), "http": None}, "http, telnet, tls: the config has the listeners, in listen"),
         ({"root": "/nowhere"}, r"sites\[0\].root: .*no such.*"),
         ({"config": Config(listen=[ListenConfig("ftp", "0")])}, r"listen\[0\].service: expected one of .*, not 'ftp'"),
         ({"config": "x"}, "config: expected a Config, not 'x'"),
@@ -218,7 +218,7 @@ def test_server_sockets_are_closed_and_opened_while_it_runs(folder: Path) -> Non
         server.call(Worker.close_connections)
         assert receive_all(kept) == b""
         (again,) = bind(Endpoint(*server.http_address))
-        server.call(lambda worker: worker.listen(again, "http"))
+        server.call(lambda worker: worker.listen(again, ListenConfig("http", "127.0.0.1:0")))
         assert requests.get(server.http_url("/f"), timeout=DEADLINE).content == b"content of f\n"
     with pytest.raises(ConnectionRefusedError):
         connect(server.http_address)

@@ -22,6 +22,7 @@ from tests.harness.load import Load
 from tests.harness.machine import Machine, enter_network
 from tests.harness.needs import ROOT, need
 from tests.harness.sockets import receive_all, receive_until
+from tests.harness.tls import issue, secure
 from tests.harness.waiting import DEADLINE, until
 
 pytestmark = pytest.mark.xdist_group("machine")  # one boot for all of them
@@ -339,6 +340,26 @@ def test_access_log_in_a_file(service: Machine) -> None:
 def await_log_line(machine: Machine, log: Path, name: str) -> None:
     get(machine, name)
     until(lambda: log.exists() and f"GET {name} " in log.read_text(), "a line of log")
+
+
+def test_tls(service: Machine, tmp_path: Path) -> None:
+    """On a socket of systemd. The key lies open: in this machine systemd leaves the folder of LoadCredential= empty."""
+    files = issue(tmp_path)
+    for path in (files.certificate, files.key):
+        service.write(f"/etc/{path.name}", path.read_text())
+        service.path(f"/etc/{path.name}").chmod(0o644)
+    tls = '[[listen]]\nservice = "http"\naddress = ":443"\ntls = { certificate = "site.pem", key = "site.key" }\n'
+    configure(service, "1", more=tls)
+    service.systemctl("enable", "rawservers-https.socket")
+    service.systemctl("restart", "rawservers")
+    for _ in range(2):
+        with secure(service.connect(443)) as sock:
+            sock.sendall(request("/small"))
+            assert receive_all(sock).endswith(SMALL)
+        assert get(service).endswith(SMALL)
+        service.systemctl("reload", "rawservers")  # checks and reads the files once more
+    service.systemctl("disable", "--now", "rawservers-https.socket")
+    service.run("rm", "/etc/site.pem", "/etc/site.key")
 
 
 def test_a_unix_socket_for_a_proxy(service: Machine) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rawservers.cli import configure, listeners, parse
+from rawservers.cli import configure, listeners, parse, useless_options
+from rawservers.daemon.startup import CannotStart
 from rawservers.services import DEFAULT_LISTENERS
-from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig
+from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig, TLSConfig
 from tests.harness.command import asked
 
 
@@ -70,6 +71,50 @@ def test_inherited_sockets_have_the_proxies_of_the_file() -> None:
     assert found == (replace(one, address="fd:3"), replace(one, address="fd:4"), telnet)
     assert listeners({"http": ["1"]}, [one], {}) == (ListenConfig("http", "1"),)
     assert listeners({}, [telnet], {"http": [3]}) == (ListenConfig("http", "fd:3"), telnet)
+
+
+TLS = (TLSConfig("c.pem", "c.key"),)
+OWN = (TLSConfig("own.pem"),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], [("http", "127.0.0.1:8080"), ("telnet", "127.0.0.1:2323"), ("https", "127.0.0.1:8443")]),
+        (["--bind", "h"], [("http", "h:8080"), ("telnet", "h:2323"), ("https", "h:8443")]),
+        (["--http", "off", "--telnet", "off"], [("https", "127.0.0.1:8443")]),
+        (["--http", "1"], [("http", "1"), ("https", "127.0.0.1:8443")]),
+        (["--https", "1", "--https", "2"], [("https", "1"), ("https", "2")]),
+        (["--telnets", "3", "--http", "1"], [("http", "1"), ("telnets", "3")]),
+    ],
+)
+def test_where_to_listen_with_tls(arguments: list[str], expected: list[tuple[str, str]]) -> None:
+    found = asked("--certificate", "c.pem", "--key", "c.key", *arguments).listen or ()
+    assert [(each.name, each.address) for each in found] == expected
+    assert all(each.tls == (TLS if each.name.endswith("s") else ()) for each in found)
+
+
+def test_inherited_sockets_have_the_certificate_of_the_file() -> None:
+    https, telnets = ListenConfig("http", ":443", tls=OWN), ListenConfig("telnet", ":992", tls=OWN)
+    http = ListenConfig("http", ":80")
+    found = listeners({}, [http, https, telnets], {"http": [3], "https": [4, 5], "telnets": [6]})
+    assert [(each.name, each.address, each.tls) for each in found] == [
+        ("http", "fd:3", ()), ("https", "fd:4", OWN), ("https", "fd:5", OWN), ("telnets", "fd:6", OWN),
+    ]  # fmt: skip
+    assert listeners({}, [http, https], {"https": [4]}, tls=TLS)[0].tls == TLS
+    assert listeners({"http": ["1"]}, [http, https], {}) == (ListenConfig("http", "1"), https)
+
+
+def test_tls_without_a_certificate_and_certificates_without_use() -> None:
+    needs = "https needs a certificate: --certificate, --tls-self-signed, or a \\[\\[listen]] with tls"
+    with pytest.raises(CannotStart, match=needs):
+        asked("--https", "1")
+    with pytest.raises(CannotStart, match="https needs a certificate"):
+        listeners({}, [], {"https": [3]})
+    with pytest.raises(CannotStart, match="the certificate of the command line would be ignored"):
+        asked("--certificate", "c.pem", "--https", "off")
+    assert useless_options({"key"}) == "--key would be ignored without --certificate"
+    assert useless_options({"certificate", "tls_self_signed"}).startswith("--certificate would be ignored")
 
 
 @pytest.mark.parametrize(
