@@ -10,6 +10,7 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rawservers.config.checks import check_directory, check_log_file
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 log = logging.getLogger("rawservers")
+
+# Modules that a worker imports only when it needs them. Its user may not be allowed to read them.
+IMPORTED_LATE = ("hashlib", "ipaddress", "rawservers.core.trace_tls", "rawservers.logs.trace")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
 
@@ -217,6 +221,9 @@ class Resources:
         contexts = load_contexts(config, table)
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
+        if credentials:
+            for name in IMPORTED_LATE:
+                import_module(name)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
             resources = cls(config, {}, -1, credentials, table, users=users, contexts=contexts)
             resources.access_log = resources.open_log()

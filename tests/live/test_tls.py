@@ -306,7 +306,7 @@ def test_the_key_is_read_before_privileges_are_dropped(conf: Path, place: Path) 
     files.key.chmod(0o600)
     conf.write_text(f'user = "nobody"\nworkers = 2\n[[listen]]\nservice = "http"\naddress = "0"\ntls = {files.toml}\n')
     with Server("-c", conf) as server:
-        assert b"404 Not Found" in get(server, "/nope")
+        assert b"200 OK" in get(server, "/")
         (uid,) = {os.stat(f"/proc/{worker}").st_uid for worker in server.workers()}
         assert uid == pwd.getpwnam("nobody").pw_uid
         issue(conf.parent)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import resource
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +15,9 @@ import pytest
 from rawservers.daemon import startup
 from rawservers.daemon.startup import connection_shares
 from rawservers.settings import Config, ListenConfig
+from tests.harness.needs import ROOT
+
+PACKAGE = ROOT / "rawservers"
 
 
 def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +82,28 @@ def test_a_reload_keeps_the_socket_and_takes_its_new_settings() -> None:
     assert after.keys() == before.keys()
     for server in after:
         server.close()
+
+
+def late_imports() -> set[str]:
+    """The modules that functions of a worker's rooms import, when they need them."""
+    rooms = [path for room in ("core", "http", "telnet", "welcome", "logs") for path in (PACKAGE / room).rglob("*.py")]
+    found: set[str] = set()
+    for path in [*rooms, PACKAGE / "sockets.py", PACKAGE / "status.py"]:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                for node in ast.walk(function):
+                    found |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+                    found |= {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+    return found
+
+
+def test_what_is_imported_late_is_there_when_privileges_are_dropped() -> None:
+    """The workers' user may not be allowed to read it: a Python in /root, an archive of mode 0600."""
+    assert late_imports() - {"bcrypt"} <= {*startup.IMPORTED_LATE}  # which is loaded with the files of users
+    program = "import sys; from rawservers.daemon.startup import Resources; from rawservers import Config, ListenConfig\n"
+    program += (
+        'Resources.prepare(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", user="nobody")).close()\n'
+    )
+    program += "print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {*startup.IMPORTED_LATE} - {*done.stdout.split()} == set()
