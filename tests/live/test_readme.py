@@ -44,7 +44,14 @@ def test_what_serves(command: str, folder: Path, environment: Mapping[str, str])
     places = {"DIR": str(folder), "FILE": str(folder / "f")}
     words = [places.get(word, word) for word in shlex.split(command)]
     scheme = "https" if "self-signed" in command else "http"
-    with Server(*words[1:], f"--{scheme}", "0", "--telnet", "0", command=[words[0]], env=environment) as server:
+    with Server(
+        *words[1:],
+        f"--{scheme}",
+        "0",
+        *(["--telnet", "0"] if "--telnet" not in words else []),
+        command=[words[0]],
+        env=environment,
+    ) as server:
         until(lambda: f"{scheme} listening on {scheme}://" in server.stderr(), "it listens")
         if scheme == "http":
             answer = exchange(server, PAGE)
