@@ -71,16 +71,17 @@ class Transfer(Peer):
                 return self._handle_other(events)
             urgent = events & EPOLLPRI != 0 and not self._sock.at_mark()
         try:
-            data = self._sock.recv(self._recv_size, DONTWAIT)
+            data: bytes | None = self._sock.recv(self._recv_size, DONTWAIT)
             if len(data) >= SMALL_SIZE:
                 if self._recv_size == SMALL_SIZE:
                     data = self._recv_rest(data, urgent)
                 self.clock.work += len(data) // BYTES_PER_STEP
         except OSError as error:
-            return self._update_interest() if isinstance(error, BlockingIOError) else self._abort(error)
-        if not data:
-            self._eof_received = True
-            return self._queue_and_flush(self._protocol.end())
+            if not isinstance(error, BlockingIOError):
+                return self._abort(error)
+            data = None
+        if not data:  # not in the `except`: a later error is no consequence of EAGAIN
+            return self._update_interest() if data is None else self._take_eof()
         protocol = self._protocol
         chunks = protocol.receive(data, urgent)
         sent = 0
@@ -108,6 +109,11 @@ class Transfer(Peer):
                     self._waiting = protocol.waiting
                     return self._update_interest()
         self._queue_and_flush(chunks, sent)
+
+    def _take_eof(self) -> None:
+        """The peer has sent a FIN."""
+        self._eof_received = True
+        self._queue_and_flush(self._protocol.end())
 
     def _recv_rest(self, data: bytes, urgent: bool) -> bytes:
         """Read the rest of a burst that begins with `data`; use RECEIVE_SIZE from now on."""
