@@ -261,8 +261,9 @@ class Config:
     """Time limit for a request body, from its start. nginx: client_body_timeout, 60, between two reads."""
 
     function_time: float = seconds(60, "http.function_time")
-    """Time limit for the promise of a handler (a Future), and for a folder listing. Then the answer is 503, and the connection
-    is closed; what comes of the promise later is dropped. 0: none. nginx: proxy_read_timeout, 60."""
+    """Time limit for the promise of a handler (a Future), for a folder listing, and for the verification of a password. Then
+    the answer is 503, and the connection is closed; what comes of the promise later is dropped. 0: none.
+    nginx: proxy_read_timeout, 60."""
 
     idle_time: float = seconds(75, "http.idle_time")
     """Keep-alive timeout: the time for which an idle HTTP connection stays open. Connections persist by default for HTTP/1.1

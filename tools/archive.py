@@ -1,4 +1,7 @@
-"""rawservers.pyz: the package as one file that Python runs without an installation (zipapp)."""
+"""rawservers.pyz: the package as one file that Python runs without an installation (zipapp).
+
+python3 -m tools.archive    makes it in dist/, without a virtual environment
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,10 @@ def write_archive(tree: Path, target: Path) -> None:
             for name, content in files.items():
                 archive.writestr(ZipInfo(name), content, ZIP_DEFLATED)
     target.chmod(0o755)
+
+
+if __name__ == "__main__":
+    folder = Path(__file__).resolve().parent.parent / "dist"
+    folder.mkdir(exist_ok=True)
+    write_archive(folder.parent, folder / NAME)
+    print(folder / NAME)

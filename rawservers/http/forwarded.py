@@ -25,8 +25,8 @@ MAX_HOPS = 64  # entries that are looked at; the client of a longer chain is the
 
 ADDRESS = r"([0-9.]+|\[[0-9A-Fa-f:.]+])(?::([0-9]{1,5}|_[0-9A-Za-z._-]+))?|([0-9A-Fa-f:.]+)"
 NODE = re.compile(ADDRESS)  # RFC 7239 §6, but for those that are no address; X-Forwarded-For has IPv6 without brackets, too
-PAIR = rf"[ \t]*({TOKEN})=({TOKEN}|{QUOTED})[ \t]*"
-PAIRS = re.compile(rf"(?:{PAIR})?(?:;(?:{PAIR})?)*+[ \t]*")
+PAIR = rf"({TOKEN})=({TOKEN}|{QUOTED})"
+PAIRS = re.compile(rf"(?:{PAIR})?(?:[ \t]*+;[ \t]*+(?:{PAIR})?)*+")
 LAST_ELEMENT = re.compile(r'(?:[^",]++|"[^"]*+")*+')  # of a reversed list: up to a comma outside of quotation marks
 ESCAPED = re.compile(r"\\(.)")
 
@@ -79,10 +79,10 @@ def forwarded(elements: str) -> Iterator[Hop]:
     It is read from its end, so that an open quotation mark of the client cannot swallow what its proxies have appended.
     """
     text, position = elements[::-1], 0
-    while position < len(text):
+    for _ in range(MAX_HOPS):  # empty ones count as well
         match = LAST_ELEMENT.match(text, position)
         assert match  # it matches nothing, too
-        element, position = match[0][::-1], match.end() + 1
+        element, position = match[0][::-1].strip(" \t"), match.end() + 1
         if text[match.end() : position] not in {"", ","} or not PAIRS.fullmatch(element):
             return
         pairs = [(name.lower(), value) for name, value in re.findall(PAIR, element)]
@@ -91,6 +91,8 @@ def forwarded(elements: str) -> Iterator[Hop]:
         if pairs:
             values = {name: ESCAPED.sub(r"\1", value[1:-1]) if value[0] == '"' else value for name, value in pairs}
             yield parse_node(values.get("for", "")), values.get("proto", "").lower()
+        if position > len(text):
+            return
 
 
 def parse_node(text: str) -> Address | None:

@@ -11,6 +11,7 @@ is given all that was typed so far: so none is kept, and any worker can answer. 
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -65,7 +66,7 @@ class WelcomeSite(Site):
             return self.page(403, request, message="This table is for the page of this server.")
         if path in PAGES or path == SOCKETS:
             return self._get_sockets()
-        return self.page(404, request)
+        raise FileNotFoundError(errno.ENOENT, "no such page")
 
     def _finish(self, request: Request, future: Future[Any]) -> PreparedResponse:
         """The page or the table, as soon as that is made."""

@@ -76,6 +76,12 @@ def test_a_server_is_healthy(sites: Server, request_line: str) -> None:
     assert exchange(sites, b"GET /health\r\n") == b"ok\n"
 
 
+def test_a_server_without_a_document_root_is_healthy() -> None:
+    with Server("-p", "0", "--telnet", "off") as server:
+        assert get(server).endswith(OK)
+        assert get(server, "/healthy").startswith(b"HTTP/1.0 404 ")
+
+
 def test_methods(sites: Server) -> None:
     assert get(sites, method="HEAD").endswith(b"Content-Length: 3\r\n\r\n")
     assert get(sites, method="OPTIONS").startswith(b"HTTP/1.0 204 ")

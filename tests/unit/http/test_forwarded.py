@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rawservers.core.networks import Networks
-from rawservers.http.forwarded import MAX_HOPS, TrustedProxies, parse_node
+from rawservers.http.forwarded import MAX_HOPS, TrustedProxies, forwarded, forwarded_for, parse_node
 from rawservers.http.request import parse_fields
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "fd00::/8", "unix"])
@@ -154,6 +156,15 @@ def test_long_fields_are_not_read_to_their_beginning() -> None:
     for text in ('"' * 30_000, "for=10.0.0.2," * 2_000, ";" * 30_000, "for=" * 8_000, 'for="' * 6_000):
         assert origin(FORWARDED + text + ", for=192.0.2.1")[:2] == ("192.0.2.1", 0)
         assert origin(FOR + text + ", 192.0.2.1")[:2] == ("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("many", [" ", "\t", ",", ";", "a", '"', "\\", "a=", "a=b;", '"\\"', " ;", ", "])
+@pytest.mark.parametrize(("before", "after"), [("a=b", "x"), ("a=b;", "=x"), ('a="', ""), ("", "x"), ("", '="'), (",a=b", ",")])
+def test_a_field_is_read_in_one_pass(before: str, many: str, after: str) -> None:
+    """One that was searched anew from each of its bytes would take days."""
+    text = before + many * 400_000 + after
+    assert len(list(islice(forwarded(text), 1000))) <= MAX_HOPS
+    assert len(list(islice(forwarded_for(text, text), 1000))) <= MAX_HOPS + 1
 
 
 @pytest.mark.parametrize(
