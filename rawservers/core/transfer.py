@@ -66,12 +66,13 @@ class Transfer(Peer):
     def ready(self, events: int) -> None:
         """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
         urgent = False
+        data: bytes | None = None
         if events != EPOLLIN or self._events > INPUT:  # greater: EPOLLOUT, HANGUP_ONLY or READ_ONCE
             if self._events == READ_ONCE or events & EPOLLOUT or not self._wants_read():
                 return self._handle_other(events)
             urgent = events & EPOLLPRI != 0 and not self._sock.at_mark()
         try:
-            data: bytes | None = self._sock.recv(self._recv_size, DONTWAIT)
+            data = self._sock.recv(self._recv_size, DONTWAIT)
             if len(data) >= SMALL_SIZE:
                 if self._recv_size == SMALL_SIZE:
                     data = self._recv_rest(data, urgent)
@@ -79,12 +80,10 @@ class Transfer(Peer):
         except OSError as error:
             if not isinstance(error, BlockingIOError):
                 return self._abort(error)
-            data = None
         if not data:  # not in the `except`: a later error is no consequence of EAGAIN
             return self._update_interest() if data is None else self._take_eof()
-        protocol = self._protocol
+        protocol, sent = self._protocol, 0
         chunks = protocol.receive(data, urgent)
-        sent = 0
         if chunks and self._output is None:
             output, count = chunks[0], len(chunks)
             end = chunks[1] if count == 2 else None
