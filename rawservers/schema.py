@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +15,11 @@ DAY = 86400
 
 PLAIN_PATH = r"(?s)(?!.*/(?:/|\.\.?(?:/|\Z)))/[^\0]*"
 PRINTABLE = "[ -~]*"  # ASCII
+FILE = r"[^\0]+"  # the path of one
+FILE_NAME = r"[^./\0][^/\0]*"  # that is not hidden
+URL_FILE = rf"(?!\Z)(?:/\.well-known)?(?:/{FILE_NAME})*"
+SERVER_NAME = r"(\*\.)?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*"
+SITE_HOST = r"\[[^]\0]+\]|[^]/*:[\0]+"  # http.request.parse_host is stricter
 
 
 class Setting(NamedTuple):
@@ -66,13 +71,13 @@ def rows(*tests: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return test
 
 
-def is_plain_path(value: object) -> bool:
-    """Whether it is a path without empty segments and dot segments."""
-    return isinstance(value, str) and re.fullmatch(PLAIN_PATH, value) is not None
+def matches(pattern: str) -> Callable[[Any], bool]:
+    """A test for a string that as a whole matches a pattern."""
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def is_printable(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(PRINTABLE, value) is not None
+def is_error_status(value: object) -> bool:
+    return type(value) is int and 400 <= value <= 599
 
 
 def rows_of(name: str) -> Callable[[Any], bool]:
@@ -85,25 +90,30 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "auth": ("a tuple of AuthConfig", rows_of("AuthConfig")),
     "bool": ("True or False", lambda value: isinstance(value, bool)),
     "choice": ("", lambda value: False),  # its aliases are all that is allowed
+    "directory": ("the path of a directory as text", matches(FILE)),
+    "file": ("the path of a file as text", matches(FILE)),
     "headers": ("a tuple of (pattern, name, value)", rows(is_text, is_text, is_text)),
-    "hosts": ("a tuple of host names", rows(is_text)),
+    "hosts": ("a tuple of host names", rows(matches(SITE_HOST))),
     "int": ("an integer from {min} to {max}", lambda value: is_number(value) and isinstance(value, int)),
     "listeners": (
         "None, or a tuple of ListenConfig",
         lambda value: value is None or rows_of("ListenConfig")(value),
     ),
     "mode": ("a mode from 0 to 0o777", lambda value: type(value) is int and 0 <= value <= 0o777),
-    "names": ("a tuple of file names", rows(is_text)),
-    "server_names": ("a tuple of host names", rows(is_text)),
+    "names": ("a tuple of file names", rows(matches(FILE_NAME))),
     "networks": ('a tuple of networks and "unix"', rows(is_text)),
-    "pages": ("a tuple of (status, path)", rows(is_number, is_text)),
-    "plain_path": ("a decoded path without empty segments and dot segments", is_plain_path),
-    "realm": ("a string of printable ASCII", is_printable),
+    "pages": ("a tuple of (status, path)", rows(is_error_status, matches(URL_FILE))),
+    "path": ("the path of a file below the root, beginning with a slash", matches(URL_FILE)),
+    "pem": ("the path of a file as text", matches(FILE)),
+    "plain_path": ("a decoded path without empty segments and dot segments", matches(PLAIN_PATH)),
+    "realm": ("a string of printable ASCII", matches(PRINTABLE)),
     "redirects": ("a tuple of (path, target)", rows(is_text, is_text)),
     "seconds": ("a number of seconds from {min} to {max}", is_number),
+    "server_names": ("a tuple of host names", rows(matches(SERVER_NAME))),
     "sites": ("a tuple of SiteConfig", rows_of("SiteConfig")),
     "tls": ("a tuple of TLSConfig", rows_of("TLSConfig")),
     "types": ("a tuple of (extension, media type)", rows(is_text, is_text)),
+    "users_file": ("the path of a file as text", matches(FILE)),
     "handlers": ("a tuple of (path, function)", rows(is_text, callable)),
     "telnet_service": ("None, or a function", lambda value: value is None or callable(value)),
 }  # fmt: skip
@@ -127,6 +137,15 @@ def check_fields(config: Any) -> None:
                 Networks(value)
             except ValueError as error:
                 raise ValueError(f"{each.name}: {error}") from error
+
+
+def check_duplicates(field: str, what: str, items: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError if an item occurs twice. items: in the form in which they are compared, and as they are written."""
+    seen: set[str] = set()
+    for normal, item in items:
+        if normal in seen:
+            raise ValueError(f"{field}: duplicate {what} {item!r}")
+        seen.add(normal)
 
 
 def settings_of(config: type[Any]) -> dict[str, Setting]:

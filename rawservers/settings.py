@@ -14,7 +14,7 @@ from pkgutil import get_data
 from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
-from rawservers.schema import DAY, Setting, check_fields, seconds, setting
+from rawservers.schema import DAY, Setting, check_duplicates, check_fields, seconds, setting
 from rawservers.schema import settings_of as settings_of
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
@@ -102,6 +102,7 @@ class ListenConfig:
         check_fields(self)
         if not all(each.hosts for each in self.tls[1:]):
             raise ValueError("tls: all certificates but the first need hosts")
+        check_duplicates("tls", "host name", [(host.lower(), host) for each in self.tls for host in each.hosts])
         try:
             endpoint = Endpoint.parse(self.address)
         except ValueError as error:
@@ -199,6 +200,7 @@ class SiteConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_duplicates("auth", "path", [(each.path.rstrip("/"), each.path) for each in self.auth])
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,3 +383,5 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        hosts = [(host.lower().rstrip("."), host) for site in self.sites for host in site.hosts]
+        check_duplicates("sites", "host name", hosts)

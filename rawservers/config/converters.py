@@ -16,7 +16,7 @@ from rawservers.core.networks import Networks
 from rawservers.http.files import is_hidden
 from rawservers.http.request import HOST_NAME, TOKEN, parse_host
 from rawservers.http.response import check_headers
-from rawservers.schema import PLAIN_PATH, PRINTABLE, Setting
+from rawservers.schema import FILE, FILE_NAME, PLAIN_PATH, PRINTABLE, SERVER_NAME, Setting
 from rawservers.settings import AuthConfig, ListenConfig, SiteConfig, TLSConfig
 
 TABLE = Setting("", "table")
@@ -172,6 +172,13 @@ def convert_host(host: str, context: Context) -> str:
     return host
 
 
+def convert_server_name(host: str, context: Context) -> str:
+    """A host name that no other certificate of the listener has."""
+    listener = context.path[1]
+    check_duplicate(f"{listener} {host.lower()}", f"host name {toml_string(host)}", context)
+    return host
+
+
 def check_duplicate(item: str | Endpoint, name: str, context: Context) -> None:
     """Add an error if the file has the same host name or address elsewhere."""
     if item in context.seen:
@@ -302,7 +309,7 @@ KINDS = {
     "certificate": Kind("a table with a certificate and a key", dict, convert_certificate),
     "choice": Kind("", NoneType),  # its aliases are all that is allowed
     "directory": Kind("the path of a directory", convert=convert_file_path, check=check_directory),
-    "file": Kind("the path of a file", pattern=r"[^\0]+", convert=convert_file_path, check=check_log_file),
+    "file": Kind("the path of a file", pattern=FILE, convert=convert_file_path, check=check_log_file),
     "header": Kind("a string", convert=convert_header),
     "group": Kind("the name of a group", pattern=r"[^:\0]+", check=check_group),
     "headers": Kind("a table of path patterns, each with a table of header fields", dict, convert_headers, items="pattern"),
@@ -312,14 +319,14 @@ KINDS = {
     "listener": Kind("a table with a service and an address", dict, convert_listener),
     "listeners": Kind("an array of tables, each with a service and an address", list, items="listener"),
     "mode": Kind('an octal mode, such as "0660"', str, lambda mode, _: int(mode, 8), pattern="0?[0-7]{3}"),
-    "name": Kind("a file name, without a slash or a leading dot", pattern=r"[^./\0][^/\0]*"),
+    "name": Kind("a file name, without a slash or a leading dot", pattern=FILE_NAME),
     "names": Kind("an array of file names", list, items="name"),
     "network": Kind('a network, an address, or "unix"', str, convert_network),
     "networks": Kind('an array of networks, addresses, and "unix"', list, items="network"),
     "owner": Kind("the name of a user", pattern=r"[^:\0]+", check=check_user),
     "pages": Kind("a table of status codes, each with the path of a file", dict, convert_pages, items="path"),
     "path": Kind("the path of a file below the root, beginning with a slash", str, convert_url_path, pattern=r"/[^\0]*[^/\0]"),
-    "pem": Kind("the path of a file", pattern=r"[^\0]+", convert=convert_file_path),
+    "pem": Kind("the path of a file", pattern=FILE, convert=convert_file_path),
     "pattern": Kind("a table of header fields", dict, items="header"),
     "plain_path": Kind("a decoded path that begins with a slash, without empty segments and dot segments", pattern=PLAIN_PATH),
     "protected": Kind("a table with a path and users", dict, convert_protected),
@@ -327,7 +334,7 @@ KINDS = {
     "redirect": Kind("a path or a URL, percent-encoded", str, convert_redirect, pattern=r"(/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*"),
     "redirects": Kind("a table of paths, each with a path or a URL", dict, items="redirect"),
     "seconds": Kind("a number of seconds from {min} to {max}", int | float, convert_number),
-    "server_name": Kind("a host name without a port", pattern=r"(\*\.)?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*"),
+    "server_name": Kind("a host name without a port", str, convert_server_name, pattern=SERVER_NAME),
     "server_names": Kind("an array of host names without ports", list, items="server_name"),
     "service": Kind("the name of a service", object, convert_service),
     "site": Kind("a table with the keys of a site", dict, convert_site),
@@ -338,5 +345,5 @@ KINDS = {
     "type": Kind('a media type, such as "text/html"', pattern=rf"{TOKEN}/{TOKEN}( *; *[!-~][ -~]*)?"),
     "types": Kind("a table of file name extensions, each with a media type", dict, items="type"),
     "user": Kind("the name of a user, or NAME:GROUP", check=check_user),
-    "users_file": Kind("the path of a file made by htpasswd -B", pattern=r"[^\0]+", convert=convert_file_path),
+    "users_file": Kind("the path of a file made by htpasswd -B", pattern=FILE, convert=convert_file_path),
 }

@@ -6,15 +6,13 @@ when two reads in a row, SETTLE_TIME apart, find the same.
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from typing import TypeAlias
 
 from rawservers.core.errors import os_error_text
+from rawservers.core.regular_file import read_regular
 from rawservers.settings import ConfigError
 
-MAX_SIZE = 1 << 20  # bytes: thousands of times what all settings take
 SETTLE_TIME = 0.1  # seconds between two reads
 MAX_WAIT = 2.0  # seconds until a file that changes all the time is given up
 
@@ -61,16 +59,5 @@ def read_settled(path: str) -> bytes:
 
 def read_version(path: str) -> tuple[Version, bytes]:
     """The version and the content of a regular file of up to MAX_SIZE bytes. Raises OSError or ValueError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # neither waits for a FIFO's writer
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("is a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file")
-        content = b""
-        while len(content) <= MAX_SIZE and (part := os.read(fd, MAX_SIZE + 1 - len(content))):
-            content += part
-    finally:
-        os.close(fd)
-    if len(content) > MAX_SIZE:
-        raise ValueError(f"too large (the limit is {MAX_SIZE >> 20} MiB)")
+    found, content = read_regular(path)
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns), content

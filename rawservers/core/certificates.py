@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rawservers.core.errors import os_error_text
+from rawservers.core.regular_file import read_regular
 
 # TLS 1.2 with forward secrecy and authenticated encryption only, as Mozilla's "intermediate" profile (without DHE). Those of
 # TLS 1.3 are all of that kind.
@@ -43,11 +45,31 @@ def load_context(certificates: Sequence[Certificate], protocols: Sequence[str] =
 
     if by_name:
         first.sni_callback = choose
+        if not isinstance(sys.unraisablehook, UnraisableHook):
+            sys.unraisablehook = UnraisableHook(sys.unraisablehook)
     return first
 
 
+class UnraisableHook:
+    """sys.unraisablehook without the error of a server name (SNI) that is not ASCII: any client may send one.
+
+    Python decodes the name before the callback, and has no other place for the error. The handshake fails, like any other.
+    """
+
+    def __init__(self, former: Callable[[sys.UnraisableHookArgs], object]) -> None:
+        self._former = former
+
+    def __call__(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if not (unraisable.exc_type is UnicodeDecodeError and isinstance(unraisable.object, bytes)):
+            self._former(unraisable)
+
+
 def find(contexts: Mapping[str, ssl.SSLContext], name: str) -> ssl.SSLContext | None:
-    """The one for this host name: its own, or that of the wildcard in place of its first label (RFC 6125 §6.4.3)."""
+    """The one for this host name: its own, or that of the wildcard in place of its first label (RFC 6125 §6.4.3).
+
+    A final dot makes no difference.
+    """
+    name = name.removesuffix(".")
     return contexts.get(name) or contexts.get(f"*.{name.partition('.')[2]}")
 
 
@@ -76,11 +98,10 @@ def _load(certificate: Certificate, protocols: Sequence[str]) -> ssl.SSLContext:
 
 
 def check_pem(path: str, label: str, what: str, hint: str = "") -> None:
-    """Raise ValueError unless the file can be read, and has something with this label in PEM (RFC 7468); hint: if not."""
+    """Raise ValueError unless the file is regular, can be read, and has this label in PEM (RFC 7468). hint: if not."""
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
+        _, content = read_regular(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot read the {what}: {os_error_text(error)}") from error
     if f"{label}-----".encode() not in content or b"-----BEGIN " not in content:
         raise ValueError(f"{path}: no {what} in PEM format{hint}")

@@ -66,6 +66,7 @@ class Transfer(Peer):
     def ready(self, events: int) -> None:
         """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
         urgent = False
+        data: bytes | None = None
         if events != EPOLLIN or self._events > INPUT:  # greater: EPOLLOUT, HANGUP_ONLY or READ_ONCE
             if self._events == READ_ONCE or events & EPOLLOUT or not self._wants_read():
                 return self._handle_other(events)
@@ -77,13 +78,12 @@ class Transfer(Peer):
                     data = self._recv_rest(data, urgent)
                 self.clock.work += len(data) // BYTES_PER_STEP
         except OSError as error:
-            return self._update_interest() if isinstance(error, BlockingIOError) else self._abort(error)
-        if not data:
-            self._eof_received = True
-            return self._queue_and_flush(self._protocol.end())
-        protocol = self._protocol
+            if not isinstance(error, BlockingIOError):
+                return self._abort(error)
+        if not data:  # not in the `except`: a later error is no consequence of EAGAIN
+            return self._update_interest() if data is None else self._take_eof()
+        protocol, sent = self._protocol, 0
         chunks = protocol.receive(data, urgent)
-        sent = 0
         if chunks and self._output is None:
             output, count = chunks[0], len(chunks)
             end = chunks[1] if count == 2 else None
@@ -108,6 +108,11 @@ class Transfer(Peer):
                     self._waiting = protocol.waiting
                     return self._update_interest()
         self._queue_and_flush(chunks, sent)
+
+    def _take_eof(self) -> None:
+        """The peer has sent a FIN."""
+        self._eof_received = True
+        self._queue_and_flush(self._protocol.end())
 
     def _recv_rest(self, data: bytes, urgent: bool) -> bytes:
         """Read the rest of a burst that begins with `data`; use RECEIVE_SIZE from now on."""

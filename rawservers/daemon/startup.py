@@ -127,6 +127,7 @@ def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> Mapping
 def load_contexts(config: Config, table: Mapping[str, Service] = SERVICES) -> TLSContexts:
     """The TLS contexts of all listeners. Raises CannotStart, with the file."""
     contexts: TLSContexts = {}
+    exposed: set[str] = set()
     for listen in resolve_listeners(config):
         if listen.tls and (listen.service, listen.tls) not in contexts:
             import rawservers.core.tls  # noqa: F401  # here, since it loads OpenSSL, and before privileges are dropped
@@ -135,9 +136,10 @@ def load_contexts(config: Config, table: Mapping[str, Service] = SERVICES) -> TL
             certificates = [Certificate(each.certificate, each.key, each.hosts) for each in listen.tls]
             with errors_as(CannotStart, f"cannot serve {listen.name} on {listen.address}: "):
                 context = load_context(certificates, table[listen.service].protocols)
-                for path in {each.key or each.path for each in certificates if is_exposed(each.key or each.path)}:
-                    log.warning("%s: any user of this system can read this private key", path)
+                exposed |= {each.key or each.path for each in certificates if is_exposed(each.key or each.path)}
             contexts[listen.service, listen.tls] = context
+    for path in sorted(exposed):
+        log.warning("%s: any user of this system can read this private key", path)
     return contexts
 
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 
@@ -25,13 +26,17 @@ PRIORITIES = "776432"  # those of syslog(3), by level // 10: NOTSET, DEBUG, INFO
 
 
 def install() -> None:
-    """Log records of level INFO and above to standard error. Call once, before any threads are started. Raises OSError."""
+    """Log records of level INFO and above, and errors that Python ignores, to standard error.
+
+    Call once, before any threads are started. Raises OSError.
+    """
     fd = duplicate(2)
     file = "{0.st_dev}:{0.st_ino}".format(os.fstat(fd)) if fd >= 0 else ""
     error_log = ErrorLog(fd, file == os.environ.get("JOURNAL_STREAM"))  # systemd.exec(5)
     logging.getLogger().addHandler(error_log)
     logging.getLogger().setLevel(logging.INFO)
     logging.raiseExceptions = False  # a failure to log must neither raise, nor be printed to standard error
+    sys.unraisablehook = log_unraisable
     os.register_at_fork(after_in_child=error_log.sink.reset)
 
 
@@ -39,6 +44,11 @@ def flush() -> None:
     """Write pending lines. Call once a second."""
     for handler in logging.getLogger().handlers:
         handler.flush()
+
+
+def log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """An error that no caller could be told of, in a destructor for example."""
+    log.error("%s: %r", unraisable.err_msg or "error ignored in", unraisable.object, exc_info=unraisable.exc_value)
 
 
 class RepeatedError:

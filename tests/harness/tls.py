@@ -84,11 +84,11 @@ def secure(sock: socket.socket, context: ssl.SSLContext | None = None, session: 
 
 
 class Client:
-    """The client's side in memory. outgoing: ciphertext that it has to say."""
+    """The client's side in memory, which asks for `host`. outgoing: ciphertext that it has to say."""
 
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None, host: str = HOST) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = (context or client_context()).wrap_bio(self._incoming, self._outgoing, server_hostname=HOST)
+        self.tls = (context or client_context()).wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self.received = b""
         self.closed = False
 

@@ -84,6 +84,27 @@ def test_standard_error_that_is_closed(folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"said\n", b"")
 
 
+IGNORED = """
+import sys
+from rawservers.logs import error as error_log
+
+class Broken:
+    def __del__(self):
+        raise ValueError("as told")
+
+error_log.install()
+Broken()
+"""
+
+
+def test_an_error_that_python_ignores_is_a_line_of_the_log() -> None:
+    done = subprocess.run([sys.executable, "-c", IGNORED], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    first, *traceback = done.stderr.splitlines()
+    assert first.startswith("error ignored in: <function Broken.__del__ at 0x")
+    assert traceback[0] == "  Traceback (most recent call last):"
+    assert traceback[-1] == "  ValueError: as told"
+
+
 FAILS = """
 from rawservers import Config, ListenConfig, serve
 from rawservers.logs import error as error_log

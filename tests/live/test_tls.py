@@ -31,7 +31,7 @@ from tests.harness.processes import kinds
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.supervisor import replaced
-from tests.harness.tls import HOST, Files, client_context, issue, secure
+from tests.harness.tls import HOST, Client, Files, client_context, issue, secure
 from tests.harness.waiting import DEADLINE, until
 
 CONTENT = b"content of f\n"
@@ -273,7 +273,15 @@ def test_certificates_for_several_sites(conf: Path, place: Path) -> None:
     hosts = ("", ', hosts = ["a.example", "www.a.example"]', ', hosts = ["*.b.example"]')
     tables = (each.toml.replace(" }", f"{names} }}") for each, names in zip(files, hosts, strict=True))
     configure(conf, place, f"[{', '.join(tables)}]")
-    asked = {"first.example": 0, "a.example": 1, "WWW.A.example": 1, "x.a.example": 0, "x.b.example": 2, "b.example": 0}
+    asked = {
+        "a.example.": 1,
+        "first.example": 0,
+        "a.example": 1,
+        "WWW.A.example": 1,
+        "x.a.example": 0,
+        "x.b.example": 2,
+        "b.example": 0,
+    }
     with Server("-c", conf) as server:
         found = {name: serial(server, name) for name in asked}
         assert found == {name: number(files[index]) for name, index in asked.items()}
@@ -282,6 +290,16 @@ def test_certificates_for_several_sites(conf: Path, place: Path) -> None:
         with context.wrap_socket(server.connect("https")) as sock:  # without a name
             sock.sendall(b"GET /f HTTP/1.0\r\n\r\n")
             assert receive_all(sock).endswith(CONTENT)
+        client = Client(host="no-ascii.example")
+        client.hear(b"")
+        said = server.stderr()
+        with server.connect("https") as sock:
+            sock.sendall(client.say().replace(b"no-ascii", b"no-\xff\xfe\xff\xfe\xff"))
+            assert receive_all(sock)[:1] == b"\x15"  # an alert
+        assert serial(server, "a.example") == number(files[1])
+        server.signal()
+        assert server.wait() == 0
+        assert server.stderr() == said
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -318,8 +336,8 @@ def test_a_key_that_anybody_can_read(place: Path, tmp_path: Path) -> None:
     files = issue(tmp_path)
     for mode, warnings in ((0o640, 0), (0o644, 1)):
         files.key.chmod(mode)
-        with Server(place / "www", "--http", "off", "--https", "0", *files.options) as server:
-            server.address("https")
+        with Server(place / "www", "--http", "off", "--https", "0", "--telnets", "0", *files.options) as server:
+            server.address("telnets")
             assert server.stderr().count(f"{files.key}: any user of this system can read this private key\n") == warnings
 
 

@@ -12,16 +12,19 @@ import pytest
 
 from rawservers import serve
 from rawservers.services import default_addresses
-from rawservers.settings import Config, ListenConfig, SiteConfig, settings_of
+from rawservers.settings import AuthConfig, Config, ListenConfig, SiteConfig, TLSConfig, settings_of
 
-Class = type[Config] | type[SiteConfig] | type[ListenConfig]
-CLASSES: list[Class] = [Config, SiteConfig, ListenConfig]
-LISTENER = {"service": "http", "address": "0"}
+Class = type[Config] | type[SiteConfig] | type[ListenConfig] | type[AuthConfig] | type[TLSConfig]
+CLASSES: list[Class] = [Config, SiteConfig, ListenConfig, AuthConfig, TLSConfig]
+REQUIRED: dict[type[Any], dict[str, str]] = {
+    ListenConfig: {"service": "http", "address": "0"},
+    AuthConfig: {"path": "/", "users": "users"},
+    TLSConfig: {"certificate": "site.pem"},
+}
 
 
 def make(config: Class, **values: Any) -> Any:
-    required = LISTENER if config is ListenConfig else {}
-    return config(**{**required, **values})
+    return config(**{**REQUIRED.get(config, {}), **values})
 
 
 @pytest.mark.parametrize(("config", "name"), [(config, field.name) for config in CLASSES for field in fields(config)])
@@ -35,7 +38,7 @@ def test_a_wrong_type(config: Class, name: str, value: object) -> None:
     ("config", "values", "message"),
     [
         (SiteConfig, {"hosts": "a"}, "hosts: expected a tuple of host names, not 'a'"),
-        (SiteConfig, {"root": Path("/")}, "root: expected a string"),
+        (SiteConfig, {"root": Path("/")}, "root: expected the path of a directory as text"),
         (SiteConfig, {"listing": 1}, "listing: expected True or False, not 1"),
         (SiteConfig, {"headers": {"*": {"a": "b"}}}, "headers: expected a tuple of (pattern, name, value), not {'*': "),
         (SiteConfig, {"headers": (("*", "a"),)}, "headers: expected a tuple of (pattern, name, value), not (("),
@@ -67,6 +70,61 @@ def test_a_wrong_type(config: Class, name: str, value: object) -> None:
 )
 def test_what_a_field_takes(config: Class, values: Mapping[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        make(config, **values)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "values"),
+    [
+        (AuthConfig, "users", [""]),
+        (Config, "access_log", [""]),
+        (Config, "health", ["", "x", "/", "/x/", "//x", "/.x", "/x/.y", "/.well-knownx", "/.well-known/"]),
+        (SiteConfig, "error_pages", [((404, "x"),), ((200, "/x"),), ((600, "/x"),), ((404.5, "/x"),)]),
+        (SiteConfig, "fallback", ["", "x", "/x/"]),
+        (SiteConfig, "hosts", [("",), ("*",), ("*.x",), ("x:80",), ("a", "x/y")]),
+        (SiteConfig, "index", [("",), ("a/b",), (".x",)]),
+        (SiteConfig, "root", [""]),
+        (TLSConfig, "certificate", [""]),
+        (TLSConfig, "hosts", [("",), ("*",), ("*.",), ("a b",), ("x.",), ("x:443",), ("é.test",), ("a", "x.*")]),
+    ],
+)
+def test_what_a_file_would_not_be_allowed(config: Class, name: str, values: list[object]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=rf"^{name}: expected "):
+            make(config, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        (Config, {"health": "/.well-known/health"}),
+        (Config, {"health": None}),
+        (SiteConfig, {"fallback": "/.well-known"}),
+        (SiteConfig, {"hosts": ("x", "[::1]", "1.2.3.4", "x_y.")}),
+        (SiteConfig, {"error_pages": ((404, "/a b/é\n"), (599, "/x"))}),
+        (TLSConfig, {"key": "", "hosts": ("x", "*.x", "1.2.3.4")}),
+    ],
+)
+def test_what_is_allowed(config: Class, values: Mapping[str, Any]) -> None:
+    made = make(config, **values)
+    assert {name: getattr(made, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (ListenConfig, {"tls": (TLSConfig("a", "", ("x",)), TLSConfig("b", "", ("y", "X")))}, "tls: duplicate host name 'X'"),
+        (ListenConfig, {"tls": (TLSConfig("a", "", ("x", "x")),)}, "tls: duplicate host name 'x'"),
+        (SiteConfig, {"auth": (AuthConfig("/a", "u"), AuthConfig("/a/", None))}, "auth: duplicate path '/a/'"),
+        (
+            Config,
+            {"sites": (SiteConfig(), SiteConfig(hosts=("x",)), SiteConfig(hosts=("X.",)))},
+            "sites: duplicate host name 'X.'",
+        ),
+    ],
+)
+def test_what_may_be_there_once(config: Class, values: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make(config, **values)
 
 

@@ -36,6 +36,13 @@ def test_several_certificates(path: Path) -> None:
     assert loaded(path, f"{LISTEN}[]").listen == (ListenConfig("http", ":443"),)
 
 
+def test_listeners_may_have_the_same_host_names(path: Path) -> None:
+    files = issue(path.parent)
+    tls = f'{files.toml.replace(" }", "")}, hosts = ["x"] }}'
+    first, second = loaded(path, f"{LISTEN}{tls}\n{LISTEN.replace('443', '444')}{tls}").listen or ()
+    assert first.tls == second.tls
+
+
 @pytest.mark.parametrize(
     ("tls", "expected"),
     [
@@ -53,6 +60,12 @@ def test_several_certificates(path: Path) -> None:
             '[{ certificate = "site.pem", key = "site.key" }, { certificate = "site.pem", key = "site.key" }]',
             "4: listen.tls.hosts: missing: all certificates but the first need host names",
         ),
+        (
+            '[{ certificate = "site.pem", key = "site.key", hosts = ["x", "*.b"] }, '
+            '{ certificate = "site.pem", key = "site.key", hosts = ["b", "X"] }]',
+            '4: listen.tls.hosts: duplicate host name "X"',
+        ),
+        ('{ certificate = "site.pem", key = "site.key", hosts = ["x", "x"] }', '4: listen.tls.hosts: duplicate host name "x"'),
         ('{ certificate = "no.pem" }', "4: listen.tls: FOLDER/no.pem: cannot read the certificate: no such file or directory"),
         ('{ certificate = "site.key" }', "4: listen.tls: FOLDER/site.key: no certificate in PEM format"),
         ('{ certificate = "site.pem" }', f"4: listen.tls: FOLDER/site.pem: no private key in PEM format{KEY_HINT}"),

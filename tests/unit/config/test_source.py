@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rawservers.config import source
-from rawservers.config.source import MAX_SIZE, MAX_WAIT, SETTLE_TIME, Reading
+from rawservers.config.source import MAX_WAIT, SETTLE_TIME, Reading
+from rawservers.core.regular_file import MAX_SIZE
 from rawservers.settings import ConfigError
 from tests.harness.configuration import load
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rawservers.core.certificates import Certificate, find, is_exposed, load_context
+from rawservers.core.peer import Clock
+from rawservers.core.regular_file import MAX_SIZE
+from rawservers.core.tls import Engine, SharedTLS
 from tests.harness.needs import need
-from tests.harness.tls import issue
+from tests.harness.tls import Client, issue
 
 
 @pytest.mark.parametrize(
@@ -22,10 +30,41 @@ from tests.harness.tls import issue
         ("x.y.b.example", None),  # a wildcard is one label (RFC 6125 §6.4.3)
         ("", None),
         ("*.b.example", "b"),
+        ("a.example.", "a"),
+        ("x.b.example.", "b"),
+        ("a.example..", None),
+        (".", None),
     ],
 )
 def test_a_host_and_its_certificate(name: str, expected: str | None) -> None:
     assert find({"a.example": "a", "*.b.example": "b"}, name) == expected  # type: ignore[comparison-overlap,dict-item]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe" * 8, b"xn--\xc3\xa9.test"])
+def test_a_server_name_that_is_not_ascii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+    """It fails the handshake (RFC 6066 §3: ASCII). What else Python ignores is shown as before."""
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: shown.append(unraisable.exc_type))
+    files = issue(tmp_path)
+    certificate = Certificate(str(files.certificate), str(files.key), ("b.test",))
+    shared = SharedTLS(load_context([certificate]), Clock())
+    load_context([certificate])  # as at a reload
+    plain = b"x" * len(name)
+    client = Client(host=plain.decode())
+    client.hear(b"")
+    hello = client.say()
+    assert hello.count(plain) == 1
+    with pytest.raises(ssl.SSLError):
+        Engine(shared).receive(hello.replace(plain, name))
+    assert shown == []
+    shared.context.sni_callback = lambda *_: fail()
+    with pytest.raises(ssl.SSLError):
+        Engine(shared).receive(hello)
+    assert shown == [LookupError]
+
+
+def fail() -> None:
+    raise LookupError
 
 
 def test_what_is_refused_by_the_context(tmp_path: Path) -> None:
@@ -57,6 +96,26 @@ def test_an_encrypted_key_asks_nobody_for_a_password(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     with pytest.raises(ValueError, match=rf"^{encrypted}: the private key is encrypted; decrypt it: openssl pkey -in "):
         load_context([Certificate(str(files.certificate), str(encrypted))])
+
+
+@pytest.mark.parametrize("which", ["certificate", "key"])
+def test_only_regular_files_are_read(tmp_path: Path, which: str) -> None:
+    """Others may keep the server waiting, or have no end."""
+    files = issue(tmp_path)
+    fifo, socket_file, large = tmp_path / "fifo", tmp_path / "socket", tmp_path / "large"
+    os.mkfifo(fifo)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(socket_file))
+    large.write_bytes(b"-----BEGIN " * MAX_SIZE)
+    what = {"certificate": "certificate", "key": "private key"}[which]
+    reasons = {
+        fifo: "not a regular file", socket_file: "no such device or address", Path("/dev/zero"): "not a regular file",
+        tmp_path: "is a directory", large: "too large (the limit is 1 MiB)",
+    }  # fmt: skip
+    for path, reason in reasons.items():
+        chosen = files._replace(**{which: path})
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: cannot read the {what}: {reason}')}$"):
+            load_context([Certificate(str(chosen.certificate), str(chosen.key))])
 
 
 @pytest.mark.parametrize(("mode", "expected"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])

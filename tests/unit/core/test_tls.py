@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from rawservers.core.certificates import Certificate, load_context
 from rawservers.core.loop import Loop
-from rawservers.core.peer import Clock
+from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Done, PreambleError
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
 from rawservers.core.tls import Engine, SharedTLS, TLSConnection, TLSTransport
@@ -556,3 +557,16 @@ def test_handshakes_of_closed_connections_are_dropped(files: Files) -> None:
         waiting.add()
         assert waiting.shared.waiting == waiting.connections[3:]
         assert waiting.take_turns() == [4, 3]
+
+
+def test_an_error_of_a_conversation_has_no_other_cause(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Recording):
+        def __init__(self, peer: Peer) -> None:
+            raise LookupError("in the conversation")
+
+    with TLSRunning(Failing, files) as running, running.secure() as sock:
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(1) == b""
+        (error,) = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert isinstance(error, LookupError)
+    assert error.__context__ is None
