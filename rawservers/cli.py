@@ -156,7 +156,10 @@ def host(text: str) -> str:
 def address(default: str, text: str) -> str:
     """An address, or "off". default: an address, whose port a message suggests."""
     if text != "off":
-        Endpoint.parse(text, default.rpartition(":")[2])
+        try:
+            Endpoint.parse(text, default.rpartition(":")[2])
+        except ValueError as error:
+            raise ValueError(str(error).replace(" or unix:PATH", ", unix:PATH or off")) from error
     return text
 
 
@@ -172,7 +175,9 @@ class Parser(argparse.ArgumentParser):
             import difflib
 
             wrong = next((each for each in unknown if each.startswith("-")), "").partition("=")[0]
-            close = difflib.get_close_matches(wrong, [*self._option_string_actions], 2, 0.7)
+            options = [*self._option_string_actions]
+            longer = [each for each in options if wrong and each.startswith(wrong)]
+            close = longer[:2] or difflib.get_close_matches(wrong, options, 2, 0.7)
             hint = f" (did you mean {' or '.join(close)}?)" * bool(close)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return parsed
@@ -225,12 +230,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse(argv)
     if useless := useless_options({name for name, value in vars(args).items() if value is not None}):
         parser.error(useless)
+    if args.watch and args.status.startswith("pid:"):
+        parser.error("--watch needs the address of a status service, not pid:N")
     return args
 
 
 def add_tls_options(add: Callable[..., object]) -> None:
     for name, default in TLS_ADDRESSES.items():
-        help = f"address to listen on with TLS, or off (default: {default if name == 'https' else 'off'})"
+        usual = f"default, with a certificate: {default}" if name == "https" else "default: off"
+        help = f"address to listen on with TLS, or off ({usual})"
         add(f"--{name}", action="append", type=argument_type(partial(address, default)), metavar="ADDRESS", help=help)
     add("--certificate", type=path, metavar="FILE", help="certificate for TLS, in PEM, with the intermediate ones")
     add("--key", type=path, metavar="FILE", help="its private key, in PEM (default: in the file of the certificate)")
@@ -265,7 +273,7 @@ def useless_options(given: set[str]) -> str:
     if {"port", "http"} <= given:
         return "-p would be ignored: --http has the port"
     if "listing" in given and not given & {"root", "config"}:
-        return "--[no-]listing would be ignored without DIR: the welcome page is no list"
+        return "--[no-]listing needs a DIR"
     return ""
 
 
@@ -287,7 +295,7 @@ def configure(
         if config.listen is None and toml.has_listeners(running, args.config):  # it may be cut before them
             raise ConfigError([f"{args.config}: has no [[listen]], unlike the running configuration: not taken"])
     if args.root is not None:
-        with errors_as(CannotStart):
+        with errors_as(CannotStart, suffix=f" (-p {args.root} is the port)" * bool(re.fullmatch("[0-9]{1,5}", args.root))):
             is_file = check_document_root(args.root)
         if is_file:
             if args.listing is not None:

@@ -20,13 +20,14 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from rawservers.config.checks import check_directory
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.self_signed import make_trusted
 from rawservers.daemon.startup import CannotStart, Resources, check_names, errors_as
 from rawservers.daemon.worker import Worker
 from rawservers.services import NAME, SERVICES, Service, Start
-from rawservers.settings import Config, ListenConfig, SiteConfig, TLSConfig
+from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig, TLSConfig
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -284,6 +285,9 @@ def make_config(
         path = fspath(root) if isinstance(root, PathLike) else root
         if not isinstance(path, str | None):
             raise ValueError(f"root: expected a path as text, not {path!r:.80}")
+        if path not in {None, str(WELCOME)}:
+            with errors_as(ValueError, "root: "):
+                check_directory(path)
         config = Config(sites=(SiteConfig() if path is None else SiteConfig(path),), access_log="off")
     elif not isinstance(config, Config):
         raise ValueError(f"config: expected a Config, not {config!r:.80}")

@@ -23,6 +23,7 @@ INTERVAL = 1.0  # seconds
 ENTER, LEAVE = b"\x1b[?1049h\x1b[?25l", b"\x1b[?25h\x1b[?1049l"  # xterm's: alternate screen, cursor
 HOME, END_OF_LINE, END_OF_SCREEN = b"\x1b[H", b"\x1b[K", b"\x1b[J"
 STDIN, STDOUT = 0, 1
+COLUMNS, ROWS = 80, 24  # of a terminal that does not know its size, as under script(1)
 
 
 def watch(address: str) -> int:
@@ -33,7 +34,10 @@ def watch(address: str) -> int:
     """
     if not os.isatty(STDOUT):
         raise OSError("standard output is no terminal")
-    lines = snapshot(address)
+    try:
+        lines = snapshot(address)
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise OSError(f'{os_error_text(error)} (the server needs a [[listen]] with service = "status")') from error
     with contextlib.suppress(KeyboardInterrupt), Screen() as screen:
         while not screen.show(lines):
             try:
@@ -54,7 +58,8 @@ def snapshot(address: str) -> list[str]:
 
 
 def frame(lines: list[str], columns: int, rows: int) -> bytes:
-    """What draws these lines, as far as there is room; the last row says how many are missing."""
+    """What draws these lines, as far as there is room; the last row says how many are missing. 0: the usual size."""
+    columns, rows = columns or COLUMNS, rows or ROWS
     shown = lines if len(lines) <= rows else [*lines[: rows - 1], f"... {len(lines) - rows + 1} more lines"]
     texts = [ascii(line)[1:-1][: columns - 1].encode() + END_OF_LINE for line in shown]
     return HOME + b"\n".join(texts) + END_OF_SCREEN

@@ -74,7 +74,8 @@ class Context(NamedTuple):
                 kind.check(converted)
             return converted
         except ValueError as error:  # without a message: the value is of the wrong kind, or out of range
-            self.add_error(str(error) or f"expected {allowed_values(self.setting)}, not {describe(value)}")
+            hint = " (~ is not expanded)" * (isinstance(value, str) and value.startswith("~/"))
+            self.add_error((str(error) or f"expected {allowed_values(self.setting)}, not {describe(value)}") + hint)
 
     def convert_items(self, values: dict[str, Any] | list[Any], kind: str) -> tuple[Any, ...]:
         """The converted items of an array, all of one kind; for a table, pairs of each key and the converted value."""
@@ -285,7 +286,9 @@ def convert_certificate(table: dict[str, Any], context: Context) -> TLSConfig | 
 
 def convert_service(name: object, context: Context) -> object:
     if not isinstance(name, str) or name not in context.services:
-        raise ValueError(f"expected {service_names(context)}, not {describe(name)}")
+        plain = name.removesuffix("s") if isinstance(name, str) else ""
+        hint = f" ({name}: service = {toml_string(plain)} with tls)" if plain != name and plain in context.services else ""
+        raise ValueError(f"expected {service_names(context)}, not {describe(name)}{hint}")
     return name
 
 

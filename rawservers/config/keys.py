@@ -21,6 +21,7 @@ KEYS |= {
     for name, setting in settings_of(config).items()
 }
 MAX_KEY = 80  # characters of a key that a message quotes, and that a suggestion is looked for
+SYNONYMS = {"port": "address", "host": "address"}  # of keys, in other programs
 TABLES = {key.partition(".")[0] for key in KEYS} - KEYS.keys()
 
 
@@ -38,12 +39,17 @@ def dotted_key(path: KeyPath) -> str:
 def suggestion(path: KeyPath) -> str:
     """The known key that resembles the unknown one at `path` most, as " (did you mean KEY?)"; "" if none does.
 
-    The last parts are compared. Of several keys with the same one, that is taken which as a whole resembles it most.
+    The last parts are compared; of a key in a table, first with those of that table. Of several keys with the same one, that is
+    taken which as a whole resembles it most.
     """
-    if len(str(path[-1])) > MAX_KEY:
+    word, table = str(path[-1]), dotted_key(path[:-1])
+    if len(word) > MAX_KEY:
         return ""
-    last = {name: name.rpartition(".")[2] for name in [*KEYS, *TABLES]}
-    close = difflib.get_close_matches(str(path[-1]), last.values(), 1, 0.7)
+    every = {name: name.rpartition(".")[2] for name in [*KEYS, *TABLES]}
+    last = {name: key for name, key in every.items() if table and name.rpartition(".")[0] == table}
+    close = difflib.get_close_matches(word, last.values(), 1, 0.7)
+    if not close:
+        last, close = every, difflib.get_close_matches(SYNONYMS.get(word, word), every.values(), 1, 0.7)
     candidates = [name for name in last if last[name] in close]
     best = max(candidates, key=lambda name: difflib.SequenceMatcher(None, name, dotted_key(path)).ratio(), default="")
     return f" (did you mean {best}?)" if best else ""

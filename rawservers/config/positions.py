@@ -29,6 +29,15 @@ MAX_PARTS = 16  # of a dotted key: tomllib takes quadratic time for a long one. 
 LONG_KEY = re.compile(rf"(?<![\w.-])(?:[\w-]+[ \t]*\.[ \t]*){{{MAX_PARTS}}}", re.ASCII)
 # Statements that tomllib may reject without a position: with a date or a time, or with a long number or deep brackets.
 SUSPECT = re.compile(r"(?s)\d\d[-:]\d\d|.{1000}")
+# Hints for common mistakes: patterns of tomllib's message, and of what stands at its position.
+QUOTES = "text is written in quotes"
+HINTS = (
+    ("Invalid value", r"(?i:true|false)\b", "true and false are lower case"),
+    ("Invalid value", r"(?!\.[0-9])[^\s\[\]{},#=]", QUOTES),
+    ("Expected newline", r"(?<=[0-9])[A-Za-z.:/]", QUOTES),  # behind a number: 127.0.0.1:80, 10s
+    (r"Invalid hex value|Unescaped '\\'", "", "double the backslash"),
+    ("Cannot overwrite a value", "", "the key occurs twice"),
+)
 
 
 def parse(path: str, text: str) -> dict[str, Any]:
@@ -47,8 +56,12 @@ def parse(path: str, text: str) -> dict[str, Any]:
 def not_toml(path: str, text: str, error: Exception) -> str:
     """The error message for a text that was rejected with `error`, with its line number."""
     what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    what = re.sub(
+        r"^Cannot declare \('(.*)',?\) twice", lambda keys: f"[{keys[1]}] is declared twice".replace("', '", "."), what
+    )
     if at := POSITION.search(what):
-        return f"{path}:{at[1]}: not TOML: {what[: at.start()]}, at column {at[2]}"
+        tip = hint(what, text.split("\n")[int(at[1]) - 1], int(at[2]) - 1)
+        return f"{path}:{at[1]}: not TOML: {what[: at.start()]}, at column {at[2]}{tip}"
     at_end = what.endswith(" (at end of document)")
     line = text.count("\n")
     for start, statement in statements(text):
@@ -58,6 +71,14 @@ def not_toml(path: str, text: str, error: Exception) -> str:
             line = start
             break
     return f"{path}:{line}: not TOML: {what.removesuffix(' (at end of document)')}"
+
+
+def hint(what: str, line: str, index: int) -> str:
+    """What the message `what`, for the character at `index` of a line, mostly means, in parentheses; "" if that is unknown."""
+    for message, character, meaning in HINTS:
+        if re.match(message, what) and re.compile(character).match(line, index):
+            return f" ({meaning})"
+    return ""
 
 
 def is_valid(statement: str) -> bool:

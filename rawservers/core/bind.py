@@ -55,7 +55,7 @@ class Endpoint(NamedTuple):
         if not (match := ADDRESS.fullmatch(text)):
             if found := written_host(text):
                 raise ValueError(f"not an address: {text!r}: add a port: {found}:{port}")
-            raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or fd:N)")
+            raise ValueError(f"not an address: {text!r} (HOST:PORT, [IPV6]:PORT, PORT, :PORT or unix:PATH)")
         fd, path, host, number = match.groups()
         if fd or path:
             return cls(path=path, fd=int(fd) if fd else None)

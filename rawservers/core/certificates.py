@@ -19,6 +19,8 @@ from rawservers.core.regular_file import read_regular
 # TLS 1.3 are all of that kind.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
+KEY_HINT = " (if it is in another file, name that: --key, or key in the configuration file)"
+
 
 class Certificate(NamedTuple):
     """Files in PEM: the certificate with its chain, the key ("": in the same file). hosts: names it is for, as in SNI, also
@@ -81,7 +83,7 @@ def _load(certificate: Certificate, protocols: Sequence[str]) -> ssl.SSLContext:
         context.set_alpn_protocols(list(protocols))
     check_pem(certificate.path, "CERTIFICATE", "certificate")
     key = certificate.key or certificate.path
-    check_pem(key, "PRIVATE KEY", "private key")
+    check_pem(key, "PRIVATE KEY", "private key", "" if certificate.key else KEY_HINT)
 
     def no_password() -> str:
         raise ValueError(f"{key}: the private key is encrypted; decrypt it: openssl pkey -in {key}")
@@ -95,14 +97,14 @@ def _load(certificate: Certificate, protocols: Sequence[str]) -> ssl.SSLContext:
     return context
 
 
-def check_pem(path: str, label: str, what: str) -> None:
-    """Raise ValueError unless the file is regular, can be read, and has something with this label in PEM (RFC 7468)."""
+def check_pem(path: str, label: str, what: str, hint: str = "") -> None:
+    """Raise ValueError unless the file is regular, can be read, and has this label in PEM (RFC 7468). hint: if not."""
     try:
         _, content = read_regular(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot read the {what}: {os_error_text(error)}") from error
     if f"{label}-----".encode() not in content or b"-----BEGIN " not in content:
-        raise ValueError(f"{path}: no {what} in PEM format")
+        raise ValueError(f"{path}: no {what} in PEM format{hint}")
 
 
 def broken(certificate: str, key: str) -> str:

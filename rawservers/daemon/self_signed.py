@@ -72,7 +72,7 @@ def authority() -> CA:
     try:
         import trustme
     except ImportError as error:
-        raise ValueError("tls: to make a certificate needs the package trustme: pip install rawservers[tls]") from error
+        raise ValueError("tls: to make a certificate needs the package trustme: pip install 'rawservers[tls]'") from error
     return trustme.CA()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -21,7 +22,7 @@ from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
-from rawservers.services import SERVICES, Service, ServiceContext, is_local, make_service, resolve_listeners
+from rawservers.services import DEFAULT_LISTENERS, SERVICES, Service, ServiceContext, is_local, make_service, resolve_listeners
 from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, TLSConfig
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ class CannotStart(Exception):
 
 
 @contextlib.contextmanager
-def errors_as(kind: type[Exception], prefix: str = "") -> Iterator[None]:
-    """A context, also a decorator, that turns an OSError, ValueError or ConfigError into a `kind`, its text behind `prefix`."""
+def errors_as(kind: type[Exception], prefix: str = "", suffix: str = "") -> Iterator[None]:
+    """A context, also a decorator, that turns an OSError, ValueError or ConfigError into a `kind`, its text within these."""
     try:
         yield
     except (OSError, ValueError, ConfigError) as error:
-        raise kind(f"{prefix}{os_error_text(error)}".replace("\n", "; ")) from error
+        raise kind(f"{prefix}{os_error_text(error)}{suffix}".replace("\n", "; ")) from error
 
 
 def sanitize_process_state() -> None:
@@ -149,6 +150,11 @@ def check(config: Config) -> None:
     if config.access_log not in {"-", "off"}:
         with errors_as(CannotStart):
             check_log_file(config.access_log)
+    for listen in resolve_listeners(config):
+        path = Endpoint.parse(listen.address).path
+        is_default = listen.address == SERVICES[listen.service].address  # the unit of systemd makes its directory
+        if path and not is_default and not os.path.isdir(os.path.dirname(path) or "."):
+            raise CannotStart(f"cannot listen on {listen.address}: no such directory")
 
 
 def bind_all(
@@ -176,8 +182,12 @@ def bind_all(
     except (OSError, ValueError) as error:
         for server in servers.keys() - existing.keys():
             server.close()
-        low = isinstance(error, PermissionError) and not listen.address.startswith("unix:")
-        raise CannotStart(f"cannot listen on {listen.address}: {os_error_text(error)}{LOW_PORT_HINT if low else ''}") from error
+        hint = ""
+        if isinstance(error, PermissionError) and not endpoint.path:
+            hint = LOW_PORT_HINT
+        elif isinstance(error, OSError) and error.errno == errno.EADDRINUSE and normal in DEFAULT_LISTENERS[:1]:
+            hint = " (choose another port with -p)"
+        raise CannotStart(f"cannot listen on {endpoint}: {os_error_text(error)}{hint}") from error
     for server in servers:
         server.tune(config.send_time)  # a reload may have changed it
     return servers

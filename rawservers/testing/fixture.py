@@ -123,7 +123,7 @@ class FixtureServer(Generic[E]):
             missing = [each for each in self._expectations if each.is_missing]
             self._expectations = [each for each in self._expectations if not each.is_missing]
             for each in missing:
-                failures.append(f"{each.describe()} was expected, and has not come{' often enough' * bool(each.used)}")
+                failures.append(f"{each.describe()} was expected, but {'came too rarely' if each.used else 'never came'}")
             error, self._error = self._error, None
         if failures:
             raise AssertionError("\n".join(failures)) from error

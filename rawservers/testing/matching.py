@@ -94,7 +94,7 @@ class RequestPattern:
     def __str__(self) -> str:
         path = self.path if isinstance(self.path, str) else f"re.compile({self.path.pattern!r})"
         query = f" with query {self.query!r}" if self.query is not None else ""
-        return f"{self.methods[0] if self.methods else 'any method'} {path or 'any path'}{query}"
+        return f"{self.methods[0] if self.methods else 'a request for'} {path or 'any path'}{query}"
 
     def differences(self, request: RecordedRequest) -> list[str]:
         """How `request` differs from what is expected, the path first; empty: it does not."""

@@ -269,8 +269,10 @@ def test_a_name_with_several_addresses_is_bound_to_all(folder: Path) -> None:
 
 def test_a_port_in_use(server: Server) -> None:
     host, port = server.address("http")
-    done = run("--telnet", "0", "--http", f"{host}:{port}")
-    assert (done.returncode, done.stderr) == (2, f"rawservers: cannot listen on {host}:{port}: address already in use\n")
+    assert host == "127.0.0.1"
+    for option, address in (("--http", f"{host}:{port}"), ("-p", f"{port}")):
+        done = run("--telnet", "0", option, address)
+        assert (done.returncode, done.stderr) == (2, f"rawservers: cannot listen on {host}:{port}: address already in use\n")
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
@@ -279,6 +281,19 @@ def test_no_such_folder(tmp_path: Path) -> None:
     assert run("--check", tmp_path / "nope").stderr == done.stderr
     done = run("/dev/null")
     assert (done.returncode, done.stderr) == (2, "rawservers: cannot serve /dev/null: not a directory\n")
+    done = run("8080", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rawservers: cannot serve 8080: no such file or directory (-p 8080 is the port)\n"
+
+
+def test_a_check_tests_the_directories_of_unix_sockets(folder: Path) -> None:
+    done = run("--check", "--http", f"unix:{folder}/s", "--telnet", f"unix:{folder}/nope/s")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"rawservers: cannot listen on unix:{folder}/nope/s: no such directory\n"
+    assert run("--check", "--http", f"unix:{folder}/s", "--telnet", "unix:s").stdout == "ok\n"
+    default = folder / "conf.toml"  # the unit of systemd makes its directory
+    default.write_text("[[listen]]\nservice = 'status'\n")
+    assert run("--check", "-c", default).stdout == "ok\n"
 
 
 @pytest.mark.parametrize("log", ["nope/log", "."])
@@ -345,12 +360,18 @@ def test_what_would_be_ignored(arguments: list[str | Path], why: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--http", "x y"], "argument --http: not an address: 'x y'"),
+        (
+            ["--http", "x y"],
+            "argument --http: not an address: 'x y' (HOST:PORT, [IPV6]:PORT, PORT, :PORT, unix:PATH or off)",
+        ),
         (["--http", "localhost"], "argument --http: not an address: 'localhost': add a port: localhost:8080"),
         (["--http", "0.0.0.0"], "argument --http: not an address: '0.0.0.0': add a port: 0.0.0.0:8080"),
         (["--http", "::1"], "argument --http: not an address: '::1': add a port: [::1]:8080"),
         (["--telnet", "[::1]"], "argument --telnet: not an address: '[::1]': add a port: [::1]:2323"),
         (["--lising"], "unrecognized arguments: --lising (did you mean --listing or --no-listing?)"),
+        (["--tls"], "unrecognized arguments: --tls (did you mean --tls-self-signed?)"),
+        (["--b", "::1"], "unrecognized arguments: --b (did you mean --bind?)"),
+        (["--t"], "unrecognized arguments: --t (did you mean --telnet or --telnets?)"),
         (["--htpp=8080"], "unrecognized arguments: --htpp=8080 (did you mean --http or --https?)"),
         (["--wrokers", "2"], "unrecognized arguments: --wrokers (did you mean --workers?)"),
         (["-p", "x"], "argument -p/--port: not a port: 'x'"),
@@ -365,7 +386,8 @@ def test_what_would_be_ignored(arguments: list[str | Path], why: str) -> None:
         (["--print-config", "--status"], "--status would be ignored: --print-config prints a file, and no more"),
         (["--status", "1", "--workers", "0"], "--workers would be ignored: --status asks a server that is running"),
         (["-p", "1", "--http", "2"], "-p would be ignored: --http has the port"),
-        (["--no-listing"], "--[no-]listing would be ignored without DIR"),
+        (["--no-listing"], "--[no-]listing needs a DIR"),
+        (["--status", "pid:1", "--watch"], "--watch needs the address of a status service, not pid:N"),
         (["--telnet", "1.2.3.4:99999"], "argument --telnet: not a port: 99999"),
         (["--nope"], "unrecognized arguments: --nope"),
         (["a", "b"], "unrecognized arguments: b"),

@@ -286,4 +286,6 @@ def test_no_server_to_watch(conf: Path) -> None:
     with Terminal(sys.executable, "-m", "rawservers", "--status", f"unix:{conf.parent}/status", "--watch") as terminal:
         assert terminal.leaves() == 2
     assert terminal.heard.startswith(b"rawservers: cannot watch the status on unix:")
+    why = b'/status: no such file or directory (the server needs a [[listen]] with service = "status")'
+    assert why in terminal.heard.replace(b"\r\n", b"")
     assert ENTER not in terminal.heard

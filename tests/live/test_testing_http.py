@@ -205,7 +205,7 @@ def test_one_shots_come_first_and_are_used_up(lax: HTTPServer) -> None:
     lax.expect_oneshot_request("/b").respond_with_data("once")
     get(lax, "/b")
     got = get(lax, "/b")
-    assert (got.status_code, got.text) == (500, "GET /b was not expected; nearest: any method /b (used up)\n")
+    assert (got.status_code, got.text) == (500, "GET /b was not expected; nearest: a request for /b (used up)\n")
 
 
 def test_ordered_requests(lax: HTTPServer) -> None:
@@ -220,13 +220,13 @@ def test_a_request_out_of_order_is_the_end(lax: HTTPServer) -> None:
     lax.expect_request("/c").respond_with_data("c")
     lax.expect_ordered_request("/a").respond_with_data("a")
     got = get(lax, "/c")
-    assert (got.status_code, got.text) == (500, "GET /c was not expected; next in order: any method /a (path differs)\n")
+    assert (got.status_code, got.text) == (500, "GET /c was not expected; next in order: a request for /a (path differs)\n")
     assert get(lax, "/a").status_code == 500  # as in pytest-httpserver
     with pytest.raises(AssertionError) as caught:
         lax.check()
     assert str(caught.value).splitlines()[1:] == [
         "GET /a came after a request that was out of order",
-        "any method /a was expected, and has not come",
+        "a request for /a was expected, but never came",
     ]
 
 
@@ -240,8 +240,8 @@ def test_what_has_not_come(lax: HTTPServer) -> None:
     with pytest.raises(AssertionError) as caught:
         lax.check()
     assert str(caught.value).splitlines() == [
-        "PUT /once with query 'a=1' was expected, and has not come",
-        "any method /twice was expected, and has not come often enough",
+        "PUT /once with query 'a=1' was expected, but never came",
+        "a request for /twice was expected, but came too rarely",
     ]
     lax.check()
 
@@ -258,23 +258,24 @@ def test_what_has_not_come(lax: HTTPServer) -> None:
         (
             {"path": "/a", "query": "x=2"},
             {"path": "/a?x=1"},
-            "GET /a?x=1 was not expected; nearest: any method /a with query 'x=2' (query differs: expected 'x=2', got 'x=1')",
+            "GET /a?x=1 was not expected; nearest: a request for /a with query 'x=2' "
+            "(query differs: expected 'x=2', got 'x=1')",
         ),
         (
             {"path": "/a", "headers": {"X-A": "1"}},
             {"path": "/a"},
-            "GET /a was not expected; nearest: any method /a (header X-A differs: expected '1', got None)",
+            "GET /a was not expected; nearest: a request for /a (header X-A differs: expected '1', got None)",
         ),
         (
             {"path": "/a", "data": "x" * 99},
             {"path": "/b", "data": "y", "method": "POST"},
-            "POST /b was not expected; nearest: any method /a (path differs; "
+            "POST /b was not expected; nearest: a request for /a (path differs; "
             f"body differs: expected b'{'x' * 58}..., got b'y')",
         ),
         (
             {"path": re.compile("/[0-9]"), "json": [1]},
             {"path": "/1", "data": "[2]", "method": "POST"},
-            "POST /1 was not expected; nearest: any method re.compile('/[0-9]') (JSON differs: expected [1], got b'[2]')",
+            "POST /1 was not expected; nearest: a request for re.compile('/[0-9]') (JSON differs: expected [1], got b'[2]')",
         ),
     ],
 )

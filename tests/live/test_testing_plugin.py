@@ -76,10 +76,10 @@ def test_what_was_not_expected_fails_at_teardown(pytester: pytest.Pytester) -> N
             "*ERROR at teardown of test_request*",
             "GET /b was not expected; nearest: GET /a (path differs)",
             "*ERROR at teardown of test_missing*",
-            "any method /c was expected, and has not come",
+            "a request for /c was expected, but never came",
             "*ERROR at teardown of test_both*",
-            "any method /first was expected, and has not come",
-            "any method /last was expected, and has not come",
+            "a request for /first was expected, but never came",
+            "a request for /last was expected, but never came",
             "*ERROR at teardown of test_line*",
             "the line 'show versions' was not expected; nearest: 'show version'",
         ]
@@ -319,7 +319,7 @@ def test_unexpected(http_server):
     )
     done = subprocess.run([python, "-m", "pytest", "-q", "-W", "error"], cwd=project, capture_output=True, text=True)
     assert "2 passed, 1 error" in done.stdout, done.stdout + done.stderr
-    assert "any method /never was expected, and has not come" in done.stdout
+    assert "a request for /never was expected, but never came" in done.stdout
 
 
 def test_servers_with_tls(pytester: pytest.Pytester) -> None:

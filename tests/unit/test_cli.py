@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rawservers.cli import configure, listeners, parse, useless_options
+from rawservers.cli import configure, listeners, make_parser, parse, useless_options
 from rawservers.daemon.startup import CannotStart
 from rawservers.services import DEFAULT_LISTENERS
 from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig, TLSConfig
@@ -115,6 +115,12 @@ def test_tls_without_a_certificate_and_certificates_without_use() -> None:
         asked("--certificate", "c.pem", "--https", "off")
     assert useless_options({"key"}) == "--key would be ignored without --certificate"
     assert useless_options({"certificate", "tls_self_signed"}).startswith("--certificate would be ignored")
+
+
+def test_the_default_addresses_for_tls_in_the_help() -> None:
+    text = " ".join(make_parser().format_help().split())
+    assert "--https ADDRESS address to listen on with TLS, or off (default, with a certificate: 127.0.0.1:8443)" in text
+    assert "--telnets ADDRESS address to listen on with TLS, or off (default: off)" in text
 
 
 @pytest.mark.parametrize(

@@ -121,4 +121,6 @@ def test_nothing_acts_on_a_terminal(service: str, text: str) -> None:
 def test_a_frame() -> None:
     assert frame(["ab", "c\x1b[2J"], 80, 3) == b"\x1b[Hab\x1b[K\nc\\x1b[2J\x1b[K\x1b[J"
     assert frame(["abc", "d"], 3, 2) == b"\x1b[Hab\x1b[K\nd\x1b[K\x1b[J"
+    assert frame(["abc" * 30], 0, 0) == b"\x1b[H" + b"abc" * 26 + b"a\x1b[K\x1b[J"  # under script(1)
+    assert frame(["a"] * 25, 0, 0).endswith(b"... 2 more lines\x1b[K\x1b[J")
     assert frame(["a", "b", "c", "d"], 20, 3) == b"\x1b[Ha\x1b[K\nb\x1b[K\n... 2 more lines\x1b[K\x1b[J"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rawservers.core.certificates import KEY_HINT
 from rawservers.settings import ListenConfig, TLSConfig
 from tests.harness.configuration import loaded, mistakes
 from tests.harness.tls import issue
@@ -67,7 +68,7 @@ def test_listeners_may_have_the_same_host_names(path: Path) -> None:
         ('{ certificate = "site.pem", key = "site.key", hosts = ["x", "x"] }', '4: listen.tls.hosts: duplicate host name "x"'),
         ('{ certificate = "no.pem" }', "4: listen.tls: FOLDER/no.pem: cannot read the certificate: no such file or directory"),
         ('{ certificate = "site.key" }', "4: listen.tls: FOLDER/site.key: no certificate in PEM format"),
-        ('{ certificate = "site.pem" }', "4: listen.tls: FOLDER/site.pem: no private key in PEM format"),
+        ('{ certificate = "site.pem" }', f"4: listen.tls: FOLDER/site.pem: no private key in PEM format{KEY_HINT}"),
         (
             '{ certificate = "site.pem", key = "other.key" }',
             "4: listen.tls: FOLDER/other.key: not the private key of the certificate FOLDER/site.pem",

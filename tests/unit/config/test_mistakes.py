@@ -68,6 +68,13 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
             "[[listen]]\nservice = 'http'\n[[listen]]\nservice = 'telnet'\nadress = '1'",
             ["5: listen.adress: unknown key (did you mean listen.address?)"],
         ),
+        ("port = 8080", ["1: port: unknown key (did you mean listen.address?)"]),
+        ("[http]\nport = 8080", ["2: http.port: unknown key (did you mean listen.address?)"]),
+        ("[http]\nhost = 'a'", ["2: http.host: unknown key (did you mean http.hosts?)"]),
+        (
+            "[[listen]]\nservice = 'http'\nport = 8080\nhost = '::'",
+            [f"{line}: listen.{key}: unknown key (did you mean listen.address?)" for line, key in ((3, "port"), (4, "host"))],
+        ),
         ("[[http.sites]]\nhosts = ['a']\nrot = '/'", ["3: http.sites.rot: unknown key (did you mean http.sites.root?)"]),
         (
             "[[http.sites]]\nhosts = ['a']\nidle_time = 5",
@@ -85,6 +92,10 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         (
             "[[http.auth]]\npath = '/'\nusrs = 'u'",
             ["1: http.auth.users: missing", "3: http.auth.usrs: unknown key (did you mean http.auth.users?)"],
+        ),
+        (
+            "[[http.auth]]\npath = '/'\nuser = 'u'",
+            ["1: http.auth.users: missing", "3: http.auth.user: unknown key (did you mean http.auth.users?)"],
         ),
         (
             "[[http.auth]]\npath = '/x/../y'\nusers = ''\nrealm = 'é'",
@@ -114,6 +125,8 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("log.access = ''", ['1: log.access: expected the path of a file, or "-", or "off", not ""']),
         ("log.access = '/'", ["1: log.access: cannot write to /: is a directory"]),
         ("log.access = '/nope/log'", ["1: log.access: cannot write to /nope/log: no such directory"]),
+        ("http.root = '~/www'", ["1: http.root: cannot serve {folder}/~/www: no such file or directory (~ is not expanded)"]),
+        ("log.access = '~/log'", ["1: log.access: cannot write to {folder}/~/log: no such directory (~ is not expanded)"]),
         ("http.root = '/nope'", ["1: http.root: cannot serve /nope: no such file or directory"]),
         ('http.root = "/no\\npe"', ["1: http.root: cannot serve /no\\npe: no such file or directory"]),
         ("http.root = '/dev/null'", ["1: http.root: cannot serve /dev/null: not a directory"]),
@@ -240,6 +253,10 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
         ("[[listen]]\nservice = ['http']", ["2: listen.service: expected one of {services}, not an array"]),
         ("[[listen]]\nservice = 'htpt'", ['2: listen.service: expected one of {services}, not "htpt"']),
         (
+            "[[listen]]\nservice = 'https'",
+            ['2: listen.service: expected one of {services}, not "https" (https: service = "http" with tls)'],
+        ),
+        (
             "[[listen]]\nservice = 'http'\naddress = 'x y'",
             ["3: listen.address: not an address: 'x y' ({addresses})"],
         ),
@@ -261,8 +278,42 @@ def test_the_limits_of_a_number(path: Path, name: str) -> None:
 def test_a_mistake(path: Path, text: str, expected: list[str]) -> None:
     services = ", ".join(f'"{name}"' for name in SERVICES)
     addresses = mistakes(path, "[[listen]]\nservice = 'http'\naddress = ''")[0].partition("(")[2].removesuffix(")")
-    wanted = [said.replace("{services}", services).replace("{addresses}", addresses) for said in expected]
+    wanted = [
+        said.replace("{services}", services).replace("{addresses}", addresses).replace("{folder}", str(path.parent))
+        for said in expected
+    ]
     assert mistakes(path, text) == [f"conf.toml:{said}" for said in wanted]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("log.access = off", "Invalid value, at column 14 (text is written in quotes)"),
+        ("http.root = ~/www", "Invalid value, at column 13 (text is written in quotes)"),
+        ("http.index = [index.html]", "Invalid value, at column 15 (text is written in quotes)"),
+        (
+            "address = 127.0.0.1:80",
+            "Expected newline or end of document after a statement, at column 16 (text is written in quotes)",
+        ),
+        (
+            "http.idle_time = 10s",
+            "Expected newline or end of document after a statement, at column 20 (text is written in quotes)",
+        ),
+        ("http.listing = True", "Invalid value, at column 16 (true and false are lower case)"),
+        ("http.listing = FALSE", "Invalid value, at column 16 (true and false are lower case)"),
+        ("http.listing = Trueish", "Invalid value, at column 16 (text is written in quotes)"),
+        ("http.idle_time = .5", "Invalid value, at column 18"),
+        ("workers =", "Invalid value, at column 10"),
+        ("workers = 1 2", "Expected newline or end of document after a statement, at column 13"),
+        ("workers = 1\nworkers = 2", "Cannot overwrite a value, at column 12 (the key occurs twice)"),
+        ("[http]\n[log]\n[http]", "[http] is declared twice, at column 6"),
+        ("[http.types]\n[ http . types ]", "[http.types] is declared twice, at column 16"),
+        ('http.root = "C:\\Users"', "Invalid hex value, at column 18 (double the backslash)"),
+        ('http.root = "C:\\site"', "Unescaped '\\' in a string, at column 18 (double the backslash)"),
+    ],
+)
+def test_a_mistake_in_the_syntax(path: Path, text: str, expected: str) -> None:
+    assert mistakes(path, text) == [f"conf.toml:{text.count(chr(10)) + 1}: not TOML: {expected}"]
 
 
 def test_two_free_ports_are_two_ports(path: Path) -> None:

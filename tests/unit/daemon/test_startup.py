@@ -62,11 +62,31 @@ def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(startup, "bind", refuse)
     with pytest.raises(
-        startup.CannotStart, match=r"^cannot listen on 80: permission denied \(.*root.*ip_unprivileged_port_start"
+        startup.CannotStart, match=r"^cannot listen on 127\.0\.0\.1:80: permission denied \(.*root.*ip_unprivileged_port_start"
     ):
         startup.bind_all(Config(listen=(ListenConfig("http", "80"),)))
     with pytest.raises(startup.CannotStart, match=r"^cannot listen on unix:/x: permission denied$"):
         startup.bind_all(Config(listen=(ListenConfig("http", "unix:/x"),)))
+
+
+@pytest.mark.parametrize(
+    ("service", "address", "hint"),
+    [
+        ("http", "127.0.0.1:8080", r" \(choose another port with -p\)"),
+        ("http", "8080", r" \(choose another port with -p\)"),
+        ("http", "127.0.0.1:8081", ""),
+        ("telnet", "127.0.0.1:2323", ""),
+    ],
+)
+def test_what_helps_if_the_default_port_is_in_use(
+    monkeypatch: pytest.MonkeyPatch, service: str, address: str, hint: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    monkeypatch.setattr(startup, "bind", refuse)
+    with pytest.raises(startup.CannotStart, match=rf"^cannot listen on 127\.0\.0\.1:[0-9]+: address already in use{hint}$"):
+        startup.bind_all(Config(listen=(ListenConfig(service, address),)))
 
 
 def test_a_reload_keeps_the_socket_and_takes_its_new_settings() -> None:
