@@ -103,7 +103,7 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "names": ("a tuple of file names", rows(matches(FILE_NAME))),
     "networks": ('a tuple of networks and "unix"', rows(is_text)),
     "pages": ("a tuple of (status, path)", rows(is_error_status, matches(URL_FILE))),
-    "path": ("the path of a file below the root, beginning with a slash", matches(URL_FILE)),
+    "path": ("a path below the root with a leading slash", matches(URL_FILE)),
     "pem": ("the path of a file as text", matches(FILE)),
     "plain_path": ("a decoded path without empty segments and dot segments", matches(PLAIN_PATH)),
     "realm": ("a string of printable ASCII", matches(PRINTABLE)),
