@@ -216,11 +216,11 @@ def test_in_the_supervisor_when_a_worker_dies(conf: Path, tmp_path: Path, call: 
 # At the start
 
 STARTING = cases(
-    Fault("socket", "EMFILE EAFNOSUPPORT ENOBUFS", "rawservers: cannot listen on 0: .*"),
-    Fault("bind", "EADDRINUSE EACCES ENOMEM", "rawservers: cannot listen on 0: .*"),
-    Fault("listen", "EADDRINUSE", "rawservers: cannot listen on 0: .*", quick=False),
-    Fault("setsockopt", "ENOMEM ENOPROTOOPT", "rawservers: cannot listen on 0: .*", quick=False),
-    Fault("getsockname", "ENOBUFS", "rawservers: cannot listen on 0: .*", quick=False),
+    Fault("socket", "EMFILE EAFNOSUPPORT ENOBUFS", "rawservers: cannot listen on 127.0.0.1:0: .*"),
+    Fault("bind", "EADDRINUSE EACCES ENOMEM", "rawservers: cannot listen on 127.0.0.1:0: .*"),
+    Fault("listen", "EADDRINUSE", "rawservers: cannot listen on 127.0.0.1:0: .*", quick=False),
+    Fault("setsockopt", "ENOMEM ENOPROTOOPT", "rawservers: cannot listen on 127.0.0.1:0: .*", quick=False),
+    Fault("getsockname", "ENOBUFS", "rawservers: cannot listen on 127.0.0.1:0: .*", quick=False),
     Fault("pipe2", "EMFILE ENFILE", "rawservers: cannot start: .*", quick=False),
     Fault("epoll_create1", "EMFILE ENOMEM", "rawservers: cannot start: .*", when="2", quick=False),  # the first is an import's
     Fault("memfd_create", "ENOMEM EMFILE ENOSYS", "rawservers: cannot start: .*"),
