@@ -87,7 +87,7 @@ RESET = errors(requests.ConnectionError, urllib3.exceptions.ProtocolError, httpx
 RESET_EARLY = errors(
     requests.ConnectionError,
     (urllib3.exceptions.ProtocolError, urllib3.exceptions.NewConnectionError),
-    (httpx.ReadError, httpx.WriteError, httpx.ConnectError),
+    (httpx.ReadError, httpx.WriteError, httpx.ConnectError, httpx.RemoteProtocolError),
     aiohttp.ClientOSError,
 )
 CLOSED = errors(
