@@ -31,7 +31,7 @@ def test_a_low_port_without_permission(folder: Path) -> None:
     command = [need("setpriv"), "--bounding-set=-net_bind_service", sys.executable, "-m", "rawservers", "--http", str(low)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert done.returncode == 2
-    assert re.fullmatch(rf"rawservers: cannot listen on {low}: permission denied \(.*root.*\)\n", done.stderr)
+    assert re.fullmatch(rf"rawservers: cannot listen on 127.0.0.1:{low}: permission denied \(.*root.*\)\n", done.stderr)
 
 
 def free_low_port() -> int:
