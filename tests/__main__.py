@@ -47,6 +47,7 @@ CLIENTS = {
     "nginx": "nginx-light",
     "node": "nodejs",
     "nsenter": "util-linux",
+    "openssl": "openssl",
     "plink": "putty-tools",
     "promtool": "prometheus",
     "ps": "procps",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Self
 
 from tests.harness.http_client import request, take_answer
 from tests.harness.waiting import DEADLINE, until
@@ -28,7 +29,32 @@ class Failure(NamedTuple):
     why: str
 
 
-class Load:
+class Clients:
+    """Threads that each call one of `visits`, which goes on until `_over` is set, and count in `_done` what they got."""
+
+    def __init__(self, visits: Sequence[Callable[[], None]]) -> None:
+        self._done = [0] * len(visits)
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=visit) for visit in visits]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        self.go_on()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def go_on(self, more: int = 5) -> None:
+        """Wait until each of them has got so many more."""
+        before = list(self._done)
+        until(lambda: all(now >= then + more for now, then in zip(self._done, before, strict=True)), "answers for each")
+
+
+class Load(Clients):
     """So many clients that keep their connections, and so many with a connection for each request.
 
     Every request is counted once: as answered, whole and with `content` as its body, or as one of the failures. begin: called
@@ -49,29 +75,11 @@ class Load:
         self._content = content
         self._path = path
         self._begin = begin
-        self._answered = [0] * (kept + single)
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(n, n < kept)) for n in range(kept + single)]
+        super().__init__([partial(self._ask, number, number < kept) for number in range(kept + single)])
 
     @property
     def answered(self) -> int:
-        return sum(self._answered)
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        self.go_on()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def go_on(self, answers: int = 5) -> None:
-        """Wait until each client has got so many more."""
-        before = list(self._answered)
-        until(lambda: all(now >= then + answers for now, then in zip(self._answered, before, strict=True)), "answers for each")
+        return sum(self._done)
 
     def _ask(self, number: int, keep: bool) -> None:
         sock: socket.socket | None = None
@@ -89,7 +97,7 @@ class Load:
                 status, stays, body = take_answer(sock)
                 if (status, body) != (200, self._content):
                     raise ValueError(f"{status} {body[:100]!r}")
-                self._answered[number] += 1
+                self._done[number] += 1
                 alive = asked  # later, its server may have been gone when we came to read the answer
             except (OSError, ValueError) as error:
                 self.failures.append(Failure(step, keep, alive, time.monotonic(), repr(error)))

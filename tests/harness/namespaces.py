@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from tests.harness.load import Clients
 from tests.harness.machine import enter_network
 from tests.harness.needs import need, need_root, unable
 from tests.harness.waiting import until
@@ -72,31 +73,13 @@ class Loss(NamedTuple):
     why: str
 
 
-class Visitors:
+class Visitors(Clients):
     """Threads that each make one of these visits again and again. begin: called by each thread first."""
 
     def __init__(self, begin: Callable[[], None], visits: Sequence[Callable[[], None]]) -> None:
         self.losses: list[Loss] = []
         self._begin = begin
-        self._done = [0] * len(visits)
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, args=row) for row in enumerate(visits)]
-
-    def __enter__(self) -> Visitors:
-        for thread in self._threads:
-            thread.start()
-        self.go_on()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def go_on(self, visits: int = 3) -> None:
-        """Wait until each of them has made so many more."""
-        before = list(self._done)
-        until(lambda: all(now >= then + visits for now, then in zip(self._done, before, strict=True)), "visits of each")
+        super().__init__([partial(self._visit, *row) for row in enumerate(visits)])
 
     def _visit(self, number: int, visit: Callable[[], None]) -> None:
         self._begin()

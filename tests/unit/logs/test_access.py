@@ -35,6 +35,19 @@ def record(line: str = "GET /f HTTP/1.0", referer: str = "", agent: str = "") ->
     return AccessRecord(line, 200, 100, 12, referer, agent)
 
 
+def logged(style: str, host: str, record: AccessRecord, sent: int, seconds: float) -> bytes:
+    """What the log has of a response: one line that can be read, and is not too long."""
+    reader, writer = pipe()
+    log = AccessLog(writer, style, Clock(time=1e9))
+    log.add(Peer((host, 0), Clock()), record, sent, seconds)
+    log.close()
+    said = drain(reader)
+    os.close(reader)
+    assert re.fullmatch(rb"[ -~]+\n", said)
+    assert len(said) <= BLOCK
+    return said
+
+
 texts = st.one_of(
     st.binary(max_size=6000),
     st.builds(lambda unit, count: unit * count, st.binary(min_size=1, max_size=5), st.integers(1, 5000)),
@@ -47,15 +60,8 @@ texts = st.one_of(
 @example(user='"' * 9000, host="unix:" + '"' * 108)
 @example(user=" x ", host="unix: - - ")
 def test_the_line_of_a_user(style: str, user: str, host: str) -> None:
-    reader, writer = pipe()
-    log = AccessLog(writer, style, Clock(time=1e9))
     long = "\xff" * 9000
-    log.add(Peer((host, 0), Clock()), UserRecord(long, 200, 100, 12, long, long, user=user), 1 << 63, 1e9)
-    log.close()
-    said = drain(reader)
-    os.close(reader)
-    assert re.fullmatch(rb"[ -~]+\n", said)
-    assert len(said) <= BLOCK
+    said = logged(style, host, UserRecord(long, 200, 100, 12, long, long, user=user), 1 << 63, 1e9)
     if style == "json":
         told = json.loads(said)
         assert told["user"] == user if len(user) < 10 else user.startswith(told["user"]) and told["user"]
@@ -113,14 +119,7 @@ def test_no_line_of_a_user_where_there_is_no_log() -> None:
 @example(line='"' * 9000, referer="\\" * 9000, agent="a" + '"' * 9000, host="unix:" + '"' * 108, sent=1 << 63, seconds=1e9)
 @example(line="a" + "\n" * 9000, referer="aa" + "\0" * 9000, agent="", host="unix:\udcff", sent=0, seconds=0)
 def test_an_answer_is_one_line(style: str, line: str, referer: str, agent: str, host: str, sent: int, seconds: float) -> None:
-    reader, writer = pipe()
-    log = AccessLog(writer, style, Clock(time=1e9))
-    log.add(Peer((host, 0), Clock()), record(line, referer, agent), sent, seconds)
-    log.close()
-    said = drain(reader)
-    os.close(reader)
-    assert re.fullmatch(rb"[ -~]+\n", said)
-    assert len(said) <= BLOCK
+    said = logged(style, host, record(line, referer, agent), sent, seconds)
     if style == "json":
         told = json.loads(said)
         assert (told["status"], told["bytes"], told["seconds"]) == (200, max(0, sent - 100), round(seconds, 3))
