@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rawservers.daemon import control
-from tests.harness.needs import ROOT, need, need_root
+from tests.harness.needs import ROOT, need, need_root, unable
 from tests.harness.processes import kinds
 from tests.harness.supervisor import CONTENT, get, rotate, supervise
 from tests.harness.waiting import until
@@ -27,7 +27,7 @@ from tests.harness.waiting import until
 def test_a_low_port_without_permission(folder: Path) -> None:
     low = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) - 1
     if low < 1:
-        pytest.skip("no port is reserved for root here")
+        unable("no port is reserved for root here")
     command = [need("setpriv"), "--bounding-set=-net_bind_service", sys.executable, "-m", "rawservers", "--http", str(low)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert done.returncode == 2
