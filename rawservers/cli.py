@@ -29,9 +29,10 @@ from rawservers.settings import ADDRESS_FORMS, Config, ConfigError, ListenConfig
 
 DESCRIPTION = "HTTP/1.0 file server and line-based Telnet echo server, on TCP and unix sockets, with or without TLS."
 EPILOG = (
-    f"ADDRESS is {ADDRESS_FORMS}. For port 0 the system chooses a free port. --http and --telnet may be repeated, and replace "
-    "the listeners of that service in the configuration file; off is no listener. If no address is given anywhere, each "
-    "service that is not off listens on its default address. FILE is served at / and at /NAME, and nothing beside it."
+    f"ADDRESS is {ADDRESS_FORMS}. For port 0 the system chooses a free port. --http, --https, --telnet and --telnets may be "
+    "repeated, and each replaces the listeners of that name in the configuration file; off is no listener. If no address is "
+    "given anywhere, each service that is not off listens on its default address. FILE is served at / and at /NAME, and "
+    "nothing beside it."
 )
 
 

@@ -188,7 +188,7 @@ class SiteConfig:
     auth: tuple[AuthConfig, ...] = setting(
         (), "http.auth", "auth", example='auth = [{ path = "/private/", users = "users", realm = "Members only" }]'
     )
-    """Basic authentication (RFC 7617), by path: a path is decoded, and protects all that is below it, functions included. Of
+    """Basic authentication (RFC 7617), by path: a path is decoded, and protects all that is below it, handlers included. Of
     several, the longest decides. users: a file made by htpasswd -B (bcrypt; the Python package bcrypt is
     needed), or "off": everybody. It is read before privileges are dropped, at a reload, and when it has changed, if the
     workers may read it. realm: a name that browsers show, by default "Restricted". Passwords are sent unencrypted, unless the
@@ -230,8 +230,8 @@ class Config:
 
     body_limit: int = setting(1 << 20, "http.body_limit", max=1 << 30)
     """Maximum size of a request body in bytes; a longer one is answered by 413. It matters only to programs that embed the
-    server and register handlers (see README): files accept no body. nginx: client_max_body_size, 1 MiB. A body is held in
-    memory."""
+    server and register handlers (see docs/embedding.md): files accept no body. nginx: client_max_body_size, 1 MiB. A body is
+    held in memory."""
 
     listen: tuple[ListenConfig, ...] | None = setting(
         None, "listen", "listeners", example='[[listen]]\nservice = "http"\naddress = ":80"'

@@ -31,7 +31,10 @@ STATES = ("reading", "busy", "sending", "idle", "lingering")  # of a connection
 # Counters of a service: the name of the Prometheus metric, and a description.
 COUNTERS = {
     "accepted": ("connections_accepted_total", "connections accepted"),
-    "rejected": ("connections_rejected_total", "connections rejected: too many from their address, or no valid PROXY header"),
+    "rejected": (
+        "connections_rejected_total",
+        "connections rejected: too many from their address, or no valid PROXY header, or no TLS handshake in time",
+    ),
     "answers": ("answers_total", "requests or lines answered"),
     "cache_hits": ("cache_hits_total", "requests answered from the response cache, also counted in answers"),
     "bad_requests": ("bad_requests_total", "malformed requests, also counted in answers"),

@@ -49,9 +49,9 @@ authentication: text at /, JSON at /json, Prometheus at /metrics; rawservers --s
 
 {access}
 
-If systemd passes a socket for http, telnet or status, all listeners of that service in this file are ignored, but for the
-proxy_protocol of the first, which applies to these sockets. With the supplied unit, TCP addresses are set in the .socket files:
-the unit allows the server itself to open unix sockets only.
+If systemd passes a socket named http, https, telnet, telnets or status, all listeners of that name in this file are ignored,
+but for the proxy_protocol and tls of the first, which apply to these sockets. With the supplied unit, TCP addresses are set in
+the .socket files: the unit allows the server itself to open unix sockets only.
 """
 SITES = (
     f"Further sites, selected by host name. Their keys are {', '.join(settings_of(SiteConfig))}, as above. A missing key has "
