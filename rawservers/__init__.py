@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rawservers.settings import Config as Config
     from rawservers.settings import ListenConfig as ListenConfig
     from rawservers.settings import SiteConfig as SiteConfig
+    from rawservers.settings import TLSConfig as TLSConfig
 
 __version__ = "0.1.0"
 

@@ -208,8 +208,11 @@ class Connection(Transfer):
         """
         closing = self._protocol.closing
         if closing is RESET:
-            self._sock.push()
-            self._sock.reset()
+            try:
+                self._sock.push()
+                self._sock.reset()
+            except OSError as error:
+                return self._abort(error)
             return self.close()
         if self._eof_received or self._phase is LINGERING:
             return self.close()

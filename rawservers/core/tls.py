@@ -28,16 +28,16 @@ from dataclasses import replace
 from select import EPOLLIN
 from typing import Any
 
-from rawservers.core.connection import Connection
+from rawservers.core.connection import NEVER, Connection
 from rawservers.core.output import DONTWAIT, Output
 from rawservers.core.peer import Clock
 from rawservers.core.phases import Introduction, Phase
-from rawservers.core.protocol import Chunk, Closing
+from rawservers.core.protocol import Chunk, Closing, Deadline
 from rawservers.core.transfer import RECEIVE_SIZE
 from rawservers.core.transport import Transport
 
 PREAMBLE, CLOSED = Phase.PREAMBLE, Phase.CLOSED
-RESET = Closing.RESET
+RESET, HEAD = Closing.RESET, Deadline.HEAD
 
 HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
 CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
@@ -67,12 +67,13 @@ class Engine:
     returns. After an ssl.SSLError it is of no use any more.
     """
 
-    __slots__ = ("_shared", "_ssl", "eof", "is_open", "output")
+    __slots__ = ("_is_new", "_shared", "_ssl", "eof", "is_open", "output")
 
     def __init__(self, shared: SharedTLS) -> None:
         self._shared = shared
         self._ssl = shared.context.wrap_bio(shared.incoming, shared.outgoing, server_side=True)
         self.eof = self.is_open = False
+        self._is_new = True  # the handshake is not complete
         self.output = b""
 
     def receive(self, data: bytes | memoryview) -> bytes:
@@ -84,10 +85,10 @@ class Engine:
         parts: list[bytes] = []
         try:
             incoming.write(data)
-            if not self.is_open:
+            if self._is_new:
                 self._shared.clock.work += HANDSHAKE_STEPS
                 self._ssl.do_handshake()
-                self.is_open = True
+                self.is_open, self._is_new = True, False
             while part := read(MAX_RECORD):
                 parts.append(part)
                 if not incoming.pending:
@@ -352,9 +353,23 @@ class TLSConnection(Connection):
             shared.waiting = [each for each in shared.waiting if each._phase is not CLOSED]
             shared.compact_size = max(COMPACT_SIZE, 2 * len(shared.waiting))
         shared.waiting.append(self)
+        due = self.timer_started + (self._service.deadlines.get(HEAD) or NEVER)
+        if due < self._timer_due:
+            self._timer_due = due
+            self._timer = self._loop.call_at(due, self, self._check_deadline, self._timer)
         if not shared.is_serving:
             shared.is_serving = True
             self._loop.call_in_turn(self, self._serve_newest)
+
+    def _check_deadline(self) -> None:
+        if self._sock.has_hello and self._phase is PREAMBLE and self._is_overdue():  # its turn has not come
+            self._protocol.expire()
+            return self.close()
+        super()._check_deadline()
+
+    @property
+    def waits_for(self) -> Deadline:
+        return HEAD if self._sock.has_hello else super().waits_for
 
     def _serve_newest(self) -> None:
         """Give this turn to the newest handshake that waits, and ask for another one if there are more."""

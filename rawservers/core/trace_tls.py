@@ -22,6 +22,9 @@ class TracedTLSTransport(TracedTransport, TLSTransport):
             if self.is_open and not was_open and self.engine is not None:
                 self._add("TLS handshake", self.engine.describe())
 
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        return TLSTransport.send_file(self, fd, offset, count)  # which calls `send`
+
     def notify(self) -> None:
         if self.is_open:
             self._add("close_notify", "sent")

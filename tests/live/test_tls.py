@@ -376,6 +376,16 @@ def test_a_self_signed_certificate_without_openssl(place: Path, tmp_path: Path) 
 # The trace
 
 
+def test_the_trace_counts_what_was_sent_of_a_file_once(place: Path, files: Files) -> None:
+    (place / "www" / "large").write_bytes(bytes(300_000))
+    with Server(place / "www", "--http", "off", "--https", "0", *files.options, "--trace") as server:
+        with secure(server.connect("https")) as sock:
+            sock.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+            size = len(receive_all(sock))
+        until(lambda: "close  " in server.stderr(), "the end")
+        assert f", {size} sent\n" in server.stderr()
+
+
 def test_the_trace_over_tls(place: Path, files: Files) -> None:
     with Server(place / "www", "--http", "off", "--https", "0", *files.options, "--trace") as server:
         with secure(server.connect("https")) as sock:

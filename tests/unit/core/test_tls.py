@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import select
 import socket
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from rawservers.core.certificates import Certificate, load_context
 from rawservers.core.loop import Loop
 from rawservers.core.peer import Clock, Peer
-from rawservers.core.phases import Done, PreambleError
+from rawservers.core.phases import Done, Phase, PreambleError
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
 from rawservers.core.tls import Engine, SharedTLS, TLSConnection, TLSTransport
 from tests.harness.core import Recording
@@ -116,6 +118,16 @@ def test_close_notify_behind_the_last_bytes(shared: SharedTLS) -> None:
     engine.close()
     client.hear(taken(engine))
     assert client.closed
+
+
+def test_input_after_our_close_notify_is_no_handshake(shared: SharedTLS) -> None:
+    client = Client()
+    engine = shake_hands(shared, client)
+    engine.close()
+    before = shared.clock.work
+    assert engine.receive(client.say(b"more")) == b"more"
+    assert not engine.is_open
+    assert shared.clock.work == before
 
 
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01\x00\x05hello", b"\x16\x03\x01\xff\xff" + bytes(5), b"\x16" + b"\xff" * 600])
@@ -279,6 +291,17 @@ def test_a_reset(files: Files) -> None:
         with pytest.raises(ConnectionResetError):
             hear_until(client, sock, lambda: client.closed)
         assert client.received == b"bye"
+
+
+def test_a_reset_of_who_has_left(files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def push(transport: TLSTransport) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(TLSTransport, "push", push)
+    with TLSRunning(answering(b"bye", then=Closing.RESET), files) as running, running.secure() as sock:
+        sock.sendall(b"x")
+        until(lambda: not running.connections, "it is closed")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.parametrize("how", ["close_notify", "FIN", "RST"])
@@ -557,6 +580,23 @@ def test_handshakes_of_closed_connections_are_dropped(files: Files) -> None:
         waiting.add()
         assert waiting.shared.waiting == waiting.connections[3:]
         assert waiting.take_turns() == [4, 3]
+
+
+def test_a_handshake_whose_turn_does_not_come_has_its_deadline(files: Files) -> None:
+    with Waiting(files) as waiting:
+        waiting.spec.deadlines[Deadline.HEAD] = 10
+        connection = waiting.add()
+        assert connection.waits_for is Deadline.HEAD  # so it may be evicted
+        assert waiting.loop._schedule[0][0] == connection.accepted_at + 10
+        waiting.loop.clock.now += 9
+        connection._check_deadline()
+        assert connection._phase is Phase.PREAMBLE
+        waiting.loop.clock.now += 2
+        connection._check_deadline()
+        assert connection._phase is Phase.CLOSED
+        assert connection.counters.rejected == 1
+        waiting.add()
+        assert waiting.take_turns() == [1]
 
 
 def test_an_error_of_a_conversation_has_no_other_cause(files: Files, caplog: pytest.LogCaptureFixture) -> None:
