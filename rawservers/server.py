@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from rawservers.config.checks import check_directory
 from rawservers.core.peer import Address, peer_address
 from rawservers.daemon.scoreboard import Scoreboard
-from rawservers.daemon.self_signed import make_trusted
 from rawservers.daemon.startup import CannotStart, Resources, check_names, errors_as
 from rawservers.daemon.worker import Worker
 from rawservers.services import NAME, SERVICES, Service, Start
@@ -92,6 +91,7 @@ class Server:
         self._resources: Resources
         self._calls: set[Future[Any]] = set()  # that have no result yet
         self._addresses: dict[str, list[Address | str]] = {}
+        self._names: dict[Address | str, str] = {}  # by address: http, https, ...
 
     def __enter__(self) -> Server:
         self.start()
@@ -117,9 +117,11 @@ class Server:
                 failure.callback(scoreboard.close)
                 self._worker = worker = Worker(resources, scoreboard, scoreboard.allocate())
                 failure.callback(worker.loop.close)
-                self._addresses = {}
+                self._addresses, self._names = {}, {}
                 for server, listen in resources.servers.items():
-                    self._addresses.setdefault(listen.service, []).append(connectable(server.sock.getsockname()))
+                    address = connectable(server.sock.getsockname())
+                    self._addresses.setdefault(listen.service, []).append(address)
+                    self._names[address] = listen.name
                 args = worker, resources, scoreboard
                 self._thread = thread = threading.Thread(target=self._run, args=args, name="rawservers", daemon=True)
                 failure.callback(self._ended)
@@ -226,18 +228,19 @@ class Server:
     def http_url(self, path: str = "/") -> str:
         """The URL of `path`, which begins with a slash.
 
-        Raises ValueError if it does not, and LookupError if HTTP is not served over TCP. The scheme is https if the first
-        listener has TLS.
+        Raises ValueError if it does not, and LookupError if HTTP is not served over TCP. The scheme is https if the listener
+        of `http_address` has TLS.
         """
         if not path.startswith("/"):
             raise ValueError(f"the path must begin with a slash: {path!r}")
         host, port = self.http_address
-        name = next(listen.name for listen in self._config.listen or () if listen.service == "http")
-        return f"{name}://{f'[{host}]' if ':' in host else host}:{port}{path}"
+        return f"{self._names[host, port]}://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
     @property
     def ca_file(self) -> str:
         """The path of the certificate, in PEM, by which clients know a server with tls=True."""
+        from rawservers.daemon.self_signed import make_trusted  # here, since it is seldom used
+
         return make_trusted().ca_file
 
     def client_context(self) -> SSLContext:
@@ -267,7 +270,11 @@ def certificates(tls: TLSConfig | bool, host: str = "") -> tuple[TLSConfig, ...]
     """The certificates of an argument `tls`; host: another name for one that is made. Raises ValueError."""
     if not isinstance(tls, TLSConfig | bool):
         raise ValueError(f"tls: expected True or a TLSConfig, not {tls!r:.80}")
-    return (make_trusted(host).tls if tls is True else tls,) if tls else ()
+    if tls is not True:
+        return (tls,) if tls else ()
+    from rawservers.daemon.self_signed import make_trusted
+
+    return (make_trusted(host).tls,)
 
 
 def client_context(ca_file: str) -> SSLContext:

@@ -53,8 +53,8 @@ GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 class ServiceContext(NamedTuple):
     """What a service gets of the worker that it runs in.
 
-    report: called at the end of each response, for the access log. users: the files of users of `Config.sites`, by path, if
-    they were read before the privileges were dropped. is_stopping: whether a stop of the whole server was announced.
+    report: called at the end of each response, for the access log. users: the files of users of `Config.sites`, by path.
+    is_stopping: whether a stop of the whole server was announced.
     """
 
     clock: Clock
@@ -94,9 +94,9 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
     verifiers: Mapping[str, Verify] = {}
     if any(site.auth for site in config.sites):
-        from rawservers.http.users import make_verifiers, read_all_users  # here, since most starts have no use for it
+        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
 
-        verifiers = make_verifiers(context.users or read_all_users(config.sites), freshness)
+        verifiers = make_verifiers(context.users, freshness)
     health = Health(fsencode(config.health or ""), context.is_stopping)
     sites = [
         kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers), health)

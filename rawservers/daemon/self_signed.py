@@ -13,6 +13,7 @@ from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
+from rawservers.core.errors import os_error_text
 from rawservers.daemon.startup import CannotStart
 from rawservers.settings import TLSConfig
 
@@ -39,10 +40,12 @@ def make_certificate(host: str = "") -> TLSConfig:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)  # noqa: S603, PLW1510
     except FileNotFoundError as error:
         raise CannotStart("--tls-self-signed needs the openssl command, which is not installed") from error
+    except OSError as error:
+        raise CannotStart(f"--tls-self-signed: cannot run openssl: {os_error_text(error)}") from error
     finally:
         os.umask(before)
     if done.returncode:
-        raise CannotStart(f"--tls-self-signed: openssl failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise CannotStart(f"--tls-self-signed: openssl failed: {''.join(done.stderr.strip().splitlines()[-1:])}")
     log.info("the certificate is signed by no authority; for clients that are to trust it: %s", certificate)
     return TLSConfig(certificate, key)
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rawservers")
 
 # Modules that a worker imports only when it needs them. Its user may not be allowed to read them.
-IMPORTED_LATE = ("hashlib", "ipaddress", "rawservers.core.trace_tls", "rawservers.logs.trace")
+IMPORTED_LATE = ("hashlib", "ipaddress")
+IMPORTED_FOR_TRACE = ("rawservers.core.trace_tls", "rawservers.logs.trace")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
 
@@ -234,7 +235,7 @@ class Resources:
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         if credentials:
-            for name in IMPORTED_LATE:
+            for name in (*IMPORTED_LATE, *(IMPORTED_FOR_TRACE if config.trace else ())):
                 import_module(name)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
             resources = cls(config, {}, -1, credentials, table, users=users, contexts=contexts)

@@ -122,7 +122,7 @@ class Site:
     def page(self, status: int, request: Request, headers: Headers = (), message: str = "") -> PreparedResponse:
         """A response with a page about its status: the site's own one, else the built-in one, with `message` or the usual."""
         home = ""
-        if status == 404 and self._has_home(request.path_bytes):
+        if status == 404 and 404 not in self._pages and self._has_home(request.path_bytes):
             headers = [*without("Vary", headers), ("Vary", "Accept")]
             home = home_link(request.target) if accepts_html(request.fields.get("accept", "")) else ""
         fields = without("Content-Type", self._with_site_headers(request, headers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 import os
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any, TypeAlias, cast
 from rawservers.http.conditional import etag, fingerprint
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
-from rawservers.http.response import Headers, Response
-
-TEXT = "text/plain; charset=utf-8"
+from rawservers.http.response import TEXT, Headers, Response
+from rawservers.http.site import media_type
 
 # str: text; bytes; a path: a file or a folder; a function of the Request, which returns any of these, a Response or a Future of
 # one; all else: JSON.
@@ -29,8 +27,7 @@ def serialize(content: Content) -> tuple[bytes, str]:
         return content, "application/octet-stream"
     if isinstance(content, os.PathLike):
         path = Path(content)
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return path.read_bytes(), f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+        return path.read_bytes(), media_type(os.fsencode(path))
     return json.dumps(content).encode(), "application/json"
 
 

@@ -22,11 +22,11 @@ from rawservers.core.peer import Peer
 from rawservers.core.protocol import Protocol
 from rawservers.http.conversation import Conversation, Responder
 from rawservers.http.request import HTTPError, Request
-from rawservers.http.response import RESERVED_HEADERS, PreparedResponse, Response, check_header
+from rawservers.http.response import RESERVED_HEADERS, TEXT, PreparedResponse, Response, check_header
 from rawservers.http.router import prepare_valid
 from rawservers.http.stream import Stream
 from rawservers.settings import TLSConfig
-from rawservers.testing.content import TEXT, Content, file_response, from_folder, returned, serialize
+from rawservers.testing.content import Content, file_response, from_folder, returned, serialize
 from rawservers.testing.fixture import FixtureServer, ServerFactory
 from rawservers.testing.matching import PatternFields, RecordedRequest, RequestPattern
 from rawservers.testing.replies import Expectation, Reply, at_least

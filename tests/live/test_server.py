@@ -141,6 +141,14 @@ def test_addresses_and_urls(folder: Path) -> None:
         Server(folder).http_url()
 
 
+def test_the_scheme_is_that_of_the_address(folder: Path, tmp_path: Path) -> None:
+    files = issue(tmp_path)
+    tls = (TLSConfig(str(files.certificate), str(files.key)),)
+    listen = ListenConfig("http", f"unix:{tmp_path}/tls", tls=tls), ListenConfig("http", "127.0.0.1:0")
+    with Server(config=Config(sites=(SiteConfig(str(folder)),), listen=listen, access_log="off")) as server:
+        assert requests.get(server.http_url("/f"), timeout=DEADLINE).content == b"content of f\n"
+
+
 def test_a_configuration_without_addresses_gets_free_ones(folder: Path) -> None:
     config = Config(sites=(SiteConfig(str(folder)),), access_log="off")
     with Server(config=config, telnet="127.0.0.1:0") as server, Server(config=config) as other:

@@ -366,6 +366,22 @@ def serial_of(path: Path) -> int:
     return x509.load_pem_x509_certificate(path.read_bytes()).serial_number
 
 
+@pytest.mark.parametrize(
+    ("program", "mode", "said"),
+    [
+        ("#!/bin/sh\necho boom >&2\nexit 1\n", 0o755, "openssl failed: boom"),
+        ("", 0o644, "cannot run openssl: permission denied"),
+    ],
+)
+def test_openssl_that_fails(place: Path, tmp_path: Path, program: str, mode: int, said: str) -> None:
+    (tmp_path / "openssl").write_text(program)
+    (tmp_path / "openssl").chmod(mode)
+    environment = os.environ | {"PATH": str(tmp_path)}
+    with Server(place / "www", "--tls-self-signed", "--http", "off", "--https", "0", env=environment) as server:
+        assert server.wait() == 2
+        assert server.stderr() == f"rawservers: --tls-self-signed: {said}\n"
+
+
 def test_a_self_signed_certificate_without_openssl(place: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PATH": str(tmp_path)}
     with Server(place / "www", "--tls-self-signed", "--http", "off", "--https", "0", env=environment) as server:

@@ -119,11 +119,18 @@ def late_imports() -> set[str]:
 
 def test_what_is_imported_late_is_there_when_privileges_are_dropped() -> None:
     """The workers' user may not be allowed to read it: a Python in /root, an archive of mode 0600."""
-    assert late_imports() - {"bcrypt"} <= {*startup.IMPORTED_LATE}  # which is loaded with the files of users
+    late = {*startup.IMPORTED_LATE, *startup.IMPORTED_FOR_TRACE}
+    assert late_imports() - {"bcrypt"} <= late  # which is loaded with the files of users
+    assert late <= modules_of("trace=True")
+    found = modules_of("trace=False")
+    assert {*startup.IMPORTED_LATE} <= found
+    assert "ssl" not in found  # nobody asks for TLS
+
+
+def modules_of(option: str) -> set[str]:
+    """What is imported when the resources of a server with this option and another user are there."""
+    config = f'Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", user="nobody", {option})'
     program = "import sys; from rawservers.daemon.startup import Resources; from rawservers import Config, ListenConfig\n"
-    program += (
-        'Resources.prepare(Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", user="nobody")).close()\n'
-    )
-    program += "print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {*startup.IMPORTED_LATE} - {*done.stdout.split()} == set()
+    program += f"Resources.prepare({config}).close(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return set(done.stdout.split())

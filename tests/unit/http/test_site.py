@@ -338,6 +338,14 @@ def test_an_error_page_links_home(clock: Clock, root: Path, path: str, link: str
         assert "Vary" not in headers(reply)
 
 
+def test_a_404_page_of_ones_own_is_the_same_for_all(clock: Clock, root: Path) -> None:
+    (root / "404.html").write_text("not here")
+    site = SiteConfig(str(root), error_pages=((404, "/404.html"),))
+    page, plain = get(clock, site, path="/nothing", Accept="text/html"), get(clock, site, path="/nothing", Accept="*/*")
+    assert page.body == plain.body == b"not here"
+    assert "Vary" not in headers(page)
+
+
 def test_home_itself_has_no_link_home(clock: Clock, root: Path) -> None:
     (root / "index.html").unlink()
     site = SiteConfig(str(root), error_pages=((403, "/oops.html"),))
