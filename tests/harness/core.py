@@ -16,7 +16,7 @@ from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Preambles
 from rawservers.core.protocol import Chunk, Deadline, Protocol, ServiceSpec
 from rawservers.core.transport import Transport
-from tests.harness.waiting import DEADLINE
+from tests.harness.waiting import DEADLINE, until
 
 
 class Running:
@@ -62,6 +62,22 @@ class Running:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(self.address, timeout=DEADLINE)
+
+    def call(self, function: Callable[[], object] = lambda: None) -> None:
+        """Call it in the loop's thread, after all that is being done there, and wait for it."""
+        called = threading.Event()
+
+        def call() -> None:
+            function()
+            called.set()
+
+        self.loop.call_soon_threadsafe(self.loop, call)
+        assert called.wait(DEADLINE)
+
+    def until_closed(self) -> None:
+        """Wait until no connection is left, and all that closing one does has been done."""
+        until(lambda: not len(self.connections), "no connection is left")
+        self.call()
 
     def __enter__(self) -> Running:
         self.thread.start()

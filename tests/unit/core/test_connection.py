@@ -318,7 +318,7 @@ def test_a_deadline_that_is_restarted_still_ends() -> None:
             assert receive_until(sock, b".") == b"."
             select.select([], [], [], 0.1)
         assert receive_all(sock) == b""
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
         assert running.loop._timers == {}
 
 
@@ -424,7 +424,7 @@ def test_a_closed_connection_leaves_no_timer() -> None:
             sock.sendall(b"x")
             assert receive_until(sock, b".") == b"."
             until(lambda: len(running.loop._timers) == 1, "its deadline runs")
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
         assert running.loop._timers == {}
 
 
@@ -488,7 +488,7 @@ def test_a_reset_is_not_taken_for_the_end_of_what_is_said() -> None:
             sock.sendall(bytes(SMALL_SIZE))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         protocol.go_on.set()
-        until(lambda: not running.connections, "it is gone")
+        running.until_closed()
         assert not protocol.ended
 
 
@@ -542,7 +542,7 @@ def test_a_protocol_learns_of_the_end_once(how: str) -> None:
                 running.loop.call_soon_threadsafe(connection, connection.hang_up)
         until(lambda: how in ("fin", "reset") or running.begun[0].ends == 1, "it has ended")  # type: ignore[attr-defined]
         sock.close()
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
     assert [protocol.ends for protocol in running.begun] == [1]  # type: ignore[attr-defined]
 
 

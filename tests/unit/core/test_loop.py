@@ -223,9 +223,9 @@ def test_a_protocol_is_resumed_when_it_has_asked_for_it() -> None:
         while not received.endswith(b"0\n"):
             received += receive_until(sock, b"\n")
         assert received == b"2\n1\n0\n"
-        running.begun[0].peer.call_later(60)  # type: ignore[attr-defined]
+        running.call(lambda: running.begun[0].peer.call_later(60))  # type: ignore[attr-defined]
         sock.close()
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
         assert running.loop._timers == {}
 
 
@@ -253,7 +253,7 @@ def test_a_thread_may_wake_a_conversation() -> None:
             sock.sendall(b"x\n")
             assert receive_until(sock, b"\n") == b"X\n"
         sock.close()
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
         running.begun[0].peer.wake()  # type: ignore[attr-defined]  # too late, and harmless
 
 

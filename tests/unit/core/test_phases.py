@@ -80,7 +80,7 @@ def test_the_books_go_by_the_address_of_the_accept() -> None:
             assert running.connections._by_address == {"127.0.0.1": 2}
             with running.connect() as third:
                 assert third.recv(1) == b""
-        until(lambda: not running.connections, "all are closed")
+        running.until_closed()
         assert running.connections._by_address == {}
 
 
@@ -99,7 +99,7 @@ def test_a_preamble_has_until_the_head_deadline(data: bytes, caplog: pytest.LogC
         with running.connect() as sock:
             sock.sendall(data)
             assert receive_all(sock) == b""
-            until(lambda: not running.connections, "it is closed")
+            running.until_closed()
             assert running.begun == []
         assert running.service.counters.rejected == 1
     assert "closed: no four bytes in time" in caplog.text
@@ -172,7 +172,7 @@ def test_phases_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
         sock.sendall(b"abcdx")
         assert receive_all(sock) == b""
         sock.close()
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
     assert phases == [Phase.PREAMBLE, Phase.OPEN, Phase.LINGERING, Phase.CLOSED]
 
 

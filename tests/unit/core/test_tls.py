@@ -300,7 +300,7 @@ def test_a_reset_of_who_has_left(files: Files, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(TLSTransport, "push", push)
     with TLSRunning(answering(b"bye", then=Closing.RESET), files) as running, running.secure() as sock:
         sock.sendall(b"x")
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -323,7 +323,7 @@ def test_the_end_of_the_client(files: Files, how: str) -> None:
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             sock.close()
-        until(lambda: not len(running.connections), "it is closed")
+        running.until_closed()
 
 
 def test_close_notify_with_the_request(files: Files) -> None:

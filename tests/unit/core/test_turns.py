@@ -13,7 +13,6 @@ from rawservers.core.protocol import Chunk, Closing, Deadline, ResponseEnd, Urge
 from rawservers.core.transfer import BYTES_PER_STEP, RECEIVE_SIZE, SMALL_SIZE, UNCOUNTED_SIZE
 from tests.harness.core import Greedy, Pair, Running
 from tests.harness.sockets import receive_all, receive_until
-from tests.harness.waiting import until
 
 
 def test_who_rests_gets_all_said_in_turns() -> None:
@@ -35,7 +34,7 @@ def test_the_fin_comes_after_what_rests() -> None:
         while data := sock.recv(65536):
             received += data
         assert received == b"z" * 1000
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
 
 
 def test_who_ends_the_conversation_has_no_more_turns() -> None:
@@ -48,7 +47,7 @@ def test_who_ends_the_conversation_has_no_more_turns() -> None:
     with Running(Ending) as running, running.connect() as sock:
         sock.sendall(b"x")
         assert receive_all(sock) == b"the last word"
-        until(lambda: not running.connections, "it is closed")
+        running.until_closed()
         assert running.begun[0].calls == ["receive"]  # type: ignore[attr-defined]
 
 
