@@ -16,12 +16,12 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rawservers.config.checks import check_directory
 from rawservers.core.peer import Address, peer_address
+from rawservers.core.record import replace
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, Resources, check_names, errors_as
 from rawservers.daemon.worker import Worker
@@ -292,7 +292,7 @@ def make_config(
         path = fspath(root) if isinstance(root, PathLike) else root
         if not isinstance(path, str | None):
             raise ValueError(f"root: expected a path as text, not {path!r:.80}")
-        if path not in {None, str(WELCOME)}:
+        if path not in {None, WELCOME}:
             with errors_as(ValueError, "root: "):
                 check_directory(path)
         config = Config(sites=(SiteConfig() if path is None else SiteConfig(path),), access_log="off")

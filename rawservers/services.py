@@ -1,5 +1,7 @@
 """The table of services, and the only file that imports both protocols.
 
+What only some servers serve is imported when it is prepared: before the workers are forked, which so share it.
+
 Another service is a class and a call:
 
     class Shout(Protocol):
@@ -16,10 +18,9 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from os import fsencode
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol, Refusal, ServiceSpec
@@ -33,11 +34,11 @@ from rawservers.http.response import Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
-from rawservers.sockets import Sockets
-from rawservers.status import Status, respond
-from rawservers.telnet.echo import EchoSession
-from rawservers.telnet.session import Session
-from rawservers.welcome.site import WelcomeSite
+
+if TYPE_CHECKING:
+    from rawservers.sockets import Sockets
+    from rawservers.status import Status
+    from rawservers.telnet.session import Session
 
 log = logging.getLogger("rawservers")
 
@@ -46,7 +47,7 @@ NAME = re.compile("(?!(?:log|wakes)$)[a-z][a-z0-9-]{0,30}")
 
 Start: TypeAlias = Callable[[Peer], Protocol]
 Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access record, bytes sent, seconds taken
-GetStatus: TypeAlias = Callable[[], Status]
+GetStatus: TypeAlias = "Callable[[], Status]"
 GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
@@ -91,10 +92,14 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     freshness = FreshnessClock(context.clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
+    kinds: dict[str, Callable[..., Site]] = {}
+    if any(site.root == WELCOME for site in config.sites):
+        from rawservers.welcome.site import WelcomeSite
+
+        kinds[WELCOME] = partial(WelcomeSite, config=config, get_sockets=context.get_sockets)
     verifiers: Mapping[str, Verify] = {}
     if any(site.auth for site in config.sites):
-        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
+        from rawservers.http.users import make_verifiers
 
         verifiers = make_verifiers(context.users, freshness)
     health = Health(fsencode(config.health or ""), context.is_stopping)
@@ -108,6 +113,8 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
 
 def prepare_telnet(config: Config, context: ServiceContext) -> Start:
     """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
+    from rawservers.telnet.echo import EchoSession
+    from rawservers.telnet.session import Session
 
     def on_failure(failure: Exception) -> None:
         log.error("unexpected error in the telnet service", exc_info=failure)
@@ -119,6 +126,8 @@ def prepare_telnet(config: Config, context: ServiceContext) -> Start:
 
 def prepare_status(config: Config, context: ServiceContext) -> Start:
     """HTTP with one handler: the metrics of the server."""
+    from rawservers.status import respond
+
     return prepare_http(Config(handlers=(("GET /", partial(respond, context.get_status, context.get_sockets)),)), context)
 
 
@@ -142,9 +151,7 @@ def refuse_plain_telnet(config: Config, context: ServiceContext) -> Start:
 
 
 def http_banner(config: Config, listen: ListenConfig) -> str:
-    roots = ", ".join(
-        "the welcome page" if site.root == str(WELCOME) else site.root for site in config.sites or (SiteConfig(),)
-    )
+    roots = ", ".join("the welcome page" if site.root == WELCOME else site.root for site in config.sites or (SiteConfig(),))
     address = listen.address
     if address.startswith("unix:"):
         return f"{address} (serving {roots})"
@@ -202,5 +209,5 @@ def make_service(name: str, config: Config, context: ServiceContext, table: Mapp
     start = service.prepare(config, context)
     spec = ServiceSpec(name, start, deadlines, context.report if service.is_logged else lambda *_: None)
     if any(listen.tls and listen.service == name for listen in config.listen or ()):
-        spec = replace(spec, refuse_plain=service.refuse(config, context))
+        spec.refuse_plain = service.refuse(config, context)
     return spec

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 import math
 import os
 import re
@@ -187,6 +186,8 @@ def listening_row(server: ServerSocket, service: str) -> ListeningSocket:
 
 def dump_table(pid: int, now: float, total: int, rows: Sequence[ConnectedSocket], limit: int) -> bytes:
     """The table as text of at most `limit` bytes: process, monotonic time, number of connections, as many rows as fit."""
+    import json
+
     texts = [json.dumps(row).encode() for row in rows]
     while sum(map(len, texts)) + 2 * len(texts) + 100 > limit:
         texts.pop()
@@ -197,6 +198,8 @@ def parse_table(text: bytes, pid: int, now: float) -> tuple[int, list[ConnectedS
     """The number of connections, and the rows, of what `dump_table` has made for that process within MAX_AGE; None for
     anything else, since any worker can write anything there.
     """
+    import json
+
     try:
         owner, made_at, total, rows = json.loads(text)
         if owner != pid or not 0 <= now - made_at <= MAX_AGE or type(total) is not int or not 0 <= total < MAX_NUMBER:

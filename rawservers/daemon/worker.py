@@ -22,7 +22,6 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import NoReturn
@@ -34,6 +33,7 @@ from rawservers.core.listener import Listener
 from rawservers.core.loop import TICK, Callback, EventHandler, Loop
 from rawservers.core.networks import Networks
 from rawservers.core.protocol import Deadline
+from rawservers.core.record import replace
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status

@@ -8,8 +8,8 @@ another path in the other order, in which some proxies work, is refused, lest th
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
 
+from rawservers.http.escapes import percent_decode
 from rawservers.http.request import HTTPError, Request, require, valid_host
 
 ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
@@ -70,7 +70,7 @@ def decode_path(path: str, encoded_slash: bool) -> bytes:
     text = "The path contains an encoded slash (%2F), and no file name contains a slash."
     require(encoded_slash or not has_slash, 404, text)
     require(not ENCODED_DOTS.search(path), 400, "The path contains a dot segment only once it is decoded.")
-    decoded = unquote_to_bytes(normalize_path(path))
+    decoded = percent_decode(normalize_path(path))
     return SLASHES.sub(b"/", decoded) if has_slash else decoded
 
 

@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from threading import Lock, Thread, get_native_id
 from typing import Any, NamedTuple
 
 from rawservers.http.auth import CONTROL, Verify
 from rawservers.http.cache import FreshnessClock
 from rawservers.http.files import FileState, is_hidden, open_body, read_all, signature
-from rawservers.http.listing.builder import Busy
+from rawservers.http.response import Busy
 from rawservers.settings import ConfigError, SiteConfig
 
 log = logging.getLogger("rawservers")
@@ -212,7 +211,7 @@ def cost_of(hashed: bytes) -> int:
 def read_users(path: str) -> UsersFile:
     """The users of the file at `path`. Raises ConfigError, but PermissionError if it may not be read."""
     try:
-        found = open_body(Path(path))
+        found = open_body(path)
         state = signature(os.fstat(found.file.fd))
         content = read_all(found.file.fd, min(found.count, MAX_SIZE + 1))
     except PermissionError:

@@ -16,7 +16,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from json.encoder import encode_basestring_ascii
+from functools import cache
 from typing import NamedTuple
 
 from rawservers.core.peer import Clock, Peer
@@ -164,9 +164,17 @@ def escaped(text: str, limit: int = MAX_FIELD, unprintable: re.Pattern[str] = UN
     return truncate(text, limit) if len(text) > limit else text or "-"
 
 
+@cache
+def json_encoder() -> Callable[[str], str]:
+    """A function that makes a JSON string of a text."""
+    import json  # here, since few logs are in JSON
+
+    return json.encoder.encode_basestring_ascii
+
+
 def quoted(text: str, limit: int = MAX_FIELD) -> str:
     """A field as a JSON string of printable ASCII, of at most `limit` characters between its quotation marks."""
-    text = encode_basestring_ascii(text[:limit])
+    text = json_encoder()(text[:limit])
     return f'"{truncate(text[1:-1], limit)}"' if len(text) > limit + 2 else text
 
 

@@ -9,12 +9,12 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from rawservers import Config, Request, Response, cli
+from rawservers.core.record import replace
 from rawservers.daemon import startup, worker
 
 QUICK = {

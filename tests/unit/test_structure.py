@@ -44,6 +44,7 @@ PURE = {
     "core.peer",
     "core.protocol",
     "core.proxy",
+    "core.record",
     "core.redaction",
     "daemon.transitions",
     "schema",
@@ -51,6 +52,7 @@ PURE = {
     "http.auth",
     "http.request",
     "http.dates",
+    "http.escapes",
     "http.forwarded",
     "http.health",
     "http.target",
@@ -67,6 +69,7 @@ PURE = {
     "http.normalized",
     "http.epoch_cache",
     "http.listing.entries",
+    "http.listing.entry",
     "http.listing.html",
     "http.listing.json",
     "telnet.nvt",
@@ -88,7 +91,7 @@ ORDERS = {
     "http": (
         "router", "site", "health", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
         "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
-        "auth", "forwarded", "request",
+        "auth", "escapes", "forwarded", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip

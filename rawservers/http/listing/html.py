@@ -19,9 +19,9 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from functools import cache
-from html import escape
 from itertools import islice
 
+from rawservers.http.escapes import escape
 from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_runs, name_text, sorted_runs
 from rawservers.settings import read_data
 

@@ -6,7 +6,6 @@ import getpass
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from rawservers.config.keys import KEYS, TABLES
 from rawservers.config.toml import has_listeners
+from rawservers.core.record import replace
 from rawservers.daemon.startup import validate
 from rawservers.services import SERVICES, default_addresses
 from rawservers.settings import WELCOME, AuthConfig, Config, ConfigError, ListenConfig, SiteConfig
