@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -79,7 +80,7 @@ class Server:
         for name, start in services.items():
             if not callable(start):
                 raise ValueError(f"services: expected names and functions, not {name!r}: {start!r:.80}")
-            if not NAME.fullmatch(name):
+            if not re.fullmatch(NAME, name):
                 raise ValueError(f"service name is malformed: {name!r}")
         self._config = config
         self._table = SERVICES | {name: replace_start(SERVICES.get(name), start) for name, start in services.items()}

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rawservers")
 
 # Metrics are named SERVICE.COUNTER; those of "log" and "wakes" are of no service.
-NAME = re.compile("(?!(?:log|wakes)$)[a-z][a-z0-9-]{0,30}")
+NAME = "(?!(?:log|wakes)$)[a-z][a-z0-9-]{0,30}"
 
 Start: TypeAlias = Callable[[Peer], Protocol]
 Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access record, bytes sent, seconds taken
@@ -186,7 +186,7 @@ def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[D
 
     To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed.
     """
-    if name in SERVICES or not NAME.fullmatch(name):
+    if name in SERVICES or not re.fullmatch(NAME, name):
         raise ValueError(f"service name is {'taken' if name in SERVICES else 'malformed'}: {name!r}")
     SERVICES[name] = Service(lambda *_: start, address, deadlines)
 

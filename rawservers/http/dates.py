@@ -15,11 +15,11 @@ DAY = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
 MONTH = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 DAYS, MONTHS = DAY.split("|"), MONTH.split("|")
 TIME = "(?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]):(?P<second>[0-5][0-9]|60)"  # 60: a leap second
-IMF_FIXDATE = re.compile(rf"(?:{DAY}), (?P<day>[0-9]{{2}}) (?P<month>{MONTH}) (?P<year>[0-9]{{4}}) {TIME} GMT")
-RFC850_DATE = re.compile(
+IMF_FIXDATE = rf"(?:{DAY}), (?P<day>[0-9]{{2}}) (?P<month>{MONTH}) (?P<year>[0-9]{{4}}) {TIME} GMT"
+RFC850_DATE = (
     rf"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day, (?P<day>[0-9]{{2}})-(?P<month>{MONTH})-(?P<year>[0-9]{{2}}) {TIME} GMT"
 )
-ASCTIME_DATE = re.compile(rf"(?:{DAY}) (?P<month>{MONTH}) (?P<day>[0-9]{{2}}| [0-9]) {TIME} (?P<year>[0-9]{{4}})")
+ASCTIME_DATE = rf"(?:{DAY}) (?P<month>{MONTH}) (?P<day>[0-9]{{2}}| [0-9]) {TIME} (?P<year>[0-9]{{4}})"
 
 
 def utc(seconds: float) -> datetime:
@@ -39,7 +39,7 @@ def parse_date(text: str, now: float) -> int | None:
 
     now: seconds since 1970, which decide the century of a two-digit year. The day of the week is not checked.
     """
-    match = IMF_FIXDATE.fullmatch(text) or RFC850_DATE.fullmatch(text) or ASCTIME_DATE.fullmatch(text)
+    match = re.fullmatch(IMF_FIXDATE, text) or re.fullmatch(RFC850_DATE, text) or re.fullmatch(ASCTIME_DATE, text)
     if match is None:
         return None
     month = MONTHS.index(match["month"]) + 1

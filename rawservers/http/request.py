@@ -36,8 +36,8 @@ HOST_NAME = rf"(?:{REG_NAME}|{IP_LITERAL})"
 HOST = re.compile(rf"({HOST_NAME})(?::0*+([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
-CODINGS = re.compile(rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)")  # RFC 9112 §6.1: chunked once, and last
-CODING_LINE = re.compile(rb"\n(?i:transfer-encoding):")
+CODINGS = rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)"  # RFC 9112 §6.1: chunked once, and last
+CODING_LINE = rb"\n(?i:transfer-encoding):"
 NO_PEER = Peer(("", 0), Clock())
 
 
@@ -228,7 +228,7 @@ def _content_length(request: Request) -> int:
     coding = fields.get("transfer-encoding")
     if coding is not None:
         allowed = request.version == (1, 1) and "content-length" not in fields and not bodiless
-        valid = CODINGS.fullmatch(coding) and len(CODING_LINE.findall(request.head)) == 1
+        valid = re.fullmatch(CODINGS, coding) and len(re.findall(CODING_LINE, request.head)) == 1
         require(allowed and valid, 400, "The Transfer-Encoding is malformed, or not allowed in this request.")
         require(coding.lower() == "chunked", 501, "This server does not implement transfer codings other than chunked.")
         return -1

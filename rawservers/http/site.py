@@ -37,7 +37,7 @@ log = logging.getLogger("rawservers")
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
-AUTHORITY = re.compile(r"((?:[^/?#]+:)?//[^/?#]+)?/?")  # a URL without a path, or "/"
+AUTHORITY = r"((?:[^/?#]+:)?//[^/?#]+)?/?"  # a URL without a path, or "/"
 COMPRESSIBLE = re.compile(
     r"(?:text|message)/|.*(?:json|javascript|xml|yaml|toml|wasm|sql|rtf|postscript|x-sh|x-tex|[ot]tf|collection|fontobject|icon|bmp)\b"
 )
@@ -266,7 +266,7 @@ class Site:
             if path == source or (prefix != source and path.startswith(prefix)):
                 if target.endswith("*"):
                     target, rest = target[:-1], percent_encode(path[len(prefix) :])
-                    if AUTHORITY.fullmatch(target):  # the rest is a path, not more of the host, nor "//" and another host
+                    if re.fullmatch(AUTHORITY, target):  # the rest is a path, not more of the host, nor "//" and another host
                         target, rest = target.removesuffix("/") + "/", rest.lstrip("/")
                     target += rest
                 return target if "?" in target else target + query

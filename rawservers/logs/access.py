@@ -37,7 +37,7 @@ OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTT
 
 UNPRINTABLE = re.compile(r"[^ !#-\[\]-~]")  # also the quotation mark and the backslash
 UNPRINTABLE_OR_SPACE = re.compile(r"[^!#-\[\]-~]")
-WHOLE_ESCAPES = re.compile(r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*')  # up to a truncated escape
+WHOLE_ESCAPES = r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*'  # up to a truncated escape
 
 
 class AccessLog:
@@ -180,7 +180,7 @@ def quoted(text: str, limit: int = MAX_FIELD) -> str:
 
 def truncate(text: str, limit: int) -> str:
     """At most `limit` characters of an escaped text, without an incomplete escape at the end."""
-    return str(WHOLE_ESCAPES.findall(text, 0, limit)[0])
+    return str(re.compile(WHOLE_ESCAPES).findall(text, 0, limit)[0])
 
 
 class LineFormat(NamedTuple):
