@@ -64,6 +64,17 @@ class Deadline(IntEnum):
     NONE = auto()  # peer.wake()
 
 
+STATES = {
+    Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
+    Deadline.SEND: "sending",
+}  # fmt: skip
+
+
+def state_word(waiting: Deadline) -> str:
+    """The state of a connection, for people, by what it waits for."""
+    return STATES.get(waiting, "busy")
+
+
 @final
 class OpenFile:
     """An open file that several responses may be sending at once.

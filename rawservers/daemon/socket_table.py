@@ -29,7 +29,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.loop import TICK, Loop
 from rawservers.core.peer import Address, address_text, peer_address
-from rawservers.core.protocol import Deadline
+from rawservers.core.protocol import state_word
 from rawservers.core.tcp_info import connection_info, tcp_info
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import Servers
@@ -46,11 +46,6 @@ from rawservers.sockets import (
 
 T = TypeVar("T")
 
-STATES = {  # of a connection, by what it waits for
-    Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
-    Deadline.SEND: "sending",
-}  # fmt: skip
-
 ASK_TIME = 5.0  # seconds for which workers write their tables after somebody has asked
 MAX_AGE = 2.5 * TICK  # seconds after which a table is out of date
 WAIT_TIME = 1.3 * TICK  # seconds to wait for the tables of other workers
@@ -63,11 +58,6 @@ TICKS_PER_SECOND = 100  # of the kernel's timers, as /proc shows them (USER_HZ)
 
 TimeWait: TypeAlias = "tuple[list[TimeWaitSocket], int | None, bool]"  # see `time_wait`
 Steps: TypeAlias = Generator[None, None, T]  # of work, each in a turn of its own, and its result
-
-
-def state_word(connection: Connection) -> str:
-    """What a connection waits for, as one of `status.STATES`."""
-    return STATES.get(connection.waits_for, "busy")
 
 
 class SocketTable:
@@ -172,7 +162,8 @@ def describe(connection: Connection) -> ConnectedSocket:
     open_for = round(max(0.0, now - connection.accepted_at), 3)
     idle = min(open_for, info.idle if info else round(max(0.0, now - connection.timer_started), 3))
     received, sent = (info.received, info.sent) if info else (None, None)
-    return ConnectedSocket(connection.service, peer, local, state_word(connection), idle, open_for, received, sent, os.getpid())
+    state = state_word(connection.waits_for)
+    return ConnectedSocket(connection.service, peer, local, state, idle, open_for, received, sent, os.getpid())
 
 
 def listening_row(server: ServerSocket, service: str) -> ListeningSocket:

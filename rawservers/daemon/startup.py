@@ -32,6 +32,7 @@ log = logging.getLogger("rawservers")
 
 # Modules that a worker imports only when it needs them. Its user may not be allowed to read them.
 IMPORTED_LATE = ("hashlib", "ipaddress", "json")
+IMPORTED_FOR_SOCKETS = ("rawservers.daemon.socket_table",)  # for the table of them
 IMPORTED_FOR_TRACE = ("rawservers.core.trace_tls", "rawservers.logs.trace")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
@@ -241,9 +242,11 @@ class Resources:
         contexts = load_contexts(config, table)
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
+        late: tuple[str, ...] = IMPORTED_FOR_SOCKETS if shows_sockets(config) else ()
         if credentials:
-            for name in (*IMPORTED_LATE, *(IMPORTED_FOR_TRACE if config.trace else ())):
-                import_module(name)
+            late += (*IMPORTED_LATE, *(IMPORTED_FOR_TRACE if config.trace else ()))
+        for name in late:
+            import_module(name)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
             resources = cls(config, {}, -1, credentials, table, users=users, contexts=contexts)
             resources.access_log = resources.open_log()
@@ -279,6 +282,13 @@ class Resources:
             os.close(self.access_log)
         for server in self.servers.keys() - {server for other in others for server in other.servers}:
             (server.sock if in_worker else server).close()
+
+
+def shows_sockets(config: Config) -> bool:
+    """Whether a service shows the table of all sockets: the status service, or the welcome page."""
+    return any(listen.service == "status" for listen in resolve_listeners(config)) or any(
+        site.root == WELCOME for site in config.sites
+    )
 
 
 def raise_descriptor_limit(config: Config) -> None:

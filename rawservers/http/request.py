@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from http import HTTPMethod
 from typing import Any
 
 from rawservers.core.peer import Address, Clock, Peer
@@ -38,6 +37,7 @@ CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
 CODINGS = rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)"  # RFC 9112 §6.1: chunked once, and last
 CODING_LINE = rb"\n(?i:transfer-encoding):"
+METHODS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}  # others are answered by 501
 NO_PEER = Peer(("", 0), Clock())
 
 
@@ -165,7 +165,7 @@ def parse(head: bytes) -> Request:
     request.host = _host(request)
     request.length = _content_length(request)
     request.keep_alive = _keep_alive(request)
-    require(method in HTTPMethod.__members__, 501, "This server does not implement the request method.")
+    require(method in METHODS, 501, "This server does not implement the request method.")
     return request
 
 

@@ -32,7 +32,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from http import HTTPMethod
 from os import PathLike, fsencode
 
 from rawservers.http.auth import ProtectedPath, parse_credentials
@@ -40,7 +39,7 @@ from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import TOO_LATE, Responder
 from rawservers.http.files import open_body
 from rawservers.http.forwarded import TrustedProxies
-from rawservers.http.request import HTTPError, Request, parse_host
+from rawservers.http.request import METHODS, HTTPError, Request, parse_host
 from rawservers.http.response import BODILESS_STATUSES, Busy, PreparedResponse, Response, as_private, check_headers, with_type
 from rawservers.http.site import Site, media_type
 from rawservers.http.stream import Stream
@@ -69,7 +68,7 @@ class Router(Responder):
             if not path.startswith("/"):
                 raise ValueError(f"handlers: expected a path, as in '/a', 'POST /a' or 'GET,POST /a', not {target!r}")
             methods = names.split(",")
-            if names and (unknown := set(methods) - set(HTTPMethod.__members__)):
+            if names and (unknown := set(methods) - METHODS):
                 raise ValueError(f"handlers: unknown method {unknown.pop()!r} in {target!r}")
             by_path[path] |= dict.fromkeys(methods, handler)
             if "GET" in methods:

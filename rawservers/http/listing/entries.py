@@ -42,7 +42,7 @@ def name_text(name: bytes) -> str:
 
 def iso_time(seconds: float) -> str:
     """Seconds since 1970 in ISO 8601: 1994-11-06T08:49:37Z."""
-    return f"{utc(seconds).isoformat()}Z"
+    return "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z".format(*utc(seconds))
 
 
 # Order

@@ -139,6 +139,7 @@ def test_what_is_imported_late_is_there_when_privileges_are_dropped() -> None:
         ("http", "sites=(SiteConfig(),)", "welcome.site"),
         ("telnet", "trace=False", "telnet.echo"),
         ("status", "trace=False", "status"),
+        ("status", "trace=False", "daemon.socket_table"),
     ],
 )
 def test_what_only_some_servers_serve_is_imported_before_the_fork(service: str, option: str, module: str) -> None:
