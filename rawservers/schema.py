@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from rawservers.core.networks import Networks
 from rawservers.core.record import Field, Record
@@ -22,7 +22,7 @@ SERVER_NAME = r"(\*\.)?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*"
 SITE_HOST = r"\[[^]\0]+\]|[^]/*:[\0]+"  # http.request.parse_host is stricter
 
 
-class Setting(NamedTuple):
+class Setting(Record):
     """Schema of one setting in the configuration file.
 
     key: its dotted key, with its section; kind: one of `config.converters.KINDS`; min, max: the limits of a number; aliases:

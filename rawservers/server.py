@@ -322,7 +322,7 @@ def make_listener(service: str, address: str, tls: tuple[TLSConfig, ...]) -> Lis
 
 def replace_start(service: Service | None, start: Start) -> Service:
     """The row of a service that begins its conversations by `start`."""
-    return (service or Service(lambda *_: start, "", {}))._replace(prepare=lambda *_: start)
+    return replace(service or Service(lambda *_: start, "", {}), prepare=lambda *_: start)
 
 
 def connectable(name: Any) -> Address | str:

@@ -20,10 +20,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from os import fsencode
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol, Refusal, ServiceSpec
+from rawservers.core.record import Record
 from rawservers.http.auth import Protection, Verify
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
@@ -51,7 +52,7 @@ GetStatus: TypeAlias = "Callable[[], Status]"
 GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
-class ServiceContext(NamedTuple):
+class ServiceContext(Record):
     """What a service gets of the worker that it runs in.
 
     report: called at the end of each response, for the access log. users: the files of users of `Config.sites`, by path.
@@ -66,7 +67,7 @@ class ServiceContext(NamedTuple):
     is_stopping: Callable[[], bool] = lambda: False
 
 
-class Service(NamedTuple):
+class Service(Record):
     """A row of the table.
 
     prepare:   called once in each worker; makes the function that starts a conversation. Raises OSError or ValueError

@@ -10,18 +10,20 @@ all records share theirs.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 R = TypeVar("R", bound="Record")
 
 REQUIRED = object()  # the default of a field that has none
 
 
-class Field(NamedTuple):
+class Field:
     """A field as the body of a class gives it. metadata: whatever the class wants to know of it."""
 
-    default: Any
-    metadata: Any = None
+    __slots__ = ("default", "metadata")
+
+    def __init__(self, default: Any, metadata: Any = None) -> None:
+        self.default, self.metadata = default, metadata
 
 
 def required(metadata: Any) -> Any:

@@ -129,13 +129,13 @@ class Worker(EventHandler):
         self._make = self._trace() if config.trace else Listener
         self._contexts = resources.contexts
         context = ServiceContext(loop.clock, self.access_log.add, self._get_status)
-        context = context._replace(users=resources.users, is_stopping=scoreboard.is_stopping)
+        context = replace(context, users=resources.users, is_stopping=scoreboard.is_stopping)
         if shows_sockets(config):
             from rawservers.daemon.socket_table import SocketTable  # imported before the fork
 
             table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
             loop.at_tick.append(table.tick)
-            context = context._replace(get_sockets=table.ask)
+            context = replace(context, get_sockets=table.ask)
         try:
             self._services = make_services(config, context, resources.table)
         except CannotStart:

@@ -17,8 +17,9 @@ import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
+from rawservers.core.record import Record
 from rawservers.http.request import Request
 from rawservers.settings import AuthConfig
 
@@ -30,7 +31,7 @@ CONTROL = re.compile(rb"[\0-\x1f\x7f]")
 VARIANT = rb"(?:\.(?:br|zst|gz))?\Z"
 
 
-class ProtectedPath(NamedTuple):
+class ProtectedPath(Record):
     """What decides about a path.
 
     owns: matches the paths; users: the file of those who may have them, None: everybody may; challenge: for WWW-Authenticate.

@@ -17,9 +17,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
 
 from rawservers.core.peer import Clock, Peer
+from rawservers.core.record import Record
 from rawservers.http.forwarded import TrustedProxies
 from rawservers.http.response import AccessRecord, UserRecord
 from rawservers.logs.sink import duplicate, open_sink
@@ -183,7 +183,7 @@ def truncate(text: str, limit: int) -> str:
     return str(re.compile(WHOLE_ESCAPES).findall(text, 0, limit)[0])
 
 
-class LineFormat(NamedTuple):
+class LineFormat(Record):
     """A line: `start`, with the host by `escape` and the time by strftime, and `rest`, with the fields of the record: status,
     size, seconds, and by name those that are escaped. user_start: `start` with the user, by `escape_user`."""
 

@@ -35,7 +35,7 @@ LAYERS = [
     {"cli", "testing"},
     {"__main__"},
 ]
-PROTOCOLS_SEE = {"core.networks", "core.peer", "core.protocol", "settings"}
+PROTOCOLS_SEE = {"core.networks", "core.peer", "core.protocol", "core.record", "settings"}
 PURE = {
     "config.keys",
     "config.positions",
