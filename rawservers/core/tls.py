@@ -24,7 +24,6 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
 from select import EPOLLIN
 from typing import Any
 
@@ -316,7 +315,7 @@ class TLSConnection(Connection):
     def _begin_conversation(self, rest: bytes) -> None:
         self.secure = not self._sock.is_plain
         if self._sock.is_plain:
-            self._service = replace(self._service, start=self._service.refuse_plain)
+            self._service = self._service.for_plain()
         self._sock.push_back(rest)
         super().begin()
         if self._phase is not CLOSED:  # the end of the handshake, if nothing was sent behind it
