@@ -87,9 +87,12 @@ def curve_panel(axis: Any, points: Points, cost: Callable[[Row], float | None]) 
         amounts, costs = curve(points, server, cost)
         axis.plot(amounts, costs, color=colour, marker="o", markersize=3)
         figures += costs
-    axis.set_xscale("log", base=10 if max(points) > 1000 else 2)
-    wide = max(figures, default=0) > WIDE * min(figures, default=0)
-    axis.set(**({"yscale": "log"} if wide else {"ylim": (0, None)}))
+    most = max(figures, default=1.0)
+    wide = most > WIDE * min(figures, default=1.0)
+    axis.set(xscale="log", **({"yscale": "log"} if wide else {"ylim": (0, 1.15 * most)}))
+    axis.minorticks_off()
+    axis.set_xticks([*points], [f"{amount // 1000}k" if amount % 1000 == 0 else f"{amount}" for amount in points])
+    axis.yaxis.set_major_formatter("{x:,.10g}")
     axis.tick_params(colors=OTHERS, labelcolor=WORDS, labelsize=8)
     for side in axis.spines.values():
         side.set_color(OTHERS)
@@ -100,7 +103,7 @@ def draw_growth(found: Mapping[str, Points], path: Path) -> None:
     pyplot = plotter()
     columns: dict[str, Callable[[Row], float | None]] = {
         "requests/s": median,
-        "CPU, µs per request": COSTS["CPU"],
+        "CPU µs per request": COSTS["CPU"],
         "memory, MiB": COSTS["memory"],
     }
     size = (9, 0.4 + 1.7 * len(found))
@@ -108,7 +111,7 @@ def draw_growth(found: Mapping[str, Points], path: Path) -> None:
     for row, (name, points) in zip(axes, found.items(), strict=True):
         for axis, (title, cost) in zip(row, columns.items(), strict=True):
             curve_panel(axis, points, cost)
-            axis.set_title(title, loc="right", fontsize=8, color=WORDS)
+            axis.set_ylabel(title, fontsize=8, color=WORDS)
         row[0].set_title(SWEEPS[name].title, loc="left", fontsize=9, fontweight="bold", color=WORDS)
     save(figure, path, "blue: rawservers, grey: nginx; one worker process each, client and server on one machine")
     pyplot.close(figure)

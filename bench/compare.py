@@ -57,7 +57,7 @@ def compare(work: Work, base: Path, rounds: int, seconds: int) -> Rows:
                 turns[name] = stack.enter_context(contestant(name, peer, work, base, rows[name]))
         for number in range(rounds):
             order = [name for name in turns if name in work.barred() or number % EVERY == 0]
-            shift = number % len(order)
+            shift = number % max(1, len(order))
             for name in order[shift:] + order[:shift]:
                 with noting(rows[name]):
                     turns[name](seconds)

@@ -303,6 +303,16 @@ def test_two_servers_take_turns_there_and_back(tmp_path: Path, monkeypatch: pyte
     assert turns == [OURS, against.OTHER, against.OTHER, OURS] * 2 * len(against.DEFAULT)
 
 
+def test_a_work_that_none_can_do_has_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def contestant(*_: object) -> Iterator[Callable[[int], None]]:
+        raise load.Failed("it broke")
+        yield
+
+    monkeypatch.setattr("bench.compare.contestant", contestant)
+    assert compare(WORKS["idle"], tmp_path, 2, 1) == dict.fromkeys(WORKS["idle"].peers, Row(note="it broke"))
+
+
 def test_each_checkout_is_run_by_its_own_code(tmp_path: Path) -> None:
     """The other one ends at once, with a word of its own."""
     need("gcc")
