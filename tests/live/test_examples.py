@@ -23,7 +23,7 @@ from tests.harness.waiting import DEADLINE
 def test_its_command_stands_at_its_top(path: Path) -> None:
     name = path.relative_to(ROOT)
     commands = {f"python3 {name} ", f"python3 -m {'.'.join(name.with_suffix('').parts)} ", f"python3 -m pytest {name}"}
-    line = path.read_text().splitlines()[2].replace("-p rawservers.testing.plugin ", "")
+    line = path.read_text().splitlines()[2].replace("-c /dev/null -p rawservers.testing.plugin ", "")
     assert [command for command in commands if f"{line} ".startswith(command)]
 
 

@@ -75,7 +75,8 @@ def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http", "127.0.0.1:8080", r" \(choose another port with -p\)"),
         ("http", "8080", r" \(choose another port with -p\)"),
         ("http", "127.0.0.1:8081", ""),
-        ("telnet", "127.0.0.1:2323", ""),
+        ("telnet", "127.0.0.1:2323", r" \(choose another port with --telnet, or do without: --telnet off\)"),
+        ("telnet", "127.0.0.1:2324", ""),
     ],
 )
 def test_what_helps_if_the_default_port_is_in_use(
