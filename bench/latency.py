@@ -2,7 +2,7 @@
 
 A client that waits for an answer before it asks again does not ask during a stall, and so hardly sees it. `paced_load.c` asks
 on a schedule, and counts from when a request was due. It is a program of this package because Debian has none for such rates:
-wrk2 and vegeta are not there; wrk, hey, siege and ab wait for answers.
+wrk2 and vegeta are not there; wrk, hey, siege and ab wait for answers; httperf has no percentiles.
 
 Each server's peak is that of the closed-loop client with as many connections; two workers have the load of one.
 """
@@ -10,6 +10,7 @@ Each server's peak is that of the closed-loop client with as many connections; t
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -147,22 +148,35 @@ def peak(server: Running, work: Work, base: Path) -> float:
 
 
 def section(pace: Pace, rows: Mapping[str, Row]) -> str:
-    header = ("", pace.work.unit, "50 %", "99 %", "99.9 %", "longest", "client late", "client busy", "none")
-    return f"## {pace.work.title}\n\n{table(header, [line(name, row) for name, row in rows.items()])}\n"
+    header = (
+        "",
+        pace.work.unit,
+        "50 %",
+        "99 %",
+        "99.9 %",
+        "longest",
+        "rawservers' 99 % is",
+        "client late",
+        "client busy",
+        "none",
+    )
+    return f"## {pace.work.title}\n\n{table(header, [line(name, row, rows[OURS]) for name, row in rows.items()])}\n"
 
 
-def line(name: str, row: Row) -> tuple[str, ...]:
+def line(name: str, row: Row, ours: Row) -> tuple[str, ...]:
     if not row.found:
-        return (f"{name}: {row.note or 'not measured'}", *[""] * 8)
-    late = row.middle("late")
-    title = f"{name}: {row.note}" if row.note else f"{name} (the client is late)" if late > LATE else name
-    figures = (milliseconds(row.middle(of)) for of in ("p50", "p99", "p999", "longest", "late"))
+        return (f"{name}: {row.note or 'not measured'}", *[""] * 9)
+    title = f"{name}: {row.note}" if row.note else f"{name} (the client is late)" if row.middle("late") > LATE else name
+    figures = (milliseconds(row.middle(of)) for of in ("p50", "p99", "p999", "longest"))
+    ratio = ours.middle("p99") / row.middle("p99") if ours.found and ours is not row else math.nan
+    shown = f"{ratio:.2f} of it" if 0 < ratio < math.inf else ""
     missing = sum(latency.due - latency.answered for latency in row.found)
-    return (title, f"{row.rate:,.0f}", *figures, f"{row.middle('busy'):.0%}", f"{missing:,}")
+    late = milliseconds(row.middle("late"))
+    return (title, f"{row.rate:,.0f}", *figures, shown, late, f"{row.middle('busy'):.0%}", f"{missing:,}")
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:,.2f}" if seconds < float("inf") else "none"
+    return f"{seconds * 1000:,.2f}" if seconds < math.inf else "none"
 
 
 def document(where: str, sections: list[str]) -> str:

@@ -507,17 +507,18 @@ def kept_pace(**figures: float) -> load.Latency:
 @pytest.mark.parametrize(
     ("row", "cells"),
     [
-        (latency.Row(5e4, [kept_pace()] * 3), ["x", "50,000", "0.10", "2.50", "none", "none", "0.02", "0%", "3"]),
+        (latency.Row(5e4, [kept_pace()] * 3), ["x", "50,000", "0.10", "2.50", "none", "none", "0.80 of it", "0.02", "0%", "3"]),
         (latency.Row(1, [kept_pace(p999=0.1, late=0.5)] * 2), ["x (the client is late)", "1", "0.10", "2.50", "100.00"]),
         (latency.Row(1, [kept_pace(late=late) for late in (0.5, 0, 0)]), ["x", "1"]),
         (latency.Row(1, [kept_pace()], "it broke"), ["x: it broke", "1"]),
-        (latency.Row(note="it broke"), ["x: it broke", *[""] * 8]),
+        (latency.Row(1, [kept_pace(p99=math.inf)]), ["x", "1", "0.10", "none", "none", "none", ""]),
+        (latency.Row(note="it broke"), ["x: it broke", *[""] * 9]),
     ],
 )
 def test_lines_of_the_latency(row: latency.Row, cells: list[str]) -> None:
-    said = latency.line("x", row)
+    said = latency.line("x", row, latency.Row(1, [kept_pace(p99=0.002)]))
     assert list(said[: len(cells)]) == cells
-    assert len(said) == 9
+    assert len(said) == len(latency.line("x", row, row)) == 10
 
 
 def test_two_workers_have_the_load_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
