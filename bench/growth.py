@@ -32,6 +32,7 @@ HEAD = """# How the cost grows
 ![Requests, processor time and memory](growth.svg)
 
 Medians of the rounds; one worker process each, access logs on, `wrk` with 64 connections unless another number is the subject.
+It makes its connections within the measurement, which shows where they are thousands.
 CPU is in microseconds per request. Memory is PSS after the warm-up. The exponent is the slope of CPU, and of memory, in a
 logarithmic diagram, above the least figure: 0 does not grow, 1 grows in proportion. Growth by less than a quarter is none.
 """

@@ -55,7 +55,7 @@ Milliseconds from when a request was due to its whole answer, at half of each se
 client asks on a schedule, whether earlier answers have come or not, so that a stall of the server is seen by all that fall due
 during it. Two workers have the same load as one. "client late" is the 99th percentile of the client's own delay; where it is
 over {late:g} ms, the machine was too busy, and the figures are the client's rather than the server's. "none" stands for answers
-that had not come two seconds after the end.
+that had not come two seconds after the end. nginx keeps its connections here for any number of requests, as rawservers does.
 """
 
 
