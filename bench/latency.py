@@ -80,6 +80,11 @@ class Row:
         """The median of a field of `Latency`."""
         return float(statistics.median(getattr(latency, of) for latency in self.found))
 
+    @property
+    def late(self) -> bool:
+        """Whether the figures are the client's own."""
+        return self.middle("late") > LATE
+
 
 def pair(command: Callable[[Place], list[object]]) -> Peer:
     return Peer(lambda place: [*command(place), "--workers", 2])
@@ -166,9 +171,10 @@ def section(pace: Pace, rows: Mapping[str, Row]) -> str:
 def line(name: str, row: Row, ours: Row) -> tuple[str, ...]:
     if not row.found:
         return (f"{name}: {row.note or 'not measured'}", *[""] * 9)
-    title = f"{name}: {row.note}" if row.note else f"{name} (the client is late)" if row.middle("late") > LATE else name
+    title = f"{name}: {row.note}" if row.note else f"{name} (the client is late)" if row.late else name
     figures = (milliseconds(row.middle(of)) for of in ("p50", "p99", "p999", "longest"))
-    ratio = ours.middle("p99") / row.middle("p99") if ours.found and ours is not row else math.nan
+    fair = ours.found and ours is not row and not (ours.late or row.late)
+    ratio = ours.middle("p99") / row.middle("p99") if fair else math.nan
     shown = f"{ratio:.2f} of it" if 0 < ratio < math.inf else ""
     missing = sum(latency.due - latency.answered for latency in row.found)
     late = milliseconds(row.middle("late"))

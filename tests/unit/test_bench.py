@@ -508,8 +508,14 @@ def kept_pace(**figures: float) -> load.Latency:
     ("row", "cells"),
     [
         (latency.Row(5e4, [kept_pace()] * 3), ["x", "50,000", "0.10", "2.50", "none", "none", "0.80 of it", "0.02", "0%", "3"]),
-        (latency.Row(1, [kept_pace(p999=0.1, late=0.5)] * 2), ["x (the client is late)", "1", "0.10", "2.50", "100.00"]),
-        (latency.Row(1, [kept_pace(late=late) for late in (0.5, 0, 0)]), ["x", "1"]),
+        (
+            latency.Row(1, [kept_pace(p999=0.1, late=0.5)] * 2),
+            ["x (the client is late)", "1", "0.10", "2.50", "100.00", "none", ""],
+        ),
+        (
+            latency.Row(1, [kept_pace(late=late) for late in (0.5, 0, 0)]),
+            ["x", "1", "0.10", "2.50", "none", "none", "0.80 of it"],
+        ),
         (latency.Row(1, [kept_pace()], "it broke"), ["x: it broke", "1"]),
         (latency.Row(1, [kept_pace(p99=math.inf)]), ["x", "1", "0.10", "none", "none", "none", ""]),
         (latency.Row(note="it broke"), ["x: it broke", *[""] * 9]),
