@@ -154,17 +154,8 @@ def peak(server: Running, work: Work, base: Path) -> float:
 
 def section(pace: Pace, rows: Mapping[str, Row]) -> str:
     header = (
-        "",
-        pace.work.unit,
-        "50 %",
-        "99 %",
-        "99.9 %",
-        "longest",
-        "rawservers' 99 % is",
-        "client late",
-        "client busy",
-        "none",
-    )
+        "", pace.work.unit, "50 %", "99 %", "99.9 %", "longest", "rawservers' 99 % is", "client late", "client busy", "none",
+    )  # fmt: skip
     return f"## {pace.work.title}\n\n{table(header, [line(name, row, rows[OURS]) for name, row in rows.items()])}\n"
 
 
