@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from bench.report import table
 
-SEED = 1945
 CLIENTS = (1000, 10_000, 100_000, 1_000_000)
 RATE = 1.0  # requests per second of a client, on the one connection that it keeps
 SESSION = 300.0  # seconds that a connection lasts, on average; then the client makes another at once
@@ -48,7 +47,7 @@ class Fleet:
     returns[second]: how many come back."""
 
     def __init__(self, clients: int, nodes: int) -> None:
-        self.chance = random.Random(SEED)
+        self.chance = random.Random(1945)
         self.taking = set(range(nodes))
         self.connections, self.connects = [0] * nodes, [0] * nodes
         self.ends = [[0] * nodes for _ in range(END)]
