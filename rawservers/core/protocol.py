@@ -187,6 +187,7 @@ class ServiceSpec:
     deadlines: in seconds; 0 or absent: no deadline
     report:    called at the end of each response with the peer, the record, the bytes sent and the seconds taken
     counters:  of all its connections
+    client_first: whether its clients send before they expect anything, so that input may be awaited before `start`
     refuse_plain: makes the protocol object of a connection whose peer speaks without TLS where TLS is expected; by default one
                that closes it
     """
@@ -196,4 +197,5 @@ class ServiceSpec:
     deadlines: Mapping[Deadline, float]
     report: Callable[[Peer, object, int, float], None]
     counters: Counters = field(default_factory=Counters)
+    client_first: bool = False
     refuse_plain: Callable[[Peer], Protocol] = lambda peer: Refusal()

@@ -63,16 +63,16 @@ class Transfer(Peer):
     _eof_received: bool
     timer_started: float
 
-    def ready(self, events: int) -> None:
-        """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
+    def ready(self, events: int, data: bytes | None = None) -> None:
+        """Handle epoll events: receive, unless `data` was, and send the output at once, if it is one small piece, as usual."""
         urgent = False
-        data: bytes | None = None
         if events != EPOLLIN or self._events > INPUT:  # greater: EPOLLOUT, HANGUP_ONLY or READ_ONCE
             if self._events == READ_ONCE or events & EPOLLOUT or not self._wants_read():
                 return self._handle_other(events)
             urgent = events & EPOLLPRI != 0 and not self._sock.at_mark()
         try:
-            data = self._sock.recv(self._recv_size, DONTWAIT)
+            if data is None:
+                data = self._sock.recv(self._recv_size, DONTWAIT)
             if len(data) >= SMALL_SIZE:
                 if self._recv_size == SMALL_SIZE:
                     data = self._recv_rest(data, urgent)
