@@ -85,9 +85,9 @@ class Transfer(Peer):
         protocol, sent = self._protocol, 0
         chunks = protocol.receive(data, urgent)
         if chunks and self._output is None:
-            output, count = chunks[0], len(chunks)
-            end = chunks[1] if count == 2 else None
-            if type(output) is bytes and (count == 1 or type(end) is ResponseEnd):
+            output = chunks[0]
+            end = chunks[1] if len(chunks) > 1 else None
+            if type(output) is bytes and (end is None or (type(end) is ResponseEnd and len(chunks) == 2)):
                 try:  # MSG_MORE: the FIN follows at once
                     sent = self._sock.send(output, DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE)
                 except OSError:
@@ -96,7 +96,7 @@ class Transfer(Peer):
                 if sent == len(output) <= HIGH_WATER:
                     if protocol.steps or sent > UNCOUNTED_SIZE:
                         self._count_work(protocol, sent)
-                    if type(end) is not ResponseEnd:
+                    if end is None:
                         self._response_sent += sent
                     else:
                         seconds = self.clock.now - end.started_at if end.started_at else 0.0
