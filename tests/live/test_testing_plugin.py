@@ -86,6 +86,37 @@ def test_what_was_not_expected_fails_at_teardown(pytester: pytest.Pytester) -> N
     )
 
 
+def test_after_a_failure_what_has_not_come_is_no_second_one(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        from urllib.error import HTTPError
+        from urllib.request import urlopen
+
+        def test_fails_first(http_server):
+            http_server.expect_oneshot_request("/never").respond_with_data()
+            assert False, "as told"
+
+        def test_is_fine_otherwise(http_server):
+            http_server.expect_oneshot_request("/missing").respond_with_data()
+
+        def test_fails_with_something_unexpected(http_server):
+            http_server.expect_oneshot_request("/never").respond_with_data()
+            urlopen(http_server.url("/b"))
+        """,
+    )
+    result.assert_outcomes(passed=1, failed=2, errors=2)
+    assert "/never was expected, but never came" not in result.stdout.str()
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_is_fine_otherwise*",
+            "a request for /missing was expected, but never came",
+            "*ERROR at teardown of test_fails_with_something_unexpected*",
+            "GET /b was not expected; nearest: * /never (path differs)",
+        ]
+    )
+
+
 def test_a_handler_that_raises_is_shown_with_its_line(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
@@ -213,22 +244,22 @@ def test_beside_pytest_httpserver(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=5)
 
 
-def test_in_four_processes(pytester: pytest.Pytester) -> None:
+def test_in_two_processes(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """
         from urllib.request import urlopen
         import pytest
 
-        @pytest.mark.parametrize("number", range(40))
+        @pytest.mark.parametrize("number", range(20))
         def test(http_server, telnet_server, number):
             http_server.serve("/", number)
             with urlopen(http_server.url()) as response:
                 assert response.read() == str(number).encode()
         """,
-        "-p", "xdist", "-n", "4",
+        "-p", "xdist", "-n", "2",
     )  # fmt: skip
-    result.assert_outcomes(passed=40)
+    result.assert_outcomes(passed=20)
 
 
 def test_elsewhere_than_on_linux_the_fixtures_skip(pytester: pytest.Pytester) -> None:
