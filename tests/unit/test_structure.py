@@ -105,13 +105,13 @@ BUDGET = {
     "__main__": Size(19, 136),
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
-    "core": Size(2195, 19211),
+    "core": Size(2235, 19575),
     "daemon": Size(1641, 15867),
     "http": Size(2398, 23355),
     "logs": Size(460, 4453),
     "schema": Size(102, 1196),
     "server": Size(219, 1829),
-    "services": Size(121, 1385),
+    "services": Size(129, 1408),
     "settings": Size(129, 1585),
     "sockets": Size(109, 1048),
     "status": Size(132, 1329),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10336, 98927),
+    TOTAL: Size(10384, 99314),
 }
 
 
