@@ -55,11 +55,9 @@ class SharedTLS(Buffers):
         self._served_at = 0.0  # clock.now of the last wake in which one did not wait
 
     def is_first(self, now: float) -> bool:
-        """Whether a handshake that begins in the wake of `now` need not wait: nobody does, and it is the first one."""
-        if self.waiting or self._served_at == now:
-            return False
-        self._served_at = now
-        return True
+        """Whether a handshake that begins in the wake of `now` is the first one, which need not wait."""
+        former, self._served_at = self._served_at, now
+        return former != now
 
 
 class TLSTransport(Transport):
@@ -305,6 +303,8 @@ class TLSConnection(Connection):
 
     def _update_interest(self) -> None:
         sock = self._sock
+        if sock.engine is not None and sock.engine.is_greedy:
+            self._greedy = True  # so that others do not wait for it
         if self._output is None and sock.unsent and self._phase is not CLOSED:
             self._output = Output(sock, self.counters, self._report, self._response_sent, 0)
         super()._update_interest()

@@ -16,6 +16,9 @@ from rawservers.core.transfer import RECEIVE_SIZE
 MAX_RECORD = 1 << 14  # bytes of plaintext in a record
 HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
 BYTES_PER_STEP = 64  # of ciphertext: two or three of the smallest records
+MANY_RECORDS = 64  # with data, in one receive
+MUCH_INPUT = 4096  # bytes of one receive, for which there should be data
+ROOM = 512  # bytes beyond RECEIVE_SIZE, so that a receive has room for a record with all that is added to it
 
 
 class Buffers:
@@ -24,22 +27,23 @@ class Buffers:
     def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
         self.context, self.clock = context, clock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.received = memoryview(bytearray(RECEIVE_SIZE))
+        self.received = memoryview(bytearray(RECEIVE_SIZE + ROOM))
 
 
 class Engine:
     """OpenSSL for one connection.
 
-    is_open: the handshake is complete; eof: the peer has sent close_notify; output: ciphertext to send, besides what `send`
-    returns. After an ssl.SSLError it is of no use any more.
+    is_open: the handshake is complete; eof: the peer has sent close_notify; is_greedy: the last input had many records, or no
+    data: key updates, for example; output: ciphertext to send, besides what `send` returns. After an ssl.SSLError it is of no
+    use any more.
     """
 
-    __slots__ = ("_buffers", "_is_new", "_ssl", "eof", "is_open", "output")
+    __slots__ = ("_buffers", "_is_new", "_ssl", "eof", "is_greedy", "is_open", "output")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self._ssl = buffers.context.wrap_bio(buffers.incoming, buffers.outgoing, server_side=True)
-        self.eof = self.is_open = False
+        self.eof = self.is_greedy = self.is_open = False
         self._is_new = True  # the handshake is not complete
         self.output = b""
 
@@ -74,6 +78,7 @@ class Engine:
                 incoming.read()
             if outgoing.pending:
                 self.output += outgoing.read()
+        self.is_greedy = len(data) >= MUCH_INPUT and not 0 < len(parts) < MANY_RECORDS
         return b"".join(parts)
 
     def send(self, data: bytes | memoryview) -> bytes:
