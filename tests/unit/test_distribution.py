@@ -25,7 +25,7 @@ def test_what_one_process_has(nodeid: str, scope: str) -> None:
 
 
 def test_their_order(request: pytest.FixtureRequest) -> None:
-    """Within a file it stays as it was."""
+    """The tests of this run are sorted already."""
     items = list(request.session.items)
     sort(items)
     assert items == request.session.items
