@@ -18,7 +18,8 @@ def public() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "www"
         root.mkdir()
-        root.parent.chmod(0o755)
+        for each in (root, root.parent):
+            each.chmod(0o755)
         (root / "f").write_bytes(CONTENT)
         yield root
 
