@@ -17,7 +17,7 @@ from rawservers.daemon import control
 from tests.harness.http_client import KEPT
 from tests.harness.load import Load
 from tests.harness.logs import connection, drain, terminal
-from tests.harness.processes import kinds, stopped
+from tests.harness.processes import kinds, opened, stopped
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.supervisor import CONTENT, get, rotate, supervise
@@ -261,7 +261,7 @@ def test_a_folder_that_vanishes_is_told_once(conf: Path, tmp_path: Path) -> None
             assert get(server) == CONTENT
             until(lambda: (away / "log").read_text().count("\n") == 2, "its line, and that of the request before")  # noqa: B023
             logs.mkdir()
-            until((logs / "log").exists, "the new log")
+            until(lambda: str(logs / "log") in opened(server.pid).values(), "the worker has the new log")
             assert server.stderr() == told
             assert get(server) == CONTENT
             until(lambda: (logs / "log").read_text().count("\n") == 1, "its line")
