@@ -9,8 +9,8 @@ and `Peer.secure` is true.
   it has left, the connection is not read.
 - The end is announced by close_notify, in both directions. A FIN without one is taken as well: HTTP and Telnet know where
   their messages end.
-- A handshake takes as long as ten requests. But for the first one of a wake, those that begin wait in a queue of the loop's
-  turns, the newest first: after a burst of them, an honest client does not wait behind all others.
+- A handshake takes as long as ten requests. Those that begin wait in a queue of the loop's turns, the newest first: after a
+  burst of them, an honest client does not wait behind all others. The first one of a wake does not wait if nobody does.
 - The session ticket of TLS 1.3 travels with the first response.
 - A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
 """
@@ -55,9 +55,9 @@ class SharedTLS(Buffers):
         self._served_at = 0.0  # clock.now of the last wake in which one did not wait
 
     def is_first(self, now: float) -> bool:
-        """Whether a handshake that begins in the wake of `now` is the first one, which need not wait."""
+        """Whether a handshake that begins in the wake of `now` need not wait: it is the first one, and nobody waits."""
         former, self._served_at = self._served_at, now
-        return former != now
+        return former != now and not self.waiting
 
 
 class TLSTransport(Transport):
@@ -121,6 +121,8 @@ class TLSTransport(Transport):
                 self.has_hello, self._early = True, bytes(data)
                 return None
             self.has_hello = False
+            if error := self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # it has gone meanwhile
+                raise OSError(error, os.strerror(error))
             self.engine = Engine(shared)
         plaintext = self._decrypt(self.engine, data)
         self._has_eof = self.engine.eof
@@ -344,12 +346,6 @@ class TLSConnection(Connection):
         if shared.waiting:
             self._loop.call_in_turn(newest, newest._serve_newest)
         self._loop.call_isolated(newest, newest._take_turn)
-
-    def _take_turn(self) -> None:
-        sock = self._sock
-        if sock.has_hello and self._phase is not CLOSED and (error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
-            return self._abort(OSError(error, os.strerror(error)))  # it has gone meanwhile
-        super()._take_turn()
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()
