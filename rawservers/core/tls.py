@@ -11,7 +11,6 @@ and `Peer.secure` is true.
   their messages end.
 - A handshake takes as long as ten requests. Those that begin wait in a queue of the loop's turns, the newest first: after a
   burst of them, an honest client does not wait behind all others. The first one of a wake does not wait if nobody does.
-- The session ticket of TLS 1.3 travels with the first response.
 - A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
 """
 
@@ -145,19 +144,22 @@ class TLSTransport(Transport):
         raise BlockingIOError
 
     def _decrypt(self, engine: Engine, data: bytes | memoryview) -> bytes:
-        """The plaintext of this ciphertext. What OpenSSL answers by itself is sent at once, but for a session ticket.
+        """The plaintext of this ciphertext. What OpenSSL answers by itself is sent at once, but for the end of a handshake
+        with plaintext behind it, whose response follows.
 
-        That is all that the end of a handshake of TLS 1.3 has, and travels with the first response.
+        A client that has nothing to read waits with its next packet until the kernel acknowledges the last one (Nagle).
         """
         was_open = engine.is_open
+        plaintext = b""
         try:
-            return engine.receive(data)
+            plaintext = engine.receive(data)
         finally:
             if engine.output:
                 self._held += engine.output
                 engine.output = b""
-                if was_open or not engine.is_open or not engine.is_tls13:
+                if was_open or not plaintext:
                     self.release()
+        return plaintext
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
         """Encrypt `data`, at most PIECE bytes of it, and send it. What the socket does not take is `unsent`.
@@ -170,18 +172,9 @@ class TLSTransport(Transport):
             self.flush()
         if len(data) > PIECE:
             data = memoryview(data)[:PIECE]
-        ciphertext = self.engine.send(data)
-        if self._held:
-            ciphertext, self._held = self._held + ciphertext, b""
-        if flags & MORE:
-            self._held = ciphertext
-            return len(data)
-        try:
-            sent = super().send(ciphertext, DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(ciphertext):
-            self.unsent = ciphertext[sent:]
+        self._held += self.engine.send(data)
+        if not flags & MORE:
+            self.release()
         return len(data)
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
@@ -206,7 +199,8 @@ class TLSTransport(Transport):
                 sent = super().send(held, DONTWAIT)
             except BlockingIOError:
                 sent = 0
-        self.unsent += held[sent:]
+        if sent < len(held):
+            self.unsent += held[sent:]
 
     def notify(self) -> None:
         """Announce the end of the output by close_notify, once. Raises OSError, but waits for nothing."""
@@ -266,6 +260,11 @@ class TLSConnection(Connection):
             self._service = replace(self._service, start=self._service.refuse_plain)
         self._sock.push_back(rest)
         super().begin()
+        if rest and self._phase is not CLOSED:  # the end of the handshake, if nothing was sent behind it
+            try:
+                self._sock.release()
+            except OSError as error:
+                self._abort(error)
 
     def ready(self, events: int) -> None:
         sock = self._sock
