@@ -21,7 +21,6 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
 from select import EPOLLIN
 from typing import Any
 
@@ -257,7 +256,7 @@ class TLSConnection(Connection):
     def _begin_conversation(self, rest: bytes) -> None:
         self.secure = not self._sock.is_plain
         if self._sock.is_plain:
-            self._service = replace(self._service, start=self._service.refuse_plain)
+            self._service = self._service.for_plain()
         self._sock.push_back(rest)
         super().begin()
         if rest and self._phase is not CLOSED:  # the end of the handshake, if nothing was sent behind it
@@ -266,11 +265,11 @@ class TLSConnection(Connection):
             except OSError as error:
                 self._abort(error)
 
-    def ready(self, events: int) -> None:
+    def ready(self, events: int, data: bytes | None = None) -> None:
         sock = self._sock
         if sock.is_shaking and self._output is None:
             return self._shake_hands(events)
-        super().ready(events)
+        super().ready(events, data)
         if sock.unsent or (sock.is_pending and not self._eof_received):
             self._update_interest()
 
