@@ -23,7 +23,7 @@ from bench.renegotiation import renegotiations
 
 CLIENTS = 40  # of each kind, unless it says itself how many
 CROWD = 1000  # of the kinds that attack by their number
-HANDSHAKES, SLOW_HANDSHAKES = 2000, 200  # clients that never finish one; those of other attacks with them
+HANDSHAKES, SLOW_HANDSHAKES = 2000, 200  # clients that never finish one; of each other attack on TLS, but for the storm
 ALL_CLIENTS = 100  # when every kind attacks at once
 PIECE = 1 << 16  # bytes said at once, at the least, by those who say the same again and again
 ROOM = 1 << 20  # bytes heard at once
