@@ -1,6 +1,6 @@
 """A client of a JSON API, tested against a server that answers as the test says, and fails on purpose.
 
-python3 -m pytest -p rawservers.testing.plugin examples/test_api.py
+python3 -m pytest -c /dev/null -p rawservers.testing.plugin examples/test_api.py
 """
 
 import json

@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CannotStart as error:
         messages, exit_status = [f"rawservers: {error}"], 1 if isinstance(error, NotRunning) else 2
     with contextlib.suppress(OSError):
-        write(2, "".join(f"{message}\n" for message in messages))
+        priority = "<3>" if error_log.is_journal(2) else ""
+        write(2, "".join(f"{priority}{message}\n" for message in messages))
     return exit_status
 
 

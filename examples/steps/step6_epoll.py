@@ -30,4 +30,4 @@ while True:
         except ConnectionError:  # the client has reset it
             data = b""
         if not data:
-            clients.pop(fd).sock.close()  # it leaves the epoll set by itself
+            clients.pop(fd).sock.close()  # which takes it out of the epoll set

@@ -1,4 +1,4 @@
-"""Nothing blocks: send what the kernel takes, keep the rest, and do not read who does not read (back-pressure).
+"""Nothing blocks: send what the kernel takes, keep the rest, and meanwhile do not read that client (back-pressure).
 
 python3 examples/steps/step7_backpressure.py 2323
 """
@@ -27,11 +27,12 @@ while True:
         try:
             if not client.unsent:  # back-pressure
                 if not (data := client.sock.recv(10000)):
-                    raise ConnectionError
+                    raise ConnectionError  # closed, which is treated alike
                 *lines, client.received = (client.received + data).split(b"\n")
                 client.unsent = b"".join(b"you said: " + line.rstrip(b"\r") + b"\r\n" for line in lines)
             with suppress(BlockingIOError):  # the send buffer is full
-                client.unsent = client.unsent[client.sock.send(client.unsent) :]
+                sent = client.sock.send(client.unsent)
+                client.unsent = client.unsent[sent:]
             epoll.modify(fd, select.EPOLLOUT if client.unsent else select.EPOLLIN)
         except ConnectionError:
             clients.pop(fd).sock.close()

@@ -215,23 +215,18 @@ def convert_pages(pages: tuple[Any, ...], context: Context) -> tuple[tuple[int, 
     return tuple((int(status), path) for status, path in pages)
 
 
-def convert_site(table: dict[str, Any], context: Context) -> SiteConfig | None:
-    """An element of [[http.sites]], which needs a host name to be reachable."""
-    before = len(context.errors)
-    fields = read_table(table, context)
-    if fields.get("hosts", ()) == ():
-        context.child("hosts").add_error("missing: all sites but the first, [http], need a host name")
-    return SiteConfig(**fields) if len(context.errors) == before else None
+def converter_of(record: type[Any], required: dict[str, str]) -> Callable[[dict[str, Any], Context], Any]:
+    """The converter of a table to a `record`. required: keys that need a value, each with the end of the error without it."""
 
+    def convert(table: dict[str, Any], context: Context) -> Any:
+        before = len(context.errors)
+        fields = read_table(table, context)
+        for key, text in required.items():
+            if table.get(key, []) == []:
+                context.child(key).add_error(f"missing{text}")
+        return record(**fields) if len(context.errors) == before else None
 
-def convert_protected(table: dict[str, Any], context: Context) -> AuthConfig | None:
-    """An element of [[http.auth]]."""
-    before = len(context.errors)
-    fields = read_table(table, context)
-    for key in ("path", "users"):
-        if key not in table:
-            context.child(key).add_error("missing")
-    return AuthConfig(**fields) if len(context.errors) == before else None
+    return convert
 
 
 def convert_auth(paths: tuple[AuthConfig, ...], context: Context) -> tuple[AuthConfig, ...]:
@@ -276,14 +271,6 @@ def convert_tls(value: dict[str, Any] | list[Any], context: Context) -> tuple[TL
     return found
 
 
-def convert_certificate(table: dict[str, Any], context: Context) -> TLSConfig | None:
-    before = len(context.errors)
-    fields = read_table(table, context)
-    if "certificate" not in table:
-        context.child("certificate").add_error("missing: expected the path of a file")
-    return TLSConfig(**fields) if len(context.errors) == before else None
-
-
 def convert_service(name: object, context: Context) -> object:
     if not isinstance(name, str) or name not in context.services:
         plain = name.removesuffix("s") if isinstance(name, str) else ""
@@ -302,11 +289,15 @@ def convert_address(address: str, context: Context) -> str:
     return f"unix:{os.path.join(context.directory, endpoint.path)}" if endpoint.path else address
 
 
+SITE = converter_of(SiteConfig, {"hosts": ": all sites but the first, [http], need a host name"})
+PROTECTED = converter_of(AuthConfig, {"path": "", "users": ""})
+CERTIFICATE = converter_of(TLSConfig, {"certificate": ": expected the path of a file"})
+
 KINDS = {
     "auth": Kind("an array of tables, each with a path and users", list, convert_auth, items="protected"),
     "address": Kind("an address", convert=convert_address),
     "bool": Kind("true or false", bool),
-    "certificate": Kind("a table with a certificate and a key", dict, convert_certificate),
+    "certificate": Kind("a table with a certificate and a key", dict, CERTIFICATE),
     "choice": Kind("", NoneType),  # its aliases are all that is allowed
     "directory": Kind("the path of a directory", convert=convert_file_path, check=check_directory),
     "file": Kind("the path of a file", pattern=FILE, convert=convert_file_path, check=check_log_file),
@@ -329,7 +320,7 @@ KINDS = {
     "pem": Kind("the path of a file", pattern=FILE, convert=convert_file_path),
     "pattern": Kind("a table of header fields", dict, items="header"),
     "plain_path": Kind("a decoded path that begins with a slash, without empty segments and dot segments", pattern=PLAIN_PATH),
-    "protected": Kind("a table with a path and users", dict, convert_protected),
+    "protected": Kind("a table with a path and users", dict, PROTECTED),
     "realm": Kind("a string of printable ASCII", pattern=PRINTABLE),
     "redirect": Kind("a path or a URL, percent-encoded", str, convert_redirect, pattern=r"(/|[A-Za-z][A-Za-z0-9+.-]*:)[!-~]*"),
     "redirects": Kind("a table of paths, each with a path or a URL", dict, items="redirect"),
@@ -337,7 +328,7 @@ KINDS = {
     "server_name": Kind("a host name without a port", str, convert_server_name, pattern=SERVER_NAME),
     "server_names": Kind("an array of host names without ports", list, items="server_name"),
     "service": Kind("the name of a service", object, convert_service),
-    "site": Kind("a table with the keys of a site", dict, convert_site),
+    "site": Kind("a table with the keys of a site", dict, SITE),
     "sites": Kind("an array of tables, each with the keys of a site", list, items="site"),
     "str": Kind("a string"),
     "table": Kind("a table", dict, read_table),

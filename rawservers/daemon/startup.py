@@ -44,6 +44,13 @@ IGNORED = {
 }  # fmt: skip
 EARLY = {signal.SIGHUP, signal.SIGUSR1}  # wait until the supervisor has handlers for them; `__main__` blocks them at once
 
+SANDBOX_HINT = (
+    " (systemd has passed no socket for it, and the unit may open none: enable a socket unit, or remove the listener)"
+)
+IN_USE_HINTS = {  # for the default addresses, by service
+    "http": " (choose another port with -p)",
+    "telnet": " (choose another port with --telnet, or do without: --telnet off)",
+}
 LOW_PORT_HINT = " (ports below 1024: start as root, use a systemd socket, or set net.ipv4.ip_unprivileged_port_start=0)"
 
 Servers: TypeAlias = "dict[ServerSocket, ListenConfig]"  # with the listener of each, whose address is in the normal form
@@ -191,8 +198,15 @@ def bind_all(
         hint = ""
         if isinstance(error, PermissionError) and not endpoint.path:
             hint = LOW_PORT_HINT
-        elif isinstance(error, OSError) and error.errno == errno.EADDRINUSE and normal in DEFAULT_LISTENERS[:1]:
-            hint = " (choose another port with -p)"
+        elif isinstance(error, OSError) and error.errno == errno.EADDRINUSE and normal in DEFAULT_LISTENERS:
+            hint = IN_USE_HINTS[listen.service]
+        elif (
+            isinstance(error, OSError)
+            and error.errno == errno.EAFNOSUPPORT
+            and not endpoint.path
+            and "INVOCATION_ID" in os.environ
+        ):
+            hint = SANDBOX_HINT
         raise CannotStart(f"cannot listen on {endpoint}: {os_error_text(error)}{hint}") from error
     for server in servers:
         server.tune(config.send_time)  # a reload may have changed it

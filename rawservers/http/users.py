@@ -24,9 +24,10 @@ from functools import partial
 from threading import Lock, Thread, get_native_id
 from typing import Any, NamedTuple
 
+from rawservers.core.regular_file import read_regular
 from rawservers.http.auth import CONTROL, Verify
 from rawservers.http.cache import FreshnessClock
-from rawservers.http.files import FileState, is_hidden, open_body, read_all, signature
+from rawservers.http.files import FileState, is_hidden, signature
 from rawservers.http.response import Busy
 from rawservers.settings import ConfigError, SiteConfig
 
@@ -41,7 +42,6 @@ MAX_PASSWORD = 72  # bytes: bcrypt ignores what follows, so a longer one would b
 MAX_VERIFIED = 4096  # users and passwords that are remembered
 VERIFIED_TIME = 600.0  # seconds from their last use for which they are
 SETTLE_TIME = 0.1  # seconds since the last change of a file, before a worker reads it
-MAX_SIZE = 1 << 20  # bytes of a file: 10,000 users
 MAX_ERRORS = 100  # of one file
 
 MIN_COST, MAX_COST = 4, 17  # those of htpasswd. Each doubles the time; with 17 it takes seconds
@@ -211,16 +211,14 @@ def cost_of(hashed: bytes) -> int:
 def read_users(path: str) -> UsersFile:
     """The users of the file at `path`. Raises ConfigError, but PermissionError if it may not be read."""
     try:
-        found = open_body(path)
-        state = signature(os.fstat(found.file.fd))
-        content = read_all(found.file.fd, min(found.count, MAX_SIZE + 1))
+        status, content = read_regular(path)
     except PermissionError:
         raise
     except OSError as failure:
         raise ConfigError([f"{path}: cannot be read: {str(failure.strerror).lower()}"]) from failure
-    if len(content) > MAX_SIZE:
-        raise ConfigError([f"{path}: too large (the limit is {MAX_SIZE >> 20} MiB)"])
-    return UsersFile(state, parse_users(path, content))
+    except ValueError as failure:
+        raise ConfigError([f"{path}: {failure}"]) from failure
+    return UsersFile(signature(status), parse_users(path, content))
 
 
 def parse_users(path: str, content: bytes) -> dict[bytes, bytes]:

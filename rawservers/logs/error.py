@@ -31,13 +31,17 @@ def install() -> None:
     Call once, before any threads are started. Raises OSError.
     """
     fd = duplicate(2)
-    file = "{0.st_dev}:{0.st_ino}".format(os.fstat(fd)) if fd >= 0 else ""
-    error_log = ErrorLog(fd, file == os.environ.get("JOURNAL_STREAM"))  # systemd.exec(5)
+    error_log = ErrorLog(fd, fd >= 0 and is_journal(fd))
     logging.getLogger().addHandler(error_log)
     logging.getLogger().setLevel(logging.INFO)
     logging.raiseExceptions = False  # a failure to log must neither raise, nor be printed to standard error
     sys.unraisablehook = log_unraisable
     os.register_at_fork(after_in_child=error_log.sink.reset)
+
+
+def is_journal(fd: int) -> bool:
+    """Whether `fd` leads to the journal, which takes priorities: systemd.exec(5). Raises OSError."""
+    return "{0.st_dev}:{0.st_ino}".format(os.fstat(fd)) == os.environ.get("JOURNAL_STREAM")
 
 
 def flush() -> None:

@@ -54,6 +54,9 @@ class FixtureServer(Generic[E]):
         self._address: Address | None = None
         self._running: Server | None = None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {Endpoint(*self._address) if self._address else 'no address'}>"
+
     # Life
 
     def start(self) -> None:
@@ -112,17 +115,18 @@ class FixtureServer(Generic[E]):
         if kind is None and self.strict:
             self.check()
 
-    def check(self) -> None:
+    def check(self, *, with_missing: bool = True) -> None:
         """Fail if something has come that was not expected, has not come although it was, or has raised in a handler.
 
-        What it has failed for once it forgets. Raises AssertionError, with a line for each.
+        with_missing: also for what has not come. What it has failed for once it forgets. Raises AssertionError, with a line for
+        each.
         """
         __tracebackhide__ = True
         with self._lock:
             failures, self._failures = self._failures, []
             missing = [each for each in self._expectations if each.is_missing]
             self._expectations = [each for each in self._expectations if not each.is_missing]
-            for each in missing:
+            for each in missing if with_missing else ():
                 failures.append(f"{each.describe()} was expected, but {'came too rarely' if each.used else 'never came'}")
             error, self._error = self._error, None
         if failures:

@@ -33,25 +33,26 @@ def telnet_server(telnet_server_factory: TelnetServerFactory) -> TelnetServer:
 
 
 @pytest.fixture
-def http_server_factory() -> Iterator[HTTPServerFactory]:
+def http_server_factory(request: pytest.FixtureRequest) -> Iterator[HTTPServerFactory]:
     """Starts HTTP servers: call it with host=, port=, strict= or tls=, or without arguments. Each is stopped and checked."""
     require_linux()
     from rawservers.testing.http import HTTPServer
 
-    yield from make_factory(HTTPServer)
+    yield from make_factory(HTTPServer, request.session)
 
 
 @pytest.fixture
-def telnet_server_factory() -> Iterator[TelnetServerFactory]:
+def telnet_server_factory(request: pytest.FixtureRequest) -> Iterator[TelnetServerFactory]:
     """Starts Telnet servers: call it with host=, port=, strict= or tls=, or without arguments. Each is stopped and checked."""
     require_linux()
     from rawservers.testing.telnet import TelnetServer
 
-    yield from make_factory(TelnetServer)
+    yield from make_factory(TelnetServer, request.session)
 
 
-def make_factory(kind: type[S]) -> Iterator[ServerFactory[S]]:
+def make_factory(kind: type[S], session: pytest.Session) -> Iterator[ServerFactory[S]]:
     servers: list[S] = []
+    failed = session.testsfailed
 
     def make(host: str = "127.0.0.1", *, port: int = 0, strict: bool = True, tls: TLSConfig | bool = False) -> S:
         server = kind(host, port=port, strict=strict, tls=tls)
@@ -64,17 +65,20 @@ def make_factory(kind: type[S]) -> Iterator[ServerFactory[S]]:
     finally:
         for server in servers:
             server.stop()
-    check_all(servers)
+    check_all(servers, with_missing=session.testsfailed == failed)
 
 
-def check_all(servers: Sequence[HTTPServer | TelnetServer]) -> None:
-    """Check those that are strict, and fail for all of them at once, without a traceback of ours: it would say nothing."""
+def check_all(servers: Sequence[HTTPServer | TelnetServer], *, with_missing: bool) -> None:
+    """Check those that are strict, and fail for all of them at once, without a traceback of ours: it would say nothing.
+
+    with_missing: also for what has not come. A test that has failed before its client came has said so.
+    """
     __tracebackhide__ = True
     errors: list[AssertionError] = []
     for server in servers:
         try:
             if server.strict:
-                server.check()
+                server.check(with_missing=with_missing)
         except AssertionError as error:
             errors.append(error)
     message = "\n".join(map(str, errors))

@@ -135,7 +135,7 @@ class Expectation:
         """End the reply. Raises ValueError if it has an ending."""
         reply = self._replies[-1]
         if reply.is_complete:
-            raise ValueError("two endings for one reply (a sequence is written .reset().then.close())")
+            raise ValueError("a second answer or fault in one reply: the next comes after `then`, as in .reset().then.close()")
         reply.content, reply.is_complete = content, True
         return self
 
@@ -143,7 +143,7 @@ class Expectation:
     def then(self) -> Self:
         """The same expectation, whose next methods are about the next reply. Raises ValueError if the last has no ending."""
         if not self._replies[-1].is_complete:
-            raise ValueError("`then` comes after an ending, such as close()")
+            raise ValueError("`then` comes after an answer, such as respond...(), or a fault in its place, such as reset()")
         self._replies.append(self.make_reply())
         return self
 

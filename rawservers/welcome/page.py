@@ -7,8 +7,10 @@ is the same page, of the moment in which it was made.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -51,6 +53,7 @@ class Page:
             "sent": escape(own.sent),
             "request": request_html(head) if visitor.peer else HIDDEN,
             "commands": "\n".join(f"<li>{each}" for each in commands if each),
+            "program": escape(program()),
             "notes": "\n".join(f"<li>{escape(note)}" for note in own.notes),
         }
         slots |= {name: rows_html(getattr(own, name.replace("-", "_"))) for name in ("listening", "connected", "time-wait")}
@@ -111,6 +114,14 @@ def line_html(line: bytes) -> str:
 def rows_html(rows: Iterable[Row]) -> str:
     """Rows of the table, in the form that the script makes them in, too."""
     return "\n".join(f"<tr{' class=own' * (row[0] == 'this page')}><td>{'<td>'.join(map(escape, row))}" for row in rows)
+
+
+def program() -> str:
+    """The command by which this server was started: installed, or a single file, or a module of Python."""
+    name = os.path.basename(sys.argv[0])
+    if name.endswith(".pyz"):
+        return f"python3 {shlex.quote(name)}"
+    return name if name == "rawservers" else "python3 -m rawservers"
 
 
 def command(listener: ListenConfig, visitor: Visitor) -> str:

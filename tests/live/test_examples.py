@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.harness.waiting import DEADLINE
 def test_its_command_stands_at_its_top(path: Path) -> None:
     name = path.relative_to(ROOT)
     commands = {f"python3 {name} ", f"python3 -m {'.'.join(name.with_suffix('').parts)} ", f"python3 -m pytest {name}"}
-    line = path.read_text().splitlines()[2].replace("-p rawservers.testing.plugin ", "")
+    line = path.read_text().splitlines()[2].replace("-c /dev/null -p rawservers.testing.plugin ", "")
     assert [command for command in commands if f"{line} ".startswith(command)]
 
 
@@ -103,3 +104,14 @@ def test_a_device_refuses() -> None:
         assert text.count(b"% Login invalid\r\n") == 3
         assert text.endswith(b"% Too many attempts\r\n")
         assert b"r1#" not in text
+
+
+@pytest.mark.slow
+def test_the_tests_of_a_client_by_their_command() -> None:
+    """The one at the top of the file, with nothing of this checkout's settings."""
+    path = ROOT / "examples/test_api.py"
+    command = path.read_text().splitlines()[2].split()
+    assert command[0] == "python3"
+    done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout

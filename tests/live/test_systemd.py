@@ -218,7 +218,8 @@ def test_a_bad_reload_keeps_what_is_served(service: Machine) -> None:
     line = service.path("/etc/rawservers.toml").read_text().splitlines().index("lsitng = true") + 1
     done = service.run("systemctl", "reload", "rawservers", check=False)
     assert done.returncode != 0
-    assert f"/etc/rawservers.toml:{line}: " in service.journal("--unit=rawservers")
+    assert f"/etc/rawservers.toml:{line}: " in service.journal("--unit=rawservers", "--priority=err")
+    assert json.loads(service.run("rawservers", "--status", "--format", "json").stdout)["reloads_failed"] == 1
     assert generation(service) == "1"
     assert (main_process(service), service.show("rawservers", "ActiveState")) == (before, "active")
     configure(service, "3")
@@ -315,6 +316,7 @@ def test_a_client_waits_while_the_configuration_is_mended(service: Machine) -> N
         until(lambda: len(failed_starts(service)) >= 2, "two starts that failed")
         configure(service, "2")
         assert receive_all(sock).endswith(SMALL)
+    assert "/etc/rawservers.toml:" in service.journal("--unit=rawservers", "--priority=err")
     starts = failed_starts(service)
     assert all(later - earlier >= 1 for earlier, later in pairwise(starts)), starts
 

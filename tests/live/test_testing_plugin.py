@@ -86,6 +86,37 @@ def test_what_was_not_expected_fails_at_teardown(pytester: pytest.Pytester) -> N
     )
 
 
+def test_after_a_failure_what_has_not_come_is_no_second_one(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        from urllib.error import HTTPError
+        from urllib.request import urlopen
+
+        def test_fails_first(http_server):
+            http_server.expect_oneshot_request("/never").respond_with_data()
+            assert False, "as told"
+
+        def test_is_fine_otherwise(http_server):
+            http_server.expect_oneshot_request("/missing").respond_with_data()
+
+        def test_fails_with_something_unexpected(http_server):
+            http_server.expect_oneshot_request("/never").respond_with_data()
+            urlopen(http_server.url("/b"))
+        """,
+    )
+    result.assert_outcomes(passed=1, failed=2, errors=2)
+    assert "/never was expected, but never came" not in result.stdout.str()
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_is_fine_otherwise*",
+            "a request for /missing was expected, but never came",
+            "*ERROR at teardown of test_fails_with_something_unexpected*",
+            "GET /b was not expected; nearest: * /never (path differs)",
+        ]
+    )
+
+
 def test_a_handler_that_raises_is_shown_with_its_line(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,

@@ -75,7 +75,8 @@ def test_what_helps_with_a_low_port(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http", "127.0.0.1:8080", r" \(choose another port with -p\)"),
         ("http", "8080", r" \(choose another port with -p\)"),
         ("http", "127.0.0.1:8081", ""),
-        ("telnet", "127.0.0.1:2323", ""),
+        ("telnet", "127.0.0.1:2323", r" \(choose another port with --telnet, or do without: --telnet off\)"),
+        ("telnet", "127.0.0.1:2324", ""),
     ],
 )
 def test_what_helps_if_the_default_port_is_in_use(
@@ -87,6 +88,20 @@ def test_what_helps_if_the_default_port_is_in_use(
     monkeypatch.setattr(startup, "bind", refuse)
     with pytest.raises(startup.CannotStart, match=rf"^cannot listen on 127\.0\.0\.1:[0-9]+: address already in use{hint}$"):
         startup.bind_all(Config(listen=(ListenConfig(service, address),)))
+
+
+@pytest.mark.parametrize(("under_systemd", "address"), [(True, "8080"), (True, "unix:/x"), (False, "8080")])
+def test_what_helps_in_a_sandbox(under_systemd: bool, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr(startup, "bind", refuse)
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    if under_systemd:
+        monkeypatch.setenv("INVOCATION_ID", "0123456789abcdef")
+    with pytest.raises(startup.CannotStart) as failure:
+        startup.bind_all(Config(listen=(ListenConfig("http", address),)))
+    assert ("enable a socket unit, or remove the listener" in str(failure.value)) == (under_systemd and address == "8080")
 
 
 def test_a_reload_keeps_the_socket_and_takes_its_new_settings() -> None:

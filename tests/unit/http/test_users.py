@@ -15,6 +15,7 @@ import bcrypt
 import pytest
 
 from rawservers.core.peer import Clock
+from rawservers.core.regular_file import MAX_SIZE
 from rawservers.http import users as module
 from rawservers.http.cache import FreshnessClock
 from rawservers.http.response import Busy
@@ -144,13 +145,13 @@ def test_all_files_are_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_all_mistakes_are_told(tmp_path: Path) -> None:
     (tmp_path / "bad").write_text("ada:x\n")
-    (tmp_path / "large").write_text("#" * (module.MAX_SIZE + 1))
+    (tmp_path / "large").write_text("#" * (MAX_SIZE + 1))
     with pytest.raises(ConfigError) as error:
         read_all_users(sites(*(tmp_path / name for name in ("absent", "bad", "", "large"))))
     absent, bad, folder, large = error.value.errors
     assert absent == f"{tmp_path}/absent: cannot be read: no such file or directory"
     assert bad.startswith(f"{tmp_path}/bad:1: ")
-    assert folder == f"{tmp_path}: cannot be read: not a regular file"
+    assert folder == f"{tmp_path}: is a directory"
     assert large == f"{tmp_path}/large: too large (the limit is 1 MiB)"
 
 

@@ -223,6 +223,20 @@ def test_commands_of_a_visitor_from_elsewhere() -> None:
     assert "python3 -m rawservers DIR" in text
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/usr/local/bin/rawservers", "rawservers"),
+        ("/opt/my apps/raw servers.pyz", "python3 &#x27;raw servers.pyz&#x27;"),
+        ("/usr/lib/python3/rawservers/__main__.py", "python3 -m rawservers"),
+        ("tests/test_a.py", "python3 -m rawservers"),
+    ],
+)
+def test_the_command_is_the_one_that_has_started_the_server(path: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [path])
+    assert f"<code>{expected} DIR</code>" in Site(HTTP).get()[2].decode()
+
+
 def test_commands_of_listeners_with_tls() -> None:
     addresses = ("http", "[::1]:8443"), ("telnet", "127.0.0.1:992"), ("telnet", "unix:/run/a b")
     listeners = [ListenConfig(*each, tls=(TLSConfig("site.pem"),)) for each in addresses]
