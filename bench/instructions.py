@@ -18,16 +18,16 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from bench.install import ROOT, forget_python_settings, install_commands, interpreter
-from bench.servers import free_port
 
 FEW, MANY = 200, 1200
+TOGETHER = 8  # requests or connections that the server finds when it wakes
+FILES = 64  # each asked for in turn
+WARM = 2 * FILES  # exchanges before any is counted
 DEADLINE = 60.0  # seconds, for a server under valgrind to come up, and for an answer
-OLD = 1_000_000_000  # when the file was last changed: long ago
-GET = b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n"
-LINE = b"x" * 62 + b"\r\n"
+OLD = 1_000_000_000  # when the files were last changed: long ago
 SERVE = """
 import logging
 import sys
@@ -37,34 +37,67 @@ from rawservers.core import loop
 
 loop.TICK = loop.SHORT = 20.0  # seconds: no ticks, and no books of slow wakes, which depend on the time
 logging.basicConfig(level=logging.INFO)
-service, port, folder = sys.argv[1:]
-serve(configure(parse([f"--{service}", f"127.0.0.1:{port}", "--access-log", f"{folder}/log", folder])))
+service, folder = sys.argv[1:]
+serve(configure(parse([f"--{service}", "127.0.0.1:0", "--access-log", f"{folder}/log", folder])))
 """
 
 
-def kept(port: int, pid: int, times: int, said: bytes) -> None:
+Message: TypeAlias = Callable[[int], bytes]  # what is sent, by its number
+
+
+def kept(port: int, pid: int, times: int, message: Message) -> None:
     """Exchanges on one connection."""
     with connect(port) as sock:
-        for _ in range(times):
-            exchange(sock, said)
+        for number in range(times):
+            sock.sendall(message(number))
+            receive(sock)
 
 
-def each(port: int, pid: int, times: int, said: bytes) -> None:
-    """Exchanges on a connection each. The server is stopped meanwhile, so that it finds connection and request together."""
-    for _ in range(times):
+def together(port: int, pid: int, times: int, message: Message) -> None:
+    """Exchanges on several connections. The server is stopped meanwhile, so that it finds several requests when it wakes."""
+    socks = [connect(port) for _ in range(TOGETHER)]
+    for number in range(0, times, TOGETHER):
         os.kill(pid, signal.SIGSTOP)
-        with connect(port) as sock:
-            sock.sendall(said)
-            os.kill(pid, signal.SIGCONT)
+        for place, sock in enumerate(socks):
+            sock.sendall(message(number + place))
+        os.kill(pid, signal.SIGCONT)
+        for sock in socks:
+            receive(sock)
+    for sock in socks:
+        sock.close()
+
+
+def each(port: int, pid: int, times: int, message: Message) -> None:
+    """Exchanges on a connection each, several of which the server finds when it wakes, with their requests."""
+    for number in range(0, times, TOGETHER):
+        os.kill(pid, signal.SIGSTOP)
+        socks = [connect(port) for _ in range(TOGETHER)]
+        for place, sock in enumerate(socks):
+            sock.sendall(message(number + place))
+        os.kill(pid, signal.SIGCONT)
+        for sock in socks:
+            receive(sock)
             while sock.recv(65536):
                 pass
+            sock.close()
 
 
-Drive: TypeAlias = Callable[[int, int, int, bytes], None]
-WORKS: dict[str, tuple[str, Drive, bytes]] = {
-    "kept GET": ("http", kept, GET),
-    "new connection": ("http", each, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")),
-    "Telnet line": ("telnet", kept, LINE),
+Drive: TypeAlias = Callable[[int, int, int, Message], None]
+
+
+class Work(NamedTuple):
+    service: str
+    drive: Drive
+    message: Message
+
+
+WORKS = {
+    "kept GET": Work("http", kept, lambda number: b"GET /0 HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "another file": Work("http", together, lambda number: b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % (number % FILES)),
+    "another header": Work("http", together, lambda number: b"GET /0 HTTP/1.1\r\nHost: h\r\nCookie: %d\r\n\r\n" % number),
+    "new connection": Work("http", each, lambda number: b"GET /0 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    "Telnet line": Work("telnet", kept, lambda number: b"x" * 62 + b"\r\n"),
+    "Telnet lines": Work("telnet", together, lambda number: b"x" * 62 + b"\r\n"),
 }
 
 
@@ -72,28 +105,28 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), DEADLINE)
 
 
-def exchange(sock: socket.socket, said: bytes) -> None:
-    sock.sendall(said)
+def receive(sock: socket.socket) -> None:
     if not sock.recv(65536):
         raise ConnectionError("no answer")
 
 
-def count(tree: Path, service: str, drive: Drive, said: bytes, times: int) -> int:
-    """The instructions of a whole run with so many exchanges."""
+def count(tree: Path, work: Work, python: str, times: int) -> int:
+    """The instructions of a whole run with so many exchanges, under this Python."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "f"
-        path.write_bytes(b"x" * 1024)
-        os.utime(path, (OLD, OLD))
-        port = free_port()
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", interpreter(), "-c", SERVE, service]
+        for number in range(FILES):
+            path = Path(folder) / str(number)
+            path.write_bytes(b"x" * 1024)
+            os.utime(path, (OLD, OLD))
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", python, "-c", SERVE, work.service]
         environment = os.environ | {"PYTHONHASHSEED": "0"}
-        process = subprocess.Popen([*command, str(port), folder], cwd=tree, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*command, folder], cwd=tree, env=environment, stderr=subprocess.PIPE, text=True)
         assert process.stderr
-        for line in process.stderr:
-            if " listening on " in line or "Traceback" in line:
-                break
-        drive(port, process.pid, 20, said)
-        drive(port, process.pid, times, said)
+        port = 0
+        while not port and (line := process.stderr.readline()):
+            if match := re.search(r" listening on .*127\.0\.0\.1:(\d+)", line):
+                port = int(match[1])
+        work.drive(port, process.pid, WARM, work.message)
+        work.drive(port, process.pid, times, work.message)
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         process.wait(DEADLINE)
@@ -101,6 +134,16 @@ def count(tree: Path, service: str, drive: Drive, said: bytes, times: int) -> in
     if match is None:
         raise RuntimeError(rest)
     return int(match[1])
+
+
+def per_exchange(tree: Path, work: Work, python: str) -> float:
+    """The instructions of one exchange."""
+    return (count(tree, work, python, MANY) - count(tree, work, python, FEW)) / (MANY - FEW)
+
+
+def compile_package(tree: Path, python: str) -> None:
+    """Compile the package, or the first run would count the compiler's instructions."""
+    subprocess.run([python, "-m", "compileall", "-q", tree / "rawservers"], check=True)
 
 
 def main() -> None:
@@ -111,12 +154,11 @@ def main() -> None:
     install_commands({"valgrind": "valgrind"})
     if shutil.which("valgrind") is None:
         sys.exit("bench.instructions: valgrind is not installed")
-    for tree in trees:  # or the first run would count the compiler's instructions
-        subprocess.run([interpreter(), "-m", "compileall", "-q", tree / "rawservers"], check=True)
-    for name, (service, drive, said) in WORKS.items():
-        counts = [
-            (count(tree, service, drive, said, MANY) - count(tree, service, drive, said, FEW)) / (MANY - FEW) for tree in trees
-        ]
+    python = interpreter()
+    for tree in trees:
+        compile_package(tree, python)
+    for name, work in WORKS.items():
+        counts = [per_exchange(tree, work, python) for tree in trees]
         print(name, *(f"{number:,.0f} ({number / counts[0]:.3f})" for number in counts), sep="\t", flush=True)
 
 

@@ -77,6 +77,7 @@ class Service(Record):
     is_logged: whether responses go to the access log
     refuse:    as `prepare`, for a peer that speaks without TLS where TLS is expected
     protocols: names for ALPN
+    client_first: see ServiceSpec
     """
 
     prepare: Callable[[Config, ServiceContext], Start]
@@ -86,6 +87,7 @@ class Service(Record):
     is_logged: bool = True
     refuse: Callable[[Config, ServiceContext], Start] = lambda config, context: lambda peer: Refusal()
     protocols: tuple[str, ...] = ()
+    client_first: bool = False
 
 
 def prepare_http(config: Config, context: ServiceContext) -> Start:
@@ -165,10 +167,16 @@ HTTP_DEADLINES = {Deadline.BODY: "body_time", Deadline.IDLE: "idle_time", Deadli
 CORE_DEADLINES = {Deadline.SEND: "send_time", Deadline.LINGER: "linger_time"}
 
 SERVICES = {
-    "http": Service(prepare_http, "127.0.0.1:8080", HTTP_DEADLINES, http_banner, True, refuse_plain_http, ALPN),
+    "http": Service(prepare_http, "127.0.0.1:8080", HTTP_DEADLINES, http_banner, True, refuse_plain_http, ALPN, True),
     "telnet": Service(prepare_telnet, "127.0.0.1:2323", {Deadline.IDLE: "telnet_idle_time"}, refuse=refuse_plain_telnet),
     "status": Service(
-        prepare_status, "unix:/run/rawservers/status", HTTP_DEADLINES, is_logged=False, refuse=refuse_plain_http, protocols=ALPN
+        prepare_status,
+        "unix:/run/rawservers/status",
+        HTTP_DEADLINES,
+        is_logged=False,
+        refuse=refuse_plain_http,
+        protocols=ALPN,
+        client_first=True,
     ),
 }
 TLS_ADDRESSES = {"https": "127.0.0.1:8443", "telnets": "127.0.0.1:9923"}  # of http and telnet, with TLS
@@ -208,7 +216,8 @@ def make_service(name: str, config: Config, context: ServiceContext, table: Mapp
     times = {Deadline.HEAD: "head_time", **service.deadlines, **CORE_DEADLINES}  # HEAD: for preambles, too
     deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
     start = service.prepare(config, context)
-    spec = ServiceSpec(name, start, deadlines, context.report if service.is_logged else lambda *_: None)
+    report: Report = context.report if service.is_logged else lambda *_: None
+    spec = ServiceSpec(name, start, deadlines, report, client_first=service.client_first)
     if any(listen.tls and listen.service == name for listen in config.listen or ()):
         spec.refuse_plain = service.refuse(config, context)
     return spec

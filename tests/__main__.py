@@ -58,6 +58,7 @@ CLIENTS = {
     "systemctl": "systemd",
     "systemd-analyze": "systemd",
     "unshare": "util-linux",
+    "valgrind": "valgrind",
     "wget": "wget",
     "zsh": "zsh",
     "zsync": "zsync",

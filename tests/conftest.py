@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 pytest.register_assert_rewrite("tests.harness")  # before any of it is imported
 pytest_plugins = ("pytester", "rawservers.testing.plugin")
 
+from tests import distribution  # noqa: E402
 from tests.harness.server import Server  # noqa: E402
 
 # Upon Hypothesis's own profile, which is another one in CI: derandomized. No example is judged by its time.
@@ -32,6 +34,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if is_slow(config) and is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("slow")
+    distribution.sort(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests are made, and all of them stay: nothing that the garbage collector need look at, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)  # there is none without pytest-xdist's -n
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> distribution.Scheduling:
+    return distribution.Scheduling(config, log)
 
 
 @pytest.fixture

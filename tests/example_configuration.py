@@ -8,6 +8,7 @@ python3 -m tests.example_configuration
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import textwrap
@@ -65,6 +66,7 @@ SECTIONS = {
 }
 
 
+@functools.cache
 def meanings(config_class: type[Config] | type[SiteConfig] | type[ListenConfig]) -> dict[str, str]:
     """The docstring of each field in settings.py, by its name."""
     (body,) = (

@@ -64,7 +64,9 @@ def install(python: str, folder: Path, *options: str) -> None:
     """Make a virtual environment anew, with the package and the test dependencies."""
     subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *options, "--editable", f"{ROOT}[test,fuzz]"], check=True)
+    # "compat": a path in a .pth file, where setuptools' own way is a program that each interpreter runs as it starts.
+    editable = "--config-settings", "editable_mode=compat", "--editable"
+    subprocess.run([*pip, *options, *editable, f"{ROOT}[test,fuzz]"], check=True)
 
 
 def renew_constraints() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from select import EPOLLIN, EPOLLOUT
 
 from rawservers.core.loop import Loop
-from rawservers.core.output import FileError, Output
+from rawservers.core.output import DONTWAIT, FileError, Output
 from rawservers.core.peer import Address, peer_address
 from rawservers.core.phases import Introduction, Lingering, Phase, Preambles
 from rawservers.core.protocol import HIGH_WATER, Closing, Deadline, Protocol, ServiceSpec
@@ -41,7 +41,7 @@ class Connection(Transfer):
 
     service: its name; accepted_at: when it was accepted. Its state, besides that of `Transfer`:
 
-    _rest:           input left over by the preambles
+    _rest:           input received before the conversation began: by `hear`, or left over by the preambles
     _turn_events:    while in the queue of turns: the events to handle then
     _resume_pending: `protocol.resume` is to be called when the output has left and the turn has come
     _greedy:         the protocol has used up its steps: the connection is read in turn
@@ -81,15 +81,43 @@ class Connection(Transfer):
     def begin(self, rest: bytes = b"") -> None:
         """Begin with the conversation. rest: input that the preambles have left over."""
         self.clock.epoch += 1  # this peer's input may be younger than the wake's poll
-        protocol = self._service.start(self)
-        self._enter(OPEN, protocol)
         self._rest = rest
-        if protocol.greeting or protocol.closing is not KEEP:
-            self._queue_and_flush((protocol.greeting,))
+        self._start_protocol()
         if not rest and self._phase is OPEN and self._wants_read():
             self.ready(EPOLLIN)
         else:
             self._update_interest()
+
+    def hear(self) -> None:
+        """Receive what has arrived, before `begin_heard`. A peer that has gone by then costs no conversation."""
+        try:
+            data = self._sock.recv(SMALL_SIZE, DONTWAIT)
+            self._rest = self._recv_rest(data, False) if len(data) == SMALL_SIZE else data
+        except BlockingIOError:
+            return
+        except OSError as error:
+            return self._abort(error)
+        if not data:
+            self._eof_received = True
+            self.close()
+
+    def begin_heard(self) -> None:
+        """Begin with the conversation, after `hear`, in a freshness epoch that is younger than what was received."""
+        if self._phase is CLOSED:
+            return
+        data, self._rest = self._rest, b""
+        self._start_protocol()
+        if data and self._phase is OPEN and self._wants_read():
+            return self.ready(EPOLLIN, data)
+        self._rest = data
+        self._update_interest()
+
+    def _start_protocol(self) -> None:
+        """Start the conversation, and send its greeting."""
+        protocol = self._service.start(self)
+        self._enter(OPEN, protocol)
+        if protocol.greeting or protocol.closing is not KEEP:
+            self._queue_and_flush((protocol.greeting,))
 
     def _enter(self, phase: Phase, protocol: Protocol) -> None:
         """Change the phase, and the protocol with it; of the former one only `connection_lost` is called any more."""

@@ -83,6 +83,9 @@ class Listener(EventHandler):
         self._loop, self._connections, self._on_close = loop, connections, connections.discard
         self._transport, self._preambles, self._connection = transport, preambles, connection
         self._proxies, self._has_preambles = proxies, bool(preambles or proxies)
+        # A class with a `begin` of its own has something before the conversation.
+        self._hears_first = service.client_first and not self._has_preambles and connection.begin is Connection.begin
+        self._heard: list[Connection] = []  # accepted and read, but not begun
         self._state = CLOSED
         self._timer = 0  # of the state
         # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up; and of the last accept.
@@ -117,7 +120,12 @@ class Listener(EventHandler):
             self._accept()
 
     def _accept(self, unlimited: bool = False) -> None:
-        """Accept connections in the queue: up to ACCEPTS_PER_WAKE, for ACCEPT_TIME, or `unlimited`.
+        """Accept connections in the queue: up to ACCEPTS_PER_WAKE, for ACCEPT_TIME, or `unlimited`."""
+        self._accept_queued(unlimited)
+        self._begin_heard()
+
+    def _accept_queued(self, unlimited: bool) -> None:
+        """The same, without the conversations of the last connections.
 
         If that was not enough, accepting goes on at the end of each wake: in a flood of connections the queue must not become
         ever longer, with honest clients at its end. All listeners together stop WAKE_TIME after the beginning of a wake.
@@ -127,10 +135,11 @@ class Listener(EventHandler):
         work_at_check, self._accepted_at = clock.work, clock.now
         free = connections.free(self.service)
         for _ in range(MAX_BACKLOG if unlimited else ACCEPTS_PER_WAKE):
-            if free <= 0 and (free := connections.free(self.service)) <= 0:
-                if not self._has_queued():
+            if free <= 0:
+                self._begin_heard()  # which may end some
+                if (free := connections.free(self.service)) <= 0 and not self._has_queued():
                     break
-                if not self._make_room(self.service):
+                if free <= 0 and not self._make_room(self.service):
                     # Level-triggered: a connection in the queue is reported again in the next wake.
                     return None if connections.evictable_soon else self._enter(FULL)
             free -= 1
@@ -141,14 +150,15 @@ class Listener(EventHandler):
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno in TRANSIENT_ERRNOS:
+                if error.errno in TRANSIENT_ERRNOS or self._begin_heard():
                     continue
                 if self._has_queued():
                     return self._pause(error)
                 break  # accept(2) takes a descriptor before it looks at the queue
             self._begin(fd, address)
-            if clock.work - work_at_check > STEPS_PER_CHECK and not unlimited:
-                if time.monotonic() > end:
+            if clock.work - work_at_check > STEPS_PER_CHECK:
+                self._begin_heard()
+                if not unlimited and time.monotonic() > end:
                     self._accept_barred = clock.now
                     return self._enter(BACKLOG)
                 work_at_check = clock.work
@@ -156,17 +166,32 @@ class Listener(EventHandler):
             self._enter(ACCEPTING)
 
     def _begin(self, fd: int, address: tuple[Any, ...] | str) -> None:
-        """Begin a connection with the socket `fd`, which was accepted from `address`."""
+        """Begin a connection with the socket `fd`, which was accepted from `address`; or only read it, see `_begin_heard`."""
         sock, service = self._transport(self._family, STREAM, 0, fd), self._service
-        peer = peer_address(address)
-        if not self._connections.allows(peer[0]):
+        peer, allows = peer_address(address), self._connections.allows
+        if not allows(peer[0]) and not (self._begin_heard() and allows(peer[0])):
             service.counters.rejected += 1
             return sock.close()
         service.counters.accepted += 1
         connection = self._connection(sock, peer, service, self._loop, self._on_close)
         self._connections.add(connection)
+        if self._hears_first:
+            self._heard.append(connection)
+            return self._loop.call_isolated(connection, connection.hear)
         begin = partial(self._introduce, connection) if self._has_preambles else connection.begin
         self._loop.call_isolated(connection, begin)
+
+    def _begin_heard(self) -> bool:
+        """Begin the conversations of the connections that were read; whether there were any.
+
+        They share one freshness epoch: all their input had arrived before it begins, so a stat made in it is younger.
+        """
+        heard, self._heard = self._heard, []
+        if heard:
+            self._loop.clock.epoch += 1
+        for connection in heard:
+            self._loop.call_isolated(connection, connection.begin_heard)
+        return bool(heard)
 
     def _introduce(self, connection: Connection) -> None:
         """Begin with the preambles that this connection must have."""

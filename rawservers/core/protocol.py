@@ -196,11 +196,12 @@ class ServiceSpec:
     deadlines: in seconds; 0 or absent: no deadline
     report:    called at the end of each response with the peer, the record, the bytes sent and the seconds taken
     counters:  of all its connections
+    client_first: whether its clients send before they expect anything, so that input may be awaited before `start`
     refuse_plain: makes the protocol object of a connection whose peer speaks without TLS where TLS is expected; by default one
                that closes it
     """
 
-    __slots__ = ("counters", "deadlines", "name", "refuse_plain", "report", "start")
+    __slots__ = ("client_first", "counters", "deadlines", "name", "refuse_plain", "report", "start")
 
     def __init__(
         self,
@@ -209,11 +210,12 @@ class ServiceSpec:
         deadlines: Mapping[Deadline, float],
         report: Callable[[Peer, object, int, float], None],
         counters: Counters | None = None,
+        client_first: bool = False,
         refuse_plain: Callable[[Peer], Protocol] = lambda peer: Refusal(),
     ) -> None:
         self.name, self.start, self.deadlines, self.report = name, start, deadlines, report
-        self.counters, self.refuse_plain = counters or Counters(), refuse_plain
+        self.counters, self.client_first, self.refuse_plain = counters or Counters(), client_first, refuse_plain
 
     def for_plain(self) -> ServiceSpec:
         """The same service for a peer that speaks without TLS where TLS is expected."""
-        return ServiceSpec(self.name, self.refuse_plain, self.deadlines, self.report, self.counters)
+        return ServiceSpec(self.name, self.refuse_plain, self.deadlines, self.report, self.counters, self.client_first)

@@ -324,8 +324,8 @@ class TLSConnection(Connection):
             except OSError as error:
                 self._abort(error)
 
-    def ready(self, events: int) -> None:
-        super().ready(events)
+    def ready(self, events: int, data: bytes | None = None) -> None:
+        super().ready(events, data)
         sock = self._sock
         if sock.unsent or (sock.is_pending and not self._eof_received):
             self._update_interest()

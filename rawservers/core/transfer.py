@@ -63,16 +63,16 @@ class Transfer(Peer):
     _eof_received: bool
     timer_started: float
 
-    def ready(self, events: int) -> None:
-        """Handle epoll events: receive, and send the output at once, if it is one small piece or response, as usual."""
+    def ready(self, events: int, data: bytes | None = None) -> None:
+        """Handle epoll events: receive, unless `data` was, and send the output at once, if it is one small piece, as usual."""
         urgent = False
-        data: bytes | None = None
         if events != EPOLLIN or self._events > INPUT:  # greater: EPOLLOUT, HANGUP_ONLY or READ_ONCE
             if self._events == READ_ONCE or events & EPOLLOUT or not self._wants_read():
                 return self._handle_other(events)
             urgent = events & EPOLLPRI != 0 and not self._sock.at_mark()
         try:
-            data = self._sock.recv(self._recv_size, DONTWAIT)
+            if data is None:
+                data = self._sock.recv(self._recv_size, DONTWAIT)
             if len(data) >= SMALL_SIZE:
                 if self._recv_size == SMALL_SIZE:
                     data = self._recv_rest(data, urgent)
@@ -85,9 +85,9 @@ class Transfer(Peer):
         protocol, sent = self._protocol, 0
         chunks = protocol.receive(data, urgent)
         if chunks and self._output is None:
-            output, count = chunks[0], len(chunks)
-            end = chunks[1] if count == 2 else None
-            if type(output) is bytes and (count == 1 or type(end) is ResponseEnd):
+            output = chunks[0]
+            end = chunks[1] if len(chunks) > 1 else None
+            if type(output) is bytes and (end is None or (type(end) is ResponseEnd and len(chunks) == 2)):
                 try:  # MSG_MORE: the FIN follows at once
                     sent = self._sock.send(output, DONTWAIT if protocol.closing is KEEP else DONTWAIT_MORE)
                 except OSError:
@@ -96,7 +96,7 @@ class Transfer(Peer):
                 if sent == len(output) <= HIGH_WATER:
                     if protocol.steps or sent > UNCOUNTED_SIZE:
                         self._count_work(protocol, sent)
-                    if type(end) is not ResponseEnd:
+                    if end is None:
                         self._response_sent += sent
                     else:
                         seconds = self.clock.now - end.started_at if end.started_at else 0.0

@@ -54,7 +54,7 @@ class Block(NamedTuple):
 def read_blocks(document: str, text: str) -> list[Block]:
     """The code blocks of a document, whose content is `text`."""
     blocks, section, note = [], "", ""
-    tokens = MarkdownIt().parse(text)
+    tokens = MarkdownIt().disable("inline").parse(text)
     for number, token in enumerate(tokens):
         if token.type == "heading_open" and token.tag == "h2":
             section = tokens[number + 1].content

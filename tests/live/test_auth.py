@@ -134,7 +134,6 @@ def test_requests(server: Server) -> None:
         assert session.head(f"{server.url}/private/f", timeout=DEADLINE, auth=("bob", "x")).status_code == 401
 
 
-@pytest.mark.xdist_group("browser")
 def test_a_browser(server: Server) -> None:
     """With what belongs to the page, all of it at once: told by the URL, asked for it, and without a password."""
     address = server.url.removeprefix("http://")

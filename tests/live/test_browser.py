@@ -23,8 +23,6 @@ from tests.harness.proxies import connect
 from tests.harness.server import Server
 from tests.harness.waiting import DEADLINE, until
 
-pytestmark = pytest.mark.xdist_group("browser")  # one browser for all of them
-
 expect.set_options(timeout=1000 * DEADLINE)
 
 WELCOME = """

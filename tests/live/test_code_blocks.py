@@ -121,6 +121,7 @@ def test_a_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: 
     assert ("HELLO" in done.stdout) == ("print(" in block.text)
 
 
+@pytest.mark.slow
 def test_all_blocks_are_typed_correctly(tmp_path: Path) -> None:
     """As somebody who annotates everything would see them, but for functions without annotations."""
     for number, block in enumerate(PYTHON):

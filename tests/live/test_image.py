@@ -22,7 +22,7 @@ from tests.harness.waiting import DEADLINE, until
 TEXT = (ROOT / "Containerfile").read_text()
 CHECK = dict(instructions(TEXT))["HEALTHCHECK"].partition("CMD ")[2]
 
-pytestmark = [pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]  # one for all of them
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_what_is_in_the_build_context() -> None:

@@ -23,7 +23,7 @@ from tests.harness.waiting import until
 from tools import archive, packages
 from tools.packages import BuildError
 
-pytestmark = [pytest.mark.xdist_group("packages"), pytest.mark.timeout(600)]  # one build for all of them
+pytestmark = pytest.mark.timeout(600)
 
 SDIST, WHEEL = f"rawservers-{__version__}.tar.gz", f"rawservers-{__version__}-py3-none-any.whl"
 SHARE, SUMS = f"rawservers-{__version__}-share.tar.gz", "SHA256SUMS"

@@ -22,8 +22,6 @@ from tests.harness.sockets import receive_all, receive_until
 from tests.harness.tls import Client, issue, secure
 from tests.harness.waiting import DEADLINE, until
 
-pytestmark = pytest.mark.xdist_group("proxies")  # one server for all of them
-
 CASES = wire.load("proxy")
 GOOD = [case for case in CASES if "client" in case and case["rest"] == "GET /f\\r\\n"]
 BAD = [case for case in CASES if "error" in case]

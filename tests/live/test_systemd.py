@@ -25,8 +25,6 @@ from tests.harness.sockets import receive_all, receive_until
 from tests.harness.tls import issue, secure
 from tests.harness.waiting import DEADLINE, until
 
-pytestmark = pytest.mark.xdist_group("machine")  # one boot for all of them
-
 PAGE = (ROOT / "docs/operations.md").read_text()
 UNITS = sorted(ROOT.glob("systemd/rawservers*.*"))
 CHECKOUT = "/root/checkout"

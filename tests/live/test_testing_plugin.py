@@ -244,22 +244,22 @@ def test_beside_pytest_httpserver(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=5)
 
 
-def test_in_four_processes(pytester: pytest.Pytester) -> None:
+def test_in_two_processes(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """
         from urllib.request import urlopen
         import pytest
 
-        @pytest.mark.parametrize("number", range(40))
+        @pytest.mark.parametrize("number", range(20))
         def test(http_server, telnet_server, number):
             http_server.serve("/", number)
             with urlopen(http_server.url()) as response:
                 assert response.read() == str(number).encode()
         """,
-        "-p", "xdist", "-n", "4",
+        "-p", "xdist", "-n", "2",
     )  # fmt: skip
-    result.assert_outcomes(passed=40)
+    result.assert_outcomes(passed=20)
 
 
 def test_elsewhere_than_on_linux_the_fixtures_skip(pytester: pytest.Pytester) -> None:

@@ -19,8 +19,6 @@ from tests.harness.server import Server
 from tests.harness.sockets import receive_until
 from tests.harness.waiting import DEADLINE, until
 
-pytestmark = pytest.mark.xdist_group("proxies")  # one server for all of them
-
 CONF = """
 [[listen]]
 service = "http"

@@ -6,14 +6,17 @@ python3 -m tests.servers.supervised ARGUMENTS OF THE COMMAND
 import contextlib
 import itertools
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from rawservers import Config, Request, Response, cli
+from rawservers.config import source
 from rawservers.core.record import replace
 from rawservers.daemon import startup, worker
 
@@ -26,6 +29,7 @@ QUICK = {
 }
 CONFIGURE = cli.configure
 WORKER = worker.Worker
+READ_VERSION = source.read_version
 
 
 def pid(request: Request) -> Response:
@@ -82,6 +86,34 @@ def begin(resources: startup.Resources, *more: Any) -> worker.Worker:
     return WORKER(resources, *more)
 
 
+class Editor:
+    """Writes the configuration file in pieces, one before each time that it is read, however long the readers wait.
+
+    The variable EDITOR names a file with a pattern of the places between the pieces. As long as there is none, nothing is
+    written. An empty pattern: the file is whole, and has another comment each time.
+    """
+
+    def __init__(self) -> None:
+        self._contents: Iterator[str | None] | None = None  # of the file; None: what it was
+
+    def read_version(self, path: str) -> tuple[source.Version, bytes]:
+        with contextlib.suppress(FileNotFoundError):
+            pattern = Path(os.environ.get("EDITOR", "none")).read_text()
+            self._contents = self._contents or edited(Path(path).read_text(), pattern)
+            content = next(self._contents)
+            if content is not None:
+                Path(path).write_text(content)
+        return READ_VERSION(path)
+
+
+def edited(text: str, pattern: str) -> Iterator[str | None]:
+    if not pattern:
+        yield from (f"{text}# {number}\n" for number in itertools.count())
+    while True:
+        yield from itertools.accumulate(re.split(pattern, text))
+        yield None  # whole, it stays for a second look
+
+
 def configure(*said: Any) -> Config:
     """With the functions, and with the variable STUCK_TIME, which may be less than a file may say."""
     config = replace(
@@ -95,6 +127,7 @@ def configure(*said: Any) -> Config:
 if __name__ == "__main__":
     for name, seconds in QUICK.items():
         mock.patch(f"rawservers.{name}", seconds).start()
+    mock.patch.object(source, "read_version", Editor().read_version).start()
     mock.patch.object(worker, "Worker", begin).start()
     mock.patch.object(cli, "configure", configure).start()
     sys.exit(cli.main())

@@ -28,9 +28,7 @@ def fuzz(name: str, runs: int, **variables: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(f"fuzz-{at % 2}")) for at, name in enumerate(NAMES)]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_input_fails(name: str) -> None:
     runs = RUNS.get(name, MINUTE)
     done = fuzz(name, runs)

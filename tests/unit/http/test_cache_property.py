@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,23 +137,21 @@ def test_any_requests_in_any_order(compared: Compared, sequence: list[tuple[Aske
 BASES = [USUAL | {"target": target, "Host": host} for target in AXES["target"] for host in ("a.example", "b.example")]
 
 
-def mixed_up(compared: Compared, axis: str) -> list[Asked]:
+def mixed_up(compared: Compared, axis: str) -> Iterator[Asked]:
     """The requests that are answered otherwise once others have been, which differ from them in nothing but this."""
-    wrong = []
     for base in BASES:
         compared.forget()
         for cookie in ("a=1", "a=2", "a=3"):
             for value in AXES[axis]:
                 asked = base | {"Cookie": cookie, axis: value}
                 if not compared.ask(asked, 2):
-                    wrong.append(asked)
-    return wrong
+                    yield asked
 
 
 @pytest.mark.parametrize("axis", AXES)
 def test_requests_that_differ_in_one_part(compared: Compared, axis: str) -> None:
     hits = compared.hits
-    assert mixed_up(compared, axis) == []
+    assert list(mixed_up(compared, axis)) == []
     assert compared.hits > hits + 50, "the cache was hardly asked"
 
 
@@ -169,4 +168,4 @@ def test_a_field_that_is_left_out_of_the_key_is_noticed(
     broken = re.sub(rb"(?<=[:|])%b\|?" % field.encode(), b"", pattern)
     assert broken != pattern
     monkeypatch.setattr(normalized, "IGNORED_LINES", re.compile(broken))
-    assert mixed_up(compared, axis)
+    assert any(mixed_up(compared, axis))
