@@ -32,7 +32,7 @@ COUNTERS = {
     "accepted": ("connections_accepted_total", "connections accepted"),
     "rejected": (
         "connections_rejected_total",
-        "connections rejected: too many from their address, or no valid PROXY header, or no TLS handshake in time",
+        "connections rejected: too many from their address, or no valid PROXY header or TLS handshake",
     ),
     "answers": ("answers_total", "requests or lines answered"),
     "cache_hits": ("cache_hits_total", "requests answered from the response cache, also counted in answers"),

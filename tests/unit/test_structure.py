@@ -105,7 +105,7 @@ BUDGET = {
     "__main__": Size(19, 136),
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
-    "core": Size(2235, 19575),
+    "core": Size(2290, 20076),
     "daemon": Size(1641, 15867),
     "http": Size(2398, 23355),
     "logs": Size(460, 4453),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10384, 99314),
+    TOTAL: Size(10439, 99815),
 }
 
 
