@@ -46,6 +46,7 @@ PIECE = 1 << 16  # bytes of plaintext encrypted for one send
 HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
 RECORDS_PER_STEP = 4
 COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
+SEND_QUOTA = 1 << 18  # bytes sent in one turn, fewer than without TLS: encrypting them takes longer
 MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
 
 
@@ -146,6 +147,7 @@ class TLSTransport(Transport):
     """
 
     __slots__ = ("_early", "_has_eof", "_held", "engine", "has_hello", "is_pending", "is_plain", "shared", "unsent")
+    send_quota = SEND_QUOTA
 
     def __init__(self, shared: SharedTLS, *arguments: Any) -> None:
         super().__init__(*arguments)
