@@ -57,7 +57,7 @@ def compare(work: Work, base: Path, rounds: int, seconds: int) -> Rows:
                 turns[name] = stack.enter_context(contestant(name, peer, work, base, rows[name]))
         for number in range(rounds):
             order = [name for name in turns if name in work.barred() or number % EVERY == 0]
-            shift = number % len(order)
+            shift = number % max(1, len(order))
             for name in order[shift:] + order[:shift]:
                 with noting(rows[name]):
                     turns[name](seconds)
@@ -113,7 +113,8 @@ def http_client(server: Running, work: Work, base: Path) -> Callable[[int], Load
         headers += load.validators(port, work.path)
     context = ssl.create_default_context(cafile=base / "certificate") if work.tls else None
     status, _, size = load.ask(port, work.path, headers, context)
-    expected = 0 if work.status == 304 else (base / "www" / work.path[1:]).stat().st_size
+    file = base / "www" / work.path[1:]
+    expected = 0 if work.status == 304 else size if file.is_dir() else file.stat().st_size
     if (status, size) != (work.status, expected):
         raise Failed(f"it answers {status} with {size} bytes")
     script = PEERS / work.script if work.script else ""
@@ -121,7 +122,7 @@ def http_client(server: Running, work: Work, base: Path) -> Callable[[int], Load
     def drive(seconds: int) -> Load:
         if work.resumed:
             return load.resume(port, work.path, seconds)
-        argument = base / "sequence" if work.script == "sequence.lua" else next(_numbers)
+        argument = base / "sequence" if work.script == "sequence.lua" else work.argument or next(_numbers)
         arguments = [argument] if work.script else []
         return load.wrk(
             f"http{'s' * work.tls}://{server.address}{work.path}", seconds, work.connections, headers, script, arguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,11 @@ from bench.compare import noting
 from bench.install import ROOT
 from bench.load import Failed, Idle
 from bench.process import Memory, memory
-from bench.servers import DEADLINE, HTTP, OURS, Peer, Place, free_port, ours_roomy, running, stop
+from bench.servers import DEADLINE, HTTP, HTTPS, NGINX, OURS, Peer, Place, free_port, ours_roomy, running, stop
 
 STARTS = 15
 HELD = 10_000  # idle connections
+HELD_TLS = 1000  # of these; the client takes more memory for them than the server
 IMPORTS = [sys.executable, "-c", "import socket, select"]
 EMPTY = [sys.executable, "-c", "print(flush=True); input()"]
 
@@ -27,7 +29,8 @@ EMPTY = [sys.executable, "-c", "print(flush=True); input()"]
 class Footprint:
     """answer: seconds from a start to the first answer; python: seconds for the imports alone, from start to end; the rest in
     bytes, pss with shared pages divided by those who share them, rss without; empty: of a Python that does nothing; each: per
-    idle connection; held: how many of HELD stayed open; note: what failed."""
+    idle connection; held: how many of HELD stayed open; each_tls, nginx_tls: per idle connection with TLS, ours and
+    nginx's; note: what failed."""
 
     answer: list[float] = field(default_factory=list)
     python: list[float] = field(default_factory=list)
@@ -37,6 +40,8 @@ class Footprint:
     empty_rss: int = 0
     each: float = 0.0
     held: int = 0
+    each_tls: float = 0.0
+    nginx_tls: float = 0.0
     note: str = ""
 
 
@@ -53,13 +58,15 @@ def weigh(base: Path, starts: int = STARTS, count: int = HELD) -> Footprint:
         found.empty_pss, found.empty_rss = weigh_python()
         found.pss, found.rss = weigh_server(base)
         hold(base, count, found)
+        found.each_tls = weigh_tls(base, OURS)
+        found.nginx_tls = weigh_tls(base, NGINX)
     return found
 
 
-def first_answer(base: Path) -> float:
+def first_answer(base: Path, python: str = sys.executable) -> float:
     """Seconds from the start of a new server to the first byte that it says."""
     with tempfile.TemporaryDirectory(dir=base) as own:
-        place = Place(base / "www", Path(own), free_port())
+        place = Place(base / "www", Path(own), free_port(), python)
         command = [str(word) for word in HTTP[OURS].command(place)]
         begin = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -107,3 +114,13 @@ def hold(base: Path, count: int, found: Footprint) -> None:
         with contextlib.closing(Idle(server.place.port, "/1k", count)) as crowd:
             found.held = crowd.held()
             found.each = (memory(server.pid).pss - before.pss) / count
+
+
+def weigh_tls(base: Path, name: str, count: int = HELD_TLS) -> float:
+    """Bytes per idle connection with TLS, of this one of the servers of `HTTPS`."""
+    context = ssl.create_default_context(cafile=base / "certificate")
+    with running(name, HTTPS[name], base) as server:
+        Idle(server.place.port, "/1k", 1, context).close()  # so that what the first one loads is there
+        before = memory(server.pid)
+        with contextlib.closing(Idle(server.place.port, "/1k", count, context)):
+            return (memory(server.pid).pss - before.pss) / count

@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from bench.renegotiation import renegotiations
+
 CLIENTS = 40  # of each kind, unless it says itself how many
 CROWD = 1000  # of the kinds that attack by their number
-HANDSHAKES, SLOW_HANDSHAKES = 2000, 200  # clients that never finish one; that take a byte a second for it
+HANDSHAKES, SLOW_HANDSHAKES = 2000, 200  # clients that never finish one; those of other attacks with them
 ALL_CLIENTS = 100  # when every kind attacks at once
 PIECE = 1 << 16  # bytes said at once, at the least, by those who say the same again and again
 ROOM = 1 << 20  # bytes heard at once
@@ -44,7 +46,7 @@ Words = Callable[[int], Iterator[bytes]]  # of the connection with this number: 
 class Kind(NamedTuple):
     """An attack. service: whom it concerns; clients: how many, 0 for as many as asked for; config: of the server; slow: each
     client says and hears a byte a second; sips: it does not hear more than that; leaves: it closes when all is said, with
-    a RST if it has said anything."""
+    a RST if it has said anything; renegotiates: after a handshake it asks for another one, without end."""
 
     service: str
     words: Words
@@ -53,6 +55,7 @@ class Kind(NamedTuple):
     slow: bool = False
     sips: bool = False
     leaves: bool = False
+    renegotiates: bool = False
 
 
 class Done(NamedTuple):
@@ -225,6 +228,7 @@ def kinds() -> dict[str, Kind]:
         "tls-half": Kind("https", hello, HANDSHAKES),
         "tls-trickle": Kind("https", whole_hello, SLOW_HANDSHAKES, slow=True),
         "tls-garbage": Kind("https", garbage, SLOW_HANDSHAKES),
+        "tls-renegotiation": Kind("https", silence, SLOW_HANDSHAKES, renegotiates=True),
         "tls-storm": Kind("https", whole_hello, leaves=True),
         "connect-storm": Kind("http", half, leaves=True),
     }
@@ -373,7 +377,8 @@ class Client:
         self._crowd.connected += 1
         self._begun = True
         number = next(self._crowd.numbers)
-        self._words, self._rest = self.kind.words(number), memoryview(b"")
+        words = renegotiations(self._sock) if self.kind.renegotiates else self.kind.words(number)
+        self._words, self._rest = words, memoryview(b"")
         if not self.kind.leaves:
             return self._watch(self._next() and not self.kind.slow)
         if self._next():

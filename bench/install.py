@@ -37,6 +37,8 @@ def install_commands(commands: Mapping[str, str] = COMMANDS) -> None:
     missing = [package for command, package in commands.items() if shutil.which(command) is None]
     if "gcc" in missing:
         missing.append("libc6-dev")
+    if not Path("/usr/include/openssl/ssl.h").exists():
+        missing.append("libssl-dev")
     if not runs(interpreter(), "import ensurepip"):  # Debian's own Python comes without
         missing.append("python3-venv")
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -85,11 +87,11 @@ def enter_environment() -> None:
         os.execv(PYTHON, [str(PYTHON), "-m", "bench", *sys.argv[1:]])
 
 
-def compile_c(source: Path, program: Path) -> Path:
-    """Compile `source` as `program`. RuntimeError says why not."""
+def compile_c(source: Path, program: Path, *options: str) -> Path:
+    """Compile `source` as `program`; options: for gcc. RuntimeError says why not."""
     if shutil.which("gcc") is None:
         raise RuntimeError("gcc is not installed")
-    done = subprocess.run(["gcc", "-O2", "-Wall", "-o", program, source], capture_output=True, text=True, check=False)
+    done = subprocess.run(["gcc", "-O2", "-Wall", "-o", program, source, *options], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"gcc: {done.stderr.strip()}")
     return program

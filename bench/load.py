@@ -7,6 +7,7 @@ import resource
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import NamedTuple
@@ -23,6 +24,21 @@ class Load(NamedTuple):
     rates: dict[str, float]
     answered: int
     failed: int
+    busy: float = 0.0
+
+
+class Latency(NamedTuple):
+    """What the open-loop client says of one run. due, answered: requests or lines; p50, p99, p999, longest: seconds from when
+    one was due to its whole answer, infinite if that never came; late: the 99th percentile of the client's own delay, in
+    seconds; busy: as in `Load`."""
+
+    due: int
+    answered: int
+    p50: float
+    p99: float
+    p999: float
+    longest: float
+    late: float
     busy: float = 0.0
 
 
@@ -72,11 +88,13 @@ def read_wrk(said: str) -> Load:
 def resume(port: int, path: str, seconds: int) -> Load:
     """Ask for `path` on connections that resume one TLS session."""
     command = ["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-reuse", "-www", path, "-time", seconds]
-    said, busy = run(command, 2 * seconds)
+    begin = time.monotonic()
+    said, busy = run(command, seconds)
+    taken = time.monotonic() - begin  # until its clock, of whole seconds, has gone beyond `seconds`
     match = re.search(r"\n(\d+) connections in (\d+) real seconds", said.partition("starting")[2])
     if match is None or "*" in said.partition("starting")[2].partition("\n\n")[0].lstrip("r"):
         raise Failed(f"s_time said: {said.strip()[-200:]}")
-    return Load({"requests/s": int(match[1]) / seconds, "bytes/s": 0.0}, int(match[1]), 0, busy)
+    return Load({"requests/s": int(match[1]) / taken, "bytes/s": 0.0}, int(match[1]), 0, busy * seconds / taken)
 
 
 def lines(program: object, port: int, seconds: int, connections: int, in_flight: int) -> Load:
@@ -92,6 +110,20 @@ def read_lines(said: str) -> Load:
         raise Failed(f"echo_load said: {said.strip()}")
     count, seconds = int(match[1]), float(match[2])
     return Load({"lines/s": count / seconds}, count, 0)
+
+
+def paced(program: object, kind: str, port: int, connections: int, per_second: float, seconds: int, path: str) -> Latency:
+    """Ask on a schedule, whether the answers come or not, with the compiled paced_load.c."""
+    said, busy = run([program, port, kind, connections, f"{per_second:.3f}", seconds, path], seconds)
+    return read_paced(said)._replace(busy=busy)
+
+
+def read_paced(said: str) -> Latency:
+    """What paced_load prints, read."""
+    match = re.fullmatch(r"due (\d+) answered (\d+) p50 (\S+) p99 (\S+) p999 (\S+) max (\S+) late (\S+)\n", said)
+    if match is None:
+        raise Failed(f"paced_load said: {said.strip()}")
+    return Latency(int(match[1]), int(match[2]), *map(float, match.groups()[2:]))
 
 
 # Single exchanges
@@ -127,11 +159,15 @@ class Idle:
     def __init__(self, port: int, path: str, count: int, context: ssl.SSLContext | None = None) -> None:
         self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
         self._socks: list[socket.socket] = []
-        for number in range(count):
-            source = f"127.0.0.{number // PER_ADDRESS + 1}"
-            sock = socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0))
-            self._socks.append(context.wrap_socket(sock, server_hostname="127.0.0.1") if context else sock)
-            self._exchange(self._socks[-1])
+        try:
+            for number in range(count):
+                source = f"127.0.0.{number // PER_ADDRESS + 1}"
+                sock = socket.create_connection(("127.0.0.1", port), DEADLINE, (source, 0))
+                self._socks.append(context.wrap_socket(sock, server_hostname="127.0.0.1") if context else sock)
+                self._exchange(self._socks[-1])
+        except (OSError, Failed):
+            self.close()
+            raise
 
     def _exchange(self, sock: socket.socket) -> None:
         sock.sendall(self._request)

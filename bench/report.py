@@ -7,7 +7,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,11 @@ class Results:
         footprint = Footprint(**data["footprint"]) if data["footprint"] else None
         freshness = Freshness(**data["freshness"]) if data["freshness"] else None
         return cls(data["setting"], works, footprint, freshness)
+
+    @property
+    def processor(self) -> str:
+        """Its plain name."""
+        return re.sub(r"\(\w+\)| Processor\b.*| CPU\b.*", "", self.setting.get("machine", "").partition(",")[0]).strip()
 
 
 class Verdict(NamedTuple):
@@ -134,6 +139,7 @@ def judge_footprint(found: Footprint) -> Iterator[Verdict]:
         ("start to first answer", "Python with its imports", answer, f"{answer * 1000:.0f} ms", 2 * python + 0.06, "ms"),
         ("memory after start, above", "an empty Python", found.pss and above, f"{above / MIB:.1f} MiB", 16 * MIB, "MiB"),
         ("memory per idle kept connection", "", found.each, f"{found.each / 1024:.2f} KiB", 2048, "KiB"),
+        ("memory per idle connection with TLS", "", found.each_tls, f"{found.each_tls / 1024:.2f} KiB", 18 << 10, "KiB"),
     )
     scale = {"ms": 1000, "MiB": 1 / MIB, "KiB": 1 / 1024}
     for what, against, figure, said, bound, unit in rows:
@@ -210,6 +216,8 @@ def footprint_section(found: Footprint) -> str:
         ("an empty Python, RSS", f"{found.empty_rss / MIB:.1f} MiB"),
         ("per idle kept connection", f"{found.each / 1024:.2f} KiB"),
         (f"idle connections held, of {HELD:,}", f"{found.held:,}"),
+        ("per idle connection with TLS", f"{found.each_tls / 1024:.2f} KiB"),
+        ("the same of nginx", f"{found.nginx_tls / 1024:.2f} KiB"),
     ]
     if found.note:
         rows.append((f"failed: {found.note}", ""))
@@ -229,10 +237,29 @@ def bars_section(results: Results) -> str:
     return f"## Bars\n\n{table(('', 'against', 'found', 'bar', 'reached'), rows)}\n"
 
 
-def document(results: Results) -> str:
-    """bench/results.md."""
-    where = "\n".join(f"- {name}: {value}" for name, value in results.setting.items())
-    parts = [HEAD.format(where=where), bars_section(results)]
+def machines_section(runs: Sequence[Results]) -> str:
+    """The figures of the bars on each kind of processor, side by side."""
+    found = [{verdict[:2]: verdict for verdict in verdicts(run)} for run in runs]
+    bars = {what: verdict.bar for each in reversed(found) for what, verdict in each.items()}
+    header = ("", "against", "bar", *(f"{run.processor}, {run.setting.get('date')}" for run in runs))
+    rows = [(*what, bars[what], *(missed(each[what]) if what in each else "" for each in found)) for what in bars]
+    return f"## Kinds of processor\n\n{table(header, rows)}\n"
+
+
+def missed(verdict: Verdict) -> str:
+    """The figure of a verdict, in bold if the bar is missed."""
+    return verdict.figure or "" if verdict.reached or not verdict.figure else f"**{verdict.figure}**"
+
+
+def listed(setting: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in setting.items())
+
+
+def document(results: Results, others: Sequence[Results] = ()) -> str:
+    """bench/results.md. others: earlier runs, on other kinds of processor."""
+    parts = [HEAD.format(where=listed(results.setting)), bars_section(results)]
+    if others:
+        parts.append(machines_section([results, *others]))
     parts += [section(WORKS[name], rows) for name, rows in results.works.items()]
     if results.footprint:
         parts.append(footprint_section(results.footprint))

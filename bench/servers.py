@@ -42,7 +42,7 @@ STARTUP = re.compile(r"workers run as root|\w+ listening on |limits\.connections
 PEERS = Path(__file__).resolve().parent / "peers"
 
 NGINX_CONFIG = """
-daemon off; worker_processes 1; pid {own}/pid; error_log {own}/error;
+daemon off; worker_processes {workers}; pid {own}/pid; error_log {own}/error;
 events {{ worker_connections 20000; }}
 http {{
     include /etc/nginx/mime.types; default_type application/octet-stream;
@@ -66,11 +66,12 @@ mimetype.assign = ("" => "application/octet-stream")
 
 class Place(NamedTuple):
     """www: the folder to serve, with `certificate` and `key` for TLS beside it; own: one for the server's own files, of which
-    `access` and `output` are logs."""
+    `access` and `output` are logs; python: that runs ours."""
 
     www: Path
     own: Path
     port: int
+    python: str = sys.executable
 
     @property
     def certificate(self) -> Path:
@@ -83,12 +84,13 @@ class Place(NamedTuple):
 
 class Peer(NamedTuple):
     """command: of a place; needs: a command or a Python module; idle: connections that are held beside all else; cwd: where the
-    command is run: the checkout whose code it is, if it is one of ours."""
+    command is run: the checkout whose code it is, if it is one of ours; python: that runs ours."""
 
     command: Callable[[Place], Sequence[object]]
     needs: str = ""
     idle: int = 0
     cwd: Path = ROOT
+    python: str = sys.executable
 
     def missing(self) -> str:
         """Why it cannot run here; empty if it can."""
@@ -122,7 +124,7 @@ class CannotRun(Exception):
 
 def ours(place: Place, http: object, telnet: object) -> list[object]:
     log = place.own / "access"
-    return [sys.executable, "-m", "rawservers", place.www, "--http", http, "--telnet", telnet, "--access-log", log]
+    return [place.python, "-m", "rawservers", place.www, "--http", http, "--telnet", telnet, "--access-log", log]
 
 
 def ours_http(place: Place) -> list[object]:
@@ -145,9 +147,9 @@ def ours_telnet(place: Place) -> list[object]:
     return ours(place, "off", place.port)
 
 
-def nginx(place: Place, extra: str = "", tls: str = "") -> list[object]:
+def nginx(place: Place, extra: str = "", tls: str = "", workers: int = 1) -> list[object]:
     config = place.own / "nginx.conf"
-    config.write_text(NGINX_CONFIG.format(**place._asdict(), extra=extra, tls=tls))
+    config.write_text(NGINX_CONFIG.format(**place._asdict(), extra=extra, tls=tls, workers=workers))
     return ["nginx", "-c", config]
 
 
@@ -155,9 +157,9 @@ def nginx_cached(place: Place) -> list[object]:
     return nginx(place, "open_file_cache max=20000 inactive=60s; open_file_cache_valid 60s;")
 
 
-def nginx_https(place: Place) -> list[object]:
+def nginx_https(place: Place, extra: str = "", workers: int = 1) -> list[object]:
     files = f"ssl_certificate {place.certificate}; ssl_certificate_key {place.key};"
-    return nginx(place, tls=f" ssl; {files} ssl_protocols TLSv1.2 TLSv1.3")
+    return nginx(place, extra, f" ssl; {files} ssl_protocols TLSv1.2 TLSv1.3", workers)
 
 
 def lighttpd(place: Place) -> list[object]:
@@ -226,7 +228,7 @@ def running(name: str, peer: Peer, base: Path) -> Iterator[Running]:
         raise CannotRun(why)
     own = base / re.sub(r"\W+", "-", name)
     own.mkdir()
-    server = Running(name, 0, Place(base / "www", own, free_port()))
+    server = Running(name, 0, Place(base / "www", own, free_port(), peer.python))
     try:
         command = [str(word) for word in peer.command(server.place)]
     except RuntimeError as error:

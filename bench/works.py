@@ -44,9 +44,9 @@ class Bar(NamedTuple):
 
 class Work(NamedTuple):
     """connections: of the client; headers: of each request; validators: whether to ask with what the server said of the file;
-    script: for wrk, with a sequence of paths or a number as its argument; in_flight: lines under way, for an echo;
-    status: what a good answer says; warm: seconds for which it is done before it counts; tls: over TLS; resumed: on connections
-    that resume a session, one after another."""
+    script: for wrk; argument: of the script, if not a sequence of paths or a number of each run's own; in_flight: lines under
+    way, for an echo; status: what a good answer says; warm: seconds for which it is done before it counts; tls: over TLS;
+    resumed: on connections that resume a session, one after another."""
 
     title: str
     path: str = "/1k"
@@ -55,6 +55,7 @@ class Work(NamedTuple):
     headers: tuple[str, ...] = ()
     validators: bool = False
     script: str = ""
+    argument: str = ""
     in_flight: int = 0
     status: int = 200
     peers: Mapping[str, Peer] = HTTP

@@ -3,6 +3,7 @@
 This file and __init__.py are also valid for versions of Python that are too old for the rest, for the sake of the message.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -21,8 +22,11 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, POSTPONED)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if it is ignored, as with nohup
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # at once, wherever the imports are
+    gc.disable()  # collections during the imports would find next to nothing
     from rawservers import cli
 
+    gc.freeze()  # nor would later ones, among what they have made
+    gc.enable()
     return cli.main()
 
 

@@ -11,17 +11,16 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NoReturn
 
-from rawservers import __version__, status
+from rawservers import __version__
 from rawservers.config.checks import check_document_root, check_user
 from rawservers.config.source import read_settled
 from rawservers.core.bind import Endpoint, written_host
+from rawservers.core.record import replace
 from rawservers.daemon import systemd
-from rawservers.daemon.control import NotRunning, command_line, find_servers, read_status, reload
-from rawservers.daemon.startup import CannotStart, check, errors_as, open_descriptors, sanitize_process_state
+from rawservers.daemon.startup import CannotStart, NotRunning, check, errors_as, open_descriptors, sanitize_process_state
 from rawservers.daemon.supervisor import Supervisor
 from rawservers.logs import error as error_log
 from rawservers.services import DEFAULT_LISTENERS, SERVICES, TLS_ADDRESSES, default_addresses
@@ -36,12 +35,15 @@ EPILOG = (
 )
 
 
+STATUS_FORMATS = ("text", "json", "prometheus")  # the names of status.FORMATS
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return the exit status."""
     args = parse(argv)
     try:
         if args.watch:
-            from rawservers.watch import watch  # here, since it is seldom used
+            from rawservers.watch import watch
 
             address = args.status or SERVICES["status"].address
             with errors_as(CannotStart, f"cannot watch the status on {address}: "):
@@ -56,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.check or args.config is not None:
             check(configure(args, {}, read_settled(args.config) if args.config is not None else b""))
         if args.reload is not None:
+            from rawservers.daemon.control import reload  # here, as all that a server has no use for
+
             reload(args.reload)
         with errors_as(CannotStart, "cannot write to standard output: "):
             write(1, output)
@@ -85,6 +89,9 @@ def get_status(address: str, form: str) -> str:
 
     Without a server of this user, it is that of the default address. Raises CannotStart, or NotRunning.
     """
+    from rawservers import status
+    from rawservers.daemon.control import command_line, find_servers, read_status
+
     pids = [int(address.removeprefix("pid:"))] if re.fullmatch("pid:[0-9]{1,9}", address) else [] if address else find_servers()
     if len(pids) > 1:
         found = "".join(f"\n  rawservers --status pid:{pid}  # {command_line(pid)}" for pid in pids)
@@ -190,7 +197,8 @@ def make_parser() -> Parser:
 
     An option that sets a field of Config or SiteConfig has the name of that field. All are None unless they were given.
     """
-    parser = Parser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    without_terminal = partial(argparse.HelpFormatter, width=80)
+    parser = Parser("rawservers", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False, formatter_class=without_terminal)
     add = parser.add_argument
     help = "what to serve at /: a directory, or one file, also at /NAME (default: a bundled welcome page)"
     add("root", nargs="?", type=path, metavar="DIR|FILE", help=help)
@@ -221,8 +229,9 @@ def make_parser() -> Parser:
     add("--status", nargs="?", const="", metavar="ADDRESS", help=help)
     help = "show the status and the table of sockets in this terminal, once a second; q: quit"
     add("--watch", action="store_const", const=True, help=help)
-    add("--format", choices=status.FORMATS, help="format of the status (default: text)")
+    add("--format", choices=STATUS_FORMATS, help="format of the status (default: text)")
     add("--version", action="version", version=f"rawservers {__version__}")
+    parser.formatter_class = argparse.HelpFormatter  # only now: one is made for each `add`, and asks for the terminal's width
     return parser
 
 

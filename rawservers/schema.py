@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar, cast
 
 from rawservers.core.networks import Networks
+from rawservers.core.record import Field, Record
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ SERVER_NAME = r"(\*\.)?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*"
 SITE_HOST = r"\[[^]\0]+\]|[^]/*:[\0]+"  # http.request.parse_host is stricter
 
 
-class Setting(NamedTuple):
+class Setting(Record):
     """Schema of one setting in the configuration file.
 
     key: its dotted key, with its section; kind: one of `config.converters.KINDS`; min, max: the limits of a number; aliases:
@@ -40,9 +40,9 @@ class Setting(NamedTuple):
 def setting(
     default: T, key: str, kind: str = "", min: int = 0, max: int = 0, aliases: Mapping[str, Any] = {}, example: str = ""
 ) -> T:
-    """A dataclass field with this default and a key in the configuration file: see `Setting`. kind: by default, the type."""
+    """A field with this default and a key in the configuration file: see `Setting`. kind: by default, the type."""
     schema = Setting(key, kind or type(default).__name__, min, max, aliases, example)
-    return field(default=default, metadata={"setting": schema})
+    return cast(T, Field(default, schema))  # a Record takes the default out of it
 
 
 def seconds(default: float, key: str, max: int = DAY) -> float:
@@ -119,24 +119,23 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }  # fmt: skip
 
 
-def check_fields(config: Any) -> None:
+def check_fields(config: Record) -> None:
     """Check the types of all fields, and the limits of numbers. Lists become tuples. Raises ValueError that names the field."""
-    for each in fields(config):
-        value, schema = getattr(config, each.name), each.metadata.get("setting") or Setting("", each.name)
+    for name, field in config.FIELDS.items():
+        value, schema = getattr(config, name), field.metadata or Setting("", name)
         if isinstance(value, list):
-            value = tuple(value)
-            object.__setattr__(config, each.name, value)
+            value = vars(config)[name] = tuple(value)
         expected, is_valid = TYPES.get(schema.kind, ("a string", is_text))
         within = schema.kind not in {"int", "seconds"} or (is_valid(value) and schema.min <= value <= schema.max)
         if not (within and is_valid(value)) and not any(value == alias for alias in schema.aliases.values()):
             aliases = [f"{alias!r}" for alias in dict.fromkeys(schema.aliases.values()) if not isinstance(alias, int)]
             expected = " or ".join(filter(None, [expected.format(min=schema.min, max=schema.max), *aliases]))
-            raise ValueError(f"{each.name}: expected {expected}, not {value!r:.80}")
+            raise ValueError(f"{name}: expected {expected}, not {value!r:.80}")
         if schema.kind == "networks":
             try:
                 Networks(value)
             except ValueError as error:
-                raise ValueError(f"{each.name}: {error}") from error
+                raise ValueError(f"{name}: {error}") from error
 
 
 def check_duplicates(field: str, what: str, items: Iterable[tuple[str, str]]) -> None:
@@ -148,6 +147,6 @@ def check_duplicates(field: str, what: str, items: Iterable[tuple[str, str]]) ->
         seen.add(normal)
 
 
-def settings_of(config: type[Any]) -> dict[str, Setting]:
+def settings_of(config: type[Record]) -> dict[str, Setting]:
     """The settings of the fields that have a key in the configuration file, by the names of the fields."""
-    return {each.name: each.metadata["setting"] for each in fields(config) if each.metadata}
+    return {name: field.metadata for name, field in config.FIELDS.items() if field.metadata}

@@ -13,15 +13,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rawservers.config.checks import check_directory
 from rawservers.core.peer import Address, peer_address
+from rawservers.core.record import replace
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import CannotStart, Resources, check_names, errors_as
 from rawservers.daemon.worker import Worker
@@ -79,7 +80,7 @@ class Server:
         for name, start in services.items():
             if not callable(start):
                 raise ValueError(f"services: expected names and functions, not {name!r}: {start!r:.80}")
-            if not NAME.fullmatch(name):
+            if not re.fullmatch(NAME, name):
                 raise ValueError(f"service name is malformed: {name!r}")
         self._config = config
         self._table = SERVICES | {name: replace_start(SERVICES.get(name), start) for name, start in services.items()}
@@ -292,7 +293,7 @@ def make_config(
         path = fspath(root) if isinstance(root, PathLike) else root
         if not isinstance(path, str | None):
             raise ValueError(f"root: expected a path as text, not {path!r:.80}")
-        if path not in {None, str(WELCOME)}:
+        if path not in {None, WELCOME}:
             with errors_as(ValueError, "root: "):
                 check_directory(path)
         config = Config(sites=(SiteConfig() if path is None else SiteConfig(path),), access_log="off")
@@ -321,7 +322,7 @@ def make_listener(service: str, address: str, tls: tuple[TLSConfig, ...]) -> Lis
 
 def replace_start(service: Service | None, start: Start) -> Service:
     """The row of a service that begins its conversations by `start`."""
-    return (service or Service(lambda *_: start, "", {}))._replace(prepare=lambda *_: start)
+    return replace(service or Service(lambda *_: start, "", {}), prepare=lambda *_: start)
 
 
 def connectable(name: Any) -> Address | str:

@@ -1,5 +1,7 @@
 """The table of services, and the only file that imports both protocols.
 
+What only some servers serve is imported when it is prepared: before the workers are forked, which so share it.
+
 Another service is a class and a call:
 
     class Shout(Protocol):
@@ -16,13 +18,13 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from os import fsencode
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.protocol import Deadline, Protocol, Refusal, ServiceSpec
+from rawservers.core.record import Record
 from rawservers.http.auth import Protection, Verify
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
@@ -33,24 +35,24 @@ from rawservers.http.response import Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
 from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
-from rawservers.sockets import Sockets
-from rawservers.status import Status, respond
-from rawservers.telnet.echo import EchoSession
-from rawservers.telnet.session import Session
-from rawservers.welcome.site import WelcomeSite
+
+if TYPE_CHECKING:
+    from rawservers.sockets import Sockets
+    from rawservers.status import Status
+    from rawservers.telnet.session import Session
 
 log = logging.getLogger("rawservers")
 
 # Metrics are named SERVICE.COUNTER; those of "log" and "wakes" are of no service.
-NAME = re.compile("(?!(?:log|wakes)$)[a-z][a-z0-9-]{0,30}")
+NAME = "(?!(?:log|wakes)$)[a-z][a-z0-9-]{0,30}"
 
 Start: TypeAlias = Callable[[Peer], Protocol]
 Report: TypeAlias = Callable[[Peer, object, int, float], None]  # peer, access record, bytes sent, seconds taken
-GetStatus: TypeAlias = Callable[[], Status]
+GetStatus: TypeAlias = "Callable[[], Status]"
 GetSockets: TypeAlias = "Callable[[], Future[Sockets]]"
 
 
-class ServiceContext(NamedTuple):
+class ServiceContext(Record):
     """What a service gets of the worker that it runs in.
 
     report: called at the end of each response, for the access log. users: the files of users of `Config.sites`, by path.
@@ -65,7 +67,7 @@ class ServiceContext(NamedTuple):
     is_stopping: Callable[[], bool] = lambda: False
 
 
-class Service(NamedTuple):
+class Service(Record):
     """A row of the table.
 
     prepare:   called once in each worker; makes the function that starts a conversation. Raises OSError or ValueError
@@ -93,10 +95,14 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     freshness = FreshnessClock(context.clock)
     cache = ResponseCache(freshness, config.answers, config.answer_bytes, bool(config.trusted_proxies))
     file_cache = FileCache(config.files, config.file_bytes, config.open_files)
-    kinds = {str(WELCOME): partial(WelcomeSite, config=config, get_sockets=context.get_sockets)}
+    kinds: dict[str, Callable[..., Site]] = {}
+    if any(site.root == WELCOME for site in config.sites):
+        from rawservers.welcome.site import WelcomeSite
+
+        kinds[WELCOME] = partial(WelcomeSite, config=config, get_sockets=context.get_sockets)
     verifiers: Mapping[str, Verify] = {}
     if any(site.auth for site in config.sites):
-        from rawservers.http.users import make_verifiers  # here, since most starts have no use for it
+        from rawservers.http.users import make_verifiers
 
         verifiers = make_verifiers(context.users, freshness)
     health = Health(fsencode(config.health or ""), context.is_stopping)
@@ -110,6 +116,8 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
 
 def prepare_telnet(config: Config, context: ServiceContext) -> Start:
     """The line-based Telnet echo, or the line service `config.telnet_service` in its place."""
+    from rawservers.telnet.echo import EchoSession
+    from rawservers.telnet.session import Session
 
     def on_failure(failure: Exception) -> None:
         log.error("unexpected error in the telnet service", exc_info=failure)
@@ -121,6 +129,8 @@ def prepare_telnet(config: Config, context: ServiceContext) -> Start:
 
 def prepare_status(config: Config, context: ServiceContext) -> Start:
     """HTTP with one handler: the metrics of the server."""
+    from rawservers.status import respond
+
     return prepare_http(Config(handlers=(("GET /", partial(respond, context.get_status, context.get_sockets)),)), context)
 
 
@@ -144,9 +154,7 @@ def refuse_plain_telnet(config: Config, context: ServiceContext) -> Start:
 
 
 def http_banner(config: Config, listen: ListenConfig) -> str:
-    roots = ", ".join(
-        "the welcome page" if site.root == str(WELCOME) else site.root for site in config.sites or (SiteConfig(),)
-    )
+    roots = ", ".join("the welcome page" if site.root == WELCOME else site.root for site in config.sites or (SiteConfig(),))
     address = listen.address
     if address.startswith("unix:"):
         return f"{address} (serving {roots})"
@@ -187,7 +195,7 @@ def add_service(name: str, start: Start, address: str = "", deadlines: Mapping[D
 
     To be called before the server starts. It does not listen by itself. Raises ValueError if the name is taken or malformed.
     """
-    if name in SERVICES or not NAME.fullmatch(name):
+    if name in SERVICES or not re.fullmatch(NAME, name):
         raise ValueError(f"service name is {'taken' if name in SERVICES else 'malformed'}: {name!r}")
     SERVICES[name] = Service(lambda *_: start, address, deadlines)
 
@@ -211,5 +219,5 @@ def make_service(name: str, config: Config, context: ServiceContext, table: Mapp
     report: Report = context.report if service.is_logged else lambda *_: None
     spec = ServiceSpec(name, start, deadlines, report, client_first=service.client_first)
     if any(listen.tls and listen.service == name for listen in config.listen or ()):
-        spec = replace(spec, refuse_plain=service.refuse(config, context))
+        spec.refuse_plain = service.refuse(config, context)
     return spec

@@ -6,20 +6,20 @@ The docstrings of the fields are the text of `conf/rawservers.toml`, which `pyth
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from pkgutil import get_data
 from typing import Any, TypeAlias
 
 from rawservers.core.bind import Endpoint
+from rawservers.core.record import Record, required
 from rawservers.schema import DAY, Setting, check_duplicates, check_fields, seconds, setting
 from rawservers.schema import settings_of as settings_of
 
 Handler: TypeAlias = Callable[[Any], Any]  # of a request or a line; what it takes and gives is the protocol's own business
 
-WELCOME = Path(__file__).parent / "welcome"  # no directory, if the package is in a zip archive: see `read_data`
+HOME = os.path.dirname(__file__)  # of the package
+WELCOME = os.path.join(HOME, "welcome")  # no directory, if the package is in a zip archive: see `read_data`
 
 # The forms of an address, for people. `core.bind.Endpoint.parse` reads them.
 ADDRESS_FORMS = "HOST:PORT, [IPV6]:PORT, PORT (on 127.0.0.1), :PORT (all interfaces, IPv4 and IPv6) or unix:PATH"
@@ -33,8 +33,8 @@ def read_data(name: str) -> str:
 
     The package may be in a zip archive. It is read once: an upgrade replaces the archive under a running server.
     """
-    data = get_data("rawservers", name)
-    assert data is not None  # the loaders of directories and of archives can do this
+    loader: Any = __spec__.loader  # of a directory, or of an archive: both can do this
+    data: bytes = loader.get_data(os.path.join(HOME, name))
     return data.decode()
 
 
@@ -46,11 +46,10 @@ class ConfigError(Exception):
         self.errors = list(errors)
 
 
-@dataclass(frozen=True, slots=True)
-class TLSConfig:
+class TLSConfig(Record):
     """A certificate for TLS. Raises ValueError."""
 
-    certificate: str = field(metadata={"setting": Setting("listen.tls.certificate", "pem")})
+    certificate: str = required(Setting("listen.tls.certificate", "pem"))
     """File of the certificate in PEM, followed by the intermediate certificates."""
 
     key: str = setting("", "listen.tls.key", "pem", aliases={"": ""})
@@ -64,12 +63,11 @@ class TLSConfig:
         check_fields(self)
 
 
-@dataclass(frozen=True, slots=True)
-class ListenConfig:
+class ListenConfig(Record):
     """A listener. service: a name in `services.py`; address: as for `core.bind.Endpoint.parse`. Raises ValueError."""
 
-    service: str = field(metadata={"setting": Setting("listen.service", "service")})
-    address: str = field(metadata={"setting": Setting("listen.address", "address")})
+    service: str = required(Setting("listen.service", "service"))
+    address: str = required(Setting("listen.address", "address"))
 
     mode: int | None = setting(None, "listen.mode", "mode", aliases={"": None})
     """Mode of the file of a unix socket, such as "0660": a client needs write permission. Empty: that of the umask, at most
@@ -98,7 +96,7 @@ class ListenConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.tls, TLSConfig):
-            object.__setattr__(self, "tls", (self.tls,))
+            vars(self)["tls"] = (self.tls,)
         check_fields(self)
         if not all(each.hosts for each in self.tls[1:]):
             raise ValueError("tls: all certificates but the first need hosts")
@@ -117,24 +115,22 @@ class ListenConfig:
         return f"{self.service}s" if self.tls else self.service
 
 
-@dataclass(frozen=True, slots=True)
-class AuthConfig:
+class AuthConfig(Record):
     """A path that needs a user and a password, with all that is below it. Raises ValueError.
 
     path: decoded, with or without a final slash; users: the file of those who may have it, None: everybody may; realm: the name
     that browsers show.
     """
 
-    path: str = field(metadata={"setting": Setting("http.auth.path", "plain_path")})
-    users: str | None = field(metadata={"setting": Setting("http.auth.users", "users_file", aliases={"off": None})})
+    path: str = required(Setting("http.auth.path", "plain_path"))
+    users: str | None = required(Setting("http.auth.users", "users_file", aliases={"off": None}))
     realm: str = setting("Restricted", "http.auth.realm", "realm")
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
-@dataclass(frozen=True, slots=True)
-class SiteConfig:
+class SiteConfig(Record):
     """A site: a document root, and how its files are served.
 
     Paths begin with a slash, and are relative to the root. Patterns may contain * and ?.
@@ -142,7 +138,7 @@ class SiteConfig:
     Raises ValueError for a field of a wrong type or beyond its limits.
     """
 
-    root: str = setting(str(WELCOME), "http.root", "directory", aliases={"": str(WELCOME)})
+    root: str = setting(WELCOME, "http.root", "directory", aliases={"": WELCOME})
     """Document root: the directory to serve. Names that begin with a dot are not served, except /.well-known/. Empty: a bundled
     welcome page."""
 
@@ -203,8 +199,7 @@ class SiteConfig:
         check_duplicates("auth", "path", [(each.path.rstrip("/"), each.path) for each in self.auth])
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Record):
     """The configuration of the whole server. Times are in seconds, and 0 is no limit.
 
     Raises ValueError for a field of a wrong type or beyond its limits.

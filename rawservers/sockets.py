@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from rawservers.core.record import Record
 
 MAX_ROWS = 200  # of each kind in a table
 MAX_NUMBER = 1 << 63
@@ -47,8 +47,7 @@ class TimeWaitSocket(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True)
-class Sockets:
+class Sockets(Record):
     """The sockets of all workers. silent: workers whose connections are missing, since they have not answered in time.
 
     connected: the newest, MAX_ROWS at most, of `connected_total`; time_wait: the same, of `time_wait_total`, which is None if
@@ -67,12 +66,16 @@ class Sockets:
 
 def as_json(sockets: Sockets) -> str:
     """A JSON object with the fields of `Sockets`, each row an object."""
+    import json
+
     rows = {name: [row._asdict() for row in getattr(sockets, name)] for name in ("listening", "connected", "time_wait")}
-    return json.dumps({**asdict(sockets), **rows}, indent=1) + "\n"
+    return json.dumps({**vars(sockets), **rows}, indent=1) + "\n"
 
 
 def parse_json(text: str) -> Sockets:
     """The table from what `as_json` has made. Raises ValueError for anything else."""
+    import json
+
     try:
         table = json.loads(text)
         for name, kind in (("listening", ListeningSocket), ("connected", ConnectedSocket), ("time_wait", TimeWaitSocket)):

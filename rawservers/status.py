@@ -9,15 +9,14 @@ workers, at most a second old.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import accumulate
 
 from rawservers.core.bind import Endpoint
+from rawservers.core.record import Record
 from rawservers.core.wakes import LONG
 from rawservers.http.request import Request
 from rawservers.http.response import Response, error_response
@@ -33,7 +32,7 @@ COUNTERS = {
     "accepted": ("connections_accepted_total", "connections accepted"),
     "rejected": (
         "connections_rejected_total",
-        "connections rejected: too many from their address, or no valid PROXY header, or no TLS handshake in time",
+        "connections rejected: too many from their address, or no valid PROXY header or TLS handshake",
     ),
     "answers": ("answers_total", "requests or lines answered"),
     "cache_hits": ("cache_hits_total", "requests answered from the response cache, also counted in answers"),
@@ -46,8 +45,7 @@ COUNTERS = {
 WAKE_CLOCKS = {"wall": ("wake_duration", "wall clock time"), "cpu": ("wake_cpu", "CPU time")}
 
 
-@dataclass(frozen=True)
-class WakeHistogram:
+class WakeHistogram(Record):
     """Durations of event loop iterations. counts: by the upper bound of their bucket in seconds, "more" for longer ones;
     seconds: the sum; longest: the maximum, in seconds."""
 
@@ -56,8 +54,7 @@ class WakeHistogram:
     longest: float
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(Record):
     """Totals over all workers. uptime: seconds; connections: open ones, by service and state; counters: since the start, by
     service and name; wakes: by clock, see WAKE_CLOCKS."""
 
@@ -95,7 +92,9 @@ def as_text(status: Status) -> str:
 
 def as_json(status: Status) -> str:
     """A JSON object with the fields of Status."""
-    return json.dumps(asdict(status), indent=2) + "\n"
+    import json
+
+    return json.dumps(vars(status), indent=2, default=vars) + "\n"
 
 
 def as_prometheus(status: Status) -> str:

@@ -4,7 +4,8 @@ local count, before, behind
 
 function init(arguments)
     count = tonumber(arguments[1])
-    local request = wrk.format("GET", wrk.path, { Cookie = "session=@" })
+    wrk.headers.Cookie = "session=@" -- beside those of the command
+    local request = wrk.format("GET", wrk.path)
     local at = request:find("@", 1, true)
     before, behind = request:sub(1, at - 1), request:sub(at + 1)
 end

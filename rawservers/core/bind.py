@@ -133,9 +133,10 @@ def bind(endpoint: Endpoint, make: Callable[..., socket.socket] = socket.socket)
     if endpoint.host is None and socket.has_dualstack_ipv6():
         return [_bind(make, socket.AF_INET6, ("::", endpoint.port), dual=True)]
     host = endpoint.host or "0.0.0.0"  # noqa: S104  # as asked for, by ":PORT"
+    name = host.encode() if host.isascii() else host  # text loads the tables of IDNA
     servers: list[ServerSocket] = []
     try:
-        for family, *_, address in socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+        for family, *_, address in socket.getaddrinfo(name, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
             if servers and endpoint.port == 0:  # the same port for all addresses of the name
                 address = (address[0], servers[0].sock.getsockname()[1], *address[2:])
             servers.append(_bind(make, family, address))

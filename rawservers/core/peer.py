@@ -29,8 +29,8 @@ class Counters:
     """Per-service counters, shown by the status service. All of them only grow.
 
     accepted:     connections accepted
-    rejected:     connections closed before their conversation: too many from their address, no valid PROXY header,
-                  or no TLS handshake in time
+    rejected:     connections closed before their conversation: too many from their address, no valid PROXY header
+                  or TLS handshake
     sent:         bytes sent
     answers:      requests or lines answered, not counting cache hits
     bad_requests: malformed requests, also counted in answers

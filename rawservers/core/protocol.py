@@ -28,7 +28,6 @@ with much.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import TypeAlias, final
 
@@ -63,6 +62,17 @@ class Deadline(IntEnum):
     LINGER = auto()  # the peer's FIN, after ours
     TURN = auto()  # the next turn: the protocol has more to do
     NONE = auto()  # peer.wake()
+
+
+STATES = {
+    Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
+    Deadline.SEND: "sending",
+}  # fmt: skip
+
+
+def state_word(waiting: Deadline) -> str:
+    """The state of a connection, for people, by what it waits for."""
+    return STATES.get(waiting, "busy")
 
 
 @final
@@ -178,7 +188,6 @@ class Refusal(Protocol):
         self.greeting = last_words
 
 
-@dataclass(frozen=True, slots=True)
 class ServiceSpec:
     """A service: the settings that its connections share.
 
@@ -192,10 +201,21 @@ class ServiceSpec:
                that closes it
     """
 
-    name: str
-    start: Callable[[Peer], Protocol]
-    deadlines: Mapping[Deadline, float]
-    report: Callable[[Peer, object, int, float], None]
-    counters: Counters = field(default_factory=Counters)
-    client_first: bool = False
-    refuse_plain: Callable[[Peer], Protocol] = lambda peer: Refusal()
+    __slots__ = ("client_first", "counters", "deadlines", "name", "refuse_plain", "report", "start")
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[Peer], Protocol],
+        deadlines: Mapping[Deadline, float],
+        report: Callable[[Peer, object, int, float], None],
+        counters: Counters | None = None,
+        client_first: bool = False,
+        refuse_plain: Callable[[Peer], Protocol] = lambda peer: Refusal(),
+    ) -> None:
+        self.name, self.start, self.deadlines, self.report = name, start, deadlines, report
+        self.counters, self.client_first, self.refuse_plain = counters or Counters(), client_first, refuse_plain
+
+    def for_plain(self) -> ServiceSpec:
+        """The same service for a peer that speaks without TLS where TLS is expected."""
+        return ServiceSpec(self.name, self.refuse_plain, self.deadlines, self.report, self.counters, self.client_first)

@@ -23,7 +23,7 @@ SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V2_LIMIT = 16384  # bytes of a v2 header. The specification promises room for 536; nginx takes 4096, HAProxy tune.bufsize, 16384
 V1_LIMIT = 107  # bytes of a v1 header with its CRLF, as specified
 IPV4, IPV6, PORT = rb" ([0-9.]+)", rb" ([0-9a-fA-F]*:[0-9a-fA-F:.]+)", rb" (0|[1-9][0-9]{0,4})"
-V1 = re.compile(rb"PROXY (?:UNKNOWN(?: [^\r\n]*)?|TCP(?:4%b%b|6%b%b)%b%b)\r\n" % (IPV4, IPV4, IPV6, IPV6, PORT, PORT))
+V1 = rb"PROXY (?:UNKNOWN(?: [^\r\n]*)?|TCP(?:4%b%b|6%b%b)%b%b)\r\n" % (IPV4, IPV4, IPV6, IPV6, PORT, PORT)
 LOCAL, PROXY = 0x20, 0x21  # version 2, and the command
 UNSPEC, INET, INET6, UNIX_STREAM = 0x00, 0x11, 0x21, 0x31  # family and transport
 # Bytes of both addresses. The datagram ones are valid, but no connection comes from there.
@@ -75,7 +75,7 @@ class ProxyHeader:
 
 def parse_v1(line: bytes) -> Address | None:
     """The client's address in a v1 header, with its CRLF; None if it is not told. Raises PreambleError."""
-    if match := V1.fullmatch(line):
+    if match := re.fullmatch(V1, line):
         source4, target4, source6, target6, *ports = match.groups()
         if not ports[0]:
             return None

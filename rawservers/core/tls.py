@@ -4,16 +4,14 @@ A listener with TLS uses these classes in place of the plain ones; without one t
 imported. The handshake is the last preamble, under the head deadline. After it the protocol sees the same bytes as without TLS,
 and `Peer.secure` is true.
 
-- OpenSSL works in memory (`Engine`): ciphertext in, plaintext and ciphertext out. All records that have come are decrypted at
-  once, so that no plaintext waits where epoll does not see it.
-- The pair of buffers between OpenSSL and the socket is empty after each call, so one pair serves all connections of a
-  listener; a buffer of its own would keep the largest size that it ever had.
+- OpenSSL works in memory, see tls_engine.py.
 - Ciphertext that the socket does not take is in `Transport.unsent`: handshakes, alerts and key updates as well as data. Until
   it has left, the connection is not read.
 - The end is announced by close_notify, in both directions. A FIN without one is taken as well: HTTP and Telnet know where
   their messages end.
-- A handshake takes as long as ten requests. Those that begin wait in a queue of the loop's turns, the newest first: after a
-  burst of them, an honest client does not wait behind all others.
+- A handshake takes as long as ten requests. But for the first one of a wake, those that begin wait in a queue of the loop's
+  turns, the newest first: after a burst of them, an honest client does not wait behind all others.
+- The session ticket of TLS 1.3 travels with the first response.
 - A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
 """
 
@@ -24,7 +22,6 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import replace
 from select import EPOLLIN
 from typing import Any
 
@@ -33,7 +30,8 @@ from rawservers.core.output import DONTWAIT, Output
 from rawservers.core.peer import Clock
 from rawservers.core.phases import Introduction, Phase
 from rawservers.core.protocol import Chunk, Closing, Deadline
-from rawservers.core.transfer import RECEIVE_SIZE
+from rawservers.core.tls_engine import Buffers, Engine
+from rawservers.core.transfer import HANGUP_ONLY, INPUT, RECEIVE_SIZE
 from rawservers.core.transport import Transport
 
 PREAMBLE, CLOSED = Phase.PREAMBLE, Phase.CLOSED
@@ -41,112 +39,38 @@ RESET, HEAD = Closing.RESET, Deadline.HEAD
 
 HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
 CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
-MAX_RECORD = 1 << 14  # bytes of plaintext in a record
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
-HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
-RECORDS_PER_STEP = 4
 COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
 SEND_QUOTA = 1 << 18  # bytes sent in one turn, fewer than without TLS: encrypting them takes longer
 MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
 
 
-class SharedTLS:
-    """What all connections of a listener share, in one thread: the context, the clock, buffers, and handshakes that wait."""
+class SharedTLS(Buffers):
+    """What all connections of a listener share, in one thread: besides buffers, handshakes that wait."""
 
     def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
-        self.context, self.clock = context, clock
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.received = memoryview(bytearray(RECEIVE_SIZE))
+        super().__init__(context, clock)
         self.waiting: list[TLSConnection] = []
         self.compact_size, self.is_serving = COMPACT_SIZE, False  # of `waiting`; whether a turn is asked for
+        self._served_at = 0.0  # clock.now of the last wake in which one did not wait
 
-
-class Engine:
-    """The server's side of one TLS connection, in memory.
-
-    is_open: the handshake is complete; eof: the peer has sent close_notify; output: ciphertext to send, besides what `send`
-    returns. After an ssl.SSLError it is of no use any more.
-    """
-
-    __slots__ = ("_is_new", "_shared", "_ssl", "eof", "is_open", "output")
-
-    def __init__(self, shared: SharedTLS) -> None:
-        self._shared = shared
-        self._ssl = shared.context.wrap_bio(shared.incoming, shared.outgoing, server_side=True)
-        self.eof = self.is_open = False
-        self._is_new = True  # the handshake is not complete
-        self.output = b""
-
-    def receive(self, data: bytes | memoryview) -> bytes:
-        """The plaintext of all records that are complete with this ciphertext; b"" if there is none, or they have none.
-
-        Raises ssl.SSLError; then `output` has the alert.
-        """
-        incoming, outgoing, read = self._shared.incoming, self._shared.outgoing, self._ssl.read
-        parts: list[bytes] = []
-        try:
-            incoming.write(data)
-            if self._is_new:
-                self._shared.clock.work += HANDSHAKE_STEPS
-                self._ssl.do_handshake()
-                self.is_open, self._is_new = True, False
-            while part := read(MAX_RECORD):
-                parts.append(part)
-                if not incoming.pending:
-                    break
-            else:
-                self.eof = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:  # close_notify, after ours
-            self.eof = True
-        except ssl.SSLError:
-            self.is_open = False
-            raise
-        finally:
-            if incoming.pending:  # after the end: no other connection must find it
-                incoming.read()
-            if outgoing.pending:
-                self.output += outgoing.read()
-        if len(parts) == 1:
-            return parts[0]
-        self._shared.clock.work += len(parts) // RECORDS_PER_STEP
-        return b"".join(parts)
-
-    def send(self, data: bytes | memoryview) -> bytes:
-        """The ciphertext of `data`. Raises ssl.SSLError."""
-        write, outgoing = self._ssl.write, self._shared.outgoing
-        try:
-            sent = write(data) if data else 0
-            while sent < len(data):
-                sent += write(memoryview(data)[sent:])  # one record a call
-        finally:
-            found = outgoing.read()
-        return found
-
-    def describe(self) -> str:
-        """Version and cipher, for people."""
-        cipher, *_ = self._ssl.cipher() or ("no cipher",)
-        return f"{self._ssl.version()}, {cipher}" + ", session resumed" * bool(self._ssl.session_reused)
-
-    def close(self) -> None:
-        """Put close_notify into `output`, once."""
-        if self.is_open:
-            self.is_open = False
-            with contextlib.suppress(ssl.SSLError):  # it waits for the peer's
-                self._ssl.unwrap()
-            self.output += self._shared.outgoing.read()
+    def is_first(self, now: float) -> bool:
+        """Whether a handshake that begins in the wake of `now` is the first one, which need not wait."""
+        former, self._served_at = self._served_at, now
+        return former != now
 
 
 class TLSTransport(Transport):
     """A socket with TLS. shared: of its listener; arguments: those of a plain one.
 
     is_plain: nothing is encrypted: before `start`, and if the peer then speaks without TLS; is_pending: `recv` returns what
-    epoll does not know of: input that was pushed back, or b"", after close_notify; has_hello: the handshake has begun, and
-    goes on with the next `recv`.
+    epoll does not know of: input that was pushed back, or b"", after close_notify; is_shaking: input is for `shake`, and not
+    for `recv`; has_hello: the handshake has begun, and goes on with the next `shake`.
     """
 
-    __slots__ = ("_early", "_has_eof", "_held", "engine", "has_hello", "is_pending", "is_plain", "shared", "unsent")
+    __slots__ = (
+        "_early", "_has_eof", "_held", "engine", "has_hello", "is_pending", "is_plain", "is_shaking", "shared", "unsent",
+    )  # fmt: skip
     send_quota = SEND_QUOTA
 
     def __init__(self, shared: SharedTLS, *arguments: Any) -> None:
@@ -155,7 +79,7 @@ class TLSTransport(Transport):
         self.engine: Engine | None = None  # made with the first input: until then a connection costs no more than a plain one
         self._early = b""  # input that `recv` returns first
         self._held = b""  # ciphertext that waits for more, which is sent at once
-        self._has_eof = self.has_hello = self.is_pending = False
+        self._has_eof = self.has_hello = self.is_pending = self.is_shaking = False
         self.is_plain = True
         self.unsent = b""
 
@@ -166,53 +90,73 @@ class TLSTransport(Transport):
 
     def start(self, data: bytes) -> None:
         """Expect a handshake from here on, which begins with input that was received already."""
-        self.is_plain, self._early = False, data
+        self.is_plain, self.is_shaking, self._early = False, True, data
 
     def push_back(self, data: bytes) -> None:
         """Take back what `recv` has returned."""
         self._early, self.is_pending = data, bool(data) or self._has_eof
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        """All plaintext of one receive; up to RECEIVE_SIZE bytes more than that, with what came before. size: without TLS."""
-        early, self._early = self._early, b""
-        engine, shared = self.engine, self.shared
-        if self.is_pending:
-            self.is_pending = self._has_eof
-            return early
-        if self.is_plain:
-            return super().recv(size, flags)
-        data = early or shared.received[: self.recv_into(shared.received, 0, flags)]
-        if engine is None:
-            if data and data[0] != HANDSHAKE_RECORD:
+    def shake(self) -> bytes | None:
+        """Receive, and take the handshake as far as that goes. None: more is to come, or `has_hello`.
+
+        Else the plaintext behind it, if it is complete; all input, if it `is_plain`; or b"", after a FIN. Raises OSError.
+        """
+        shared = self.shared
+        data: bytes | memoryview = self._early
+        if data:
+            self._early = b""
+        else:
+            try:
+                data = shared.received[: self.recv_into(shared.received, 0, DONTWAIT)]
+            except BlockingIOError:
+                return None
+        if not data:
+            return b""
+        if self.engine is None:
+            if data[0] != HANDSHAKE_RECORD:
                 self.is_plain = True
-            if not data or self.is_plain:
                 return bytes(data)
             if len(data) > 5 and data[5] != CLIENT_HELLO:  # junk, for which no engine is made
                 raise ssl.SSLError(0, "no ClientHello")
             if not self.has_hello:
                 self.has_hello, self._early = True, bytes(data)
-                raise BlockingIOError
+                return None
             self.has_hello = False
-            if error := self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # it has gone meanwhile
-                raise OSError(error, os.strerror(error))
-            engine = self.engine = Engine(shared)
-        elif not data:
-            self._has_eof = True
-            return b""
+            self.engine = Engine(shared)
+        plaintext = self._decrypt(self.engine, data)
+        self._has_eof = self.engine.eof
+        return plaintext if self.engine.is_open else None
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """All plaintext of one receive; up to RECEIVE_SIZE bytes more than that, with what came before. size: without TLS."""
+        if self.is_pending:
+            early, self._early = self._early, b""
+            self.is_pending = self._has_eof
+            return early
+        engine, received = self.engine, self.shared.received
+        if engine is None or not engine.is_open:  # without TLS, or lingering
+            return super().recv(size, flags)
+        count = self.recv_into(received, 0, flags)
+        plaintext = self._decrypt(engine, received[:count]) if count else b""
+        self._has_eof = self.is_pending = engine.eof or not count
+        if plaintext or self._has_eof:
+            return plaintext
+        raise BlockingIOError
+
+    def _decrypt(self, engine: Engine, data: bytes | memoryview) -> bytes:
+        """The plaintext of this ciphertext. What OpenSSL answers by itself is sent at once, but for a session ticket.
+
+        That is all that the end of a handshake of TLS 1.3 has, and travels with the first response.
+        """
         was_open = engine.is_open
-        plaintext = b""
         try:
-            plaintext = engine.receive(data)
+            return engine.receive(data)
         finally:
             if engine.output:
                 self._held += engine.output
                 engine.output = b""
-                if not plaintext or was_open:  # else it is the end of the handshake, and the response follows
+                if was_open or not engine.is_open or not engine.is_tls13:
                     self.release()
-        self._has_eof = self.is_pending = engine.eof
-        if plaintext or engine.eof:
-            return plaintext
-        raise BlockingIOError
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
         """Encrypt `data`, at most PIECE bytes of it, and send it. What the socket does not take is `unsent`.
@@ -318,38 +262,58 @@ class TLSConnection(Connection):
     def _begin_conversation(self, rest: bytes) -> None:
         self.secure = not self._sock.is_plain
         if self._sock.is_plain:
-            self._service = replace(self._service, start=self._service.refuse_plain)
+            self._service = self._service.for_plain()
         self._sock.push_back(rest)
         super().begin()
-        if self._phase is not CLOSED:  # the end of the handshake, if nothing was sent behind it
-            try:
-                self._sock.release()
-            except OSError as error:
-                self._abort(error)
 
     def ready(self, events: int, data: bytes | None = None) -> None:
-        super().ready(events, data)
         sock = self._sock
+        if sock.is_shaking and self._output is None:
+            return self._shake_hands(events)
+        super().ready(events, data)
         if sock.unsent or (sock.is_pending and not self._eof_received):
             self._update_interest()
 
+    def _shake_hands(self, events: int) -> None:
+        """Receive, and take the handshake as far as that goes; or begin to receive for the conversation."""
+        sock = self._sock
+        if self._phase is not PREAMBLE:
+            sock.is_shaking = False
+            return self.ready(events) if sock.is_pending else self._update_interest()  # all that has come was received
+        if self._turn_events:  # it waits for its turn: more input is left alone until then
+            return self._handle_other(events) if self._events == HANGUP_ONLY else super()._update_interest()
+        try:
+            data = sock.shake()
+            if sock.has_hello:
+                if not sock.shared.is_first(self.clock.now):
+                    return self._join_handshakes()
+                data = sock.shake()
+        except OSError as error:
+            return self._abort(error)
+        if data is None:
+            if self._events != INPUT or sock.unsent:
+                self._update_interest()
+        elif data or sock.is_open:
+            self._protocol.receive(data)
+        else:
+            self._take_eof()
+
+    def _abort(self, error: OSError) -> None:
+        self.counters.rejected += self._phase is PREAMBLE and isinstance(error, ssl.SSLError)
+        super()._abort(error)
+
     def _update_interest(self) -> None:
         sock = self._sock
-        if self._phase is CLOSED:
-            return
-        if sock.has_hello and not self._turn_events:
-            self._join_handshakes()
-        if self._output is None:
-            if sock.unsent:
-                self._output = Output(sock, self.counters, self._report, self._response_sent, 0)
-            elif self._phase is PREAMBLE and sock.is_open:
-                self._protocol.receive(b"")  # without further input the conversation begins
+        if sock.engine is not None and sock.engine.is_greedy:
+            self._greedy = True  # so that others do not wait for it
+        if self._output is None and sock.unsent and self._phase is not CLOSED:
+            self._output = Output(sock, self.counters, self._report, self._response_sent, 0)
         super()._update_interest()
         if sock.is_pending and self._phase is not CLOSED and self._wants_read():
             self._join_turn_queue()
 
     def _join_handshakes(self) -> None:
-        """Wait for a turn of the loop in which this handshake is the newest."""
+        """Wait for a turn of the loop in which this handshake is the newest. Its socket is watched as before."""
         shared, self._turn_events = self._sock.shared, EPOLLIN
         if len(shared.waiting) >= shared.compact_size:
             shared.waiting = [each for each in shared.waiting if each._phase is not CLOSED]
@@ -381,6 +345,12 @@ class TLSConnection(Connection):
         if shared.waiting:
             self._loop.call_in_turn(newest, newest._serve_newest)
         self._loop.call_isolated(newest, newest._take_turn)
+
+    def _take_turn(self) -> None:
+        sock = self._sock
+        if sock.has_hello and self._phase is not CLOSED and (error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            return self._abort(OSError(error, os.strerror(error)))  # it has gone meanwhile
+        super()._take_turn()
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()

@@ -14,13 +14,17 @@ from rawservers.core.trace import TracedConnection, TracedTransport
 class TracedTLSTransport(TracedTransport, TLSTransport):
     """As a TracedTransport; the first of the other arguments is that of a TLSTransport."""
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        was_open = self.is_open
+    def shake(self) -> bytes | None:
         try:
-            return super().recv(size, flags)
-        finally:
-            if self.is_open and not was_open and self.engine is not None:
-                self._add("TLS handshake", self.engine.describe())
+            data = super().shake()
+        except OSError as error:
+            self._add_error("TLS handshake", error)
+            raise
+        if self.is_open and self.engine is not None:
+            self._add("TLS handshake", self.engine.describe())
+        elif data == b"":
+            self._add("FIN received")
+        return data
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         return TLSTransport.send_file(self, fd, offset, count)  # which calls `send`

@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from rawservers.core.loop import TICK, EventHandler, Loop
 from rawservers.daemon.scoreboard import Slot
@@ -20,7 +19,6 @@ from rawservers.daemon.worker import MAX_PACKET, REOPEN, REPLIES, SIGNALS
 MAX_REPLIES = 100  # that are read of a worker that has exited
 
 
-@dataclass(eq=False, slots=True)
 class Child(EventHandler):
     """A worker process, and the event handler of the socket that leads to it.
 
@@ -28,19 +26,25 @@ class Child(EventHandler):
     has not got the descriptor of the reopened access log; unsent: a command that the socket has not taken yet. Raises OSError.
     """
 
-    pid: int
-    resources: Resources = field(repr=False)
-    slot: Slot = field(repr=False)
-    sock: socket.socket = field(repr=False)
-    loop: Loop = field(repr=False)
-    on_reply: Callable[[EventKind, int], None] = field(repr=False)
-    heard_at: float = field(default_factory=time.monotonic, repr=False)
-    needs_log: bool = False
-    unsent: bytes = b""
     service = ""
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        pid: int,
+        resources: Resources,
+        slot: Slot,
+        sock: socket.socket,
+        loop: Loop,
+        on_reply: Callable[[EventKind, int], None],
+    ) -> None:
+        self.pid, self.resources, self.slot, self.sock, self.loop, self.on_reply = pid, resources, slot, sock, loop, on_reply
+        self.heard_at = time.monotonic()
+        self.needs_log = False
+        self.unsent = b""
         self.loop.watch(self.sock.fileno(), self, select.EPOLLIN)
+
+    def __repr__(self) -> str:
+        return f"Child(pid={self.pid})"
 
     def ready(self, events: int) -> None:
         if self.read() == b"":  # it has exited; SIGCHLD follows

@@ -22,10 +22,6 @@ POLL_INTERVAL = 0.02  # seconds
 MAX_COMMAND = 200  # characters of a command line that is shown
 
 
-class NotRunning(CannotStart):
-    """There is no server to ask."""
-
-
 def reload(pid: int, timeout: float = 90) -> None:
     """Reload the server whose supervisor has this process id, and wait for the result.
 

@@ -15,22 +15,22 @@ of what it has written.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
-import json
 import mmap
 import os
 import re
 import struct
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rawservers import __version__
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.double_buffer import INTEGER, MAX_READS, DoubleBuffer, store
-from rawservers.status import COUNTERS, STATES, WAKE_CLOCKS, Status, WakeHistogram
+
+if TYPE_CHECKING:
+    from rawservers.status import Status
 
 NAME = "rawservers-scoreboard"
 SLOT_SIZE = 16384  # bytes
@@ -38,7 +38,7 @@ SLOTS = (
     8193  # slot 0, and eight for each of the 1024 workers that may be configured, as many retire; unused ones take no memory
 )
 
-# A slot: a heartbeat, and a double buffer of JSON.
+# A slot: a heartbeat, and a double buffer of text.
 HEARTBEAT = struct.Struct("qd")  # process id, 0 in a free slot; monotonic time of the last write
 BUFFER_SIZE = (SLOT_SIZE - HEARTBEAT.size - INTEGER.size) // 2 // 8 * 8
 MAX_TEXT = BUFFER_SIZE - INTEGER.size
@@ -50,18 +50,28 @@ TABLES_OFFSET = ASKED_OFFSET + ASKED_AT.size
 TABLE_SIZE = 81920  # bytes
 MEMORY_SIZE = TABLES_OFFSET + TABLE_SIZE * SLOTS
 
-MAX_NUMBER = 1 << 63  # of a metric
+NUMBER = re.compile("[0-9]{1,19}")  # of a metric, with as many digits as MAX_NUMBER
+MAX_NUMBER = 1 << 63
 SERVER_METRIC = re.compile(r"[\w .-]+")  # of slot 0: names that are harmless in all formats of the status
 WORKER_METRIC = re.compile(r"(?!server\.)[\w .-]+")  # of the other slots
 
 
-@dataclass(slots=True)
 class Metrics:
     """Metrics by name, such as "http.accepted". counters: since the start; gauges: current numbers; maxima: since the start."""
 
-    counters: Counter[str] = field(default_factory=Counter)
-    gauges: Counter[str] = field(default_factory=Counter)
-    maxima: Counter[str] = field(default_factory=Counter)
+    __slots__ = ("counters", "gauges", "maxima")
+
+    def __init__(
+        self, counters: Counter[str] | None = None, gauges: Counter[str] | None = None, maxima: Counter[str] | None = None
+    ) -> None:
+        self.counters: Counter[str] = Counter() if counters is None else counters
+        self.gauges: Counter[str] = Counter() if gauges is None else gauges
+        self.maxima: Counter[str] = Counter() if maxima is None else maxima
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Metrics) and all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
 
     def add(self, other: Metrics) -> None:
         self.counters.update(other.counters)
@@ -69,17 +79,21 @@ class Metrics:
         self.maxima |= other.maxima
 
     def dump(self) -> bytes:
-        return json.dumps([self.counters, self.gauges, self.maxima]).encode()
+        """As text: a line for each metric, its number and its name, and a blank line between two of the tables."""
+        tables = [table.items() for table in (self.counters, self.gauges, self.maxima)]
+        return "\n\n".join(["\n".join([f"{number} {name}" for name, number in table]) for table in tables]).encode()
 
     @classmethod
     def parse(cls, text: bytes, names: re.Pattern[str]) -> Metrics:
         """The metrics of `dump`, all of whose names match; empty ones for anything else."""
-        with contextlib.suppress(ValueError, TypeError, RecursionError):
-            tables = [Counter(table) for table in json.loads(text)]
-            items = [item for table in tables for item in table.items()]
-            if all(names.fullmatch(name) and type(number) is int and 0 <= number < MAX_NUMBER for name, number in items):
-                return cls(*tables)
-        return cls()
+        tables: list[Counter[str]] = []
+        for table in text.decode("ascii", "replace").split("\n\n"):
+            rows = [line.partition(" ") for line in table.splitlines()]
+            if not all(NUMBER.fullmatch(number) and names.fullmatch(name) for number, _, name in rows):
+                return cls()
+            tables.append(Counter({name: int(number) for number, _, name in rows}))
+        valid = len(tables) == 3 and all(number < MAX_NUMBER for table in tables for number in table.values())
+        return cls(*tables) if valid else cls()
 
 
 class Slot:
@@ -223,6 +237,8 @@ class Scoreboard:
 
 def make_status(metrics: Metrics, now: float) -> Status:
     """The status from total metrics, whatever is missing in them. now: seconds since 1970."""
+    from rawservers.status import COUNTERS, STATES, WAKE_CLOCKS, Status, WakeHistogram  # here: few servers are asked for it
+
     counters, gauges = metrics.counters, metrics.gauges
     services = [name.removesuffix(".answers") for name in counters if name.endswith(".answers")]
     wakes: dict[str, WakeHistogram] = {}

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 import math
 import os
 import re
@@ -30,7 +29,7 @@ from rawservers.core.connection import Connection
 from rawservers.core.limits import Connections
 from rawservers.core.loop import TICK, Loop
 from rawservers.core.peer import Address, address_text, peer_address
-from rawservers.core.protocol import Deadline
+from rawservers.core.protocol import state_word
 from rawservers.core.tcp_info import connection_info, tcp_info
 from rawservers.daemon.scoreboard import Scoreboard
 from rawservers.daemon.startup import Servers
@@ -47,11 +46,6 @@ from rawservers.sockets import (
 
 T = TypeVar("T")
 
-STATES = {  # of a connection, by what it waits for
-    Deadline.HEAD: "reading", Deadline.BODY: "reading", Deadline.IDLE: "idle", Deadline.LINGER: "lingering",
-    Deadline.SEND: "sending",
-}  # fmt: skip
-
 ASK_TIME = 5.0  # seconds for which workers write their tables after somebody has asked
 MAX_AGE = 2.5 * TICK  # seconds after which a table is out of date
 WAIT_TIME = 1.3 * TICK  # seconds to wait for the tables of other workers
@@ -64,11 +58,6 @@ TICKS_PER_SECOND = 100  # of the kernel's timers, as /proc shows them (USER_HZ)
 
 TimeWait: TypeAlias = "tuple[list[TimeWaitSocket], int | None, bool]"  # see `time_wait`
 Steps: TypeAlias = Generator[None, None, T]  # of work, each in a turn of its own, and its result
-
-
-def state_word(connection: Connection) -> str:
-    """What a connection waits for, as one of `status.STATES`."""
-    return STATES.get(connection.waits_for, "busy")
 
 
 class SocketTable:
@@ -173,7 +162,8 @@ def describe(connection: Connection) -> ConnectedSocket:
     open_for = round(max(0.0, now - connection.accepted_at), 3)
     idle = min(open_for, info.idle if info else round(max(0.0, now - connection.timer_started), 3))
     received, sent = (info.received, info.sent) if info else (None, None)
-    return ConnectedSocket(connection.service, peer, local, state_word(connection), idle, open_for, received, sent, os.getpid())
+    state = state_word(connection.waits_for)
+    return ConnectedSocket(connection.service, peer, local, state, idle, open_for, received, sent, os.getpid())
 
 
 def listening_row(server: ServerSocket, service: str) -> ListeningSocket:
@@ -187,6 +177,8 @@ def listening_row(server: ServerSocket, service: str) -> ListeningSocket:
 
 def dump_table(pid: int, now: float, total: int, rows: Sequence[ConnectedSocket], limit: int) -> bytes:
     """The table as text of at most `limit` bytes: process, monotonic time, number of connections, as many rows as fit."""
+    import json
+
     texts = [json.dumps(row).encode() for row in rows]
     while sum(map(len, texts)) + 2 * len(texts) + 100 > limit:
         texts.pop()
@@ -197,6 +189,8 @@ def parse_table(text: bytes, pid: int, now: float) -> tuple[int, list[ConnectedS
     """The number of connections, and the rows, of what `dump_table` has made for that process within MAX_AGE; None for
     anything else, since any worker can write anything there.
     """
+    import json
+
     try:
         owner, made_at, total, rows = json.loads(text)
         if owner != pid or not 0 <= now - made_at <= MAX_AGE or type(total) is not int or not 0 <= total < MAX_NUMBER:

@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +18,7 @@ from rawservers.core.bind import Endpoint, ServerSocket, bind
 from rawservers.core.errors import os_error_text
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
+from rawservers.core.record import replace
 from rawservers.daemon.privileges import Credentials, look_up_owner, look_up_user
 from rawservers.daemon.scoreboard import Metrics, make_status
 from rawservers.logs.access import open_target
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rawservers")
 
 # Modules that a worker imports only when it needs them. Its user may not be allowed to read them.
-IMPORTED_LATE = ("hashlib", "ipaddress")
+IMPORTED_LATE = ("hashlib", "ipaddress", "json")
+IMPORTED_FOR_SOCKETS = ("rawservers.daemon.socket_table",)  # for the table of them
 IMPORTED_FOR_TRACE = ("rawservers.core.trace_tls", "rawservers.logs.trace")
 
 RESERVED_DESCRIPTORS = 64  # for everything that is neither a connection nor a cached open file
@@ -60,6 +61,10 @@ TLSContexts: TypeAlias = "dict[tuple[str, tuple[TLSConfig, ...]], SSLContext]"  
 
 class CannotStart(Exception):
     """The server cannot start or reload. The message is one line: what failed, and why."""
+
+
+class NotRunning(CannotStart):
+    """There is no server to ask."""
 
 
 @contextlib.contextmanager
@@ -108,7 +113,7 @@ def check_names(config: Config, table: Mapping[str, Service] = SERVICES) -> None
         raise ValueError("listen: nothing to serve")
     for number, site in enumerate(config.sites):
         with errors_as(ValueError, f"sites[{number}].root: "):
-            if site.root != str(WELCOME):
+            if site.root != WELCOME:
                 check_directory(site.root)
 
 
@@ -213,7 +218,6 @@ def is_same(one: ListenConfig, other: ListenConfig) -> bool:
     return (one.service, one.address) == (other.service, other.address)
 
 
-@dataclass(slots=True, eq=False)
 class Resources:
     """What the workers of a generation share.
 
@@ -222,14 +226,18 @@ class Resources:
     workers drop their privileges; contexts: for TLS, made before the workers, which so share the keys of session tickets.
     """
 
-    config: Config
-    servers: Servers
-    access_log: int
-    credentials: Credentials | None
-    table: Mapping[str, Service] = field(default_factory=lambda: SERVICES)
-    source: bytes = b""
-    users: Mapping[str, Any] = field(default_factory=dict)
-    contexts: TLSContexts = field(default_factory=dict)
+    def __init__(
+        self,
+        config: Config,
+        servers: Servers,
+        access_log: int,
+        credentials: Credentials | None,
+        table: Mapping[str, Service] = SERVICES,
+        users: Mapping[str, Any] = {},
+        contexts: Mapping[tuple[str, tuple[TLSConfig, ...]], SSLContext] = {},
+    ) -> None:
+        self.config, self.servers, self.access_log, self.credentials = config, servers, access_log, credentials
+        self.table, self.source, self.users, self.contexts = table, b"", users, contexts
 
     @classmethod
     def prepare(
@@ -248,9 +256,11 @@ class Resources:
         contexts = load_contexts(config, table)
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
+        late: tuple[str, ...] = IMPORTED_FOR_SOCKETS if shows_sockets(config) else ()
         if credentials:
-            for name in (*IMPORTED_LATE, *(IMPORTED_FOR_TRACE if config.trace else ())):
-                import_module(name)
+            late += (*IMPORTED_LATE, *(IMPORTED_FOR_TRACE if config.trace else ()))
+        for name in late:
+            import_module(name)
         with errors_as(CannotStart, f"cannot open the access log {config.access_log}: "):
             resources = cls(config, {}, -1, credentials, table, users=users, contexts=contexts)
             resources.access_log = resources.open_log()
@@ -286,6 +296,13 @@ class Resources:
             os.close(self.access_log)
         for server in self.servers.keys() - {server for other in others for server in other.servers}:
             (server.sock if in_worker else server).close()
+
+
+def shows_sockets(config: Config) -> bool:
+    """Whether a service shows the table of all sockets: the status service, or the welcome page."""
+    return any(listen.service == "status" for listen in resolve_listeners(config)) or any(
+        site.root == WELCOME for site in config.sites
+    )
 
 
 def raise_descriptor_limit(config: Config) -> None:

@@ -22,10 +22,9 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rawservers.core.bind import ServerSocket
 from rawservers.core.connection import Connection
@@ -33,11 +32,11 @@ from rawservers.core.limits import Connections
 from rawservers.core.listener import Listener
 from rawservers.core.loop import TICK, Callback, EventHandler, Loop
 from rawservers.core.networks import Networks
-from rawservers.core.protocol import Deadline
+from rawservers.core.protocol import Deadline, state_word
+from rawservers.core.record import replace
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon.privileges import drop_privileges
 from rawservers.daemon.scoreboard import Metrics, Scoreboard, Slot, make_status
-from rawservers.daemon.socket_table import SocketTable, state_word
 from rawservers.daemon.startup import (
     CannotStart,
     Resources,
@@ -46,13 +45,16 @@ from rawservers.daemon.startup import (
     errors_as,
     make_services,
     max_connections,
+    shows_sockets,
 )
 from rawservers.daemon.transitions import EventKind
 from rawservers.logs import error as error_log
 from rawservers.logs.access import make_log
 from rawservers.services import ServiceContext
 from rawservers.settings import Config, ListenConfig
-from rawservers.status import Status
+
+if TYPE_CHECKING:
+    from rawservers.status import Status
 
 log = logging.getLogger("rawservers")
 
@@ -126,10 +128,15 @@ class Worker(EventHandler):
         self._last_warning = -WARN_INTERVAL
         self._make = self._trace() if config.trace else Listener
         self._contexts = resources.contexts
-        self._table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
+        context = ServiceContext(loop.clock, self.access_log.add, self._get_status)
+        context = replace(context, users=resources.users, is_stopping=scoreboard.is_stopping)
+        if shows_sockets(config):
+            from rawservers.daemon.socket_table import SocketTable  # imported before the fork
+
+            table = SocketTable(loop, self._connections, resources.servers, scoreboard, slot.number)
+            loop.at_tick.append(table.tick)
+            context = replace(context, get_sockets=table.ask)
         try:
-            asks = self._get_status, self._table.ask, resources.users, scoreboard.is_stopping
-            context = ServiceContext(loop.clock, self.access_log.add, *asks)
             self._services = make_services(config, context, resources.table)
         except CannotStart:
             loop.close()
@@ -169,7 +176,7 @@ class Worker(EventHandler):
             self._supervisor = supervisor
             self.loop.watch(supervisor.fileno(), self, select.EPOLLIN)
             supervisor.send(READY)
-        self.loop.at_tick += [self._tick, self._table.tick]
+        self.loop.at_tick.append(self._tick)
         self.loop.at_wake_end.append(self.access_log.flush)
         try:
             self.loop.run()
@@ -330,7 +337,7 @@ class Worker(EventHandler):
 
 def state_of(connection: Connection) -> str:
     """The service and the state of a connection, as a key of `Metrics.gauges`."""
-    return f"{connection.service}.{state_word(connection)}"
+    return f"{connection.service}.{state_word(connection.waits_for)}"
 
 
 def collect_garbage() -> None:

@@ -17,20 +17,21 @@ import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
+from rawservers.core.record import Record
 from rawservers.http.request import Request
 from rawservers.settings import AuthConfig
 
 # Takes a user and a password, and gives whether they fit; or a future, with which it is to be called again once it is done.
 Verify: TypeAlias = Callable[[bytes, bytes, "Future[Any] | None"], "bool | Future[Any]"]
 
-BASIC = re.compile(r"(?i:basic) +([A-Za-z0-9+/]+={0,2})")
+BASIC = r"(?i:basic) +([A-Za-z0-9+/]+={0,2})"
 CONTROL = re.compile(rb"[\0-\x1f\x7f]")
 VARIANT = rb"(?:\.(?:br|zst|gz))?\Z"
 
 
-class ProtectedPath(NamedTuple):
+class ProtectedPath(Record):
     """What decides about a path.
 
     owns: matches the paths; users: the file of those who may have them, None: everybody may; challenge: for WWW-Authenticate.
@@ -84,7 +85,7 @@ def protected_path(config: AuthConfig) -> ProtectedPath:
 
 def parse_credentials(request: Request) -> tuple[bytes, bytes] | None:
     """The user and the password of the Authorization field (RFC 7617 §2); None if it is absent, malformed, or there are two."""
-    match = BASIC.fullmatch(request.fields.get("authorization", ""))
+    match = re.fullmatch(BASIC, request.fields.get("authorization", ""))
     try:
         decoded = binascii.a2b_base64(match[1], strict_mode=True) if match else b""
         decoded.decode()  # what is not UTF-8 is no user's, nor could it be logged

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from rawservers.core.peer import Clock
@@ -31,7 +30,6 @@ ENTRY_OVERHEAD = 900  # bytes of Python objects for an entry, besides its conten
 LOG_BYTES = 6  # bytes of memory per logged byte: as received, as text, and in the log line, escaped to up to four
 
 
-@dataclass(slots=True)
 class FreshnessClock:
     """The loop's clock, with a freshness epoch of HTTP's own: a stat made in the present epoch need not be repeated.
 
@@ -39,8 +37,11 @@ class FreshnessClock:
     `rechecks`, which counts requests that may be younger than the wake's poll.
     """
 
-    loop_clock: Clock
-    rechecks: int = 0
+    __slots__ = ("loop_clock", "rechecks")
+
+    def __init__(self, loop_clock: Clock) -> None:
+        self.loop_clock = loop_clock
+        self.rechecks = 0
 
     @property
     def epoch(self) -> int:
@@ -125,16 +126,16 @@ class Cache(Generic[E]):
             entry.on_evict()
 
 
-@dataclass(slots=True, eq=False)
 class CacheEntry:
     """A response with its dependencies. log_lines: header lines for the access log, of the request it was last sent for."""
 
-    response: PreparedResponse
-    dependencies: tuple[Dependency, ...]
-    log_lines: list[bytes]
-    cost: int
-    epoch: int
-    clock_mark: int
+    __slots__ = ("clock_mark", "cost", "dependencies", "epoch", "log_lines", "response")
+
+    def __init__(
+        self, response: PreparedResponse, dependencies: tuple[Dependency, ...], log_lines: list[bytes], cost: int, epoch: int
+    ) -> None:
+        self.response, self.dependencies, self.log_lines, self.cost = response, dependencies, log_lines, cost
+        self.epoch = self.clock_mark = epoch
 
     def is_fresh(self, epoch: int) -> bool:
         """Whether all dependencies are fresh."""
@@ -211,4 +212,4 @@ class ResponseCache:
         size = len(head) + len(response.status_line) + len(response.header_tail)
         cost = ENTRY_OVERHEAD + size + LOG_BYTES * (len(response.record.line) + log_bytes)
         epoch = self._clock.epoch
-        self._cache.put(key, CacheEntry(response, tuple(dependencies), log_lines, cost, epoch, epoch))
+        self._cache.put(key, CacheEntry(response, tuple(dependencies), log_lines, cost, epoch))

@@ -21,8 +21,8 @@ FRAMING_LIMIT = 16384  # bytes of lines and line ends in a body, and in a traile
 TOO_MUCH_FRAMING = "The chunked body has too much besides its data."
 
 EXTENSION = rf"[ \t]*;[ \t]*{TOKEN}(?:[ \t]*=[ \t]*(?:{TOKEN}|{QUOTED}))?"
-CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]{{1,16}})(?:{EXTENSION})*\r\n".encode("latin-1"))
-TRAILER_LINE = re.compile(rf"{TOKEN}:{VALUE}\r\n".encode("latin-1"))
+CHUNK_LINE = rf"([0-9A-Fa-f]{{1,16}})(?:{EXTENSION})*\r\n".encode("latin-1")
+TRAILER_LINE = rf"{TOKEN}:{VALUE}\r\n".encode("latin-1")
 
 
 class Part(Enum):
@@ -105,11 +105,11 @@ class ChunkedBody:
         """Check a line, and set what comes next. Raises HTTPError."""
         self._framing += len(line)
         if self._next is TRAILER:
-            require(line == b"\r\n" or TRAILER_LINE.fullmatch(line), 400, "The chunked body has a malformed trailer line.")
+            require(line == b"\r\n" or re.fullmatch(TRAILER_LINE, line), 400, "The chunked body has a malformed trailer line.")
             if line == b"\r\n":
                 self._next = NONE
             return
-        match = CHUNK_LINE.fullmatch(line)
+        match = re.fullmatch(CHUNK_LINE, line)
         require(match, 400, "The chunked body has a malformed chunk line.")
         assert match
         self._left = int(match[1], 16)

@@ -25,7 +25,7 @@ MAX_TAGS = 256
 
 ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # each alternative begins with its first character: fast to skip other text
 OPAQUE_TAG = re.compile(r'"[^"]*"')
-ENTITY_TAGS = re.compile(rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{MAX_TAGS}}}+[\t ,]*+')
+ENTITY_TAGS = rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{MAX_TAGS}}}+[\t ,]*+'
 
 # Seconds since 1970. Builders of packages and images give all files one mtime, mostly 0 or 1, so that equal input gives equal
 # output: Nix, Guix, OSTree.
@@ -86,7 +86,7 @@ def _matches(value: str, tag: str, member: re.Pattern[str]) -> bool:
     """
     if value == "*":
         return True
-    begun = ENTITY_TAGS.match(value)
+    begun = re.match(ENTITY_TAGS, value)
     head = begun[0] if begun else ""  # the pattern matches any text, at least with ""
     members = member.findall(head)
     return tag in members and (len(head) == len(value) or len(members) == MAX_TAGS)  # else one of them is malformed

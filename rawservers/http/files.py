@@ -31,14 +31,13 @@ import stat
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter
-from pathlib import Path
 from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.cache import Cache, FreshnessClock
 from rawservers.http.conditional import fingerprint, is_reliable, version
-from rawservers.http.listing.entries import ListingEntry
+from rawservers.http.listing.entry import ListingEntry
 from rawservers.http.response import body_length
 
 log = logging.getLogger("rawservers")
@@ -358,7 +357,7 @@ def is_hidden(path: bytes) -> bool:
     return HIDDEN.search(path) is not None
 
 
-def open_body(path: Path) -> FileSlice:
+def open_body(path: str | os.PathLike[str]) -> FileSlice:
     """The regular file at `path`, whoever named it: a handler. Raises OSError."""
     opened = OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), os.close)
     status = os.fstat(opened.fd)

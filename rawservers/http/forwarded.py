@@ -24,11 +24,11 @@ PROXY_FIELDS = ("x-forwarded-for", "forwarded")  # that name the client
 MAX_HOPS = 64  # entries that are looked at; the client of a longer chain is the last of them
 
 ADDRESS = r"([0-9.]+|\[[0-9A-Fa-f:.]+])(?::([0-9]{1,5}|_[0-9A-Za-z._-]+))?|([0-9A-Fa-f:.]+)"
-NODE = re.compile(ADDRESS)  # RFC 7239 §6, but for those that are no address; X-Forwarded-For has IPv6 without brackets, too
+NODE = ADDRESS  # RFC 7239 §6, but for those that are no address; X-Forwarded-For has IPv6 without brackets, too
 PAIR = rf"({TOKEN})=({TOKEN}|{QUOTED})"
-PAIRS = re.compile(rf"(?:{PAIR})?(?:[ \t]*+;[ \t]*+(?:{PAIR})?)*+")
-LAST_ELEMENT = re.compile(r'(?:[^",]++|"[^"]*+")*+')  # of a reversed list: up to a comma outside of quotation marks
-ESCAPED = re.compile(r"\\(.)")
+PAIRS = rf"(?:{PAIR})?(?:[ \t]*+;[ \t]*+(?:{PAIR})?)*+"
+LAST_ELEMENT = r'(?:[^",]++|"[^"]*+")*+'  # of a reversed list: up to a comma outside of quotation marks
+ESCAPED = r"\\(.)"
 
 Hop: TypeAlias = "tuple[Address | None, str]"  # the peer of a proxy, if it tells, and the scheme, "" if it does not
 
@@ -80,16 +80,16 @@ def forwarded(elements: str) -> Iterator[Hop]:
     """
     text, position = elements[::-1], 0
     for _ in range(MAX_HOPS):  # empty ones count as well
-        match = LAST_ELEMENT.match(text, position)
+        match = re.compile(LAST_ELEMENT).match(text, position)
         assert match  # it matches nothing, too
         element, position = match[0][::-1].strip(" \t"), match.end() + 1
-        if text[match.end() : position] not in {"", ","} or not PAIRS.fullmatch(element):
+        if text[match.end() : position] not in {"", ","} or not re.fullmatch(PAIRS, element):
             return
         pairs = [(name.lower(), value) for name, value in re.findall(PAIR, element)]
         if len(dict(pairs)) < len(pairs):  # RFC 7239 §4: each once
             return
         if pairs:
-            values = {name: ESCAPED.sub(r"\1", value[1:-1]) if value[0] == '"' else value for name, value in pairs}
+            values = {name: re.sub(ESCAPED, r"\1", value[1:-1]) if value[0] == '"' else value for name, value in pairs}
             yield parse_node(values.get("for", "")), values.get("proto", "").lower()
         if position > len(text):
             return
@@ -97,7 +97,7 @@ def forwarded(elements: str) -> Iterator[Hop]:
 
 def parse_node(text: str) -> Address | None:
     """The address that a proxy has written, with port 0 if there is none; None for anything else, such as "unknown"."""
-    if match := NODE.fullmatch(text.strip(" \t")):
+    if match := re.fullmatch(NODE, text.strip(" \t")):
         port = int(match[2]) if match[2] and match[2].isdecimal() else 0
         with suppress(ValueError):
             if port <= 65535:

@@ -29,7 +29,7 @@ MAX_RANGES = 64
 # Members of a Range field, with empty ones, which are allowed (RFC 9110 §5.6.1); with more, the file is sent whole.
 MAX_MEMBERS = 4 * MAX_RANGES
 
-BYTE_RANGE = re.compile("[0-9]+-[0-9]*|-[0-9]+")
+BYTE_RANGE = "[0-9]+-[0-9]*|-[0-9]+"
 PART_HEADERS = {"content-type", "content-encoding"}  # in a multipart response, fields of each part
 
 Span = tuple[int, int]  # offset and length in bytes
@@ -63,7 +63,7 @@ def _resolve(specs: list[str], size: int) -> list[Span] | None:
     spans = []
     for place, spec in enumerate(specs):
         first, _, last = spec.partition("-")
-        if not BYTE_RANGE.fullmatch(spec) or (first and last and _number(last) < _number(first)):
+        if not re.fullmatch(BYTE_RANGE, spec) or (first and last and _number(last) < _number(first)):
             return []
         begin = _number(first) if first else max(size - _number(last), 0)
         end = min(_number(last) + 1, size) if first and last else size

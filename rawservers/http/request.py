@@ -11,12 +11,9 @@ in Unicode only. The patterns list what is allowed, not what is forbidden.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from http import HTTPMethod
 from typing import Any
 
 from rawservers.core.peer import Address, Clock, Peer
@@ -38,17 +35,18 @@ HOST_NAME = rf"(?:{REG_NAME}|{IP_LITERAL})"
 HOST = re.compile(rf"({HOST_NAME})(?::0*+([0-9]{{0,5}}))?")
 CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 CODING = rf"(?!(?i:chunked)[\t ,;]){TOKEN}(?:[\t ]*;[\t ]*{TOKEN}[\t ]*=[\t ]*(?:{TOKEN}|{QUOTED}))*"  # any but chunked
-CODINGS = re.compile(rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)")  # RFC 9112 §6.1: chunked once, and last
-CODING_LINE = re.compile(rb"\n(?i:transfer-encoding):")
+CODINGS = rf"(?:{CODING}[\t ]*,[\t ]*)*(?i:chunked)"  # RFC 9112 §6.1: chunked once, and last
+CODING_LINE = rb"\n(?i:transfer-encoding):"
+METHODS = {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}  # others are answered by 501
 NO_PEER = Peer(("", 0), Clock())
 
 
-@dataclass(eq=False)
 class HTTPError(Exception):
     """An HTTP error response to a request: its status, and a sentence for the error page. The connection is closed after it."""
 
-    status: int
-    message: str
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status, self.message = status, message
 
 
 def require(valid: object, status: int, message: str) -> None:
@@ -70,7 +68,6 @@ class HeaderFields(dict[str, str]):
         return super().get(name.lower(), default)
 
 
-@dataclass(slots=True, eq=False)
 class Request:
     """A request. The head is valid but for the target, which target.py decodes; of a malformed head only `line` is known.
 
@@ -98,26 +95,41 @@ class Request:
     discards_body: whether the body is discarded unread
     """
 
-    head: bytes
-    line: str
-    method: str
-    target: str
-    version: tuple[int, int]
-    fields: dict[str, str] = field(default_factory=dict)
-    host: str = ""
-    length: int = 0
-    response_version: bytes = b"HTTP/1.0"
-    keep_alive: bool | None = False
-    body: bytes = b""
-    query: str = ""
-    path_bytes: bytes = b""
-    user: str = ""
-    steps: int = 0
-    peer: Peer = NO_PEER
-    client: Address = ("", 0)
-    scheme: str = "http"
-    forwarded: Mapping[str, str] | None = None
-    discards_body: bool = False
+    __slots__ = (
+        "body", "client", "discards_body", "fields", "forwarded", "head", "host", "keep_alive", "length", "line", "method",
+        "path_bytes", "peer", "query", "response_version", "scheme", "steps", "target", "user", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        head: bytes,
+        line: str,
+        method: str,
+        target: str,
+        version: tuple[int, int],
+        fields: dict[str, str] | None = None,
+        host: str = "",
+        length: int = 0,
+        response_version: bytes = b"HTTP/1.0",
+        keep_alive: bool | None = False,
+        body: bytes = b"",
+        query: str = "",
+        path_bytes: bytes = b"",
+        user: str = "",
+        peer: Peer = NO_PEER,
+        client: Address = ("", 0),
+        scheme: str = "http",
+    ) -> None:
+        self.head, self.line, self.method, self.target, self.version = head, line, method, target, version
+        self.fields = {} if fields is None else fields
+        self.host, self.length, self.response_version, self.keep_alive = host, length, response_version, keep_alive
+        self.body, self.query, self.path_bytes, self.user = body, query, path_bytes, user
+        self.steps, self.peer, self.client, self.scheme = 0, peer, client, scheme
+        self.forwarded: Mapping[str, str] | None = None
+        self.discards_body = False
+
+    def __repr__(self) -> str:
+        return f"<Request {self.line!r} of {self.client[0]}>"
 
     @property
     def is_secure(self) -> bool:
@@ -136,6 +148,8 @@ class Request:
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError."""
+        import json  # here, as elsewhere: most requests and responses have none
+
         return json.loads(self.body)
 
 
@@ -151,7 +165,7 @@ def parse(head: bytes) -> Request:
     request.host = _host(request)
     request.length = _content_length(request)
     request.keep_alive = _keep_alive(request)
-    require(method in HTTPMethod.__members__, 501, "This server does not implement the request method.")
+    require(method in METHODS, 501, "This server does not implement the request method.")
     return request
 
 
@@ -214,7 +228,7 @@ def _content_length(request: Request) -> int:
     coding = fields.get("transfer-encoding")
     if coding is not None:
         allowed = request.version == (1, 1) and "content-length" not in fields and not bodiless
-        valid = CODINGS.fullmatch(coding) and len(CODING_LINE.findall(request.head)) == 1
+        valid = re.fullmatch(CODINGS, coding) and len(re.findall(CODING_LINE, request.head)) == 1
         require(allowed and valid, 400, "The Transfer-Encoding is malformed, or not allowed in this request.")
         require(coding.lower() == "chunked", 501, "This server does not implement transfer codings other than chunked.")
         return -1

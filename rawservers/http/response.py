@@ -7,23 +7,36 @@ response has the version that its request asks for, and a Content-Length, except
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
-from http import HTTPStatus
-from pathlib import Path
-from typing import Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from rawservers import __version__
 from rawservers.core.protocol import FileSlice, ResponseEnd
 from rawservers.http.dates import http_date
+from rawservers.http.escapes import escape
 from rawservers.http.request import TOKEN, VALUE, Request
 from rawservers.http.stream import Item, Stream
 
-REASONS = {status.value: status.phrase for status in HTTPStatus}
-REASONS |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable"}  # RFC 9110; those of 3.11 are older
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REASONS = {  # of RFC 9110, and of the registry. Not those of the module http, which differ between versions of Python
+    100: "Continue", 101: "Switching Protocols", 102: "Processing", 103: "Early Hints", 200: "OK", 201: "Created",
+    202: "Accepted", 203: "Non-Authoritative Information", 204: "No Content", 205: "Reset Content", 206: "Partial Content",
+    207: "Multi-Status", 208: "Already Reported", 226: "IM Used", 300: "Multiple Choices", 301: "Moved Permanently",
+    302: "Found", 303: "See Other", 304: "Not Modified", 305: "Use Proxy", 307: "Temporary Redirect",
+    308: "Permanent Redirect", 400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable", 407: "Proxy Authentication Required",
+    408: "Request Timeout", 409: "Conflict", 410: "Gone", 411: "Length Required", 412: "Precondition Failed",
+    413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type", 416: "Range Not Satisfiable",
+    417: "Expectation Failed", 418: "I'm a Teapot", 421: "Misdirected Request", 422: "Unprocessable Content", 423: "Locked",
+    424: "Failed Dependency", 425: "Too Early", 426: "Upgrade Required", 428: "Precondition Required",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
+    504: "Gateway Timeout", 505: "HTTP Version Not Supported", 506: "Variant Also Negotiates", 507: "Insufficient Storage",
+    508: "Loop Detected", 510: "Not Extended", 511: "Network Authentication Required",
+}  # fmt: skip
 STATUS_LINES = {  # shared by all responses of a status
     (version, status): f"{version.decode()} {status} {reason}\r\n".encode()
     for version in (b"HTTP/1.0", b"HTTP/1.1")
@@ -49,7 +62,7 @@ ERROR_PAGE = """<!DOCTYPE html>
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 # Small content, part of a file, or pieces of both; a file to open; or what is made while it is sent.
-Body: TypeAlias = bytes | FileSlice | tuple[bytes | FileSlice, ...] | Path | Stream
+Body: TypeAlias = "bytes | FileSlice | tuple[bytes | FileSlice, ...] | Path | Stream"
 
 
 class Response:
@@ -75,20 +88,24 @@ class Response:
     ) -> None:
         self.status = status
         self.headers = list(headers.items()) if isinstance(headers, Mapping) else headers
-        self.body: Body = body if isinstance(body, bytes | FileSlice | tuple | Path | Stream) else self._converted(body)
+        self.body: Body = body if isinstance(body, bytes | FileSlice | tuple | Stream) else self._converted(body)
 
-    def _converted(self, body: str | Iterator[Item]) -> Body:
-        """The body made from text or an iterator. Raises TypeError."""
+    def _converted(self, body: str | Path | Iterator[Item]) -> Body:
+        """The body made from text or an iterator, or a path as it is. Raises TypeError."""
         if isinstance(body, str):
             self.headers = with_type(self.headers, TEXT)
             return body.encode()
         if isinstance(body, Iterator):
             return Stream(body)
+        if hasattr(body, "__fspath__"):  # a Path, without the import of it
+            return body
         raise TypeError(f"not a body: {body!r} (bytes, str, Path or an iterator)")
 
     @classmethod
     def json(cls, value: object, status: int = 200, headers: Headers | Mapping[str, str] = ()) -> Self:
         """A response with `value` as JSON. Raises TypeError or ValueError, as `json.dumps` does."""
+        import json
+
         response = cls(status, headers, json.dumps(value).encode())
         response.headers = with_type(response.headers, "application/json")
         return response
@@ -141,6 +158,10 @@ def check_header(name: str, value: str) -> None:
         raise ValueError(f"malformed header: {name!r}: {value!r}")
 
 
+class Busy(OSError):
+    """Too many builds, verifications or requests are waiting."""
+
+
 class CommonHeaders:
     """The Date, Connection and Server lines, the same in all responses of one second.
 
@@ -162,7 +183,6 @@ class CommonHeaders:
         self.close_lines = f"{date}close\r\n{self._server}".encode()
 
 
-@dataclass(slots=True, eq=False)
 class AccessRecord:
     """A response, as the access log records it.
 
@@ -176,14 +196,19 @@ class AccessRecord:
     text:       the formatted log line, kept here by the access log
     """
 
-    line: str
-    status: int
-    head_size: int
-    body_size: int
-    referer: str = ""
-    agent: str = ""
-    forwarded: Mapping[str, str] | None = None
-    text: str = ""
+    __slots__ = ("agent", "body_size", "forwarded", "head_size", "line", "referer", "status", "text")
+
+    def __init__(self, line: str, status: int, head_size: int, body_size: int, referer: str = "", agent: str = "") -> None:
+        self.line, self.status, self.head_size, self.body_size = line, status, head_size, body_size
+        self.referer, self.agent = referer, agent
+        self.forwarded: Mapping[str, str] | None = None
+        self.text = ""
+
+    def with_head_size(self, head_size: int) -> AccessRecord:
+        """The same record of a response with a head of this size."""
+        record = type(self)(self.line, self.status, head_size, self.body_size, self.referer, self.agent)
+        record.forwarded, record.text = self.forwarded, self.text
+        return record
 
 
 class UnloggedRecord(AccessRecord):
@@ -192,11 +217,19 @@ class UnloggedRecord(AccessRecord):
     __slots__ = ()
 
 
-@dataclass(slots=True, eq=False)
 class UserRecord(AccessRecord):
     """The record of a response to an authenticated user. user: the name as UTF-8, in Latin-1 as all text of a request."""
 
-    user: str = ""
+    __slots__ = ("user",)
+
+    def __init__(self, *fields: Any, user: str = "") -> None:
+        super().__init__(*fields)
+        self.user = user
+
+    def with_head_size(self, head_size: int) -> UserRecord:
+        record = UserRecord(self.line, self.status, head_size, self.body_size, self.referer, self.agent, user=self.user)
+        record.forwarded, record.text = self.forwarded, self.text
+        return record
 
 
 class HasBody(Protocol):
@@ -260,7 +293,7 @@ class PreparedResponse:
 
     def make_end(self, keep_alive: bool, lines: bytes) -> ResponseEnd:
         """The chunk that ends the response. keep_alive: whether the connection stays open; lines: the common headers sent."""
-        end = ResponseEnd(replace(self.record, head_size=self.record.head_size + len(lines)))
+        end = ResponseEnd(self.record.with_head_size(self.record.head_size + len(lines)))
         if keep_alive:
             self.end_keepalive = end
         else:

@@ -32,18 +32,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from http import HTTPMethod
-from os import fsencode
-from pathlib import Path
+from os import PathLike, fsencode
 
 from rawservers.http.auth import ProtectedPath, parse_credentials
 from rawservers.http.cache import ResponseCache
 from rawservers.http.conversation import TOO_LATE, Responder
 from rawservers.http.files import open_body
 from rawservers.http.forwarded import TrustedProxies
-from rawservers.http.listing.builder import Busy
-from rawservers.http.request import HTTPError, Request, parse_host
-from rawservers.http.response import BODILESS_STATUSES, PreparedResponse, Response, as_private, check_headers, with_type
+from rawservers.http.request import METHODS, HTTPError, Request, parse_host
+from rawservers.http.response import BODILESS_STATUSES, Busy, PreparedResponse, Response, as_private, check_headers, with_type
 from rawservers.http.site import Site, media_type
 from rawservers.http.stream import Stream
 from rawservers.settings import Config, Handler
@@ -71,7 +68,7 @@ class Router(Responder):
             if not path.startswith("/"):
                 raise ValueError(f"handlers: expected a path, as in '/a', 'POST /a' or 'GET,POST /a', not {target!r}")
             methods = names.split(",")
-            if names and (unknown := set(methods) - set(HTTPMethod.__members__)):
+            if names and (unknown := set(methods) - METHODS):
                 raise ValueError(f"handlers: unknown method {unknown.pop()!r} in {target!r}")
             by_path[path] |= dict.fromkeys(methods, handler)
             if "GET" in methods:
@@ -163,7 +160,7 @@ def prepare_valid(response: object, request: Request) -> PreparedResponse:
     if request.user:
         response = Response(response.status, as_private(response.headers), response.body)
     body = response.body
-    if isinstance(body, Path):
+    if isinstance(body, PathLike):
         headers = with_type(response.headers, media_type(fsencode(body)))
         response = Response(response.status, headers, open_body(body))
     elif isinstance(body, Stream):

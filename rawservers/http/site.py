@@ -17,16 +17,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from fnmatch import translate
 from os import fsdecode, fsencode
-from urllib.parse import quote
 
 from rawservers.http.auth import UNPROTECTED, Protection
 from rawservers.http.cache import Dependency, FreshnessClock, ResponseCache
 from rawservers.http.conditional import YEAR_1980, etag, not_modified, precondition
 from rawservers.http.dates import http_date, parse_date
+from rawservers.http.escapes import percent_encode
 from rawservers.http.files import SECOND, DocumentRoot, File, FileCache, is_hidden
 from rawservers.http.health import NO_HEALTH, Health
-from rawservers.http.listing import builder, html, json
-from rawservers.http.negotiation import accepts_html, prefers_json, rank_codings
+from rawservers.http.negotiation import accepts_html, rank_codings
 from rawservers.http.ranges import partial_content, requested_ranges
 from rawservers.http.request import Request
 from rawservers.http.response import Headers, PreparedResponse, Response, as_private, check_headers, error_response
@@ -38,7 +37,7 @@ log = logging.getLogger("rawservers")
 METHODS = ("GET", "HEAD", "OPTIONS")
 ALLOW = [("Allow", ", ".join(METHODS))]
 CODINGS = {b".br": "br", b".zst": "zstd", b".gz": "gzip"}  # content codings by file name suffix, the best compression first
-AUTHORITY = re.compile(r"((?:[^/?#]+:)?//[^/?#]+)?/?")  # a URL without a path, or "/"
+AUTHORITY = r"((?:[^/?#]+:)?//[^/?#]+)?/?"  # a URL without a path, or "/"
 COMPRESSIBLE = re.compile(
     r"(?:text|message)/|.*(?:json|javascript|xml|yaml|toml|wasm|sql|rtf|postscript|x-sh|x-tex|[ot]tf|collection|fontobject|icon|bmp)\b"
 )
@@ -95,8 +94,11 @@ class Site:
         self._pages = dict(config.error_pages)
         self._root = DocumentRoot(config.root, clock, self._suffixes, file_cache, protection.crosses)
         check_headers([header[1:] for header in config.headers] + [("Location", target) for _, target in config.redirects])
+        self._listings = None
         if config.listing:
-            html.template()  # read it before the process drops its privileges
+            from rawservers.http.listing.listings import Listings  # here, since few sites have some
+
+            self._listings = Listings(self._root.list_directory)
 
     def max_body(self, request: Request) -> int | None:
         """The longest body accepted with `request`, in bytes; None: none is."""
@@ -249,21 +251,13 @@ class Site:
     def _listing(self, path: bytes, request: Request) -> PreparedResponse | Future[Response]:
         """The directory's listing; to a HEAD request, its header fields at once. Raises OSError."""
         self._root.open_directory(path)  # closed at once: raises OSError
-        if not self._config.listing:
+        if self._listings is None:
             return self.page(403, request)
-        form, headers = json.render, [("Content-Type", "application/json")]
-        if not prefers_json(request.fields.get("accept", "")):
-            policy = html.content_security_policy()
-            form, headers = html.render, [("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", policy)]
-        fields = self._with_site_headers(request, [*headers, ("Vary", "Accept")])
+        form, headers = self._listings.form(request.fields.get("accept", ""))
+        fields = self._with_site_headers(request, headers)
         if request.method == "HEAD":
             return PreparedResponse(Response(200, fields), request, sized=False)
-
-        def build() -> Response:
-            entries = builder.throttled(self._root.list_directory(path))
-            return Response(200, fields, builder.joined(builder.throttled(form(path, entries))))
-
-        return builder.default_builder.submit((self, path, form), build)
+        return self._listings.submit(form, path, fields)
 
     def _redirect_target(self, path: bytes, query: str) -> str | None:
         """The redirect target for `path`, if there is one."""
@@ -271,8 +265,8 @@ class Site:
             prefix = source.removesuffix(b"*")
             if path == source or (prefix != source and path.startswith(prefix)):
                 if target.endswith("*"):
-                    target, rest = target[:-1], quote(path[len(prefix) :])
-                    if AUTHORITY.fullmatch(target):  # the rest is a path, not more of the host, nor "//" and another host
+                    target, rest = target[:-1], percent_encode(path[len(prefix) :])
+                    if re.fullmatch(AUTHORITY, target):  # the rest is a path, not more of the host, nor "//" and another host
                         target, rest = target.removesuffix("/") + "/", rest.lstrip("/")
                     target += rest
                 return target if "?" in target else target + query

@@ -8,14 +8,14 @@ another path in the other order, in which some proxies work, is refused, lest th
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
 
+from rawservers.http.escapes import percent_decode
 from rawservers.http.request import HTTPError, Request, require, valid_host
 
-ABSOLUTE_FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)")
+ABSOLUTE_FORM = r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?]*)(.*)"
 BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 REMOVABLE = re.compile(r"/(?:/|\.\.?(?:/|\Z))")  # an empty segment or a dot segment. One slash at the end is none
-ENCODED_DOTS = re.compile(r"(?i)(?!/\.\.?(?:/|\Z))(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|\Z)")  # a dot segment only once decoded
+ENCODED_DOTS = r"(?i)(?!/\.\.?(?:/|\Z))(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|\Z)"  # a dot segment only once decoded
 SLASHES = re.compile(rb"/{2,}")
 
 
@@ -29,7 +29,7 @@ def decode_target(request: Request, encoded_slash: bool = False) -> None:
     if request.method == "CONNECT" or (request.method == "OPTIONS" and target == "*"):
         return  # authority-form and asterisk-form: not a path
     if not target.startswith("/"):
-        match = ABSOLUTE_FORM.fullmatch(target)
+        match = re.fullmatch(ABSOLUTE_FORM, target)
         if match is None:
             raise HTTPError(400, "The request target is malformed.")
         require(match[1].lower() == "http", 400, f"This server does not serve {match[1]} URLs.")
@@ -69,8 +69,8 @@ def decode_path(path: str, encoded_slash: bool) -> bytes:
     has_slash = "%2f" in path.lower()
     text = "The path contains an encoded slash (%2F), and no file name contains a slash."
     require(encoded_slash or not has_slash, 404, text)
-    require(not ENCODED_DOTS.search(path), 400, "The path contains a dot segment only once it is decoded.")
-    decoded = unquote_to_bytes(normalize_path(path))
+    require(not re.search(ENCODED_DOTS, path), 400, "The path contains a dot segment only once it is decoded.")
+    decoded = percent_decode(normalize_path(path))
     return SLASHES.sub(b"/", decoded) if has_slash else decoded
 
 

@@ -28,7 +28,7 @@ from rawservers.core.regular_file import read_regular
 from rawservers.http.auth import CONTROL, Verify
 from rawservers.http.cache import FreshnessClock
 from rawservers.http.files import FileState, is_hidden, signature
-from rawservers.http.listing.builder import Busy
+from rawservers.http.response import Busy
 from rawservers.settings import ConfigError, SiteConfig
 
 log = logging.getLogger("rawservers")

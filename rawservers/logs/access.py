@@ -16,10 +16,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from json.encoder import encode_basestring_ascii
-from typing import NamedTuple
+from functools import cache
 
 from rawservers.core.peer import Clock, Peer
+from rawservers.core.record import Record
 from rawservers.http.forwarded import TrustedProxies
 from rawservers.http.response import AccessRecord, UserRecord
 from rawservers.logs.sink import duplicate, open_sink
@@ -37,7 +37,7 @@ OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTT
 
 UNPRINTABLE = re.compile(r"[^ !#-\[\]-~]")  # also the quotation mark and the backslash
 UNPRINTABLE_OR_SPACE = re.compile(r"[^!#-\[\]-~]")
-WHOLE_ESCAPES = re.compile(r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*')  # up to a truncated escape
+WHOLE_ESCAPES = r'(?:[^\\]|\\["\\bfnrt]|\\x..|\\u....)*'  # up to a truncated escape
 
 
 class AccessLog:
@@ -164,18 +164,26 @@ def escaped(text: str, limit: int = MAX_FIELD, unprintable: re.Pattern[str] = UN
     return truncate(text, limit) if len(text) > limit else text or "-"
 
 
+@cache
+def json_encoder() -> Callable[[str], str]:
+    """A function that makes a JSON string of a text."""
+    import json  # here, since few logs are in JSON
+
+    return json.encoder.encode_basestring_ascii
+
+
 def quoted(text: str, limit: int = MAX_FIELD) -> str:
     """A field as a JSON string of printable ASCII, of at most `limit` characters between its quotation marks."""
-    text = encode_basestring_ascii(text[:limit])
+    text = json_encoder()(text[:limit])
     return f'"{truncate(text[1:-1], limit)}"' if len(text) > limit + 2 else text
 
 
 def truncate(text: str, limit: int) -> str:
     """At most `limit` characters of an escaped text, without an incomplete escape at the end."""
-    return str(WHOLE_ESCAPES.findall(text, 0, limit)[0])
+    return str(re.compile(WHOLE_ESCAPES).findall(text, 0, limit)[0])
 
 
-class LineFormat(NamedTuple):
+class LineFormat(Record):
     """A line: `start`, with the host by `escape` and the time by strftime, and `rest`, with the fields of the record: status,
     size, seconds, and by name those that are escaped. user_start: `start` with the user, by `escape_user`."""
 

@@ -29,7 +29,6 @@ error line, and the server logs the traceback. When the connection is lost, a di
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from inspect import isgeneratorfunction
 from typing import TypeAlias, cast, final
 
 from rawservers.telnet.client import LineClient as LineClient
@@ -49,6 +48,8 @@ LineService: TypeAlias = LineHandler | Callable[[LineClient], Dialogue]
 
 def run_service(service: LineService, client: LineClient) -> Dialogue:
     """The dialogue of `service` with `client`, with its last line sent. A line handler becomes one with empty prompts."""
+    from inspect import isgeneratorfunction  # here, since no service of a configuration file needs it
+
     if isgeneratorfunction(service):
         text = yield from cast("Callable[[LineClient], Dialogue]", service)(client)
         client.hide_input(False)

@@ -14,12 +14,11 @@ import sys
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from functools import cache
-from html import escape
-from urllib.parse import quote
 
 from rawservers.core.peer import Address
 from rawservers.core.redaction import FIELD_NAME, MARK, SECRET_NAME
 from rawservers.core.redaction import escape as escape_bytes
+from rawservers.http.escapes import escape, percent_encode
 from rawservers.settings import ListenConfig, read_data
 from rawservers.welcome.table import Row, Table
 from rawservers.welcome.visitor import EVERYWHERE, Visitor
@@ -69,7 +68,7 @@ def read(name: str) -> str:
 @cache
 def template() -> str:
     """The page with its style, script and icon. Raises OSError."""
-    icon = quote(read("favicon.svg").strip(), safe=" =:/'")
+    icon = percent_encode(read("favicon.svg").strip().encode(), " =:/'")
     return filled(read("index.html"), {"style": read("style.css"), "script": read("script.js"), "icon": icon})
 
 

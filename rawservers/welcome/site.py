@@ -12,7 +12,6 @@ is given all that was typed so far: so none is kept, and any worker can answer. 
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -78,6 +77,8 @@ class WelcomeSite(Site):
             return self._private(request, fields, self._page.render(request.head, visitor, table))
         if table is None:
             return self.page(500, request, message="The table could not be made.")
+        import json
+
         return self._private(request, [("Content-Type", "application/json")], json.dumps(table._asdict()).encode())
 
     def _private(self, request: Request, fields: list[tuple[str, str]], body: bytes) -> PreparedResponse:

@@ -34,7 +34,7 @@ HAPROXY = [block for block in RUN if block.language == "haproxy"]
 
 # `serve` for a program of a document: it starts, on free ports, and stops.
 START_AND_STOP = """
-from dataclasses import replace
+from rawservers.core.record import replace
 import rawservers
 
 def serve(config):

@@ -48,7 +48,7 @@ address = "0"
 WITH_A_FUNCTION = """
 import sys
 from concurrent.futures import Future
-from dataclasses import replace
+from rawservers.core.record import replace
 from rawservers import Response, cli
 
 def say(request):

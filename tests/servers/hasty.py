@@ -1,11 +1,11 @@
 """The servers with no patience: every deadline a second, for the tests of them."""
 
 import sys
-from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 from rawservers import cli
+from rawservers.core.record import replace
 
 CONFIGURE = cli.configure
 

@@ -11,13 +11,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from rawservers import Config, Request, Response, cli
 from rawservers.config import source
+from rawservers.core.record import replace
 from rawservers.daemon import startup, worker
 
 QUICK = {

@@ -8,10 +8,14 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import random
 import socket
 import statistics
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +23,14 @@ from typing import Any
 
 import pytest
 
-from bench import against, faults, honest, hostile, load, process, report, works
-from bench.__main__ import parse
+from bench import against, capacity, faults, growth, honest, hostile, latency, load, process, pythons, report, works
+from bench.__main__ import kept_runs, parse, replaced
 from bench.compare import Row, compare, prepare
 from bench.footprint import HELD, Footprint
 from bench.fresh import Freshness
 from bench.install import ROOT, compile_c
 from bench.report import Results
-from bench.servers import CACHED, NGINX, OURS, STANDARD, Peer, free_port, running, strange
+from bench.servers import CACHED, NGINX, OURS, STANDARD, Peer, Place, Running, free_port, running, strange
 from bench.works import WORKS, Bar
 from tests.harness.needs import need
 from tests.harness.waiting import until
@@ -135,15 +139,15 @@ def test_no_bar_is_hidden() -> None:
     assert said[CACHED, "at least 1.25"] == "**no**"
     assert said[CACHED, "at most 0.9"] == "yes"
     assert said[STANDARD, "at least 50"] == "not measured"
-    assert len(said) == len(report.verdicts(found)) == len(WORKS["kept"].bars) + 5
+    assert len(said) == len(report.verdicts(found)) == len(WORKS["kept"].bars) + 6
     assert not any(verdict.reached for verdict in report.verdicts(found) if verdict.figure is None)
 
 
 def test_the_bars_of_start_memory_and_freshness() -> None:
-    good = Footprint([0.1], [0.03], 20 << 20, 30 << 20, 5 << 20, 9 << 20, 1024.0, HELD)
-    bad = Footprint([0.13], [0.03], 22 << 20, 30 << 20, 5 << 20, 9 << 20, 2049.0, HELD - 1)
-    assert [verdict.said for verdict in report.judge_footprint(good)] == ["yes"] * 4
-    assert [verdict.said for verdict in report.judge_footprint(bad)] == ["**no**"] * 4
+    good = Footprint([0.1], [0.03], 20 << 20, 30 << 20, 5 << 20, 9 << 20, 1024.0, HELD, 18432.0)
+    bad = Footprint([0.13], [0.03], 22 << 20, 30 << 20, 5 << 20, 9 << 20, 2049.0, HELD - 1, 18433.0)
+    assert [verdict.said for verdict in report.judge_footprint(good)] == ["yes"] * 5
+    assert [verdict.said for verdict in report.judge_footprint(bad)] == ["**no**"] * 5
     assert report.judge_freshness(Freshness({"w": 10}, {"w": 0}, {"w": 0})).said == "yes"
     assert report.judge_freshness(Freshness({"w": 10}, {"w": 1}, {"w": 0})).said == "**no**"
     assert report.judge_freshness(Freshness({"w": 10}, {"w": 0}, {"w": 0}, "it broke")).said == "not measured"
@@ -299,6 +303,16 @@ def test_two_servers_take_turns_there_and_back(tmp_path: Path, monkeypatch: pyte
     assert turns == [OURS, against.OTHER, against.OTHER, OURS] * 2 * len(against.DEFAULT)
 
 
+def test_a_work_that_none_can_do_has_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def contestant(*_: object) -> Iterator[Callable[[int], None]]:
+        raise load.Failed("it broke")
+        yield
+
+    monkeypatch.setattr("bench.compare.contestant", contestant)
+    assert compare(WORKS["idle"], tmp_path, 2, 1) == dict.fromkeys(WORKS["idle"].peers, Row(note="it broke"))
+
+
 def test_each_checkout_is_run_by_its_own_code(tmp_path: Path) -> None:
     """The other one ends at once, with a word of its own."""
     need("gcc")
@@ -398,7 +412,7 @@ def test_lines_that_a_server_should_not_have_said() -> None:
 def test_hostile_words() -> None:
     for name, kind in hostile.kinds().items():
         said = b"".join(piece for piece, _ in zip(kind.words(1), range(2), strict=False))
-        assert bool(said) == (name != "telnet-silent"), name
+        assert bool(said) == (name != "telnet-silent" and not kind.renegotiates), name
     for request in next(hostile.kinds()["accept"].words(0)).split(b"\r\n\r\n")[:-1]:
         assert 30000 < len(request) + 4 < 32768
     misses = b"".join(piece for piece, _ in zip(hostile.misses(0), range(3), strict=False)).split(b"\r\n\r\n")[:-1]
@@ -427,3 +441,294 @@ def test_hostile_clients_attack_until_they_are_told() -> None:
         assert done.received == 0
         ours.close()
         theirs.close()
+
+
+# Latency by a schedule
+
+PACED = "due 1000 answered 999 p50 0.000100 p99 0.002500 p999 inf max inf late 0.000020\n"
+
+
+def test_the_open_loop_client_is_read() -> None:
+    assert load.read_paced(PACED) == (1000, 999, 0.0001, 0.0025, math.inf, math.inf, 0.00002, 0.0)
+    for said in ("", PACED + PACED, PACED.partition(" late")[0]):
+        with pytest.raises(load.Failed, match="paced_load said"):
+            load.read_paced(said)
+
+
+@pytest.fixture(scope="module")
+def paced_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need("gcc")
+    return compile_c(ROOT / "bench/peers/paced_load.c", tmp_path_factory.mktemp("paced") / "client")
+
+
+def paced_lines(client: Path, answer: Callable[[bytes], bytes]) -> subprocess.CompletedProcess[str]:
+    """The open-loop client at a server of lines whose first connection echoes, and whose second one is answered by `answer`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for reply in (bytes, answer):
+                sock = server.accept()[0]
+                with sock, contextlib.suppress(OSError):
+                    while said := sock.recv(64, socket.MSG_WAITALL):
+                        sock.sendall(reply(said))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        port = str(server.getsockname()[1])
+        done = subprocess.run([client, port, "line", "1", "1000", "0.2"], capture_output=True, text=True, timeout=60)
+        thread.join(60)
+    return done
+
+
+def test_a_stall_is_seen_by_all_that_fall_due_during_it(paced_load: Path) -> None:
+    """A client that waits for its answers would see one long wait, and no other."""
+    stalls = iter([0.4])
+
+    def answer(said: bytes) -> bytes:
+        time.sleep(next(stalls, 0))
+        return said
+
+    found = load.read_paced(paced_lines(paced_load, answer).stdout)
+    assert found.due == 200
+    assert found.p50 >= 0.3
+    assert found.longest >= 0.4
+
+
+def test_the_open_loop_client_checks_what_comes_back(paced_load: Path) -> None:
+    done = paced_lines(paced_load, bytes.upper)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not what was expected" in done.stderr
+
+
+def kept_pace(**figures: float) -> load.Latency:
+    return load.read_paced(PACED)._replace(**figures)
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        (latency.Row(5e4, [kept_pace()] * 3), ["x", "50,000", "0.10", "2.50", "none", "none", "0.80 of it", "0.02", "0%", "3"]),
+        (
+            latency.Row(1, [kept_pace(p999=0.1, late=0.5)] * 2),
+            ["x (the client is late)", "1", "0.10", "2.50", "100.00", "none", ""],
+        ),
+        (
+            latency.Row(1, [kept_pace(late=late) for late in (0.5, 0, 0)]),
+            ["x", "1", "0.10", "2.50", "none", "none", "0.80 of it"],
+        ),
+        (latency.Row(1, [kept_pace()], "it broke"), ["x: it broke", "1"]),
+        (latency.Row(1, [kept_pace(p99=math.inf)]), ["x", "1", "0.10", "none", "none", "none", ""]),
+        (latency.Row(note="it broke"), ["x: it broke", *[""] * 9]),
+    ],
+)
+def test_lines_of_the_latency(row: latency.Row, cells: list[str]) -> None:
+    said = latency.line("x", row, latency.Row(1, [kept_pace(p99=0.002)]))
+    assert list(said[: len(cells)]) == cells
+    assert len(said) == len(latency.line("x", row, row)) == 10
+
+
+def test_two_workers_have_the_load_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float]] = []
+    peaks = {OURS: 1000.0, NGINX: 500.0}
+
+    @contextlib.contextmanager
+    def running(name: str, *_: object) -> Iterator[Running]:
+        yield Running(name, 0, Place(tmp_path, tmp_path, len(name)))
+
+    def paced(program: object, kind: str, port: int, connections: int, rate: float, *_: object) -> load.Latency:
+        asked.append((next(name for name in latency.FILES if len(name) == port), rate))
+        return kept_pace()
+
+    monkeypatch.setattr(latency, "running", running)
+    monkeypatch.setattr(latency, "client", lambda *_: tmp_path)
+    monkeypatch.setattr(latency, "peak", lambda server, *_: peaks[server.name])
+    monkeypatch.setattr(load, "paced", paced)
+    rows = latency.measure(latency.PACES[0], tmp_path, 2, 1)
+    turn = [(OURS, 500.0), (OURS + latency.TWO, 500.0), (NGINX, 250.0), (NGINX + latency.TWO, 250.0)]
+    assert asked == turn + turn[1:] + turn[:1]
+    assert {name: (row.rate, len(row.found)) for name, row in rows.items()} == {name: (rate, 2) for name, rate in turn}
+
+
+# How the cost grows
+
+
+@pytest.mark.parametrize(
+    ("costs", "least", "most"),
+    [
+        ([5, 5, 5, 5, 5], 0, 0),
+        ([5, 6, 6, 5.5, 6.2], 0, 0),  # noise
+        ([9, 5, 3, 3, 3.5], 0, 0),  # falls
+        ([100 + n for n in (1, 10, 100, 1000, 10_000)], 0.99, 1.01),
+        ([100 + n * math.log(n + 1) for n in (1, 10, 100, 1000, 10_000)], 1.0, growth.BOUND),
+        ([20 + n / 800 for n in (1, 10, 100, 1000, 10_000)], 0.3, 1.0),  # one is above the noise
+        ([20 + n * n / 1e6 for n in (1, 10, 100, 1000, 10_000)], growth.BOUND, 2.0),  # the same
+        ([9, 9, 8, 5, 100], growth.BOUND, 1.4),
+        ([100 + n**1.5 / 100 for n in (1, 10, 100, 1000, 10_000)], 1.45, 1.55),
+        ([1e6 + n * n for n in (1, 10, 100, 1000, 10_000)], 1.9, 2.1),  # hidden by what is fixed until the end
+    ],
+)
+def test_exponents(costs: list[float], least: float, most: float) -> None:
+    assert least <= growth.exponent((1, 10, 100, 1000, 10_000), costs) <= most
+
+
+def points(sweep: growth.Sweep, **trouble: Any) -> growth.Points:
+    """CPU that does not grow, and memory that grows by its square; trouble: of the last one."""
+    found = {
+        n: {OURS: Row([1000.0], [0.01], [0.5], pss=(20 << 20) + n * n), NGINX: Row([500.0], [0.02])} for n in sweep.amounts
+    }
+    last = found[sweep.amounts[-1]]
+    last[OURS] = replace(last[OURS], **trouble)
+    return found
+
+
+def test_what_grows_too_fast_is_judged() -> None:
+    sweep = growth.SWEEPS["idle"]
+    cpu, memory = growth.verdicts(sweep, points(sweep))
+    assert (cpu.figure, cpu.reached, memory.figure, memory.reached) == ("0.00", True, "1.28", False)
+    assert growth.verdicts(growth.SWEEPS["workers"], points(growth.SWEEPS["workers"])) == []
+    text = growth.document("- here", {"idle": points(sweep)}, [cpu, memory])
+    cells = [cell.strip() for cell in lines_of(text, "| 10,000 ")[0].split("|")[1:-1]]
+    assert cells == ["10,000", "1,000", "500", "2.00", "10.0", "20.0", "115.4", "", "0"]
+    assert lines_of(text, f"| memory: {sweep.title} ")[0].split("|")[-2].strip() == "**no**"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "figure"),
+    [
+        ({"failed": 1}, "0.00, with failures"),
+        ({"note": "it broke"}, "0.00, with failures"),
+        ({"rates": [], "cpu": []}, "0.00, with failures"),
+        ({"rates": [0.0], "cpu": [math.inf]}, "0.00, with failures"),
+        ({"cpu": [0.0]}, None),
+    ],
+)
+def test_what_fails_has_no_growth(trouble: dict[str, Any], figure: str | None) -> None:
+    sweep = growth.SWEEPS["busy"]
+    assert growth.judge(sweep, points(sweep, **trouble), "CPU")[2::2] == (figure, False)
+    assert not growth.judge(sweep, {n: {OURS: Row(note="gone")} for n in sweep.amounts}, "CPU").reached
+
+
+@pytest.mark.parametrize("amount", [1, 10, 1000, growth.MOST_FILES])
+def test_each_file_is_asked_for_as_often(tmp_path: Path, amount: int) -> None:
+    growth.files(amount, tmp_path)
+    counts = collections.Counter((tmp_path / "sequence").read_text().split())
+    assert len(counts) == amount
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_growth_is_measured_one_by_one_where_descriptors_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[list[str]] = []
+    monkeypatch.setattr(growth, "compare", lambda work, *_: groups.append([*work.peers]) or dict.fromkeys(work.peers, Row()))
+    for name, expected in (("idle", [[OURS], [NGINX]]), ("busy", [[OURS, NGINX]])):
+        groups.clear()
+        found = growth.run(growth.SWEEPS[name]._replace(amounts=(1,)), tmp_path, 1, 1)
+        assert (groups, list(found[1])) == (expected, [OURS, NGINX])
+
+
+# From one node to many
+
+
+def test_a_fleet_loses_no_client() -> None:
+    clients = 5000
+    fleet = capacity.Fleet(clients, 3)
+    for second in range(capacity.END):
+        if second in (60, 90):
+            fleet.break_all(second, [0])
+        fleet.turn_over(second)
+        assert sum(fleet.connections) + sum(fleet.returns[second + 1 :]) == clients
+        assert min(fleet.connections) >= 0
+    assert max(fleet.connections) - min(fleet.connections) < clients / 50
+
+
+def test_the_plan_has_room_for_half_the_peak_and_a_loss() -> None:
+    node = capacity.Node(requests=1000, connects=500)
+    assert [capacity.plan(clients, node) for clients in (1, 500, 501, 1000)] == [2, 2, 3, 3]
+    assert capacity.plan(1_000_000, capacity.Node(requests=1e9)) == 21  # by connections
+
+
+def test_the_load_of_a_phase_is_that_of_its_busiest_node() -> None:
+    found = capacity.simulate(500, capacity.Node(requests=1000, connects=1e9))
+    assert found == capacity.simulate(500, capacity.Node(requests=1000, connects=1e9))
+    assert found.nodes == 2
+    assert found.loads == pytest.approx({"at rest": 0.25, "drained": 0.5, "lost": 0.5, "HAProxy": 0.5}, abs=1e-6)
+    assert 250 < found.silent < 500  # most are still where they went during the drain
+
+
+SIZES = [pytest.param(size, marks=pytest.mark.slow if size > 10_000 else ()) for size in capacity.CLIENTS]
+
+
+@pytest.mark.parametrize("clients", SIZES)
+def test_the_page_has_the_table_of_the_simulation(clients: int) -> None:
+    page = (ROOT / "docs/benchmarks.md").read_text()
+    cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    for line in capacity.report(capacity.Node(), [clients]).splitlines()[::2]:
+        assert [cell.strip() for cell in line.split("|")] in cells
+
+
+# Several Pythons
+
+
+def test_pythons_are_named_by_their_version(tmp_path: Path) -> None:
+    (name,) = pythons.named([sys.executable])
+    assert name == platform.python_version()  # pytest runs under the usual build
+    with pytest.raises(ValueError, match="are both Python"):
+        pythons.named([sys.executable, sys.executable])
+    with pytest.raises(ValueError, match="no Python that runs"):
+        pythons.named([str(tmp_path / "python")])
+
+
+def test_each_python_runs_our_server() -> None:
+    work = pythons.among(WORKS["kept"], {"3.11": "/a", "3.14t": "/b"})
+    assert list(work.peers) == ["3.11", "3.14t"]
+    assert work.barred() >= set(work.peers)  # so that they take part in each round
+    for name, path in (("3.11", "/a"), ("3.14t", "/b")):
+        peer = work.peers[name]
+        assert peer.python == path
+        assert peer.command(Place(Path("w"), Path("o"), 1, peer.python))[0] == path
+
+
+def test_pythons_are_compared_with_the_first() -> None:
+    found = {"kept": {"a": Row([100.0], [0.02], pss=20 << 20), "b": Row([150.0], [0.01], pss=30 << 20), "c": Row(note="no")}}
+    text = pythons.document("- here", found, {"a": 0.1, "b": 0.05, "c": 0.1})
+    lines = [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines_of(text, "| ")[2:]]
+    assert lines == [["100", "1.50", ""], ["20.0", "0.50", ""], ["20.0", "1.50", ""], ["100.0", "0.50", "1.00"]]
+    assert "- c: no" in text
+
+
+# Runs
+
+
+def test_the_last_run_on_each_kind_of_processor_is_kept() -> None:
+    def run(machine: str, date: str, rate: float) -> Results:
+        return Results({"machine": machine, "date": date}, {"100k": rows(ours=[rate], nginx=[100.0])})
+
+    intel, amd = run("Intel(R) Xeon(R) Processor, 2 cores", "May", 90.0), run("AMD EPYC, 2 cores", "June", 110.0)
+    assert [each.processor for each in (intel, amd, Results())] == ["Intel Xeon", "AMD EPYC", ""]
+    newer = run("AMD EPYC, 4 cores", "July", 120.0)
+    assert replaced([amd, intel], newer) == [newer, intel]
+    line = lines_of(report.machines_section([newer, intel]), f"| {WORKS['100k'].title} ")[0]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == [NGINX, "at least 1", "1.20", "**0.90**"]
+    assert "Kinds of processor" in report.document(newer, [intel])
+    assert "Kinds of processor" not in report.document(newer)
+
+
+def test_the_results_that_are_kept_can_be_read() -> None:
+    runs = kept_runs()
+    assert len({run.processor for run in runs}) == len(runs)
+    assert len(report.machines_section(runs).splitlines()) > len(report.verdicts(runs[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rounds", "seconds"),
+    [(["latency"], 5, 2), (["growth"], 3, 1), (["chart"], 5, 2), (["growth", "--rounds", "1"], 1, 1), (["kept"], 5, 2)],
+)
+def test_what_is_done_alone_has_defaults(arguments: list[str], rounds: int, seconds: int) -> None:
+    said = parse(arguments)
+    assert (said.rounds, said.seconds) == (rounds, seconds)
+
+
+@pytest.mark.parametrize("arguments", [["latency", "kept"], ["--python", "p", "growth"], ["--against", str(ROOT), "latency"]])
+def test_what_is_done_alone_goes_with_nothing_else(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert "no such work" in capsys.readouterr().err

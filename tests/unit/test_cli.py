@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rawservers.cli import configure, listeners, make_parser, parse, useless_options
+from rawservers.core.record import replace
 from rawservers.daemon.startup import CannotStart
 from rawservers.services import DEFAULT_LISTENERS
 from rawservers.settings import WELCOME, Config, ConfigError, ListenConfig, SiteConfig, TLSConfig

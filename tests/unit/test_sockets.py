@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rawservers.core.record import replace
 from rawservers.sockets import (
     MAX_CHARACTERS,
     ConnectedSocket,

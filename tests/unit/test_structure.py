@@ -35,7 +35,7 @@ LAYERS = [
     {"cli", "testing"},
     {"__main__"},
 ]
-PROTOCOLS_SEE = {"core.networks", "core.peer", "core.protocol", "core.regular_file", "settings"}
+PROTOCOLS_SEE = {"core.networks", "core.peer", "core.protocol", "core.record", "core.regular_file", "settings"}
 PURE = {
     "config.keys",
     "config.positions",
@@ -44,6 +44,7 @@ PURE = {
     "core.peer",
     "core.protocol",
     "core.proxy",
+    "core.record",
     "core.redaction",
     "daemon.transitions",
     "schema",
@@ -51,6 +52,7 @@ PURE = {
     "http.auth",
     "http.request",
     "http.dates",
+    "http.escapes",
     "http.forwarded",
     "http.health",
     "http.target",
@@ -67,6 +69,7 @@ PURE = {
     "http.normalized",
     "http.epoch_cache",
     "http.listing.entries",
+    "http.listing.entry",
     "http.listing.html",
     "http.listing.json",
     "telnet.nvt",
@@ -88,7 +91,7 @@ ORDERS = {
     "http": (
         "router", "site", "health", "users", "files", "listing", "cache", "admission", "normalized", "conversation",
         "epoch_cache", "framing", "chunked", "conditional", "ranges", "response", "stream", "negotiation", "dates", "target",
-        "auth", "forwarded", "request",
+        "auth", "escapes", "forwarded", "request",
     ),
     "telnet": ("echo", "session", "service", "client", "editor", "options", "nvt"),
 }  # fmt: skip
@@ -99,24 +102,24 @@ MAX_FUNCTION_LINES = 45
 # The most of each room, as `python3 -m tests.size` counts, and of the whole package. What grows pays for it elsewhere.
 BUDGET = {
     "__init__": Size(32, 271),
-    "__main__": Size(15, 119),
-    "cli": Size(273, 2866),
+    "__main__": Size(19, 136),
+    "cli": Size(278, 2908),
     "config": Size(512, 5260),
-    "core": Size(2144, 18646),
-    "daemon": Size(1617, 15576),
-    "http": Size(2320, 22090),
-    "logs": Size(456, 4425),
-    "schema": Size(103, 1203),
-    "server": Size(218, 1826),
-    "services": Size(118, 1355),
-    "settings": Size(134, 1637),
+    "core": Size(2290, 20076),
+    "daemon": Size(1641, 15867),
+    "http": Size(2398, 23355),
+    "logs": Size(460, 4453),
+    "schema": Size(102, 1196),
+    "server": Size(219, 1829),
+    "services": Size(129, 1408),
+    "settings": Size(129, 1585),
     "sockets": Size(109, 1048),
-    "status": Size(134, 1331),
+    "status": Size(132, 1329),
     "telnet": Size(594, 5663),
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
-    "welcome": Size(263, 2770),
-    TOTAL: Size(10175, 96745),
+    "welcome": Size(262, 2772),
+    TOTAL: Size(10439, 99815),
 }
 
 

@@ -23,7 +23,7 @@ from threading import Lock, Thread
 from time import sleep
 from typing import TypeVar
 
-from rawservers.http.response import Body, Response
+from rawservers.http.response import Body, Busy, Response
 
 # Queued builds. One takes milliseconds, or seconds for the largest directories: the last client should not time out by then.
 MAX_BUILDS = 16
@@ -40,10 +40,6 @@ SWITCH_INTERVAL = 0.0005
 PIECE_SIZE = 65536  # minimum size in bytes of a piece of the body: large enough to be sent without being joined again
 
 T = TypeVar("T")
-
-
-class Busy(OSError):
-    """Too many builds or requests are waiting."""
 
 
 class Build(Future[Response]):

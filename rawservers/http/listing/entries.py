@@ -12,26 +12,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
-from typing import NamedTuple, TypeAlias
-from urllib.parse import quote
+from typing import TypeAlias
 
 from rawservers.http.dates import utc
+from rawservers.http.escapes import percent_encode
+from rawservers.http.listing.entry import ListingEntry as ListingEntry
 
 NUMBER = re.compile("0*([0-9]+)")
 RUN_SIZE = 512  # entries sorted at once, in about half a millisecond
-
-
-class ListingEntry(NamedTuple):
-    """One name in a directory.
-
-    name: its bytes, any but NUL and "/"; is_directory: else it is a file; size: the file's, in bytes; modified: the mtime, in
-    seconds since 1970.
-    """
-
-    name: bytes
-    is_directory: bool
-    size: int
-    modified: float
 
 
 # An entry for sorting: whether it is a file, sort key, name, size, mtime.
@@ -44,7 +32,7 @@ def href(name: bytes, is_directory: bool) -> str:
     It is the name alone, which crawlers look for, with "./" before one with a colon, lest it be parsed as a scheme
     (javascript:x) by who decodes it first.
     """
-    return f"{'./' if b':' in name else ''}{quote(name, safe='')}{'/' if is_directory else ''}"
+    return f"{'./' if b':' in name else ''}{percent_encode(name, '')}{'/' if is_directory else ''}"
 
 
 def name_text(name: bytes) -> str:
@@ -54,7 +42,7 @@ def name_text(name: bytes) -> str:
 
 def iso_time(seconds: float) -> str:
     """Seconds since 1970 in ISO 8601: 1994-11-06T08:49:37Z."""
-    return f"{utc(seconds).isoformat()}Z"
+    return "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z".format(*utc(seconds))
 
 
 # Order

@@ -16,12 +16,12 @@ The page is page.html, with style.css and script.js. Comments in page.html separ
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Iterable, Iterator
 from functools import cache
-from html import escape
 from itertools import islice
 
+from rawservers.http.escapes import escape
 from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_runs, name_text, sorted_runs
 from rawservers.settings import read_data
 
@@ -41,14 +41,16 @@ def content_security_policy() -> str:
     """The Content-Security-Policy of the pages. Even if a file name were parsed as markup, no script of it would run."""
     from hashlib import sha256  # here, since it loads OpenSSL, and most sites have no listings
 
-    hashes = [b64encode(sha256(f"\n{read(name)}".encode()).digest()).decode() for name in ("style.css", "script.js")]
+    hashes = [
+        b2a_base64(sha256(f"\n{read(name)}".encode()).digest(), newline=False).decode() for name in ("style.css", "script.js")
+    ]
     return "default-src 'none'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'".format(*hashes)
 
 
 # Characters without a shape, or not allowed in HTML: controls, line separators, bidirectional marks, zero-width characters
 # except the joiners that some scripts and emoji need, and noncharacters.
 NONCHARACTERS = "".join([chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF)])
-INVISIBLE = re.compile(
+INVISIBLE = (
     "[\0-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufdd0-\ufdef\ufeff\ufff9-\ufffb"
     f"{NONCHARACTERS}]"
 )
@@ -108,7 +110,7 @@ def summary(folders: int, files: int) -> str:
 
 def name_html(name: bytes) -> str:
     """The text of a name as HTML, with escapes for invisible characters."""
-    return escape(INVISIBLE.sub(escape_character, name_text(name)))
+    return escape(re.sub(INVISIBLE, escape_character, name_text(name)))
 
 
 def escape_character(character: re.Match[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 
 from rawservers.http.listing.entries import ListingEntry, href, iso_time, merge_runs, name_text, sorted_runs
@@ -15,6 +14,8 @@ def render(path: bytes, entries: Iterable[ListingEntry]) -> Iterator[bytes]:
     that are not UTF-8 become \xff; href is exact, and relative to the directory's URL; type is "directory" or "file"; size is
     in bytes, null for a directory; modified is ISO 8601 in UTC.
     """
+    import json  # here, since most listings are in HTML
+
     yield f'{{"path": {json.dumps(name_text(path))}, "entries": ['.encode()
     between = ""
     for is_file, _, name, size, modified in merge_runs(list(sorted_runs(entries))):

@@ -6,7 +6,6 @@ import getpass
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from rawservers.config.keys import KEYS, TABLES
 from rawservers.config.toml import has_listeners
+from rawservers.core.record import replace
 from rawservers.daemon.startup import validate
 from rawservers.services import SERVICES, default_addresses
 from rawservers.settings import WELCOME, AuthConfig, Config, ConfigError, ListenConfig, SiteConfig
@@ -132,7 +132,7 @@ def test_a_relative_path_begins_in_the_folder_of_the_file(path: Path, monkeypatc
 
 
 def test_a_service_with_and_without_a_usual_address(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SERVICES, "third", SERVICES["http"]._replace(address=""))
+    monkeypatch.setitem(SERVICES, "third", replace(SERVICES["http"], address=""))
     text = '[[listen]]\nservice = "status"\n'
     assert loaded(path, text).listen == (ListenConfig("status", "unix:/run/rawservers/status"),)
     (mistake,) = mistakes(path, text + '[[listen]]\nservice = "third"')

@@ -8,7 +8,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +63,14 @@ class Listening:
                 listening.events.append("receive")
                 return super().recv(size, flags)
 
+        begin = service.start
+
         def start(peer: Any) -> Protocol:
             self.events.append("start")
-            return service.start(peer)
+            return begin(peer)
 
         (self.server,) = bind(Endpoint("127.0.0.1", 0))
-        self.service = replace(service, start=start)
+        self.service, service.start = service, start
         self.listener = Listener(self.server, self.service, self.loop, self.connections, Noted, (), connection)
         self.listener.open()
 

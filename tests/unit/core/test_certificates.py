@@ -16,7 +16,8 @@ import pytest
 from rawservers.core.certificates import Certificate, find, is_exposed, load_context
 from rawservers.core.peer import Clock
 from rawservers.core.regular_file import MAX_SIZE
-from rawservers.core.tls import Engine, SharedTLS
+from rawservers.core.tls import SharedTLS
+from rawservers.core.tls_engine import Engine
 from tests.harness.needs import need
 from tests.harness.tls import Client, issue
 

@@ -23,7 +23,9 @@ from rawservers.core.loop import Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Done, Phase, PreambleError
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
-from rawservers.core.tls import Engine, SharedTLS, TLSConnection, TLSTransport
+from rawservers.core.tls import SharedTLS, TLSConnection, TLSTransport
+from rawservers.core.tls_engine import Engine
+from rawservers.core.transfer import HANGUP_ONLY, INPUT
 from tests.harness.core import Recording
 from tests.harness.needs import need
 from tests.harness.sockets import receive_all, receive_until
@@ -371,6 +373,35 @@ def test_a_handshake_does_not_restart_the_deadline(files: Files) -> None:
         assert connection.timer_started > connection.accepted_at
 
 
+def test_the_session_ticket_travels_with_the_first_response(files: Files) -> None:
+    """In TLS 1.3; in TLS 1.2 it belongs to the handshake, for whose end the client waits."""
+    with TLSRunning(Answering, files) as running, running.connect() as sock:
+        client = Client(client_context(ssl.TLSVersion.TLSv1_3))
+        client.hear(b"")
+        sock.sendall(client.say())
+        hear_until(client, sock, client.tls.cipher)
+        sock.sendall(client.say())
+        until(lambda: running.begun, "the conversation")
+        running.call()
+        assert select.select([sock], [], [], 0)[0] == []
+        sock.sendall(client.say(b"x"))
+        hear_until(client, sock, lambda: client.received)
+        assert client.tls.session
+        assert client.tls.session.has_ticket
+
+
+def test_a_handshake_that_fails_is_counted_as_rejected(files: Files) -> None:
+    with TLSRunning(Answering, files) as running:
+        for said in (b"\x16\x03\x01\x00\x05\x02", b"\x16\x03\x01\x00\x04\x01\x00\x00\x00"):
+            with running.connect() as sock:
+                sock.sendall(said)
+                receive_all(sock)
+        with pytest.raises(ssl.SSLError), running.connect() as sock:
+            ssl.create_default_context().wrap_socket(sock, server_hostname="localhost")  # it does not know the authority
+        running.until_closed()
+        assert running.service.counters.rejected == 3
+
+
 def test_the_end_before_the_handshake(files: Files) -> None:
     with TLSRunning(Answering, files) as running:
         for how in (b"", b"\x16\x03"):
@@ -520,6 +551,10 @@ class Waiting:
         self.connections: list[TLSConnection] = []
 
     def add(self) -> TLSConnection:
+        self.shared.is_first(self.loop.clock.now)  # another one was, in this wake
+        return self.add_first()
+
+    def add_first(self) -> TLSConnection:
         client = Client()
         client.hear(b"")
         self.socks.append(socket.create_connection(self._server.getsockname(), DEADLINE))
@@ -559,6 +594,34 @@ def test_the_newest_handshake_is_served_first(files: Files) -> None:
         assert waiting.take_turns() == [3, 2, 1, 0]
         waiting.add()
         assert waiting.take_turns() == [4]
+
+
+def test_the_first_handshake_of_a_wake_does_not_wait(files: Files) -> None:
+    with Waiting(files) as waiting:
+        waiting.add_first()
+        assert waiting.answered() == {0}
+        waiting.add_first()
+        waiting.loop.clock.now += 1
+        waiting.add_first()
+        assert waiting.answered() == {0, 2}
+        assert waiting.take_turns() == [1]
+
+
+def test_who_waits_and_says_more_is_left_alone(files: Files) -> None:
+    """Until its turn comes, or it has gone."""
+    with Waiting(files) as waiting:
+        waiting.loop.watch = lambda fd, handler, events: events_of.__setitem__(handler, events)  # type: ignore[method-assign]
+        events_of: dict[object, int] = {}
+        connections = [waiting.add() for _ in range(2)]
+        for connection, sock in zip(connections, waiting.socks, strict=True):
+            connection._events = INPUT
+            sock.sendall(b"more")
+            connection.ready(select.EPOLLIN)
+        assert events_of == dict.fromkeys(connections, HANGUP_ONLY)
+        assert waiting.answered() == set()
+        connections[1].ready(select.EPOLLHUP)
+        assert [each._phase for each in connections] == [Phase.PREAMBLE, Phase.CLOSED]
+        assert waiting.take_turns() == [0]
 
 
 def test_who_has_left_meanwhile_gets_no_handshake(files: Files) -> None:

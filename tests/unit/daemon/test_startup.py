@@ -135,17 +135,41 @@ def late_imports() -> set[str]:
 def test_what_is_imported_late_is_there_when_privileges_are_dropped() -> None:
     """The workers' user may not be allowed to read it: a Python in /root, an archive of mode 0600."""
     late = {*startup.IMPORTED_LATE, *startup.IMPORTED_FOR_TRACE}
-    assert late_imports() - {"bcrypt"} <= late  # which is loaded with the files of users
+    elsewhere = {
+        "bcrypt",  # with the files of users
+        "inspect",  # for a service that a program gives, and a program has dropped its privileges, if any, itself
+        "rawservers.http.listing.listings",  # with the sites
+    }
+    assert late_imports() - elsewhere <= late
     assert late <= modules_of("trace=True")
     found = modules_of("trace=False")
     assert {*startup.IMPORTED_LATE} <= found
     assert "ssl" not in found  # nobody asks for TLS
 
 
-def modules_of(option: str) -> set[str]:
+@pytest.mark.parametrize(
+    ("service", "option", "module"),
+    [
+        ("http", "sites=(SiteConfig('.', listing=True),)", "http.listing.listings"),
+        ("http", "sites=(SiteConfig(),)", "welcome.site"),
+        ("telnet", "trace=False", "telnet.echo"),
+        ("status", "trace=False", "status"),
+        ("status", "trace=False", "daemon.socket_table"),
+    ],
+)
+def test_what_only_some_servers_serve_is_imported_before_the_fork(service: str, option: str, module: str) -> None:
+    """An upgrade replaces files under a running server: whatever workers may need of the package is there before."""
+    found = modules_of(option, service)
+    assert f"rawservers.{module}" in found
+    assert f"rawservers.{module}" not in modules_of("sites=(SiteConfig('.'),)", "http")
+
+
+def modules_of(option: str, service: str = "http") -> set[str]:
     """What is imported when the resources of a server with this option and another user are there."""
-    config = f'Config(listen=(ListenConfig("http", "127.0.0.1:0"),), access_log="off", user="nobody", {option})'
-    program = "import sys; from rawservers.daemon.startup import Resources; from rawservers import Config, ListenConfig\n"
+    config = f'Config(listen=(ListenConfig("{service}", "127.0.0.1:0"),), access_log="off", user="nobody", {option})'
+    program = (
+        "import sys; from rawservers.daemon.startup import Resources; from rawservers import Config, ListenConfig, SiteConfig\n"
+    )
     program += f"Resources.prepare({config}).close(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return set(done.stdout.split())

@@ -164,7 +164,7 @@ def test_tags_behind_the_first_many_are_not_looked_at() -> None:
     assert (none_match(f"{last}, , no tag"), match(f"{last}, no tag")) == (304, None)
     assert (none_match(behind), match(behind)) == (None, 412)
     assert (none_match(f"{TAG}, no tag"), match(f"{TAG}, no tag")) == (None, 412)
-    begun = ENTITY_TAGS.match('"a",' * 10_000)
+    begun = re.match(ENTITY_TAGS, '"a",' * 10_000)
     assert begun
     assert begun.end() == 4 * MAX_TAGS
 

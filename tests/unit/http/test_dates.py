@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -119,3 +119,11 @@ def test_the_three_forms_agree(now: int, ahead: int) -> None:
 @given(st.one_of(TEXTS, st.from_regex(dates.RFC850_DATE), st.from_regex(dates.ASCTIME_DATE)))
 def test_no_text_upsets_the_dates(text: str) -> None:
     assert isinstance(parse_date(text, NOW), int | None)
+
+
+@given(st.integers(dates.EARLIEST, dates.LATEST))
+def test_the_calendar_is_that_of_datetime(seconds: int) -> None:
+    when = datetime(1970, 1, 1) + timedelta(0, seconds)
+    assert dates.utc(seconds) == when.timetuple()[:6]
+    assert dates.since_1970(*when.timetuple()[:3]) == (when - datetime(1970, 1, 1)).days
+    assert http_date(seconds) == f"{when:%a, %d %b} {when.year:04} {when:%H:%M:%S} GMT"

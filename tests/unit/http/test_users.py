@@ -18,7 +18,7 @@ from rawservers.core.peer import Clock
 from rawservers.core.regular_file import MAX_SIZE
 from rawservers.http import users as module
 from rawservers.http.cache import FreshnessClock
-from rawservers.http.listing.builder import Busy
+from rawservers.http.response import Busy
 from rawservers.http.users import (
     MAX_COST,
     MAX_PASSWORD,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from base64 import b64encode
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from rawservers.core.peer import Address, Clock, Peer
 from rawservers.core.protocol import ResponseEnd
+from rawservers.core.record import replace
 from rawservers.http.cache import FreshnessClock, ResponseCache
 from rawservers.http.conversation import Conversation
 from rawservers.http.files import FileCache
@@ -173,7 +173,7 @@ def test_the_table_for_the_script() -> None:
 )
 def test_no_answer_names_others(path: str, address: str, host: str, more: str, own: bool) -> None:
     """Nor the visitor's own connection, where that may be a proxy's."""
-    sockets = dataclasses.replace(SOCKETS, connected=[
+    sockets = replace(SOCKETS, connected=[
         SOCKETS.connected[0]._replace(peer=f"{address}:50000"), SOCKETS.connected[1]
     ])  # fmt: skip
     listeners = HTTP, TELNET, ListenConfig("telnet", "192.0.2.80:23"), ListenConfig("telnet", "unix:/run/t")
@@ -192,7 +192,7 @@ def test_no_answer_names_others(path: str, address: str, host: str, more: str, o
 def test_listeners_of_a_visitor_from_elsewhere() -> None:
     """As with the commands: those on all addresses, and the one that it has come to."""
     rows = [ListeningSocket("http", address, 0, 9) for address in ("[::]:80", "0.0.0.0:81", "127.0.0.1:8080", "192.0.2.80:82")]
-    sockets = dataclasses.replace(SOCKETS, listening=[*rows, ListeningSocket("telnet", "unix:/run/t", None, None)])
+    sockets = replace(SOCKETS, listening=[*rows, ListeningSocket("telnet", "unix:/run/t", None, None)])
 
     def listening(address: str, more: str = "") -> list[str]:
         body = Site(address=(address, 1), sockets=sockets).get("/sockets", more=more)[2]
@@ -367,7 +367,7 @@ def test_the_table_is_not_for_other_sites(more: str) -> None:
 
 
 def test_no_echo_without_telnet() -> None:
-    site = Site(HTTP, sockets=dataclasses.replace(SOCKETS, listening=[], connected=[]))
+    site = Site(HTTP, sockets=replace(SOCKETS, listening=[], connected=[]))
     assert b"elnet" not in site.get()[2].partition(b"<script>")[0]
     assert site.get("/echo")[0] == 404
     assert Site(HTTP).send(ECHO, b"hi")[0] == 405

@@ -13,8 +13,8 @@ import pytest
 
 from rawservers.core.protocol import FileSlice, OpenFile
 from rawservers.http.listing import builder
-from rawservers.http.listing.builder import PIECE_SIZE, SLICE, Builder, Busy, joined, throttled
-from rawservers.http.response import Response
+from rawservers.http.listing.builder import PIECE_SIZE, SLICE, Builder, joined, throttled
+from rawservers.http.response import Busy, Response
 from tests.harness.waiting import DEADLINE, until
 
 
