@@ -9,9 +9,11 @@ import pytest
 from bench.instructions import WORKS, compile_package, per_exchange
 from tests.harness.needs import ROOT, need
 
-# Of CPython 3.11. The counts of two builds, Debian's 3.11.2 and one of 3.11.7 made by pyenv, differ by 3 to 11 %; those of two
-# runs by less than 1 %. A budget is the larger count and 5 % of it. Other versions get half as much again, not knowing better.
-BUDGETS = {"kept GET": 0, "another file": 0, "another header": 0, "new connection": 0, "Telnet line": 0}
+# Of CPython 3.11. The counts of two builds, Debian's 3.11.2 and a 3.11.7 made by pyenv, differ by 3 to 11 %, those of two runs
+# by up to 2 %. A budget is the larger count and 5 % of it. Other versions get half as much again.
+BUDGETS = {
+    "kept GET": 48_200, "another file": 35_200, "another header": 36_900, "new connection": 72_000, "Telnet line": 20_500,
+}  # fmt: skip
 OTHER_VERSIONS = 1.5
 
 
