@@ -40,6 +40,7 @@ HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its fi
 CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
 COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
+SEND_QUOTA = 1 << 18  # bytes sent in one turn, fewer than without TLS: encrypting them takes longer
 MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
 
 
@@ -69,6 +70,7 @@ class TLSTransport(Transport):
     __slots__ = (
         "_early", "_has_eof", "_held", "engine", "has_hello", "is_pending", "is_plain", "is_shaking", "shared", "unsent",
     )  # fmt: skip
+    send_quota = SEND_QUOTA
 
     def __init__(self, shared: SharedTLS, *arguments: Any) -> None:
         super().__init__(*arguments)
