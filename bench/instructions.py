@@ -119,17 +119,20 @@ def count(tree: Path, work: Work, python: str, times: int) -> int:
             os.utime(path, (OLD, OLD))
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out", python, "-c", SERVE, work.service]
         environment = os.environ | {"PYTHONHASHSEED": "0"}
-        process = subprocess.Popen([*command, folder], cwd=tree, env=environment, stderr=subprocess.PIPE, text=True)
-        assert process.stderr
-        port = 0
-        while not port and (line := process.stderr.readline()):
-            if match := re.search(r" listening on .*127\.0\.0\.1:(\d+)", line):
-                port = int(match[1])
-        work.drive(port, process.pid, WARM, work.message)
-        work.drive(port, process.pid, times, work.message)
-        process.send_signal(signal.SIGTERM)
-        rest = process.stderr.read()
-        process.wait(DEADLINE)
+        command.append(folder)
+        with subprocess.Popen(command, cwd=tree, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            try:
+                port = 0
+                while not port and (line := process.stderr.readline()):
+                    if match := re.search(r" listening on .*127\.0\.0\.1:(\d+)", line):
+                        port = int(match[1])
+                work.drive(port, process.pid, WARM, work.message)
+                work.drive(port, process.pid, times, work.message)
+                process.send_signal(signal.SIGTERM)
+                rest = process.stderr.read()
+            finally:
+                process.kill()  # if the client has failed, while the server was stopped, perhaps
     match = re.search(r"Collected : (\d+)", rest)
     if match is None:
         raise RuntimeError(rest)

@@ -170,13 +170,7 @@ SERVICES = {
     "http": Service(prepare_http, "127.0.0.1:8080", HTTP_DEADLINES, http_banner, True, refuse_plain_http, ALPN, True),
     "telnet": Service(prepare_telnet, "127.0.0.1:2323", {Deadline.IDLE: "telnet_idle_time"}, refuse=refuse_plain_telnet),
     "status": Service(
-        prepare_status,
-        "unix:/run/rawservers/status",
-        HTTP_DEADLINES,
-        is_logged=False,
-        refuse=refuse_plain_http,
-        protocols=ALPN,
-        client_first=True,
+        prepare_status, "unix:/run/rawservers/status", HTTP_DEADLINES, is_logged=False, refuse=refuse_plain_http, protocols=ALPN
     ),
 }
 TLS_ADDRESSES = {"https": "127.0.0.1:8443", "telnets": "127.0.0.1:9923"}  # of http and telnet, with TLS
@@ -217,7 +211,8 @@ def make_service(name: str, config: Config, context: ServiceContext, table: Mapp
     deadlines = {deadline: getattr(config, time) if isinstance(time, str) else time for deadline, time in times.items()}
     start = service.prepare(config, context)
     report: Report = context.report if service.is_logged else lambda *_: None
-    spec = ServiceSpec(name, start, deadlines, report, client_first=service.client_first)
+    # Handlers may take long: the connections behind one stay in the accept queue, for other workers.
+    spec = ServiceSpec(name, start, deadlines, report, client_first=service.client_first and not config.handlers)
     if any(listen.tls and listen.service == name for listen in config.listen or ()):
         spec.refuse_plain = service.refuse(config, context)
     return spec

@@ -6,7 +6,7 @@ A connection lives for one exchange or one session. It carries bytes between its
 - With more than HIGH_WATER bytes of unsent output it is not read, lest responses pile up for a peer that does not read.
 - A protocol with more to do than one call may (see protocol.py; a step is a few microseconds of work) waits for its TURN. It is
   called from the loop's queue of turns, once its output has left. From then on the connection is also read in turn, until a
-  call finishes without using up its steps. Large output is sent in turn as well, SEND_QUOTA bytes at a time.
+  call finishes without using up its steps. Large output is sent in turn as well, the transport's `send_quota` at a time.
 - Deadlines: SEND while output is unsent, else the one in `protocol.waiting`. SEND restarts whenever another 64 KiB, or all the
   rest, has left; IDLE with all input and output; the others only when `waiting` changes or output is returned, not with input.
 """

@@ -196,7 +196,7 @@ class ServiceSpec:
     deadlines: in seconds; 0 or absent: no deadline
     report:    called at the end of each response with the peer, the record, the bytes sent and the seconds taken
     counters:  of all its connections
-    client_first: whether its clients send before they expect anything, so that input may be awaited before `start`
+    client_first: whether its clients send before they expect anything, so that their input is received before `start`
     refuse_plain: makes the protocol object of a connection whose peer speaks without TLS where TLS is expected; by default one
                that closes it
     """

@@ -24,7 +24,6 @@ HANGUP_ONLY = EPOLLHUP  # EPOLLHUP is always reported for a registered descripto
 
 RECEIVE_SIZE = 16384  # bytes of one recv: many requests or lines, and few enough that their output stays small
 SMALL_SIZE = 478  # bytes of one recv until a peer has sent more at once: Python allocates objects of up to 512 bytes faster
-SEND_QUOTA = 1 << 18  # bytes sent in one turn, so that a fast reader of large files does not starve the others
 
 # Attributes of an Enum class take a dictionary lookup in Python code (3.11).
 KEEP, IDLE, TURN = Closing.KEEP, Deadline.IDLE, Deadline.TURN
@@ -147,10 +146,11 @@ class Transfer(Peer):
         self._flush()
 
     def _flush(self) -> None:
-        """Send unsent output, SEND_QUOTA bytes at most; the rest is sent in turn."""
+        """Send unsent output, the transport's `send_quota` at most; the rest is sent in turn."""
         if (output := self._output) is not None:
+            quota = self._sock.send_quota
             try:
-                sent = output.flush(SEND_QUOTA)
+                sent = output.flush(quota)
             except OSError as error:
                 return self._abort(error)
             self.clock.work += -(-sent // SENT_PER_STEP)
@@ -158,7 +158,7 @@ class Transfer(Peer):
                 self.timer_started = self.clock.now
             if output.has_left():
                 self._output, self._response_sent = None, output.response_sent
-            elif sent >= SEND_QUOTA:
+            elif sent >= quota:
                 self._join_turn_queue()
         self._update_interest()
 

@@ -16,15 +16,21 @@ FIONREAD = 0x541B  # <asm-generic/ioctls.h>
 SIOCATMARK = 0x8905  # <asm-generic/sockios.h>; Python has no sockatmark()
 ZERO = b"\0\0\0\0"  # an int, for ioctl
 
+# Bytes sent in one turn, so that a fast reader of large files does not starve the others. About what a socket's buffer takes: a
+# turn mostly ends because it is full, so that the connection need not change what it polls for. nginx: sendfile_max_chunk, 2m.
+SEND_QUOTA = 1 << 21
+
 
 class Transport(socket.SocketType):
     """A connected stream socket, in blocking mode until it sends a file. Every call raises OSError.
 
     unsent: bytes that `send` and `send_file` have taken, and that are still to be sent by `flush`. None, for a plain socket.
+    send_quota: bytes sent in one turn.
     """
 
     __slots__ = ()
     unsent: bytes = b""
+    send_quota = SEND_QUOTA
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
         """Send up to `count` bytes of a file by sendfile(2), which has no MSG_DONTWAIT; returns the number of bytes sent."""

@@ -9,4 +9,18 @@ import pytest
 from bench.instructions import WORKS, compile_package, per_exchange
 from tests.harness.needs import ROOT, need
 
-BUDGETS = {"kept GET": 0, "another file": 0, "another header": 0, "new connection": 0, "Telnet line": 0}
+# Of CPython 3.11. The counts of two builds, Debian's 3.11.2 and a 3.11.7 made by pyenv, differ by 3 to 11 %, those of two runs
+# by up to 2 %. A budget is the larger count and 5 % of it. Other versions get half as much again.
+BUDGETS = {
+    "kept GET": 48_200, "another file": 35_200, "another header": 36_900, "new connection": 72_000, "Telnet line": 20_500,
+}  # fmt: skip
+OTHER_VERSIONS = 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUDGETS)
+def test_instructions_of_an_exchange(name: str) -> None:
+    need("valgrind")
+    compile_package(ROOT, sys.executable)
+    counted = per_exchange(ROOT, WORKS[name], sys.executable)
+    assert BUDGETS[name] / 4 < counted <= BUDGETS[name] * (1 if sys.version_info[:2] == (3, 11) else OTHER_VERSIONS)

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from rawservers import Closing, Config, Deadline, ListenConfig, Peer, Protocol, add_service
+from rawservers import Closing, Config, Deadline, ListenConfig, Peer, Protocol, Request, Response, add_service
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import ServiceSpec
 from rawservers.daemon.startup import CannotStart, connection_shares, validate
@@ -33,11 +33,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "conf.toml"
 
 
-def spec(name: str, reported: list[object]) -> ServiceSpec:
+def spec(name: str, reported: list[object], config: Config = CONFIG) -> ServiceSpec:
     context = ServiceContext(
         Clock(), lambda peer, record, sent, seconds: reported.append(record), lambda: pytest.fail("no status")
     )
-    return make_service(name, CONFIG, context)
+    return make_service(name, config, context)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,15 @@ def test_conversations_are_of_their_protocol() -> None:
     assert isinstance(spec("http", []).start(peer), Conversation)
     assert isinstance(spec("status", []).start(peer), Conversation)
     assert spec("telnet", []).start(peer).receive(b"x\r\n") == (b"x\r\n",)
+
+
+def test_connections_come_in_batches_where_clients_speak_first_and_no_handler_may_take_long() -> None:
+    def handle(request: Request) -> Response:
+        return Response()
+
+    made = [spec(name, []) for name in ("http", "telnet", "status")]
+    made.append(spec("http", [], Config(handlers=(("/slow", handle),))))
+    assert [each.client_first for each in made] == [True, False, False, False]
 
 
 def test_who_says_nothing_gets_http_and_telnet() -> None:

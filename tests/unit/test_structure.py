@@ -105,9 +105,9 @@ BUDGET = {
     "__main__": Size(19, 136),
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
-    "core": Size(2290, 20076),
-    "daemon": Size(1641, 15867),
-    "http": Size(2398, 23355),
+    "core": Size(2305, 20166),
+    "daemon": Size(1647, 15884),
+    "http": Size(2398, 23342),
     "logs": Size(460, 4453),
     "schema": Size(102, 1196),
     "server": Size(219, 1829),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10439, 99815),
+    TOTAL: Size(10460, 99909),
 }
 
 

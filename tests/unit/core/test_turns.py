@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from rawservers.core.output import Output
-from rawservers.core.protocol import Chunk, Closing, Deadline, ResponseEnd, Urgent
+from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, Urgent
+from rawservers.core.tls import TLSTransport
 from rawservers.core.transfer import BYTES_PER_STEP, RECEIVE_SIZE, SMALL_SIZE, UNCOUNTED_SIZE
-from tests.harness.core import Greedy, Pair, Running
+from rawservers.core.transport import Transport
+from tests.harness.core import Greedy, Pair, Recording, Running
 from tests.harness.sockets import receive_all, receive_until
 
 
@@ -142,3 +146,25 @@ def test_of_many_urgent_bytes_the_last_is_marked_and_all_leave_together() -> Non
                 received += sock.recv(65536)
         assert received == b"\xff\xf2" * 8192
         assert len(sent) <= 4
+
+
+def test_a_large_file_is_sent_a_quota_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transport, "send_quota", 4096)
+    (tmp_path / "f").write_bytes(b"x" * 10000)
+    opened = OpenFile(os.open(tmp_path / "f", os.O_RDONLY), os.close)
+
+    class Sending(Recording):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            return (FileSlice(opened, 0, 10000),)
+
+    with Pair(Sending) as pair:
+        pair.sock.sendall(b"x")
+        pair.connection.ready(select.EPOLLIN)
+        sizes = [len(pair.sock.recv(65536))]
+        while pair.give_turns():
+            sizes.append(len(pair.sock.recv(65536)))
+        assert sizes == [4096, 4096, 1808]
+
+
+def test_what_takes_a_processor_long_has_a_smaller_quota() -> None:
+    assert TLSTransport.send_quota < Transport.send_quota
