@@ -16,24 +16,23 @@ from bench.compare import noting
 from bench.install import ROOT
 from bench.load import Failed, Idle
 from bench.process import Memory, memory
-from bench.servers import DEADLINE, HTTP, HTTPS, NGINX, OURS, Peer, Place, free_port, ours_roomy, running, stop
+from bench.servers import DEADLINE, HTTP, HTTPS, NGINX, OURS, STANDARD, Peer, Place, free_port, ours_roomy, running, stop
 
 STARTS = 15
 HELD = 10_000  # idle connections
 HELD_TLS = 1000  # of these; the client takes more memory for them than the server
-IMPORTS = [sys.executable, "-c", "import socket, select"]
 EMPTY = [sys.executable, "-c", "print(flush=True); input()"]
 
 
 @dataclass
 class Footprint:
-    """answer: seconds from a start to the first answer; python: seconds for the imports alone, from start to end; the rest in
-    bytes, pss with shared pages divided by those who share them, rss without; empty: of a Python that does nothing; each: per
-    idle connection; held: how many of HELD stayed open; each_tls, nginx_tls: per idle connection with TLS, ours and
-    nginx's; note: what failed."""
+    """answer: seconds from a start to the first answer; standard: the same of http.server, in turns with ours; the rest in
+    bytes, of the supervisor and its worker together: pss with shared pages divided by those who share them, rss without;
+    empty: of a Python that does nothing; each: per idle connection; held: how many of HELD stayed open; each_tls, nginx_tls:
+    per idle connection with TLS, ours and nginx's; note: what failed."""
 
     answer: list[float] = field(default_factory=list)
-    python: list[float] = field(default_factory=list)
+    standard: list[float] = field(default_factory=list)
     pss: int = 0
     rss: int = 0
     empty_pss: int = 0
@@ -49,12 +48,10 @@ def weigh(base: Path, starts: int = STARTS, count: int = HELD) -> Footprint:
     """Start the server `starts` times, and let `count` connections idle on it."""
     found = Footprint()
     with noting(found):
-        first_answer(base)  # compiles what has changed since the last run
+        first_answer(base, OURS)  # compiles what has changed since the last run
         for _ in range(starts):
-            begin = time.perf_counter()
-            subprocess.run(IMPORTS, check=True)
-            found.python.append(time.perf_counter() - begin)
-            found.answer.append(first_answer(base))
+            found.standard.append(first_answer(base, STANDARD))
+            found.answer.append(first_answer(base, OURS))
         found.empty_pss, found.empty_rss = weigh_python()
         found.pss, found.rss = weigh_server(base)
         hold(base, count, found)
@@ -63,13 +60,13 @@ def weigh(base: Path, starts: int = STARTS, count: int = HELD) -> Footprint:
     return found
 
 
-def first_answer(base: Path, python: str = sys.executable) -> float:
-    """Seconds from the start of a new server to the first byte that it says."""
+def first_answer(base: Path, name: str = OURS, python: str = sys.executable) -> float:
+    """Seconds from the start of a new server to the first byte that it says. name: in HTTP."""
     with tempfile.TemporaryDirectory(dir=base) as own:
         place = Place(base / "www", Path(own), free_port(), python)
-        command = [str(word) for word in HTTP[OURS].command(place)]
+        command = [str(word) for word in HTTP[name].command(place)]
         begin = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             while not answers(place.port):
                 if time.perf_counter() - begin > DEADLINE:

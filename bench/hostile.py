@@ -23,7 +23,7 @@ from bench.renegotiation import renegotiations
 
 CLIENTS = 40  # of each kind, unless it says itself how many
 CROWD = 1000  # of the kinds that attack by their number
-HANDSHAKES, SLOW_HANDSHAKES = 2000, 200  # clients that never finish one; those of other attacks with them
+HANDSHAKES, SLOW_HANDSHAKES = 2000, 200  # clients that never finish one; of each other attack on TLS, but for the storm
 ALL_CLIENTS = 100  # when every kind attacks at once
 PIECE = 1 << 16  # bytes said at once, at the least, by those who say the same again and again
 ROOM = 1 << 20  # bytes heard at once
@@ -306,18 +306,21 @@ class Client:
         self._source = source
         self._sock: socket.socket | None = None
         self._words: Iterator[bytes] = iter(())
+        self._after_handshake: Iterator[bytes] | None = None
         self._rest = memoryview(b"")
         self._begun = False  # the connection is there
 
     def connect(self) -> None:
         sock = socket.socket()
         try:
-            sock.setblocking(False)
+            sock.setblocking(self.kind.renegotiates)
             sock.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
             sock.bind((self._source, 0))
             if self.kind.sips:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             status = sock.connect_ex(("127.0.0.1", self._port))
+            if self.kind.renegotiates and not status:
+                self._after_handshake = renegotiations(sock)
         except OSError as error:
             status = error.errno or errno.EIO
         if status not in (0, errno.EINPROGRESS):  # nobody listens, or there is no port left
@@ -377,8 +380,7 @@ class Client:
         self._crowd.connected += 1
         self._begun = True
         number = next(self._crowd.numbers)
-        words = renegotiations(self._sock) if self.kind.renegotiates else self.kind.words(number)
-        self._words, self._rest = words, memoryview(b"")
+        self._words, self._rest = self._after_handshake or self.kind.words(number), memoryview(b"")
         if not self.kind.leaves:
             return self._watch(self._next() and not self.kind.slow)
         if self._next():

@@ -54,9 +54,9 @@ def among(work: Work, pythons: Mapping[str, str]) -> Work:
 
 def starts(base: Path, pythons: Mapping[str, str]) -> dict[str, float]:
     """Seconds from the start to the first answer, the median."""
-    first = [first_answer(base, path) for path in pythons.values()]  # compiles
+    first = [first_answer(base, python=path) for path in pythons.values()]  # compiles
     assert all(first)
-    return {name: statistics.median(first_answer(base, path) for _ in range(STARTS)) for name, path in pythons.items()}
+    return {name: statistics.median(first_answer(base, python=path) for _ in range(STARTS)) for name, path in pythons.items()}
 
 
 def document(where: str, found: Mapping[str, Rows], started: Mapping[str, float]) -> str:

@@ -6,9 +6,11 @@ all of them have the same keys for session tickets, so that a session of one is 
 
 from __future__ import annotations
 
+import _ssl
 import os
 import ssl
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ from rawservers.core.regular_file import read_regular
 # TLS 1.2 with forward secrecy and authenticated encryption only, as Mozilla's "intermediate" profile (without DHE). Those of
 # TLS 1.3 are all of that kind.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+WARNING_TIME = 14 * 86400.0  # seconds before a certificate expires from which on that is told
 
 KEY_HINT = " (if it is in another file, name that: --key, or key in the configuration file)"
 
@@ -114,6 +118,21 @@ def broken(certificate: str, key: str) -> str:
     except ssl.SSLError:
         return certificate
     return key
+
+
+def validity_warning(path: str, now: float) -> str:
+    """What is to be told of the days on which the certificate in this file is valid, now or soon; "" for nothing."""
+    decode = getattr(_ssl, "_test_decode_cert", None)  # not public: a later Python may be without
+    if decode is None:
+        return ""
+    fields = decode(path)
+    start, end = ssl.cert_time_to_seconds(fields["notBefore"]), ssl.cert_time_to_seconds(fields["notAfter"])
+    what, when = "is not valid before", start
+    if now >= start:
+        if end >= now + WARNING_TIME:
+            return ""
+        what, when = "expires at" if now <= end else "has expired at", end
+    return f"the certificate {what} {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(when))} UTC"
 
 
 def is_exposed(key: str) -> bool:

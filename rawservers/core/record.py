@@ -10,7 +10,7 @@ all records share theirs.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 R = TypeVar("R", bound="Record")
 
@@ -57,13 +57,17 @@ class Record:
         vars(self).update(values)
         self.__post_init__()
 
+    def __replace__(self, **changes: Any) -> Self:  # for copy.replace of Python 3.13
+        return type(self)(**{**vars(self), **changes})
+
     def __post_init__(self) -> None:
         """Called once the fields are set."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: {name}")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if type(self) is type(other) else NotImplemented
@@ -77,4 +81,4 @@ class Record:
 
 def replace(record: R, **changes: Any) -> R:
     """The same record, but for these fields. Raises as its class does."""
-    return type(record)(**{**vars(record), **changes})
+    return record.__replace__(**changes)

@@ -9,9 +9,8 @@ and `Peer.secure` is true.
   it has left, the connection is not read.
 - The end is announced by close_notify, in both directions. A FIN without one is taken as well: HTTP and Telnet know where
   their messages end.
-- A handshake takes as long as ten requests. But for the first one of a wake, those that begin wait in a queue of the loop's
-  turns, the newest first: after a burst of them, an honest client does not wait behind all others.
-- The session ticket of TLS 1.3 travels with the first response.
+- A handshake takes as long as ten requests. Those that begin wait in a queue of the loop's turns, the newest first: after a
+  burst of them, an honest client does not wait behind all others. The first one of a wake does not wait if nobody does.
 - A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
 """
 
@@ -55,9 +54,9 @@ class SharedTLS(Buffers):
         self._served_at = 0.0  # clock.now of the last wake in which one did not wait
 
     def is_first(self, now: float) -> bool:
-        """Whether a handshake that begins in the wake of `now` is the first one, which need not wait."""
+        """Whether a handshake that begins in the wake of `now` need not wait: it is the first one, and nobody waits."""
         former, self._served_at = self._served_at, now
-        return former != now
+        return former != now and not self.waiting
 
 
 class TLSTransport(Transport):
@@ -122,6 +121,8 @@ class TLSTransport(Transport):
                 self.has_hello, self._early = True, bytes(data)
                 return None
             self.has_hello = False
+            if error := self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # it has gone meanwhile
+                raise OSError(error, os.strerror(error))
             self.engine = Engine(shared)
         plaintext = self._decrypt(self.engine, data)
         self._has_eof = self.engine.eof
@@ -144,19 +145,22 @@ class TLSTransport(Transport):
         raise BlockingIOError
 
     def _decrypt(self, engine: Engine, data: bytes | memoryview) -> bytes:
-        """The plaintext of this ciphertext. What OpenSSL answers by itself is sent at once, but for a session ticket.
+        """The plaintext of this ciphertext. What OpenSSL answers by itself is sent at once, but for the end of a handshake
+        with plaintext behind it, whose response follows.
 
-        That is all that the end of a handshake of TLS 1.3 has, and travels with the first response.
+        A client that has nothing to read waits with its next packet until the kernel acknowledges the last one (Nagle).
         """
         was_open = engine.is_open
+        plaintext = b""
         try:
-            return engine.receive(data)
+            plaintext = engine.receive(data)
         finally:
             if engine.output:
                 self._held += engine.output
                 engine.output = b""
-                if was_open or not engine.is_open or not engine.is_tls13:
+                if was_open or not plaintext:
                     self.release()
+        return plaintext
 
     def send(self, data: bytes | memoryview, flags: int = 0) -> int:  # type: ignore[override]
         """Encrypt `data`, at most PIECE bytes of it, and send it. What the socket does not take is `unsent`.
@@ -169,18 +173,9 @@ class TLSTransport(Transport):
             self.flush()
         if len(data) > PIECE:
             data = memoryview(data)[:PIECE]
-        ciphertext = self.engine.send(data)
-        if self._held:
-            ciphertext, self._held = self._held + ciphertext, b""
-        if flags & MORE:
-            self._held = ciphertext
-            return len(data)
-        try:
-            sent = super().send(ciphertext, DONTWAIT)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(ciphertext):
-            self.unsent = ciphertext[sent:]
+        self._held += self.engine.send(data)
+        if not flags & MORE:
+            self.release()
         return len(data)
 
     def send_file(self, fd: int, offset: int, count: int) -> int:
@@ -205,7 +200,8 @@ class TLSTransport(Transport):
                 sent = super().send(held, DONTWAIT)
             except BlockingIOError:
                 sent = 0
-        self.unsent += held[sent:]
+        if sent < len(held):
+            self.unsent += held[sent:]
 
     def notify(self) -> None:
         """Announce the end of the output by close_notify, once. Raises OSError, but waits for nothing."""
@@ -265,6 +261,11 @@ class TLSConnection(Connection):
             self._service = self._service.for_plain()
         self._sock.push_back(rest)
         super().begin()
+        if rest and self._phase is not CLOSED:  # the end of the handshake, if nothing was sent behind it
+            try:
+                self._sock.release()
+            except OSError as error:
+                self._abort(error)
 
     def ready(self, events: int, data: bytes | None = None) -> None:
         sock = self._sock
@@ -345,12 +346,6 @@ class TLSConnection(Connection):
         if shared.waiting:
             self._loop.call_in_turn(newest, newest._serve_newest)
         self._loop.call_isolated(newest, newest._take_turn)
-
-    def _take_turn(self) -> None:
-        sock = self._sock
-        if sock.has_hello and self._phase is not CLOSED and (error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
-            return self._abort(OSError(error, os.strerror(error)))  # it has gone meanwhile
-        super()._take_turn()
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()

@@ -92,11 +92,6 @@ class Engine:
             found = outgoing.read()
         return found
 
-    @property
-    def is_tls13(self) -> bool:
-        """Whether the version is TLS 1.3."""
-        return self._ssl.version() == "TLSv1.3"
-
     def describe(self) -> str:
         """Version and cipher, for people."""
         cipher, *_ = self._ssl.cipher() or ("no cipher",)

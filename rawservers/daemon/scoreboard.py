@@ -50,10 +50,10 @@ TABLES_OFFSET = ASKED_OFFSET + ASKED_AT.size
 TABLE_SIZE = 81920  # bytes
 MEMORY_SIZE = TABLES_OFFSET + TABLE_SIZE * SLOTS
 
-NUMBER = re.compile("[0-9]{1,19}")  # of a metric, with as many digits as MAX_NUMBER
+NUMBER = "[0-9]{1,19}"  # of a metric, with as many digits as MAX_NUMBER
 MAX_NUMBER = 1 << 63
-SERVER_METRIC = re.compile(r"[\w .-]+")  # of slot 0: names that are harmless in all formats of the status
-WORKER_METRIC = re.compile(r"(?!server\.)[\w .-]+")  # of the other slots
+SERVER_METRIC = r"[\w .-]+"  # of slot 0: names that are harmless in all formats of the status
+WORKER_METRIC = r"(?!server\.)[\w .-]+"  # of the other slots
 
 
 class Metrics:
@@ -84,12 +84,12 @@ class Metrics:
         return "\n\n".join(["\n".join([f"{number} {name}" for name, number in table]) for table in tables]).encode()
 
     @classmethod
-    def parse(cls, text: bytes, names: re.Pattern[str]) -> Metrics:
+    def parse(cls, text: bytes, names: str) -> Metrics:
         """The metrics of `dump`, all of whose names match; empty ones for anything else."""
         tables: list[Counter[str]] = []
         for table in text.decode("ascii", "replace").split("\n\n"):
             rows = [line.partition(" ") for line in table.splitlines()]
-            if not all(NUMBER.fullmatch(number) and names.fullmatch(name) for number, _, name in rows):
+            if not all(re.fullmatch(NUMBER, number) and re.fullmatch(names, name) for number, _, name in rows):
                 return cls()
             tables.append(Counter({name: int(number) for number, _, name in rows}))
         valid = len(tables) == 3 and all(number < MAX_NUMBER for table in tables for number in table.values())

@@ -30,7 +30,8 @@ def make_certificate(host: str = "") -> TLSConfig:
     """A new certificate of no authority for localhost and `host`, once in a process. Raises CannotStart."""
     import subprocess  # here, since it is seldom used
 
-    certificate, key = os.path.join(folder(), "certificate.pem"), os.path.join(folder(), "key.pem")
+    own = tempfile.mkdtemp(dir=folder())
+    certificate, key = os.path.join(own, "certificate.pem"), os.path.join(own, "key.pem")
     names = dict.fromkeys(("DNS:localhost", "IP:127.0.0.1", "IP:::1", alternative_name(host)))
     request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=rawservers"
     names_option = f"subjectAltName={','.join(filter(None, names))}"

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -140,19 +141,23 @@ def validate(config: Config, table: Mapping[str, Service] = SERVICES) -> Mapping
 def load_contexts(config: Config, table: Mapping[str, Service] = SERVICES) -> TLSContexts:
     """The TLS contexts of all listeners. Raises CannotStart, with the file."""
     contexts: TLSContexts = {}
-    exposed: set[str] = set()
+    warnings: set[str] = set()
     for listen in resolve_listeners(config):
         if listen.tls and (listen.service, listen.tls) not in contexts:
             import rawservers.core.tls  # noqa: F401  # here, since it loads OpenSSL, and before privileges are dropped
-            from rawservers.core.certificates import Certificate, is_exposed, load_context
+            from rawservers.core.certificates import Certificate, is_exposed, load_context, validity_warning
 
             certificates = [Certificate(each.certificate, each.key, each.hosts) for each in listen.tls]
             with errors_as(CannotStart, f"cannot serve {listen.name} on {listen.address}: "):
                 context = load_context(certificates, table[listen.service].protocols)
-                exposed |= {each.key or each.path for each in certificates if is_exposed(each.key or each.path)}
+                for each in certificates:
+                    if is_exposed(key := each.key or each.path):
+                        warnings.add(f"{key}: any user of this system can read this private key")
+                    if warning := validity_warning(each.path, time.time()):
+                        warnings.add(f"{each.path}: {warning}")
             contexts[listen.service, listen.tls] = context
-    for path in sorted(exposed):
-        log.warning("%s: any user of this system can read this private key", path)
+    for warning in sorted(warnings):
+        log.warning("%s", warning)
     return contexts
 
 

@@ -23,8 +23,8 @@ from rawservers.http.response import Headers, Response
 # has room for some 8,000.
 MAX_TAGS = 256
 
-ENTITY_TAG = re.compile(r'"[^"]*"|W/"[^"]*"')  # each alternative begins with its first character: fast to skip other text
-OPAQUE_TAG = re.compile(r'"[^"]*"')
+ENTITY_TAG = r'"[^"]*"|W/"[^"]*"'  # each alternative begins with its first character: fast to skip other text
+OPAQUE_TAG = r'"[^"]*"'
 ENTITY_TAGS = rf'(?:[\t ,]*+(?:W/)?"[!#-~\x80-\xff]*+"(?=[\t ]*+(?:,|\Z))){{0,{MAX_TAGS}}}+[\t ,]*+'
 
 # Seconds since 1970. Builders of packages and images give all files one mtime, mostly 0 or 1, so that equal input gives equal
@@ -79,7 +79,7 @@ def precondition(request: Request, tag: str, modified: int | None, now: float) -
     return 304 if since is not None and modified <= since <= now else None  # no date in the future (RFC 1945 §10.9)
 
 
-def _matches(value: str, tag: str, member: re.Pattern[str]) -> bool:
+def _matches(value: str, tag: str, member: str) -> bool:
     """Whether a list of entity tags contains `tag`. member: ENTITY_TAG for strong comparison, OPAQUE_TAG for weak (§8.8.3.2).
 
     Text after the first MAX_TAGS of them is ignored, even if malformed.
@@ -88,7 +88,7 @@ def _matches(value: str, tag: str, member: re.Pattern[str]) -> bool:
         return True
     begun = re.match(ENTITY_TAGS, value)
     head = begun[0] if begun else ""  # the pattern matches any text, at least with ""
-    members = member.findall(head)
+    members = re.findall(member, head)
     return tag in members and (len(head) == len(value) or len(members) == MAX_TAGS)  # else one of them is malformed
 
 

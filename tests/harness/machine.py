@@ -51,7 +51,8 @@ exec unshare --mount --pid --uts --ipc --cgroup --net --fork --kill-child --prop
 """
 
 # Run by sh in the new namespaces, with an empty folder and the masked units as its arguments. /sys is read-only because that is
-# how systemd knows a container: it leaves devices alone then.
+# how systemd knows a container: it leaves devices alone then, and the propagation of mounts to whoever has started it. Unless
+# that is shared, nobody sees what it mounts for a service in another namespace: credentials.
 BOOT = f"""
 set -eu
 base=$1 masked=$2
@@ -97,6 +98,7 @@ echo machine > etc/hostname
 ip link set lo up
 pivot_root . old
 umount -l /old
+mount --make-rshared /
 exec env -i container=test PATH={PATH} {SYSTEMD} --system --unit=machine.target < /dev/null
 """
 

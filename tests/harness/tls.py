@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import socket
 import ssl
 from functools import cache
@@ -53,6 +54,15 @@ def issue(folder: Path, *hosts: str, name: str = "site") -> Files:
     issued.private_key_pem.write_to_path(str(files.key))
     authority().cert_pem.write_to_path(str(files.ca))
     return files
+
+
+def make_dated(folder: Path, start: datetime.datetime, end: datetime.datetime) -> Path:
+    """The file of a certificate of the CA with its key, valid from `start` to `end`."""
+    issued = authority().issue_cert(HOST, "127.0.0.1", not_before=start, not_after=end)
+    path = folder / "dated.pem"
+    issued.private_key_and_cert_chain_pem.write_to_path(str(path))
+    path.chmod(0o600)
+    return path
 
 
 def client_context(version: ssl.TLSVersion | None = None) -> ssl.SSLContext:

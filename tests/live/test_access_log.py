@@ -253,12 +253,13 @@ def test_a_folder_that_vanishes_is_told_once(conf: Path, tmp_path: Path) -> None
     with supervise("-c", conf, "--access-log", logs / "log", workers=1) as server:
         assert get(server) == CONTENT
         for number in range(2):
-            logs.rename(tmp_path / f"away{number}")
+            away = logs.rename(tmp_path / f"away{number}")
             until(lambda: server.stderr().count("cannot reopen the access log") == number + 1, "it is told")  # noqa: B023
             told = server.stderr()
             begun = wakes(server.process.pid)
             until(lambda: wakes(server.process.pid) > begun + 10, "ten ticks, at each of which it is tried")  # noqa: B023
             assert get(server) == CONTENT
+            until(lambda: (away / "log").read_text().count("\n") == 2, "its line, and that of the request before")  # noqa: B023
             logs.mkdir()
             until((logs / "log").exists, "the new log")
             assert server.stderr() == told

@@ -22,6 +22,7 @@ from tests.harness.http_client import KEPT, take_body
 from tests.harness.needs import need
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
+from tests.harness.supervisor import configure
 from tests.harness.waiting import DEADLINE, until
 
 MANY = pytest.mark.parametrize("number", [400, pytest.param(2000, marks=pytest.mark.slow)])
@@ -181,12 +182,14 @@ def test_a_file_that_shrinks_ends_the_answer_early(folder: Path, server: Server)
     assert exchange(server, b"GET /f\r\n") == b"content of f\n"
 
 
-def test_a_refusal_is_read_by_a_client_that_still_sends(server: Server) -> None:
-    for _ in range(30):
-        with server.connect() as sock:
-            sock.sendall(b"POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n")
-            sock.sendall(bytes(10_000_000))
-            assert receive_until(sock, b"</html>\n").startswith(b"HTTP/1.0 405 ")
+def test_a_refusal_is_read_by_a_client_that_still_sends(conf: Path, folder: Path) -> None:
+    configure(conf, folder, limits={"linger_time": DEADLINE})  # seconds for the client, on a busy machine as well
+    with Server("-c", conf) as server:
+        for _ in range(30):
+            with server.connect() as sock:
+                sock.sendall(b"POST /f HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n")
+                sock.sendall(bytes(10_000_000))
+                assert receive_until(sock, b"</html>\n").startswith(b"HTTP/1.0 405 ")
 
 
 def test_answers_in_code() -> None:

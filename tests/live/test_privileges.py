@@ -19,7 +19,7 @@ import pytest
 from rawservers.daemon import control
 from tests.harness.needs import ROOT, need, need_root, unable
 from tests.harness.processes import kinds
-from tests.harness.supervisor import CONTENT, get, rotate, supervise
+from tests.harness.supervisor import CONTENT, configure, get, rotate, supervise
 from tests.harness.waiting import until
 
 
@@ -42,13 +42,11 @@ def free_low_port() -> int:
     raise AssertionError
 
 
-def test_workers_give_up_what_root_may(conf: Path, tmp_path: Path) -> None:
+def test_workers_give_up_what_root_may(conf: Path, public: Path, tmp_path: Path) -> None:
     need_root("become somebody else")
     logs = tmp_path / "logs"
     logs.mkdir(mode=0o700)
-    each = [path for path in (conf.parent, *conf.parent.parents) if path.is_relative_to("/tmp")]
-    for path in each:  # pytest's folders are root's alone
-        path.chmod(path.stat().st_mode | 0o111)
+    configure(conf, public)
     arguments = ("--http", str(free_low_port()), "--user", "nobody:daemon", "--access-log", logs / "log")
     with supervise("-c", conf, *arguments) as server:
         assert get(server) == CONTENT

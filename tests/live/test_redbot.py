@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from tests.harness.server import Server
-from tests.harness.waiting import DEADLINE
+from tests.harness.waiting import DEADLINE, until
 
 # All that redbot may say of a good file. The first two of the caching category follow from there being no max_age.
 PRAISE = r"""
@@ -45,5 +45,5 @@ def test_redbot_of_a_page_a_big_file_and_a_precompressed_script(folder: Path, se
         assert len(said) == len(expected), done.stdout
         for pattern in expected:
             assert [line for line in said if re.fullmatch(pattern, line)], (pattern, done.stdout)
-    assert [line for line in server.log() if "RED/" in line and '" 304 ' in line]
+    until(lambda: any("RED/" in line and '" 304 ' in line for line in server.log()), "the line of an answer without content")
     assert "Traceback" not in server.stderr()

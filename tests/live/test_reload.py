@@ -402,7 +402,14 @@ def test_a_file_without_listeners_is_not_taken(conf: Path, content: str) -> None
         control.reload(server.process.pid)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"workers = [", b"a." * 9999 + b"a = 1", b"#" * ((1 << 20) + 1), b"x = 1"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"#" * ((1 << 20) + 1),
+        b"workers = [",
+        *(pytest.param(text, marks=pytest.mark.slow) for text in (b"", b"\xff", b"a." * 9999 + b"a = 1", b"x = 1")),
+    ],
+)
 def test_check_and_reload_agree(conf: Path, content: bytes) -> None:
     with supervise("-c", conf) as server:
         server.address("http")

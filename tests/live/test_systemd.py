@@ -343,13 +343,15 @@ def await_log_line(machine: Machine, log: Path, name: str) -> None:
 
 
 def test_tls(service: Machine, tmp_path: Path) -> None:
-    """On a socket of systemd. The key lies open: in this machine systemd leaves the folder of LoadCredential= empty."""
+    """On a socket of systemd, with files that only root can read."""
     files = issue(tmp_path)
     for path in (files.certificate, files.key):
         service.write(f"/etc/{path.name}", path.read_text())
-        service.path(f"/etc/{path.name}").chmod(0o644)
-    tls = '[[listen]]\nservice = "http"\naddress = ":443"\ntls = { certificate = "site.pem", key = "site.key" }\n'
-    configure(service, "1", more=tls)
+        service.path(f"/etc/{path.name}").chmod(0o600)
+    given = "/run/credentials/rawservers.service"
+    tls = f'tls = {{ certificate = "{given}/site.pem", key = "{given}/site.key" }}'
+    configure(service, "1", more=f'[[listen]]\nservice = "http"\naddress = ":443"\n{tls}\n')
+    drop_in(service, *(f"LoadCredential={name}:/etc/{name}" for name in ("site.pem", "site.key")))
     service.systemctl("enable", "rawservers-https.socket")
     service.systemctl("restart", "rawservers")
     for _ in range(2):

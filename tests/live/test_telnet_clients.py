@@ -179,19 +179,23 @@ def converse(client: Client, terminal: Terminal) -> None:
     terminal.shows(screen)  # nor did anything come late
 
 
-def is_well(server: Server, descriptors: int) -> None:
-    """It has let go of the client, and serves others."""
-    until(lambda: len(server.descriptors()) == descriptors, "the connection is gone")
+def until_let_go(server: Server, before: set[str]) -> None:
+    until(lambda: not any(each.startswith("socket:") for each in {*server.descriptors()} - before), "the connection is gone")
+
+
+def is_well(server: Server, before: set[str]) -> None:
+    """It has let go of the client, and serves others. before: what was open before the client came."""
+    until_let_go(server, before)
     assert exchange(server, b"x\r\n", "telnet") == b"x\r\n"
 
 
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 def test_a_person_at(server: Server, client: Client) -> None:
     server.address("telnet")
-    descriptors = len(server.descriptors())
+    before = {*server.descriptors()}
     with client.start(server) as terminal:
         converse(client, terminal)
-    is_well(server, descriptors)
+    is_well(server, before)
 
 
 class InItsOwnNetwork:
@@ -215,10 +219,10 @@ def test_a_person_at_telnet_on_port_23() -> None:
         pytest.skip("makes a network of its own, which takes root")
     with Server("--http", "off", "--telnet", "127.0.0.1:23", preexec_fn=InItsOwnNetwork()) as server:
         assert server.address("telnet")[1] == 23
-        descriptors = len(server.descriptors())
+        before = {*server.descriptors()}
         with Terminal("nsenter", f"--net=/proc/{server.pid}/ns/net", "inetutils-telnet", "127.0.0.1") as terminal:
             converse(GNU_CHARACTERS, terminal)
-        until(lambda: len(server.descriptors()) == descriptors, "the connection is gone")
+        until_let_go(server, before)
 
 
 FAREWELL = ("Connection closed by foreign host.", "")
@@ -237,7 +241,7 @@ AT_CTRL_D = {
 @pytest.mark.parametrize(("client", "farewell"), AT_CTRL_D.values(), ids=AT_CTRL_D)
 def test_end_of_input_at(server: Server, client: Client, farewell: tuple[str, ...]) -> None:
     server.address("telnet")
-    descriptors = len(server.descriptors())
+    before = {*server.descriptors()}
     screen = [*client.banner[:-1], "x", "x"]
     with client.start(server) as terminal:
         terminal.shows(client.banner)
@@ -247,7 +251,7 @@ def test_end_of_input_at(server: Server, client: Client, farewell: tuple[str, ..
         terminal.type(CTRL_D)
         assert terminal.leaves() == 0
         terminal.shows([*screen, *farewell])
-    is_well(server, descriptors)
+    is_well(server, before)
 
 
 # Client libraries.

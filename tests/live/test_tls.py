@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import hashlib
 import json
 import os
 import pwd
 import re
 import signal
+import socket
 import ssl
 import urllib.request
 from base64 import b64encode
@@ -23,7 +25,9 @@ import telnetlib3
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from bench.renegotiation import RECORDS, renegotiations
 from rawservers.daemon import control
+from rawservers.daemon.self_signed import make_certificate
 from rawservers.daemon.startup import CannotStart
 from tests.harness.clients import run
 from tests.harness.needs import need, need_root
@@ -31,7 +35,7 @@ from tests.harness.processes import kinds
 from tests.harness.server import Server, exchange
 from tests.harness.sockets import receive_all, receive_until
 from tests.harness.supervisor import replaced
-from tests.harness.tls import HOST, Client, Files, client_context, issue, secure
+from tests.harness.tls import HOST, Client, Files, client_context, issue, make_dated, secure
 from tests.harness.waiting import DEADLINE, until
 
 CONTENT = b"content of f\n"
@@ -341,7 +345,33 @@ def test_a_key_that_anybody_can_read(place: Path, tmp_path: Path) -> None:
             assert server.stderr().count(f"{files.key}: any user of this system can read this private key\n") == warnings
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "told"),
+    [(-20, -1, "has expired at"), (-20, 1, "expires at"), (1, 90, "is not valid before"), (-1, 90, "")],
+)
+def test_a_certificate_that_is_about_to_expire_is_warned_of(
+    conf: Path, place: Path, tmp_path: Path, start: int, end: int, told: str
+) -> None:
+    """At the start and at each reload, once."""
+    now = datetime.datetime.now(datetime.UTC)
+    path = make_dated(tmp_path, *(now + datetime.timedelta(days) for days in (start, end)))
+    configure(conf, place, f'{{ certificate = "{path}" }}')
+    with Server("-c", conf) as server:
+        server.address("https")
+        for count in (1, 2):
+            warnings = re.findall(r": the certificate .*", server.stderr())
+            assert [told in warning for warning in warnings] == [True] * count * bool(told), warnings
+            control.reload(server.process.pid)
+
+
 # A certificate of no authority
+
+
+def test_two_self_signed_certificates_have_files_of_their_own() -> None:
+    first, second = make_certificate("first.example"), make_certificate("second.example")
+    for config, name in ((first, "first.example"), (second, "second.example")):
+        assert name.encode() in run(need("openssl"), "x509", "-noout", "-ext", "subjectAltName", "-in", config.certificate)
+        assert os.stat(config.key).st_mode & 0o077 == 0
 
 
 def test_a_self_signed_certificate(place: Path) -> None:
@@ -433,6 +463,27 @@ def test_handshakes_that_are_never_finished_leave_nothing(place: Path, files: Fi
             for sock in socks:
                 sock.close()
         until(lambda: kinds(server.pid) == before, "the descriptors are closed")
+
+
+def test_clients_that_renegotiate_without_end(place: Path, files: Files) -> None:
+    """Each time they are refused, and others do not wait for them."""
+    with Server(place / "www", "--http", "off", "--https", "0", *files.options) as server:
+        address = server.address("https")
+        socks, refused = [socket.create_connection(address, DEADLINE) for _ in range(20)], 0
+        words = [renegotiations(sock) for sock in socks]
+        for _ in range(3):
+            for sock, said in zip(socks, words, strict=True):
+                sock.settimeout(DEADLINE)
+                sock.sendall(next(said))
+            assert get(server).endswith(CONTENT)
+            for sock in socks:
+                answer = b""
+                while len(answer) < RECORDS * 31:  # alerts, encrypted
+                    answer += sock.recv(65536)
+                refused += answer.count(b"\x15\x03\x03\x00\x1a") >= RECORDS
+        assert refused == 3 * 20
+        for sock in socks:
+            sock.close()
 
 
 def test_the_status_over_tls(conf: Path, files: Files) -> None:

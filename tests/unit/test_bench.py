@@ -144,8 +144,8 @@ def test_no_bar_is_hidden() -> None:
 
 
 def test_the_bars_of_start_memory_and_freshness() -> None:
-    good = Footprint([0.1], [0.03], 20 << 20, 30 << 20, 5 << 20, 9 << 20, 1024.0, HELD, 18432.0)
-    bad = Footprint([0.13], [0.03], 22 << 20, 30 << 20, 5 << 20, 9 << 20, 2049.0, HELD - 1, 18433.0)
+    good = Footprint([0.13], [0.1], 15 << 20, 30 << 20, 5 << 20, 9 << 20, 1024.0, HELD, 18432.0)
+    bad = Footprint([0.14], [0.1], 16 << 20, 30 << 20, 5 << 20, 9 << 20, 2049.0, HELD - 1, 18433.0)
     assert [verdict.said for verdict in report.judge_footprint(good)] == ["yes"] * 5
     assert [verdict.said for verdict in report.judge_footprint(bad)] == ["**no**"] * 5
     assert report.judge_freshness(Freshness({"w": 10}, {"w": 0}, {"w": 0})).said == "yes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import socket
@@ -13,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from rawservers.core.certificates import Certificate, find, is_exposed, load_context
+from rawservers.core.certificates import Certificate, find, is_exposed, load_context, validity_warning
 from rawservers.core.peer import Clock
 from rawservers.core.regular_file import MAX_SIZE
 from rawservers.core.tls import SharedTLS
 from rawservers.core.tls_engine import Engine
 from tests.harness.needs import need
-from tests.harness.tls import Client, issue
+from tests.harness.tls import Client, issue, make_dated
 
 
 @pytest.mark.parametrize(
@@ -124,3 +125,31 @@ def test_an_exposed_key(tmp_path: Path, mode: int, expected: bool) -> None:
     (tmp_path / "key").touch()
     (tmp_path / "key").chmod(mode)
     assert is_exposed(str(tmp_path / "key")) == expected
+
+
+START, END = 1_700_000_000, 1_800_000_000  # 2023-11-14 22:13:20 and 2027-01-15 08:00:00, UTC
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (START - 1, "the certificate is not valid before 2023-11-14 22:13:20 UTC"),
+        (START, ""),
+        (END - 14 * 86400, ""),
+        (END - 14 * 86400 + 1, "the certificate expires at 2027-01-15 08:00:00 UTC"),
+        (END, "the certificate expires at 2027-01-15 08:00:00 UTC"),
+        (END + 1, "the certificate has expired at 2027-01-15 08:00:00 UTC"),
+    ],
+)
+def test_what_is_told_of_the_validity(tmp_path: Path, now: int, expected: str) -> None:
+    dates = [datetime.datetime.fromtimestamp(each, datetime.UTC) for each in (START, END)]
+    certificate = make_dated(tmp_path, *dates)
+    assert validity_warning(str(certificate), now) == expected
+
+
+def test_a_certificate_whose_dates_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function of ssl that reads it is not public: no warning is better than no start."""
+    monkeypatch.delattr("_ssl._test_decode_cert")
+    assert validity_warning(str(issue(tmp_path).certificate), 1e11) == ""
+    monkeypatch.undo()
+    assert validity_warning(str(issue(tmp_path).certificate), 1e11) != ""

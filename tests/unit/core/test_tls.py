@@ -18,14 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.renegotiation import RECORDS, renegotiations
 from rawservers.core.certificates import Certificate, load_context
-from rawservers.core.loop import Loop
+from rawservers.core.loop import EventHandler, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Done, Phase, PreambleError
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
 from rawservers.core.tls import SharedTLS, TLSConnection, TLSTransport
 from rawservers.core.tls_engine import Engine
-from rawservers.core.transfer import HANGUP_ONLY, INPUT
+from rawservers.core.transfer import HANGUP_ONLY, INPUT, READ_ONCE
 from tests.harness.core import Recording
 from tests.harness.needs import need
 from tests.harness.sockets import receive_all, receive_until
@@ -103,6 +104,38 @@ def test_many_records_at_once(shared: SharedTLS, version: ssl.TLSVersion) -> Non
     before = shared.clock.work
     assert engine.receive(b"".join(client.say(b"%d" % (number % 10)) for number in range(700))) == b"0123456789" * 70
     assert shared.clock.work - before > 100
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_much_input_with_little_data_is_greedy(shared: SharedTLS, version: ssl.TLSVersion) -> None:
+    """Records of a byte each, or of a part of a record; not those of an upload."""
+    client = Client(client_context(version))
+    engine = shake_hands(shared, client)
+    for said, expected in (([b"x"] * 300, True), ([b"x"] * 10, False), ([bytes(1 << 14)], False), ([b"x" * 100] * 40, False)):
+        engine.receive(b"".join(map(client.say, said)))
+        assert engine.is_greedy == expected
+    large = client.say(bytes(1 << 14))
+    for part, size in ((large[:9000], 0), (large[9000:], 1 << 14)):
+        assert (len(engine.receive(part)), engine.is_greedy) == (size, size == 0)
+
+
+def test_who_renegotiates_without_end_is_read_in_turn(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TLSRunning(Answering, files) as running, running.connect() as sock:
+        said = next(renegotiations(sock))
+        sock.settimeout(DEADLINE)
+        events: list[int] = []
+        watch = running.loop.watch
+
+        def note(fd: int, handler: EventHandler, wanted: int) -> None:
+            events.append(wanted)
+            watch(fd, handler, wanted)
+
+        monkeypatch.setattr(running.loop, "watch", note)
+        sock.sendall(said)
+        answer = b""
+        while len(answer) < RECORDS * 31:
+            answer += sock.recv(65536)
+        assert READ_ONCE in events
 
 
 def test_a_handshake_counts_as_work(shared: SharedTLS) -> None:
@@ -373,21 +406,15 @@ def test_a_handshake_does_not_restart_the_deadline(files: Files) -> None:
         assert connection.timer_started > connection.accepted_at
 
 
-def test_the_session_ticket_travels_with_the_first_response(files: Files) -> None:
-    """In TLS 1.3; in TLS 1.2 it belongs to the handshake, for whose end the client waits."""
+def test_the_session_ticket_does_not_wait_for_a_response(files: Files) -> None:
+    """Until something comes, a client's kernel may not send the request (Nagle), and ours may not acknowledge the handshake."""
     with TLSRunning(Answering, files) as running, running.connect() as sock:
         client = Client(client_context(ssl.TLSVersion.TLSv1_3))
         client.hear(b"")
         sock.sendall(client.say())
         hear_until(client, sock, client.tls.cipher)
         sock.sendall(client.say())
-        until(lambda: running.begun, "the conversation")
-        running.call()
-        assert select.select([sock], [], [], 0)[0] == []
-        sock.sendall(client.say(b"x"))
-        hear_until(client, sock, lambda: client.received)
-        assert client.tls.session
-        assert client.tls.session.has_ticket
+        hear_until(client, sock, lambda: client.tls.session and client.tls.session.has_ticket)
 
 
 def test_a_handshake_that_fails_is_counted_as_rejected(files: Files) -> None:
@@ -602,9 +629,12 @@ def test_the_first_handshake_of_a_wake_does_not_wait(files: Files) -> None:
         assert waiting.answered() == {0}
         waiting.add_first()
         waiting.loop.clock.now += 1
+        waiting.add_first()  # behind one that waits
+        assert waiting.answered() == {0}
+        assert waiting.take_turns() == [2, 1]
+        waiting.loop.clock.now += 1
         waiting.add_first()
-        assert waiting.answered() == {0, 2}
-        assert waiting.take_turns() == [1]
+        assert waiting.answered() == {0, 1, 2, 3}
 
 
 def test_who_waits_and_says_more_is_left_alone(files: Files) -> None:

@@ -137,7 +137,7 @@ PROBES = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
 def test_any_changes_in_any_order(clock: Clock, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     tree = Tree(tmp_path)
@@ -189,7 +189,7 @@ class Disk:
 
 
 @pytest.mark.parametrize("tick", [0.004, 0.010, 1.0, 2.0])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
 def test_changes_within_one_tick(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tick: float, seed: int) -> None:
     chance = random.Random(seed)
     disk = Disk(clock, tick)
