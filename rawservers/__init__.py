@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rawservers.core.protocol import Closing as Closing
     from rawservers.core.protocol import Deadline as Deadline
     from rawservers.core.protocol import Protocol as Protocol
+    from rawservers.core.record import replace as replace
     from rawservers.daemon.startup import CannotStart as CannotStart
     from rawservers.daemon.worker import serve as serve
     from rawservers.http.request import Request as Request
@@ -35,7 +36,7 @@ PUBLIC = {
     "AuthConfig": "settings", "CannotStart": "daemon.startup", "Closing": "core.protocol", "Config": "settings",
     "Deadline": "core.protocol", "ListenConfig": "settings", "Peer": "core.peer", "Protocol": "core.protocol",
     "Request": "http.request", "Response": "http.response", "Server": "server", "SiteConfig": "settings",
-    "TLSConfig": "settings", "add_service": "services", "serve": "daemon.worker",
+    "TLSConfig": "settings", "add_service": "services", "replace": "core.record", "serve": "daemon.worker",
 }  # fmt: skip
 
 

