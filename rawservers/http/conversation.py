@@ -182,6 +182,7 @@ class Conversation(Protocol):
         """
         chunks: list[Chunk] = []
         queued = self.steps = self._handler_steps = 0
+        recheck = True  # what is in the buffer may be younger than the wake's poll
         if self.waiting is TURN:
             self.waiting = HEAD if self._buffer else IDLE
         while (self._buffer or self._request) and self.closing is KEEP:
@@ -189,9 +190,11 @@ class Conversation(Protocol):
                 break
             if self._stream and not self._continue_stream(self._stream, chunks):
                 break
-            response = self._next_response(chunks, looked_up)
+            hits = self._counters.cache_hits
+            response = self._next_response(chunks, looked_up, recheck)
             if response is None:
                 break
+            recheck = self._counters.cache_hits == hits  # a handler may have changed files
             more = self._serialize(response)
             if type(response.content.body) is Stream:
                 end = ResponseEnd(more[-1].record, self._started_at)
@@ -210,8 +213,11 @@ class Conversation(Protocol):
         self.steps += self._handler_steps
         return tuple(chunks)
 
-    def _next_response(self, chunks: list[Chunk], looked_up: int) -> PreparedResponse | None:
-        """The response to the first request in the buffer; None if the request is incomplete or its response not ready."""
+    def _next_response(self, chunks: list[Chunk], looked_up: int, recheck: bool) -> PreparedResponse | None:
+        """The response to the first request in the buffer; None if the request is incomplete or its response not ready.
+
+        recheck: see Responder.
+        """
         head = b""
         try:
             if self._request is None:
@@ -221,8 +227,7 @@ class Conversation(Protocol):
                     self.waiting = HEAD
                     return None
                 self.steps += LOOKUP_STEPS
-                # Unless it was one receive, it may have been sent after an earlier response, or come in pieces: stat again.
-                response = self._lookup(head, True) if len(head) != looked_up else None
+                response = self._lookup(head, recheck) if len(head) != looked_up else None
                 if response is not None:
                     self._counters.cache_hits += 1
                     return response

@@ -318,3 +318,26 @@ def test_system_calls_per_level(clock: Clock, tmp_path: Path, monkeypatch: pytes
             assert service.answers.lookup(get(path))
         assert (len(looked), path) == (count, path)
         assert len(set(looked)) == count
+
+
+def test_system_calls_of_requests_in_one_receive(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them had come before the first was looked at. But a handler between them may have changed a file."""
+    tree = Tree(tmp_path)
+    looked: list[bytes] = []
+
+    class Counting(Disk):
+        def lstat(self, path: Any) -> Any:
+            looked.append(path)
+            return super().lstat(path)
+
+    monkeypatch.setattr(files, "os", Counting(clock, 1))
+    service = Remembering(clock, SiteConfig(str(tree.root)), handlers=(("/do", lambda request: Response(204)),))
+    request, handled = get("/f"), get("/do")
+    service.ask(*[request] * 3)
+    for packet, expected in {request * 4: 1, request + handled + request * 2: 2, handled * 2 + request: 1}.items():
+        client = service.client()
+        looked.clear()
+        client.send(packet)
+        assert (len(looked), len(client.replies())) == (expected, packet.count(b"\r\n\r\n"))
+        client.send(packet)
+        assert len(looked) == 2 * expected, "what comes later is looked at anew"
