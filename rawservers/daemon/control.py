@@ -7,6 +7,7 @@ the same user, and to root. So a server needs neither a file nor a listener for 
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import signal
@@ -77,7 +78,10 @@ def supervisor_slot(pid: int) -> Slot:
 
 def scoreboard_memory(pid: int) -> mmap.mmap:
     """The scoreboard of the supervisor with this process id, through /proc. Raises OSError."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
     own = int(status.partition("NSpid:")[2].splitlines()[0].split()[-1])  # its process id inside its own PID namespace
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError, ValueError):  # closed meanwhile; too small for a scoreboard

@@ -21,7 +21,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from rawservers import __version__, status
+from rawservers import __version__, cli, status
 from rawservers.core.wakes import BOUNDS
 from rawservers.daemon import control, startup
 from tests.harness.http_client import request, take_answer
@@ -144,6 +144,11 @@ def test_without_an_address_it_finds_the_server_of_this_user() -> None:
     assert "workers: 2\n" in chosen[1]
     why = f"rawservers: cannot get the status from process {pid}: not a rawservers supervisor\n"
     assert worker == [2, "", why]
+
+
+def test_a_process_that_is_none(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--status", f"pid:{1 << 22}"]) == 2
+    assert capfd.readouterr().err == f"rawservers: cannot get the status from process {1 << 22}: no such process\n"
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

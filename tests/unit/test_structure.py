@@ -106,8 +106,8 @@ BUDGET = {
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
     "core": Size(2305, 20166),
-    "daemon": Size(1647, 15884),
-    "http": Size(2398, 23342),
+    "daemon": Size(1651, 15909),
+    "http": Size(2401, 23367),
     "logs": Size(460, 4453),
     "schema": Size(102, 1196),
     "server": Size(219, 1829),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10455, 99923),
+    TOTAL: Size(10462, 99973),
 }
 
 
