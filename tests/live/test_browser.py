@@ -21,6 +21,7 @@ from tests.harness.browser import chromium
 from tests.harness.clients import entries, serving, traffic
 from tests.harness.proxies import connect
 from tests.harness.server import Server
+from tests.harness.sockets import receive_until
 from tests.harness.waiting import DEADLINE, until
 
 expect.set_options(timeout=1000 * DEADLINE)
@@ -292,6 +293,8 @@ def test_first_paint_takes_one_connection(browser: Browser, welcome: Server) -> 
 
 def test_without_javascript(browser: Browser, welcome: Server) -> None:
     with welcome.connect("telnet") as sock, visiting(browser, java_script_enabled=False) as page:
+        sock.sendall(b"x\r\n")
+        assert receive_until(sock, b"\n") == b"x\r\n"  # so it is accepted
         page.goto(welcome.url)
         assert page.locator("#connected tr", has_text="{}:{}".format(*sock.getsockname())).count() == 1
         assert page.locator("#peer-port").text_content() in [row[3].rpartition(":")[2] for row in rows(page, "connected")]
