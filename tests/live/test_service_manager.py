@@ -11,7 +11,7 @@ import pytest
 
 from rawservers.daemon import control
 from tests.harness.service_manager import Manager
-from tests.harness.supervisor import CONTENT, configure, get, kill, supervise
+from tests.harness.supervisor import CONTENT, configure, get, kill, replaced, supervise
 from tests.harness.waiting import DEADLINE, until
 
 
@@ -60,7 +60,9 @@ def test_a_service_manager_that_does_not_listen(conf: Path, tmp_path: Path, gone
                 manager.hear_of("READY")
                 (tmp_path / "notify").unlink()
             assert get(server) == CONTENT
+            former = server.workers()
             control.reload(server.process.pid)
+            replaced(server, *former)
             kill(server, server.pid)
             assert get(server) == CONTENT
             server.signal()
