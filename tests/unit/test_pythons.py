@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -85,3 +86,41 @@ def test_a_run_that_is_killed_is_a_failure(monkeypatch: pytest.MonkeyPatch, caps
     assert command.run_all() == 1
     assert runs == [["true", "-m", "pytest"], ["false", "-m", "pytest", "tests/unit"]]
     assert capsys.readouterr().out.startswith(f"Pythons found: {this} ({sys.executable}) {other} (other)\n")
+
+
+@pytest.mark.parametrize(
+    ("in_ci", "failed", "statuses", "expected"),
+    [
+        (True, ["tests/unit/test_a.py::test_b[x y]"], [1, 0], 0),
+        (True, ["tests/unit/test_a.py::test_b[x y]"], [1, 1], 1),
+        (True, [f"tests/test_a.py::test_{number}" for number in range(4)], [1], 1),
+        (True, [], [1], 1),
+        (True, ["tests/test_a.py::test_b"], [2], 2),
+        (True, ["tests/test_a.py::test_b"], [-9], -9),
+        (True, ["tests/test_a.py::test_b"], [0], 0),
+        (False, ["tests/test_a.py::test_b"], [1], 1),
+    ],
+)
+def test_in_ci_a_few_failures_are_run_once_more_and_named(
+    in_ci: bool, failed: list[str], statuses: list[int], expected: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setenv("CI", "true" if in_ci else "")
+    cache = tmp_path / ".pytest_cache/v/cache/lastfailed"
+    cache.parent.mkdir(parents=True)
+    cache.write_text('{"tests/of_another_run.py::test_x": true}')
+    runs: list[list[str]] = []
+    left = iter(statuses)
+
+    def run(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+        runs.append(arguments[3:])
+        cache.write_text(json.dumps(dict.fromkeys(failed, True)))
+        return subprocess.CompletedProcess(arguments, next(left))
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    assert command.run_pytest("python", ["-m", "slow", "tests/unit"]) == expected
+    assert runs == [["-m", "slow", "tests/unit"], ["-m", "slow", "-n", "0", *failed]][: len(statuses)]
+    said = capsys.readouterr().out
+    assert ("UNSTEADY" in said, "Failed again" in said) == (statuses == [1, 0], statuses == [1, 1])
+    assert all(name in said for name in failed) or len(statuses) == 1
