@@ -295,20 +295,26 @@ def test_a_file_that_an_error_page_drives_out_within_a_wake(clock: Clock, tmp_pa
     assert len(kept.replies()) == 2
 
 
-def test_system_calls_per_level(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = Tree(tmp_path)
-    looked: list[bytes] = []
+@pytest.fixture
+def looked(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is looked at on the disk: a path for each call of stat and lstat."""
+    found: list[bytes] = []
 
     class Counting(Disk):
         def stat(self, path: Any) -> Any:
-            looked.append(path)
+            found.append(path)
             return super().stat(path)
 
         def lstat(self, path: Any) -> Any:
-            looked.append(path)
+            found.append(path)
             return super().lstat(path)
 
     monkeypatch.setattr(files, "os", Counting(clock, 1))
+    return found
+
+
+def test_system_calls_per_level(clock: Clock, tmp_path: Path, looked: list[bytes]) -> None:
+    tree = Tree(tmp_path)
     service = Remembering(clock, SiteConfig(str(tree.root)))
     for path, count in {"/f": 1, "/link": 2, "/sub/page.html": 5, "/a/b/c/f": 4, "/linked/c/f": 5, "/into/f": 3}.items():
         service.ask(*[get(path)] * 3)
@@ -320,17 +326,9 @@ def test_system_calls_per_level(clock: Clock, tmp_path: Path, monkeypatch: pytes
         assert len(set(looked)) == count
 
 
-def test_system_calls_of_requests_in_one_receive(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_calls_of_requests_in_one_receive(clock: Clock, tmp_path: Path, looked: list[bytes]) -> None:
     """All of them had come before the first was looked at. But a handler between them may have changed a file."""
     tree = Tree(tmp_path)
-    looked: list[bytes] = []
-
-    class Counting(Disk):
-        def lstat(self, path: Any) -> Any:
-            looked.append(path)
-            return super().lstat(path)
-
-    monkeypatch.setattr(files, "os", Counting(clock, 1))
     service = Remembering(clock, SiteConfig(str(tree.root)), handlers=(("/do", lambda request: Response(204)),))
     request, handled = get("/f"), get("/do")
     service.ask(*[request] * 3)
