@@ -212,8 +212,8 @@ def footprint_section(found: Footprint) -> str:
         ("an empty Python, RSS", f"{found.empty_rss / MIB:.1f} MiB"),
         ("per idle kept connection", f"{found.each / 1024:.2f} KiB"),
         (f"idle connections held, of {HELD:,}", f"{found.held:,}"),
-        ("per idle connection with TLS", f"{found.each_tls / 1024:.2f} KiB"),
-        ("the same of nginx", f"{found.nginx_tls / 1024:.2f} KiB"),
+        ("per idle connection with TLS", f"{found.each_tls / 1024:.2f} KiB" if found.each_tls else "not measured"),
+        ("the same of nginx", f"{found.nginx_tls / 1024:.2f} KiB" if found.nginx_tls else "not measured"),
     ]
     if found.note:
         rows.append((f"failed: {found.note}", ""))

@@ -5,8 +5,8 @@ python3 -m tests PYTEST ARGUMENTS       what they say, under this Python alone
 python3 -m tests -m slow                the slow suite
 python3 -m tests --renew                newer versions of the test dependencies, into tests/constraints.txt
 
-In CI, a test that has failed is run once more, by itself, as the tests of CPython are. One that then passes is named as
-unsteady: that is a defect of the test or of the server, but no reason to refuse a change.
+In CI, if only a few tests have failed, they are run once more, one by one, as those of CPython are. If all of them then pass,
+they are named as unsteady: that is a defect of the test or of the server, but no reason to refuse a change.
 
 The set-up is a virtual environment in .venv (those of other Pythons: .venv-3.12, ...), and the real clients that the tests
 drive, with apt as root. Without root a missing client is a visible skip; where the variable CI is set it is a failure.
