@@ -54,6 +54,7 @@ class Engine:
         """
         incoming, outgoing = self._buffers.incoming, self._buffers.outgoing
         parts: list[bytes] = []
+        was_open = self.is_open
         self._buffers.clock.work += len(data) // BYTES_PER_STEP
         try:
             incoming.write(data)
@@ -78,7 +79,7 @@ class Engine:
                 incoming.read()
             if outgoing.pending:
                 self.output += outgoing.read()
-        self.is_greedy = len(data) >= MUCH_INPUT and not 0 < len(parts) < MANY_RECORDS
+        self.is_greedy = was_open and len(data) >= MUCH_INPUT and not 0 < len(parts) < MANY_RECORDS
         return b"".join(parts)
 
     def send(self, data: bytes | memoryview) -> bytes:

@@ -240,6 +240,19 @@ def test_a_conversation(files: Files, version: ssl.TLSVersion) -> None:
         assert protocol.peer.secure
 
 
+@pytest.mark.parametrize("size", [4096, 8192])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_long_hello(files: Files, version: ssl.TLSVersion, size: int) -> None:
+    """It is no data, but no reason either to read its client in turn."""
+    context = client_context(version)
+    context.set_alpn_protocols(["a" * 255] * (size // 256))
+    with TLSRunning(Answering, files) as running, running.secure(context) as sock:
+        until(lambda: len(running.begun) == 1, "the conversation has begun")
+        running.call()
+        sock.sendall(b"x")
+        assert receive_until(sock, b"answer") == b"answer"
+
+
 def test_large_input_and_output(files: Files, tmp_path: Path) -> None:
     """More than the socket's buffers hold, in pieces and in files, to a client that does not read at once."""
     content = os.urandom(3 << 20)
