@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import select
 import socket
 import time
@@ -62,6 +63,7 @@ class ListenerState(Enum):
 
 ACCEPTING, BACKLOG, FULL, PAUSED, CLOSED = ListenerState
 WATCHING = {ACCEPTING, BACKLOG}  # states in which epoll reports new connections
+NEVER = math.inf
 MAX_WAIT = 0.1  # seconds that a backlog waits for a wake with time left
 RETRY_TIMES = {FULL: 0.05, PAUSED: 1.0}  # seconds after which a listener in this state tries again
 
@@ -121,20 +123,20 @@ class Listener(EventHandler):
 
     def _accept(self, unlimited: bool = False) -> None:
         """Accept connections in the queue: up to ACCEPTS_PER_WAKE, for ACCEPT_TIME, or `unlimited`."""
-        self._accept_queued(unlimited)
-        self._begin_heard()
+        end = NEVER if unlimited else min(time.monotonic() + ACCEPT_TIME, self._loop.clock.now + WAKE_TIME)
+        self._accept_queued(end)
+        self._begin_heard(end)
 
-    def _accept_queued(self, unlimited: bool) -> None:
+    def _accept_queued(self, end: float) -> None:
         """The same, without the conversations of the last connections.
 
         If that was not enough, accepting goes on at the end of each wake: in a flood of connections the queue must not become
         ever longer, with honest clients at its end. All listeners together stop WAKE_TIME after the beginning of a wake.
         """
         clock, connections = self._loop.clock, self._connections
-        end = min(time.monotonic() + ACCEPT_TIME, clock.now + WAKE_TIME)
         work_at_check, self._accepted_at = clock.work, clock.now
         free = connections.free(self.service)
-        for _ in range(MAX_BACKLOG if unlimited else ACCEPTS_PER_WAKE):
+        for _ in range(MAX_BACKLOG if end == NEVER else ACCEPTS_PER_WAKE):
             if free <= 0:
                 self._begin_heard()  # which may end some
                 if (free := connections.free(self.service)) <= 0 and not self._has_queued():
@@ -157,8 +159,8 @@ class Listener(EventHandler):
                 break  # accept(2) takes a descriptor before it looks at the queue
             self._begin(fd, address)
             if clock.work - work_at_check > STEPS_PER_CHECK:
-                self._begin_heard()
-                if not unlimited and time.monotonic() > end:
+                self._begin_heard(end)
+                if time.monotonic() > end:
                     self._accept_barred = clock.now
                     return self._enter(BACKLOG)
                 work_at_check = clock.work
@@ -181,17 +183,29 @@ class Listener(EventHandler):
         begin = partial(self._introduce, connection) if self._has_preambles else connection.begin
         self._loop.call_isolated(connection, begin)
 
-    def _begin_heard(self) -> bool:
+    def _begin_heard(self, end: float = NEVER) -> bool:
         """Begin the conversations of the connections that were read; whether there were any.
 
         They share one freshness epoch: all their input had arrived before it begins, so a stat made in it is younger.
+        Those that are left at `end` wait for a turn.
         """
         heard, self._heard = self._heard, []
+        clock = self._loop.clock
         if heard:
-            self._loop.clock.epoch += 1
-        for connection in heard:
+            clock.epoch += 1
+        work_at_check = clock.work
+        for number, connection in enumerate(heard, 1):
             self._loop.call_isolated(connection, connection.begin_heard)
+            if clock.work - work_at_check > STEPS_PER_CHECK:
+                if number < len(heard) and time.monotonic() > end:
+                    self._heard = heard[number:]
+                    self._loop.call_in_turn(self, self._begin_rest)
+                    break
+                work_at_check = clock.work
         return bool(heard)
+
+    def _begin_rest(self) -> None:
+        self._begin_heard(time.monotonic() + TURNS_TIME)
 
     def _introduce(self, connection: Connection) -> None:
         """Begin with the preambles that this connection must have."""
@@ -246,5 +260,6 @@ class Listener(EventHandler):
             return
         if self._server.owned:
             self._accept(unlimited=True)
+        self._begin_heard()
         self._enter(CLOSED)
         self._sock.close()

@@ -355,3 +355,31 @@ def test_a_class_with_a_beginning_of_its_own_is_left_to_itself() -> None:
         assert listening.events == ["start", "receive"]
         assert receive_all(sock) == b"<x>"
         sock.close()
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_batch_that_takes_long_goes_on_in_turns(closes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each conversation has much to do, the time is looked at after each."""
+
+    class Busy(Short):
+        def receive(self, data: bytes, urgent: bool = False) -> Sequence[Chunk]:
+            self.steps = STEPS_PER_CHECK + 1
+            return super().receive(data, urgent)
+
+    monkeypatch.setattr(listener, "ACCEPT_TIME", 0.0)
+    with Listening(spec(Busy)) as listening:
+        socks = listening.connect(b"x", b"y", b"z")
+        listening.accept()
+        assert listening.events == ["receive"] * 3 + ["start"]
+        if closes:
+            listening.listener.close()
+            assert listening.events.count("start") == 3
+        epoch = listening.loop.clock.epoch
+        while listening.loop._turns:
+            _, call = listening.loop._turns.popleft()
+            call()
+        assert listening.events == ["receive"] * 3 + ["start"] * 3
+        assert (listening.loop.clock.epoch > epoch) != closes
+        assert [receive_all(sock) for sock in socks] == [b"<x>", b"<y>", b"<z>"]
+        for sock in socks:
+            sock.close()
