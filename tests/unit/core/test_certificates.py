@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,15 @@ def test_an_encrypted_key_asks_nobody_for_a_password(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     with pytest.raises(ValueError, match=rf"^{encrypted}: the private key is encrypted; decrypt it: openssl pkey -in "):
         load_context([Certificate(str(files.certificate), str(encrypted))])
+
+
+def test_what_only_the_server_can_read_is_not_looked_at(tmp_path: Path) -> None:
+    """A warning is no reason to refuse what OpenSSL serves."""
+    path = tmp_path / "site.pem"
+    for content in ("", "-----BEGIN TRUSTED CERTIFICATE-----\nAAAA\n-----END TRUSTED CERTIFICATE-----\n"):
+        path.write_text(content)
+        assert validity_warning(str(path), time.time()) == ""
+    assert validity_warning(str(tmp_path / "none"), time.time()) == ""
 
 
 @pytest.mark.parametrize("which", ["certificate", "key"])
