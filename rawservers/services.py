@@ -34,7 +34,7 @@ from rawservers.http.request import Request
 from rawservers.http.response import Response
 from rawservers.http.router import Router
 from rawservers.http.site import Site
-from rawservers.settings import WELCOME, Config, ListenConfig, SiteConfig
+from rawservers.settings import WELCOME, Config, ListenConfig
 
 if TYPE_CHECKING:
     from rawservers.sockets import Sockets
@@ -108,7 +108,7 @@ def prepare_http(config: Config, context: ServiceContext) -> Start:
     health = Health(fsencode(config.health or ""), context.is_stopping)
     sites = [
         kinds.get(site.root, Site)(site, freshness, cache, file_cache, Protection(site.auth, verifiers), health)
-        for site in config.sites or (SiteConfig(),)
+        for site in config.sites
     ]
     router = Router(sites, config, cache)
     return lambda peer: Conversation(peer, router, config.requests)
@@ -154,7 +154,7 @@ def refuse_plain_telnet(config: Config, context: ServiceContext) -> Start:
 
 
 def http_banner(config: Config, listen: ListenConfig) -> str:
-    roots = ", ".join("the welcome page" if site.root == WELCOME else site.root for site in config.sites or (SiteConfig(),))
+    roots = ", ".join("the welcome page" if site.root == WELCOME else site.root for site in config.sites)
     address = listen.address
     if address.startswith("unix:"):
         return f"{address} (serving {roots})"

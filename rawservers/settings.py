@@ -378,5 +378,7 @@ class Config(Record):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.sites:
+            vars(self)["sites"] = (SiteConfig(),)
         hosts = [(host.lower().rstrip("."), host) for site in self.sites for host in site.hosts]
         check_duplicates("sites", "host name", hosts)

@@ -33,7 +33,7 @@ def required(metadata: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(required,))
 class Record:
-    """A class of records. FIELDS: by name, in the order of positional arguments.
+    """A class of records. FIELDS: by name, in the order of positional arguments, with those of the class that it extends.
 
     Records of one class are equal if their fields are. `__post_init__` may check them, and raise. Raises TypeError for
     arguments that are not those of the class, and AttributeError when a field is set.
@@ -42,10 +42,11 @@ class Record:
     FIELDS: ClassVar[dict[str, Field]] = {}
 
     def __init_subclass__(cls) -> None:
-        body, cls.FIELDS = dict(vars(cls)), {}
-        for name in cls.__annotations__:
-            default = body.get(name, REQUIRED)
-            cls.FIELDS[name] = default if isinstance(default, Field) else Field(default)
+        body, cls.FIELDS = dict(vars(cls)), dict(cls.FIELDS)
+        for name in (name for name, kind in cls.__annotations__.items() if "ClassVar" not in str(kind)):
+            default, inherited = body.get(name, REQUIRED), cls.FIELDS.get(name)
+            metadata = inherited.metadata if inherited else None
+            cls.FIELDS[name] = default if isinstance(default, Field) else Field(default, metadata)
             if name in body:
                 delattr(cls, name)
 
@@ -53,7 +54,11 @@ class Record:
         given = dict(zip(self.FIELDS, args)) | kwargs  # noqa: B905  # their number is checked next
         values = {name: given.get(name, field.default) for name, field in self.FIELDS.items()}
         if len(given) < len(args) + len(kwargs) or given.keys() - values or REQUIRED in values.values():
-            raise TypeError(f"{type(self).__name__} takes {', '.join(values)}, not {len(args)} values and {[*kwargs]}")
+            twice = {*[*values][: len(args)]} & kwargs.keys()
+            missing = [name for name in values if values[name] is REQUIRED]
+            why = {"unknown": given.keys() - values, "given twice": twice, "missing": missing}
+            said = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in why.items() if names) or "too many"
+            raise TypeError(f"{type(self).__name__} takes {', '.join(values)}, not {len(args)} values and {[*kwargs]} ({said})")
         vars(self).update(values)
         self.__post_init__()
 

@@ -27,7 +27,7 @@ DAYS = 30  # that it is valid
 
 @cache
 def make_certificate(host: str = "") -> TLSConfig:
-    """A new certificate of no authority for localhost and `host`, once in a process. Raises CannotStart."""
+    """A new certificate of no authority for localhost and `host`, once in a process for each host. Raises CannotStart."""
     import subprocess  # here, since it is seldom used
 
     own = tempfile.mkdtemp(dir=folder())
@@ -60,7 +60,7 @@ class Trusted(NamedTuple):
 
 @cache
 def make_trusted(host: str = "") -> Trusted:
-    """A certificate for localhost, its addresses and `host`, once in a process. Raises ValueError if there is no trustme."""
+    """A certificate for localhost, its addresses and `host`, once for each host. Raises ValueError if there is no trustme."""
     names = dict.fromkeys(filter(None, ("localhost", "127.0.0.1", "::1", host.strip("[]"))))
     issued = authority().issue_cert(*names).private_key_and_cert_chain_pem.bytes()
     with tempfile.NamedTemporaryFile(dir=folder(), suffix=".pem", delete=False) as file:

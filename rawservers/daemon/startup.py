@@ -209,7 +209,7 @@ def bind_all(
             isinstance(error, OSError)
             and error.errno == errno.EAFNOSUPPORT
             and not endpoint.path
-            and "INVOCATION_ID" in os.environ
+            and os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())  # not if it was only inherited
         ):
             hint = SANDBOX_HINT
         raise CannotStart(f"cannot listen on {endpoint}: {os_error_text(error)}{hint}") from error
@@ -262,6 +262,8 @@ class Resources:
         with errors_as(CannotStart, f"cannot run as {config.user}: "):
             credentials = look_up_user(config.user)
         late: tuple[str, ...] = IMPORTED_FOR_SOCKETS if shows_sockets(config) else ()
+        if config.telnet_service is not None:
+            late += ("inspect",)
         if credentials:
             late += (*IMPORTED_LATE, *(IMPORTED_FOR_TRACE if config.trace else ()))
         for name in late:

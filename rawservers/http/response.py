@@ -97,7 +97,7 @@ class Response:
             return body.encode()
         if isinstance(body, Iterator):
             return Stream(body)
-        if hasattr(body, "__fspath__"):  # a Path, without the import of it
+        if hasattr(type(body), "__fspath__"):  # a Path, without the import of it
             return body
         raise TypeError(f"not a body: {body!r} (bytes, str, Path or an iterator)")
 

@@ -166,3 +166,13 @@ def test_a_config_with_a_difference() -> None:
     assert config.workers == 3
     with pytest.raises(ValueError, match="workers"):
         rawservers.replace(config, workers=-1)
+
+
+def test_a_site_class_of_ones_own_and_no_site_at_all() -> None:
+    class Docs(SiteConfig):
+        listing: bool = True
+
+    assert (Docs("/tmp").root, Docs("/tmp").listing, Docs("/tmp").index) == ("/tmp", True, SiteConfig().index)
+    with pytest.raises(ValueError, match="listing"):
+        Docs("/tmp", listing="x")  # type: ignore[arg-type]
+    assert Config(sites=()).sites == (SiteConfig(),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -43,6 +43,35 @@ def test_by_position_and_by_name(point: Point) -> None:
 def test_wrong_arguments(values: tuple[Any, ...], named: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="Point takes x, y, name, not "):
         Point(*values, **named)
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "why"),
+    [
+        ((), {}, "missing: name, x"),
+        ((1,), {"name": "p", "z": 1, "a": 1}, "unknown: a, z"),
+        ((1,), {"x": 1, "name": "p"}, "given twice: x"),
+        ((1, 2, "p", 4), {}, "too many"),
+    ],
+)
+def test_what_is_wrong_with_arguments_is_told(values: tuple[Any, ...], named: dict[str, Any], why: str) -> None:
+    with pytest.raises(TypeError, match=rf" \({why}\)$"):
+        Point(*values, **named)
+
+
+def test_a_subclass_has_the_fields_of_its_class() -> None:
+    class Place(Point):
+        y: int = 7
+        height: int = 0
+        COUNT: ClassVar[int] = 3
+
+    place = Place(1, name="p", height=2)
+    assert vars(place) == {"x": 1, "y": 7, "name": "p", "height": 2}
+    assert list(Place.FIELDS) == ["x", "y", "name", "height"]
+    assert Place.FIELDS["name"].metadata == "kept"
+    assert (Place.COUNT, list(Point.FIELDS)) == (3, ["x", "y", "name"])
+    with pytest.raises(ValueError, match="x"):
+        Place(-1, name="p")
 
 
 def test_it_is_checked_when_it_is_made_and_when_it_is_replaced() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import os
 import resource
 import socket
 import subprocess
@@ -96,9 +97,7 @@ def test_what_helps_in_a_sandbox(under_systemd: bool, address: str, monkeypatch:
         raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
     monkeypatch.setattr(startup, "bind", refuse)
-    monkeypatch.delenv("INVOCATION_ID", raising=False)
-    if under_systemd:
-        monkeypatch.setenv("INVOCATION_ID", "0123456789abcdef")
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid() if under_systemd else os.getppid()))  # inherited from a shell, say
     with pytest.raises(startup.CannotStart) as failure:
         startup.bind_all(Config(listen=(ListenConfig("http", address),)))
     assert ("enable a socket unit, or remove the listener" in str(failure.value)) == (under_systemd and address == "8080")
@@ -162,6 +161,11 @@ def test_what_only_some_servers_serve_is_imported_before_the_fork(service: str, 
     found = modules_of(option, service)
     assert f"rawservers.{module}" in found
     assert f"rawservers.{module}" not in modules_of("sites=(SiteConfig('.'),)", "http")
+
+
+def test_what_a_line_service_needs_is_imported_before_the_fork() -> None:
+    assert "inspect" in modules_of("telnet_service=lambda line: line", "telnet")
+    assert "inspect" not in modules_of("workers=2", "telnet")
 
 
 def modules_of(option: str, service: str = "http") -> set[str]:

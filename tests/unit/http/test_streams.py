@@ -277,7 +277,7 @@ def test_json_of_another_media_type() -> None:
     assert list(response.headers) == [("content-type", "application/problem+json"), ("X-A", "b")]
 
 
-@pytest.mark.parametrize("body", [None, 1, {"a": 1}, ["x"], object()])
+@pytest.mark.parametrize("body", [None, 1, {"a": 1}, ["x"], object(), Path, str])
 def test_what_is_no_body(body: Any) -> None:
     with pytest.raises(TypeError, match="not a body"):
         Response(200, (), body)
