@@ -39,6 +39,7 @@ RESET, HEAD = Closing.RESET, Deadline.HEAD
 HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
 CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
+HANDSHAKE_TURNS = 8  # of all that wait, in the queue of turns at a time: many clients count for more than one greedy one
 COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
 SEND_QUOTA = 1 << 18  # bytes sent in one turn, fewer than without TLS: encrypting them takes longer
 MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
@@ -50,7 +51,7 @@ class SharedTLS(Buffers):
     def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
         super().__init__(context, clock)
         self.waiting: list[TLSConnection] = []
-        self.compact_size, self.is_serving = COMPACT_SIZE, False  # of `waiting`; whether a turn is asked for
+        self.compact_size, self.turns = COMPACT_SIZE, 0  # of `waiting`; turns that are asked for, for any of them
         self._served_at = 0.0  # clock.now of the last wake in which one did not wait
 
     def is_first(self, now: float) -> bool:
@@ -324,9 +325,7 @@ class TLSConnection(Connection):
         if due < self._timer_due:
             self._timer_due = due
             self._timer = self._loop.call_at(due, self, self._check_deadline, self._timer)
-        if not shared.is_serving:
-            shared.is_serving = True
-            self._loop.call_in_turn(self, self._serve_newest)
+        self._ask_for_turn()
 
     def _check_deadline(self) -> None:
         if self._sock.has_hello and self._phase is PREAMBLE and self._is_overdue():  # its turn has not come
@@ -338,14 +337,21 @@ class TLSConnection(Connection):
     def waits_for(self) -> Deadline:
         return HEAD if self._sock.has_hello else super().waits_for
 
-    def _serve_newest(self) -> None:
-        """Give this turn to the newest handshake that waits, and ask for another one if there are more."""
+    def _ask_for_turn(self) -> None:
+        """Ask for a turn for one of the handshakes that wait, if there are more of them than turns."""
         shared = self._sock.shared
-        newest = shared.waiting.pop()
-        shared.is_serving = bool(shared.waiting)
-        if shared.waiting:
-            self._loop.call_in_turn(newest, newest._serve_newest)
-        self._loop.call_isolated(newest, newest._take_turn)
+        if shared.turns < min(len(shared.waiting), HANDSHAKE_TURNS):
+            shared.turns += 1
+            self._loop.call_in_turn(self, self._serve_newest)
+
+    def _serve_newest(self) -> None:
+        """Give this turn to the newest handshake that waits."""
+        shared = self._sock.shared
+        shared.turns -= 1
+        if shared.waiting:  # those that were closed may have been dropped
+            newest = shared.waiting.pop()
+            newest._ask_for_turn()
+            self._loop.call_isolated(newest, newest._take_turn)
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()

@@ -105,7 +105,7 @@ BUDGET = {
     "__main__": Size(19, 136),
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
-    "core": Size(2327, 20425),
+    "core": Size(2331, 20447),
     "daemon": Size(1653, 15935),
     "http": Size(2401, 23370),
     "logs": Size(460, 4453),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10488, 100265),
+    TOTAL: Size(10492, 100287),
 }
 
 

@@ -24,7 +24,7 @@ from rawservers.core.loop import EventHandler, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Done, Phase, PreambleError
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
-from rawservers.core.tls import SharedTLS, TLSConnection, TLSTransport
+from rawservers.core.tls import HANDSHAKE_TURNS, SharedTLS, TLSConnection, TLSTransport
 from rawservers.core.tls_engine import Engine
 from rawservers.core.transfer import HANGUP_ONLY, INPUT, READ_ONCE
 from tests.harness.core import Recording
@@ -577,6 +577,20 @@ def test_a_server_that_stops_during_the_handshake(files: Files) -> None:
 
 def ssl_socket(sock: socket.socket) -> ssl.SSLSocket:
     return client_context().wrap_socket(sock, server_hostname="localhost")
+
+
+def test_handshakes_have_several_turns_in_the_queue(files: Files) -> None:
+    """So one client that takes turn after turn counts no more than each of them; but they do not hold up all others."""
+    number = HANDSHAKE_TURNS + 4
+    with Waiting(files) as waiting:
+        for _ in range(number):
+            waiting.add()
+        assert len(waiting.loop._turns) == HANDSHAKE_TURNS
+        others: list[int] = []
+        waiting.loop.call_in_turn(waiting.loop, lambda: others.append(len(waiting.answered())))
+        assert waiting.take_turns() == [*reversed(range(number))]
+        assert others == [HANDSHAKE_TURNS]
+        assert waiting.shared.turns == 0
 
 
 class Waiting:
