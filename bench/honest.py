@@ -1,6 +1,7 @@
 """Honest clients: each asks for one thing every 50 ms, in a process of its own, and times it from when it was due.
 
-A client that is kept waiting does not ask less for it: what came due meanwhile is asked for as soon as that is possible, and
+A client that is kept waiting does not ask less for it. Where each exchange has a connection of its own, each begins when it is
+due, as those of many clients would; on a kept connection what came due meanwhile is asked for as soon as that is possible, and
 the wait counts. Whatever has no answer 10 seconds after it was due has failed.
 """
 
@@ -11,7 +12,8 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -47,18 +49,18 @@ class Client:
 
     def run(self, seconds: float) -> Record:
         """Ask for so long."""
-        begin = time.monotonic()
-        for number in range(round(seconds / EVERY)):
-            due = begin + number * EVERY
-            time.sleep(max(0.0, due - time.monotonic()))
-            try:
-                self._do(due + PATIENCE)
-                self.record.seconds.append(time.monotonic() - due)
-            except (OSError, Failed) as error:
-                self.record.failed[why(error)] += 1
-                self.close()
-            if not self.kept:
-                self.close()
+        for due in paced(seconds):
+            self.exchange(due)
+        return self.record
+
+    def exchange(self, due: float) -> Record:
+        """One, and what it has added to the record."""
+        try:
+            self._do(due + PATIENCE)
+            self.record.seconds.append(time.monotonic() - due)
+        except (OSError, Failed) as error:
+            self.record.failed[why(error)] += 1
+            self.close()
         return self.record
 
     def connect(self, deadline: float) -> socket.socket:
@@ -87,6 +89,20 @@ class Client:
 
 class Fresh(Client):
     kept = False
+
+    def run(self, seconds: float) -> Record:
+        with ThreadPoolExecutor(round(PATIENCE / EVERY)) as pool:
+            records = [pool.submit(self._alone, due) for due in paced(seconds)]
+        for record in (each.result() for each in records):
+            self.record.seconds += record.seconds
+            self.record.failed += record.failed
+        return self.record
+
+    def _alone(self, due: float) -> Record:
+        client = type(self)(self._port)
+        record = client.exchange(due)
+        client.close()
+        return record
 
     def ask(self, sock: socket.socket, number: int) -> None:
         get(sock, GET + b"Connection: close\r\n\r\n")
@@ -127,6 +143,15 @@ class Lines(Client):
 
 
 CLIENTS: dict[str, type[Client]] = {"fresh GET": Fresh, "kept GET": Kept, "TLS GET": Secure, "Telnet line": Lines}
+
+
+def paced(seconds: float) -> Iterator[float]:
+    """For so long, the monotonic times at which exchanges are due, each when it has come."""
+    begin = time.monotonic()
+    for number in range(round(seconds / EVERY)):
+        due = begin + number * EVERY
+        time.sleep(max(0.0, due - time.monotonic()))
+        yield due
 
 
 def get(sock: socket.socket, said: bytes) -> None:

@@ -55,10 +55,11 @@ class WakeHistogram(Record):
 
 
 class Status(Record):
-    """Totals over all workers. uptime: seconds; connections: open ones, by service and state; counters: since the start, by
-    service and name; wakes: by clock, see WAKE_CLOCKS."""
+    """Totals over all workers. process: the id of the supervisor's; uptime: seconds; connections: open ones, by service and
+    state; counters: since the start, by service and name; wakes: by clock, see WAKE_CLOCKS."""
 
     version: str
+    process: int
     uptime: float
     workers: int
     reloads: int
@@ -77,8 +78,9 @@ def as_text(status: Status) -> str:
     wakes = status.wakes["wall"].counts
     over = sum(number for bound, number in wakes.items() if bound == "more" or float(bound) > LONG)
     longest = ", ".join(f"{1000 * status.wakes[clock].longest:,.1f} ms {name}" for clock, (_, name) in WAKE_CLOCKS.items())
+    uptime = timedelta(seconds=int(status.uptime))
     lines = [
-        f"rawservers {status.version}, up {timedelta(seconds=int(status.uptime))}, workers: {status.workers}",
+        f"rawservers {status.version}, process {status.process}, up {uptime}, workers: {status.workers}",
         f"reloads: {status.reloads}, failed: {status.reloads_failed}; access log lines dropped: {status.log_lines_dropped}",
         f"event loop iterations: {sum(wakes.values()):,}, over 50 ms: {over:,}; longest: {longest}",
     ]

@@ -36,7 +36,7 @@ LISTEN_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
 STREAM = int(socket.SOCK_STREAM)
 ACCEPTS_PER_WAKE = 256
-ACCEPT_TIME = 0.008  # seconds of a wake for accepting, so that a burst of new connections does not delay the open ones
+ACCEPT_TIME = 0.004  # seconds of a wake for accepting, so that a burst of new connections does not delay the open ones
 WAKE_TIME = EVENTS_TIME + TURNS_TIME + ACCEPT_TIME  # seconds of a wake after which no listener accepts
 ACCEPT_STEPS = 8  # steps of work for an accept
 EVICT_BATCH = 32  # connections closed after an accept that failed for lack of descriptors or memory

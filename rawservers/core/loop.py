@@ -42,7 +42,7 @@ TICK = 1.0  # seconds
 TIMERS_PER_WAKE = 1024  # that join the queue of turns in one wake
 EVENTS_PER_WAKE = 256  # so that a wake stays short (a few ms) however many connections are ready
 EVENTS_TIME = 0.004  # seconds of a wake for the events that the kernel reported
-TURNS_TIME = 0.001  # seconds of a wake for turns, at the least
+TURNS_TIME = 0.002  # seconds of a wake for turns, at the least
 STEPS_PER_CHECK = 64  # steps of work after which the time is read again: half a millisecond, or less
 FEW_EVENTS = 8  # so few events make no long wake, unless one of them is slow by itself
 

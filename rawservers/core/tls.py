@@ -20,6 +20,7 @@ import contextlib
 import os
 import socket
 import ssl
+from collections import deque
 from collections.abc import Sequence
 from select import EPOLLIN
 from typing import Any
@@ -29,7 +30,7 @@ from rawservers.core.output import DONTWAIT, Output
 from rawservers.core.peer import Clock
 from rawservers.core.phases import Introduction, Phase
 from rawservers.core.protocol import Chunk, Closing, Deadline
-from rawservers.core.tls_engine import Buffers, Engine
+from rawservers.core.tls_engine import MUCH_INPUT, Buffers, Engine
 from rawservers.core.transfer import HANGUP_ONLY, INPUT, RECEIVE_SIZE
 from rawservers.core.transport import Transport
 
@@ -39,7 +40,8 @@ RESET, HEAD = Closing.RESET, Deadline.HEAD
 HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
 CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
-HANDSHAKE_TURNS = 8  # of all that wait, in the queue of turns at a time: many clients count for more than one greedy one
+HANDSHAKE_TURNS = 64  # of all that wait, in the queue of turns at a time: many clients count for more than one greedy one
+GONE_PER_TURN = 32  # handshakes in a turn, if the clients of all but the last have gone: that takes some microseconds each
 COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
 SEND_QUOTA = 1 << 18  # bytes sent in one turn, fewer than without TLS: encrypting them takes longer
 MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
@@ -50,8 +52,9 @@ class SharedTLS(Buffers):
 
     def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
         super().__init__(context, clock)
-        self.waiting: list[TLSConnection] = []
+        self.waiting: deque[TLSConnection] = deque()  # the newest at its end
         self.compact_size, self.turns = COMPACT_SIZE, 0  # of `waiting`; turns that are asked for, for any of them
+        self.turn = 0  # the number of the last one
         self._served_at = 0.0  # clock.now of the last wake in which one did not wait
 
     def is_first(self, now: float) -> bool:
@@ -69,7 +72,8 @@ class TLSTransport(Transport):
     """
 
     __slots__ = (
-        "_early", "_has_eof", "_held", "engine", "has_hello", "is_pending", "is_plain", "is_shaking", "shared", "unsent",
+        "_early", "_has_eof", "_held", "_room", "engine", "has_hello", "is_pending", "is_plain", "is_shaking", "shared",
+        "unsent",
     )  # fmt: skip
     send_quota = SEND_QUOTA
 
@@ -79,6 +83,7 @@ class TLSTransport(Transport):
         self.engine: Engine | None = None  # made with the first input: until then a connection costs no more than a plain one
         self._early = b""  # input that `recv` returns first
         self._held = b""  # ciphertext that waits for more, which is sent at once
+        self._room = MUCH_INPUT  # bytes of the next receive, 0 for all that there is room for: so much after one with data
         self._has_eof = self.has_hello = self.is_pending = self.is_shaking = False
         self.is_plain = True
         self.unsent = b""
@@ -107,7 +112,7 @@ class TLSTransport(Transport):
             self._early = b""
         else:
             try:
-                data = shared.received[: self.recv_into(shared.received, 0, DONTWAIT)]
+                data = shared.received[: self.recv_into(shared.received, MUCH_INPUT, DONTWAIT)]
             except BlockingIOError:
                 return None
         if not data:
@@ -138,8 +143,9 @@ class TLSTransport(Transport):
         engine, received = self.engine, self.shared.received
         if engine is None or not engine.is_open:  # without TLS, or lingering
             return super().recv(size, flags)
-        count = self.recv_into(received, 0, flags)
+        count = self.recv_into(received, self._room, flags)
         plaintext = self._decrypt(engine, received[:count]) if count else b""
+        self._room = 0 if plaintext else MUCH_INPUT
         self._has_eof = self.is_pending = engine.eof or not count
         if plaintext or self._has_eof:
             return plaintext
@@ -315,10 +321,10 @@ class TLSConnection(Connection):
             self._join_turn_queue()
 
     def _join_handshakes(self) -> None:
-        """Wait for a turn of the loop in which this handshake is the newest. Its socket is watched as before."""
+        """Wait for a turn of the loop in which this handshake is the newest, or the oldest. Its socket is watched as before."""
         shared, self._turn_events = self._sock.shared, EPOLLIN
         if len(shared.waiting) >= shared.compact_size:
-            shared.waiting = [each for each in shared.waiting if each._phase is not CLOSED]
+            shared.waiting = deque(each for each in shared.waiting if each._phase is not CLOSED)
             shared.compact_size = max(COMPACT_SIZE, 2 * len(shared.waiting))
         shared.waiting.append(self)
         due = self.timer_started + (self._service.deadlines.get(HEAD) or NEVER)
@@ -337,21 +343,32 @@ class TLSConnection(Connection):
     def waits_for(self) -> Deadline:
         return HEAD if self._sock.has_hello else super().waits_for
 
+    def has_unread(self) -> bool:
+        return self._sock.has_hello or super().has_unread()  # it is not the client that is slow
+
     def _ask_for_turn(self) -> None:
         """Ask for a turn for one of the handshakes that wait, if there are more of them than turns."""
         shared = self._sock.shared
         if shared.turns < min(len(shared.waiting), HANDSHAKE_TURNS):
             shared.turns += 1
-            self._loop.call_in_turn(self, self._serve_newest)
+            self._loop.call_in_turn(self, self._serve_one)
 
-    def _serve_newest(self) -> None:
-        """Give this turn to the newest handshake that waits."""
+    def _serve_one(self) -> None:
+        """Give this turn to the oldest handshake that waits; every fourth one to the newest.
+
+        So those who come behind a crowd are served at once, and nobody waits for as long as others come.
+        """
         shared = self._sock.shared
         shared.turns -= 1
-        if shared.waiting:  # those that were closed may have been dropped
-            newest = shared.waiting.pop()
-            newest._ask_for_turn()
-            self._loop.call_isolated(newest, newest._take_turn)
+        shared.turn += 1
+        is_newest = not shared.turn % 4
+        for _ in range(min(len(shared.waiting), GONE_PER_TURN)):
+            chosen = shared.waiting.pop() if is_newest else shared.waiting.popleft()
+            self._loop.call_isolated(chosen, chosen._take_turn)
+            if chosen._phase is not CLOSED or chosen._sock.engine is not None:
+                break
+        if shared.waiting:
+            shared.waiting[0]._ask_for_turn()
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()

@@ -145,7 +145,8 @@ class Scoreboard:
             os.close(fd)
         self._own = Slot(self._memory, 0)
         self._used = {0}  # numbers of slots
-        self.server = Metrics(gauges=Counter({"server.started_ms": int(time.time() * 1000), "server.slots": 1}))
+        started = {"server.started_ms": int(time.time() * 1000), "server.process": os.getpid()}
+        self.server = Metrics(gauges=Counter({**started, "server.slots": 1}))
         self.publish()
 
     @classmethod
@@ -247,6 +248,7 @@ def make_status(metrics: Metrics, now: float) -> Status:
         wakes[clock] = WakeHistogram(counts, counters[f"wakes.{clock} us"] / 1e6, metrics.maxima[f"{clock} us"] / 1e6)
     return Status(
         version=__version__,
+        process=gauges["server.process"],
         uptime=round(max(0.0, now - gauges["server.started_ms"] / 1000), 3),
         workers=gauges["server.workers"],
         reloads=counters["server.reloads"],

@@ -135,7 +135,7 @@ class SocketTable:
                     rows += table[1] if table else []
                     yield
             rows.sort(key=lambda row: row.open)
-            open_servers = {server: its.service for server, its in self._servers.items() if server.sock.fileno() >= 0}
+            open_servers = {server: its.name for server, its in self._servers.items() if server.sock.fileno() >= 0}
             listening = [listening_row(server, service) for server, service in open_servers.items()]
             if not 0 <= self._loop.clock.now - self._scanned_at < TICK:
                 self._scanned_at = self._loop.clock.now
@@ -163,7 +163,8 @@ def describe(connection: Connection) -> ConnectedSocket:
     idle = min(open_for, info.idle if info else round(max(0.0, now - connection.timer_started), 3))
     received, sent = (info.received, info.sent) if info else (None, None)
     state = state_word(connection.waits_for)
-    return ConnectedSocket(connection.service, peer, local, state, idle, open_for, received, sent, os.getpid())
+    name = f"{connection.service}{'s' * connection.secure}"  # http until the handshake is complete
+    return ConnectedSocket(name, peer, local, state, idle, open_for, received, sent, os.getpid())
 
 
 def listening_row(server: ServerSocket, service: str) -> ListeningSocket:

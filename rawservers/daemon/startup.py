@@ -290,7 +290,8 @@ class Resources:
         """Log a line for each server socket, and a warning if passwords can be read on the way to it."""
         for server, listen in self.servers.items():
             bound = replace(listen, address=server.address)
-            log.info("%s listening on %s", listen.name, SERVICES[listen.service].banner(self.config, bound))
+            proxies = f" (with a PROXY header from {', '.join(listen.proxy_protocol)})" * bool(listen.proxy_protocol)
+            log.info("%s listening on %s%s", listen.name, SERVICES[listen.service].banner(self.config, bound), proxies)
             if self.users and listen.service == "http" and not (listen.tls or is_local(server.address)):
                 log.warning("passwords for http on %s are sent unencrypted: there is no TLS", server.address)
 

@@ -85,11 +85,16 @@ class AccessLog:
         self._lines.append(start + style.text(record, max(0, sent - record.head_size), seconds))
 
     def flush(self, now: float = 0.0) -> None:
-        """Write the lines of this wake. Report dropped lines, at most once a second. now: in place of the clock's."""
+        """Write the lines of this wake. Report dropped lines, at most once a second, and those that wait.
+
+        now: in place of the clock's.
+        """
         sink = self.sink
         if self._lines or sink.stalled:
             sink.write("".join(self._lines).encode("ascii", "backslashreplace"))
             self._lines.clear()
+        if sink.waits and (report := sink.wait_report(now or self._clock.now)):
+            log.warning("access log: %s", report)
         if (sink.refused or sink.failed) and (report := sink.drop_report(now or self._clock.now)):
             log.warning("access log: %s", report)
 

@@ -43,7 +43,8 @@ class Sink:
     A line that was written in part is continued later; but if another process has written to the file meanwhile, the whole line
     is written again. What others have left in part is not looked for: their next line may continue it.
 
-    stalled: as of the last `write`, the disk is full, or the reader far behind; refused: number of lines dropped because of the
+    stalled: as of the last `write`, the disk is full, or the reader far behind; waits: the disk has become full, which
+    `wait_report` has not told; refused: number of lines dropped because of the
     limit; failed: number of those that a thread could not write; drop_reason: the last reason for either.
     """
 
@@ -53,11 +54,13 @@ class Sink:
 
     def reset(self) -> None:
         """Forget lines and counts: in a child process after a fork, since they are the parent's."""
-        self.stalled, self.drop_reason = False, ""
+        self.stalled = self.waits = False
+        self.drop_reason = ""
         self.refused = self.failed = self._reported = 0  # lines; those that were reported are of both kinds
         self._pending = bytearray()
         self._offset = self._size = 0  # bytes of the first pending line that are written, and of the file with them
-        self._reported_at, self._retry_at = -math.inf, 0.0
+        self._reported_at = self._wait_reported_at = -math.inf
+        self._retry_at = 0.0
 
     @property
     def dropped(self) -> int:
@@ -84,6 +87,7 @@ class Sink:
                     self._size = os.fstat(self._fd).st_size
             self.stalled = False
         except OSError as error:
+            self.waits = self.waits or not self.stalled
             self.stalled, self.drop_reason = True, os_error_text(error)
             self._retry_at = time.monotonic() + RETRY_INTERVAL
 
@@ -122,6 +126,13 @@ class Sink:
         self._reported += drops
         self._reported_at = now
         return f"{drops} lines dropped ({self.drop_reason})"
+
+    def wait_report(self, now: float) -> str:
+        """That lines wait, with the reason; "" if it was told already, this minute or since there was room."""
+        if not self.waits or now - self._wait_reported_at < STALLED_REPORT_INTERVAL:
+            return ""
+        self.waits, self._wait_reported_at = False, now
+        return f"lines wait until they can be written ({self.drop_reason})"
 
     def _take(self) -> bytes:
         """Remove and return the lines that are not written; without those that a thread is writing."""

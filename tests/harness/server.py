@@ -91,7 +91,7 @@ class Server:
     def address(self, service: str) -> tuple[str, int]:
         """Where it says that `service` listens."""
         if service not in self._addresses:
-            line = re.compile(rf"^{service} listening on (?:https?://)?(.*):([0-9]+)(?:/ .*)?$", re.MULTILINE)
+            line = re.compile(rf"^{service} listening on (?:https?://)?(.*?):([0-9]+)(?:/? .*)?$", re.MULTILINE)
             until(lambda: self.process.poll() is not None or line.search(self.stderr()) is not None, f"{service} listening")
             match = line.search(self.stderr())
             assert match, self.stderr()

@@ -92,6 +92,12 @@ def counters(place: Path, service: str) -> dict[str, int]:
     return found
 
 
+def test_who_must_send_a_header_is_said_at_the_start(proxied: Server) -> None:
+    lines = [line for line in proxied.stderr().splitlines() if " listening on " in line]
+    told = sorted(line.partition(" (with a PROXY header from ")[2].rstrip(")") for line in lines)
+    assert told == ["", *["127.0.0.0/8"] * 3, "::1, ::ffff:127.0.0.1", "unix"]
+
+
 def test_the_log_has_the_client(proxied: Server) -> None:
     for case in GOOD:
         lines = proxied.settled_log(V1)

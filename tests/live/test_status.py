@@ -81,6 +81,7 @@ def test_for_programs(served: Server, tmp_path: Path) -> None:
     said = look(tmp_path / "status")
     assert set(said) == {
         "version",
+        "process",
         "uptime",
         "workers",
         "reloads",
@@ -97,6 +98,7 @@ def test_for_programs(served: Server, tmp_path: Path) -> None:
         assert wakes["seconds"] > 0
         assert wakes["longest"] <= wakes["seconds"]
     assert (said["version"], said["workers"], said["reloads"], said["reloads_failed"]) == (__version__, 3, 0, 0)
+    assert said["process"] == served.process.pid
     assert 0 < said["uptime"] < 10 * DEADLINE
     assert set(said["connections"]) == set(said["counters"]) == {"http", "telnet", "status"}
     assert all(set(states) == STATES for states in said["connections"].values())
@@ -110,7 +112,7 @@ def test_for_people(served: Server, tmp_path: Path) -> None:
     until(lambda: look(tmp_path / "status")["counters"]["http"]["answers"] == 1, "it is counted")
     done = command(f"unix:{tmp_path / 'status'}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"rawservers {__version__}, up 0:00:0")
+    assert done.stdout.startswith(f"rawservers {__version__}, process {served.process.pid}, up 0:00:0")
     assert "workers: 3\nreloads: 0, failed: 0; " in done.stdout
     assert "\nhttp\n              0  connections open\n              1  connections accepted\n" in done.stdout
     assert "              1  requests or lines answered\n" in done.stdout

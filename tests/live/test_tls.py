@@ -26,6 +26,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from bench.renegotiation import RECORDS, renegotiations
+from rawservers import status
 from rawservers.daemon import control
 from rawservers.daemon.self_signed import make_certificate
 from rawservers.daemon.startup import CannotStart
@@ -86,6 +87,21 @@ def test_it_says_where_it_listens(server: Server) -> None:
     server.address("telnets")
     assert re.search(r"^https listening on https://127\.0\.0\.1:\d+/ \(serving .*\)$", server.stderr(), re.MULTILINE)
     assert re.search(r"^http listening on http://127\.0\.0\.1:\d+/ ", server.stderr(), re.MULTILINE)
+
+
+def test_the_table_of_sockets_names_the_services_with_tls(place: Path, files: Files, tmp_path: Path) -> None:
+    (tmp_path / "conf.toml").write_text(f'[[listen]]\nservice = "status"\naddress = "unix:{tmp_path}/status"\n')
+    addresses = ("--http", "0", "--https", "0", *files.options)
+    with Server("-c", tmp_path / "conf.toml", place / "www", *addresses) as server:
+        with secure(server.connect("https")) as sock, server.connect("http") as plain:
+            sock.sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert receive_until(sock, CONTENT).endswith(CONTENT)
+            plain.sendall(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert receive_until(plain, CONTENT).endswith(CONTENT)
+            ends = {sock.getsockname()[1]: "https", plain.getsockname()[1]: "http"}
+            table = status.fetch_sockets(f"unix:{tmp_path}/status")
+        assert {row.service for row in table.listening} == {"http", "https", "status"}
+        assert {int(row.peer.rpartition(":")[2]): row.service for row in table.connected if row.service != "status"} == ends
 
 
 def test_requests(server: Server, files: Files) -> None:

@@ -588,7 +588,7 @@ def test_handshakes_have_several_turns_in_the_queue(files: Files) -> None:
         assert len(waiting.loop._turns) == HANDSHAKE_TURNS
         others: list[int] = []
         waiting.loop.call_in_turn(waiting.loop, lambda: others.append(len(waiting.answered())))
-        assert waiting.take_turns() == [*reversed(range(number))]
+        assert sorted(waiting.take_turns()) == [*range(number)]
         assert others == [HANDSHAKE_TURNS]
         assert waiting.shared.turns == 0
 
@@ -604,15 +604,15 @@ class Waiting:
         self.socks: list[socket.socket] = []
         self.connections: list[TLSConnection] = []
 
-    def add(self) -> TLSConnection:
+    def add(self, hello: bytes = b"") -> TLSConnection:
         self.shared.is_first(self.loop.clock.now)  # another one was, in this wake
-        return self.add_first()
+        return self.add_first(hello)
 
-    def add_first(self) -> TLSConnection:
+    def add_first(self, hello: bytes = b"") -> TLSConnection:
         client = Client()
         client.hear(b"")
         self.socks.append(socket.create_connection(self._server.getsockname(), DEADLINE))
-        self.socks[-1].sendall(client.say())
+        self.socks[-1].sendall(hello or client.say())
         sock, address = self._server.accept()
         transport = TLSTransport(self.shared, socket.AF_INET, socket.SOCK_STREAM, 0, sock.detach())
         connection = TLSConnection(transport, address, self.spec, self.loop, lambda connection: None)
@@ -640,14 +640,15 @@ class Waiting:
             each.close()
 
 
-def test_the_newest_handshake_is_served_first(files: Files) -> None:
+def test_handshakes_are_served_in_order_and_every_fourth_turn_is_for_the_newest(files: Files) -> None:
+    """So nobody starves, and those who come after a crowd do not wait for all of it."""
     with Waiting(files) as waiting:
-        for _ in range(4):
+        for _ in range(9):
             waiting.add()
         assert waiting.answered() == set()
-        assert waiting.take_turns() == [3, 2, 1, 0]
+        assert waiting.take_turns() == [0, 1, 2, 8, 3, 4, 5, 7, 6]
         waiting.add()
-        assert waiting.take_turns() == [4]
+        assert waiting.take_turns() == [9]
 
 
 def test_the_first_handshake_of_a_wake_does_not_wait(files: Files) -> None:
@@ -658,7 +659,7 @@ def test_the_first_handshake_of_a_wake_does_not_wait(files: Files) -> None:
         waiting.loop.clock.now += 1
         waiting.add_first()  # behind one that waits
         assert waiting.answered() == {0}
-        assert waiting.take_turns() == [2, 1]
+        assert waiting.take_turns() == [1, 2]
         waiting.loop.clock.now += 1
         waiting.add_first()
         assert waiting.answered() == {0, 1, 2, 3}
@@ -686,7 +687,7 @@ def test_who_has_left_meanwhile_gets_no_handshake(files: Files) -> None:
         connections = [waiting.add() for _ in range(3)]
         waiting.socks[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         waiting.socks[1].close()
-        assert waiting.take_turns() == [2, 0]
+        assert waiting.take_turns() == [0, 2]
         assert [each._sock.engine is not None for each in connections] == [True, False, True]
 
 
@@ -698,15 +699,30 @@ def test_handshakes_of_closed_connections_are_dropped(files: Files) -> None:
         for connection in waiting.connections[:3]:
             connection.close()
         waiting.add()
-        assert waiting.shared.waiting == waiting.connections[3:]
-        assert waiting.take_turns() == [4, 3]
+        assert [*waiting.shared.waiting] == waiting.connections[3:]
+        assert waiting.take_turns() == [3, 4]
+
+
+def test_those_who_have_gone_share_a_turn(files: Files) -> None:
+    """It takes little to see that. A handshake takes a turn by itself, even if it fails."""
+    with Waiting(files) as waiting:
+        malformed = b"\x16\x03\x01\x00\x10\x01" + bytes(15)
+        connections = [waiting.add(malformed if number == 9 else b"") for number in range(12)]
+        for sock in waiting.socks[:9]:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.close()
+        waiting.loop._turns.popleft()[1]()
+        assert [number for number, each in enumerate(connections) if each._phase is Phase.CLOSED] == [*range(10)]
+        assert waiting.answered() == {9}  # by an alert
+        assert waiting.take_turns() == [10, 11]
 
 
 def test_a_handshake_whose_turn_does_not_come_has_its_deadline(files: Files) -> None:
     with Waiting(files) as waiting:
         waiting.spec.deadlines[Deadline.HEAD] = 10
         connection = waiting.add()
-        assert connection.waits_for is Deadline.HEAD  # so it may be evicted
+        assert connection.waits_for is Deadline.HEAD
+        assert connection.has_unread()  # so nobody else gets its place, nor is it closed by a stop
         assert waiting.loop._schedule[0][0] == connection.accepted_at + 10
         waiting.loop.clock.now += 9
         connection._check_deadline()

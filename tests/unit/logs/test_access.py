@@ -251,6 +251,37 @@ def test_lines_that_the_old_file_has_not_taken_go_to_the_new_one_whole(disk: Pat
     assert log.sink.dropped == 0
 
 
+def test_a_full_disk_is_told_of_before_a_line_is_dropped(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(now=100.0)
+    log = AccessLog(open_target(str(disk / "log")), "combined", clock)
+
+    def told(seconds: float) -> list[str]:
+        clock.now += seconds
+        for _ in range(99):
+            log.add(PEER, record(), 112, 0.0)
+        log.sink._retry_at = 0.0
+        log.flush()
+        found = caplog.messages[:]
+        caplog.clear()
+        return found
+
+    line = "access log: lines wait until they can be written (no space left on device)"
+    assert told(0) == []
+    fill(disk / "filler")
+    assert told(1) == [line]
+    assert told(1) == told(100) == []
+    (disk / "filler").unlink()
+    assert told(1) == []
+    fill(disk / "filler")
+    assert told(1) == [line]
+    (disk / "filler").unlink()
+    assert told(1) == []
+    fill(disk / "filler")
+    assert told(1) == []  # once a minute
+    assert told(60) == [line]
+    assert log.sink.dropped == 0
+
+
 # A reader that does not read
 
 
