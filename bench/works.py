@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from bench.servers import (
     ALONE_AND_BURDENED,
+    ASYNCIO,
     BURDENED,
     CACHED,
     ECHO,
@@ -74,20 +75,20 @@ COMPILED = {name: HTTP[name] for name in (OURS, NGINX, CACHED, LIGHTTPD)}
 WORKS = {
     "kept": Work(
         "1 KiB file, kept connections",
-        bars=(Bar(CACHED, 1.25), Bar(NGINX, 1.6), Bar(STANDARD, 50), Bar(CACHED, 0.9, "cpu")),
+        bars=(Bar(CACHED, 1.3), Bar(NGINX, 1.6), Bar(STANDARD, 50), Bar(CACHED, 0.75, "cpu")),
     ),
     "each": Work("1 KiB file, a connection per request", headers=("Connection: close",), bars=(Bar(CACHED, 1.0),)),
     "304": Work("304 answers, kept connections", validators=True, status=304, bars=(Bar(CACHED, 1.25),)),
-    "100k": Work("100 KiB file, kept connections", "/100k", bars=(Bar(NGINX, 1.0),)),
-    "100m": Work("100 MiB file, 4 connections", "/100m", "bytes/s", 4, bars=(Bar(NGINX, 1.0),)),
+    "100k": Work("100 KiB file, kept connections", "/100k", bars=(Bar(NGINX, 1.1),)),
+    "100m": Work("100 MiB file, 4 connections", "/100m", "bytes/s", 4, bars=(Bar(NGINX, 1.0), Bar(NGINX, 1.1, "cpu"))),
     "header": Work(
-        "1 KiB file, a header that differs in every request", script="differing.lua", peers=COMPILED, bars=(Bar(CACHED, 0.9),)
+        "1 KiB file, a header that differs in every request", script="differing.lua", peers=COMPILED, bars=(Bar(CACHED, 1.0),)
     ),
     "zipf": Work(
         "10,000 files of 4 KiB, by a Zipf law",
         "/set/0000",
         script="sequence.lua",
-        bars=(Bar(CACHED, 1.0),),
+        bars=(Bar(CACHED, 0.9), Bar(NGINX, 1.0)),
         warm=4,  # so that the whole sequence has come
     ),
     "tls": Work("1 KiB file over TLS, kept connections", peers=HTTPS, bars=(Bar(NGINX, 1.0),), tls=True),
@@ -124,9 +125,15 @@ WORKS = {
         unit="lines/s",
         in_flight=1,
         peers=ECHO,
-        bars=(Bar(UVLOOP, 1.0), Bar(EPOLL_C, 0.75)),
+        bars=(Bar(UVLOOP, 0.9), Bar(ASYNCIO, 1.1), Bar(EPOLL_C, 0.75)),
     ),
-    "echo16": Work("echo of 64-byte lines, 16 in flight", unit="lines/s", in_flight=16, peers=ECHO, bars=(Bar(UVLOOP, 0.9),)),
+    "echo16": Work(
+        "echo of 64-byte lines, 16 in flight",
+        unit="lines/s",
+        in_flight=16,
+        peers=ECHO,
+        bars=(Bar(UVLOOP, 0.9), Bar(ASYNCIO, 1.0)),
+    ),
 }
 
 

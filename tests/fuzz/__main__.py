@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing: python3 -m tests.fuzz TARGET [--runs N] [--corpus FOLDER]
+"""Coverage-guided fuzzing: python3 -m tests.fuzz TARGET [--runs N] [--seconds S] [--corpus FOLDER]
 
-It begins with the inputs of tests/fuzz/inputs/TARGET.txt and of the wire vectors, and ends after N inputs, or
-at the first that fails. The exit status is 1 then, and the input and the traceback are shown. An input that is worth keeping is
-added to the corpus as a line, or, better, becomes a vector.
+It begins with the inputs of tests/fuzz/inputs/TARGET.txt and of the wire vectors, and ends after N inputs, or S
+seconds, or at the first that fails. The exit status is 1 then, and the input and the traceback are shown. An input that is worth
+keeping is added to the corpus as a line, or, better, becomes a vector.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ def main() -> int:
     parser = argparse.ArgumentParser("python3 -m tests.fuzz", description="coverage-guided fuzzing")
     parser.add_argument("target", choices=NAMES)
     parser.add_argument("--runs", type=int, default=-1, help="inputs (default: until one fails)")
+    parser.add_argument("--seconds", type=int, default=0, help="time (default: no limit)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of inputs (default: another one each time)")
     parser.add_argument("--corpus", type=Path, help="a folder to keep inputs in that have reached something new")
     said = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         corpus = said.corpus or Path(folder) / "corpus"
         corpus.mkdir(parents=True, exist_ok=True)
-        own = (f"-runs={said.runs}", f"-seed={said.seed}", f"-artifact_prefix={folder}/")
+        own = (f"-runs={said.runs}", f"-max_total_time={said.seconds}", f"-seed={said.seed}", f"-artifact_prefix={folder}/")
         command = [sys.executable, "-m", "tests.fuzz.run", said.target, f"{folder}/site", *OPTIONS, *own, str(corpus)]
         status = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "0"}).returncode
         for path in Path(folder).glob("*-*"):
