@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing: python3 -m tests.fuzz TARGET [--runs N] [--seconds S] [--corpus FOLDER]
 
-It begins with the inputs of tests/fuzz/inputs/TARGET.txt and of the wire vectors, and ends after N inputs, or S
-seconds, or at the first that fails. The exit status is 1 then, and the input and the traceback are shown. An input that is worth
+It begins with the inputs of tests/fuzz/inputs/TARGET.txt and of the wire vectors, and ends after N inputs, after S seconds, or
+at the first input that fails. The exit status is 1 then, and the input and the traceback are shown. An input that is worth
 keeping is added to the corpus as a line, or, better, becomes a vector.
 """
 
