@@ -1,7 +1,8 @@
 """The command line: argv -> Config -> run.
 
-Exit status: 0 after a graceful shutdown; 1 if no server runs whose status could be shown; 2 if the command line is invalid, or
-the system refuses a resource; 78 if the configuration file is invalid (EX_CONFIG in <sysexits.h>).
+Exit status: 0 after a graceful shutdown; 1 if no server runs whose status could be shown, or if the first workers cannot start;
+2 if the command line is invalid, or the system refuses a resource; 78 if the configuration file is invalid (EX_CONFIG in
+<sysexits.h>).
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class LogEntry(NamedTuple):
 class LineExpectation(Expectation):
     """An expected line, and the replies to it. See `Expectation` for `delay`, `reset`, `then` and the like.
 
-    What is sent after a line, and so delayed, cut or counted by `cut_after`, is its answer and the prompt behind it.
+    What is sent after a line, and so delayed, cut or counted by `cut_after`, is its answer, and the prompt behind it if the
+    session goes on: not if it is ended by `cut_after`, for example.
     """
 
     def __init__(self, text: Line, prompt: Text, hidden: bool, ordered: bool) -> None:

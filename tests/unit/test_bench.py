@@ -133,11 +133,11 @@ def test_bars(bar: Bar, ratio: float, reached: bool) -> None:
 
 
 def test_no_bar_is_hidden() -> None:
-    found = Results({}, {"kept": rows(ours=[100.0], nginx=[50.0], cached=[90.0])}, Footprint(), Freshness())
+    found = Results({}, {"kept": rows(ours=[110.0], nginx=[80.0], cached=[80.0])}, Footprint(), Freshness())
     said = {(verdict.against, verdict.bar): verdict.said for verdict in report.verdicts(found)}
-    assert said[NGINX, "at least 1.6"] == "yes"
-    assert said[CACHED, "at least 1.25"] == "**no**"
-    assert said[CACHED, "at most 0.9"] == "yes"
+    assert said[NGINX, "at least 1.6"] == "**no**"
+    assert said[CACHED, "at least 1.3"] == "yes"
+    assert said[CACHED, "at most 0.75"] == "yes"
     assert said[STANDARD, "at least 50"] == "not measured"
     assert len(said) == len(report.verdicts(found)) == len(WORKS["kept"].bars) + 6
     assert not any(verdict.reached for verdict in report.verdicts(found) if verdict.figure is None)
@@ -707,7 +707,7 @@ def test_the_last_run_on_each_kind_of_processor_is_kept() -> None:
     newer = run("AMD EPYC, 4 cores", "July", 120.0)
     assert replaced([amd, intel], newer) == [newer, intel]
     line = lines_of(report.machines_section([newer, intel]), f"| {WORKS['100k'].title} ")[0]
-    assert [cell.strip() for cell in line.split("|")[2:-1]] == [NGINX, "at least 1", "1.20", "**0.90**"]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == [NGINX, "at least 1.1", "1.20", "**0.90**"]
     assert "Kinds of processor" in report.document(newer, [intel])
     assert "Kinds of processor" not in report.document(newer)
 

@@ -106,7 +106,7 @@ BUDGET = {
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
     "core": Size(2344, 20567),
-    "daemon": Size(1657, 15969),
+    "daemon": Size(1661, 16015),
     "http": Size(2401, 23370),
     "logs": Size(470, 4542),
     "schema": Size(102, 1196),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10521, 100546),
+    TOTAL: Size(10525, 100592),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import select
 import socket
@@ -28,6 +29,22 @@ def test_what_has_lived_through_a_look_is_not_looked_at_again(monkeypatch: pytes
     worker.collect_garbage()
     worker.collect_garbage()
     assert calls == ["unfreeze", "collect", "freeze", "collect", "freeze"]
+
+
+def test_a_tick_finds_few_objects_however_many_are_made_in_a_second() -> None:
+    before, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    gc.callbacks.append(worker.freeze_survivors)
+    gc.set_threshold(700, 10, 1000)
+    try:
+        kept = [[number] for number in range(100_000)]
+        young = gc.get_objects(0) + gc.get_objects(1) + gc.get_objects(2)
+    finally:
+        gc.callbacks.remove(worker.freeze_survivors)
+        gc.set_threshold(*thresholds)
+    assert gc.get_freeze_count() > before + 90_000
+    assert len(young) < 10_000 < len(kept)
+    gc.unfreeze()
+    gc.collect()
 
 
 def test_a_supervisor_that_has_gone_without_listening() -> None:
