@@ -199,7 +199,7 @@ class Listener(EventHandler):
             if clock.work - work_at_check > STEPS_PER_CHECK:
                 if number < len(heard) and time.monotonic() > end:
                     self._heard = heard[number:]
-                    self._loop.call_in_turn(self, self._begin_rest)
+                    self._loop.call_in_early_turn(self, self._begin_rest)
                     break
                 work_at_check = clock.work
         return bool(heard)

@@ -6,7 +6,8 @@ The loop maps a file descriptor to its handler and knows nothing else. One itera
 2. the handler of each ready descriptor runs, for EVENTS_TIME at most; events that are left over are handled in the next wake;
 3. once a second, the `at_tick` callbacks run (counters); timers that are due join the queue of turns;
 4. the queue of turns is served, in order, for the rest of EVENTS_TIME and at least TURNS_TIME. A turn is a call that was put
-   off because its connection had used up its share of work (`call_in_turn`). With turns queued, the poll does not wait;
+   off because its connection had used up its share of work (`call_in_turn`). Every other turn is of a queue of its own for new
+   clients (`call_in_early_turn`). With turns queued, the poll does not wait;
 5. the `at_wake_end` callbacks run (the access log is written).
 
 A handler must never block: it tries a non-blocking call, and on EAGAIN it returns, and is called when the descriptor is ready.
@@ -92,6 +93,8 @@ class Loop(EventHandler):
         self._wakeup_sent = False
         self._threadsafe_calls: deque[Call] = deque()
         self._turns: deque[Call] = deque()
+        self._early_turns: deque[Call] = deque()  # of clients that have had none yet
+        self._was_early = False  # the last turn
         self._pipe_read, self._pipe_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.watch(self._pipe_read, self, select.EPOLLIN)
         self._set_clock()
@@ -134,6 +137,10 @@ class Loop(EventHandler):
         """Append `call`, on behalf of `handler`, to the queue of turns."""
         self._turns.append((handler, call))
 
+    def call_in_early_turn(self, handler: EventHandler, call: Callback) -> None:
+        """The same for a client that has had nothing yet: it need not wait for all those who ask for more and more."""
+        self._early_turns.append((handler, call))
+
     def is_late(self) -> bool:
         """Whether EVENTS_TIME of this wake is used up, so that further events are left to the next one. Reads the time."""
         self.clock.work = 0
@@ -175,18 +182,18 @@ class Loop(EventHandler):
     def run(self) -> None:
         """Run wakes until `stop`."""
         poll, monotonic, clock, short = self._epoll.poll, time.monotonic, self.clock, self.times.short
-        handlers, new_handlers, turns = self._handlers, self._new_handlers, self._turns
+        handlers, new_handlers, turns, early_turns = self._handlers, self._new_handlers, self._turns, self._early_turns
         left: list[tuple[int, int]] | None = None  # events that the last wake had no time for
         while self._running:
             if new_handlers and not left:  # they have events from this poll on
                 handlers.update(new_handlers)
                 new_handlers.clear()
             timeout = self._next_due - clock.now
-            ready, left = left or poll(timeout if timeout > 0.0 and not turns else 0.0, EVENTS_PER_WAKE), None
+            ready, left = left or poll(timeout if timeout > 0.0 and not (turns or early_turns) else 0.0, EVENTS_PER_WAKE), None
             began = clock.now = monotonic()
             clock.time = began + self._wall_offset
             clock.epoch += 1
-            if turns or len(ready) > FEW_EVENTS:
+            if turns or early_turns or len(ready) > FEW_EVENTS:
                 self.times.read_cpu()
             service = None  # the service that has worked since the last charge
             for fd, events in ready:
@@ -205,7 +212,7 @@ class Loop(EventHandler):
                 if clock.work > STEPS_PER_CHECK and self.is_late():
                     left = ready[ready.index((fd, events)) + 1 :] or None
                     break
-            if began >= self._next_due or turns:
+            if began >= self._next_due or turns or early_turns:
                 self._run_due(service, began)
                 service = None
             for callback in self.at_wake_end:
@@ -236,8 +243,10 @@ class Loop(EventHandler):
         self._next_due = min(self._next_tick, schedule[0][0]) if schedule else self._next_tick
         now = charge(None, began)
         end = max(began + EVENTS_TIME, now + TURNS_TIME)
-        while self._turns and now < end:
-            handler, call = self._turns.popleft()
+        turns, early_turns = self._turns, self._early_turns
+        while (turns or early_turns) and now < end:
+            self._was_early = bool(early_turns) and not (turns and self._was_early)
+            handler, call = (early_turns if self._was_early else turns).popleft()
             self.clock.epoch += 1  # input that is read now may be younger than what was checked so far
             self.call_isolated(handler, call)
             now = charge(handler.service, began)

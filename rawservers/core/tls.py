@@ -40,7 +40,6 @@ RESET, HEAD = Closing.RESET, Deadline.HEAD
 HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its first byte (RFC 8446 §5.1)
 CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
-HANDSHAKE_TURNS = 64  # of all that wait, in the queue of turns at a time: many clients count for more than one greedy one
 GONE_PER_TURN = 32  # handshakes in a turn, if the clients of all but the last have gone: that takes some microseconds each
 COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
 SEND_QUOTA = 1 << 18  # bytes sent in one turn, fewer than without TLS: encrypting them takes longer
@@ -53,7 +52,7 @@ class SharedTLS(Buffers):
     def __init__(self, context: ssl.SSLContext, clock: Clock) -> None:
         super().__init__(context, clock)
         self.waiting: deque[TLSConnection] = deque()  # the newest at its end
-        self.compact_size, self.turns = COMPACT_SIZE, 0  # of `waiting`; turns that are asked for, for any of them
+        self.compact_size, self.is_serving = COMPACT_SIZE, False  # of `waiting`; whether a turn is asked for, for any of them
         self.turn = 0  # the number of the last one
         self._served_at = 0.0  # clock.now of the last wake in which one did not wait
 
@@ -331,7 +330,9 @@ class TLSConnection(Connection):
         if due < self._timer_due:
             self._timer_due = due
             self._timer = self._loop.call_at(due, self, self._check_deadline, self._timer)
-        self._ask_for_turn()
+        if not shared.is_serving:
+            shared.is_serving = True
+            self._loop.call_in_early_turn(self, self._serve_one)
 
     def _check_deadline(self) -> None:
         if self._sock.has_hello and self._phase is PREAMBLE and self._is_overdue():  # its turn has not come
@@ -346,20 +347,12 @@ class TLSConnection(Connection):
     def has_unread(self) -> bool:
         return self._sock.has_hello or super().has_unread()  # it is not the client that is slow
 
-    def _ask_for_turn(self) -> None:
-        """Ask for a turn for one of the handshakes that wait, if there are more of them than turns."""
-        shared = self._sock.shared
-        if shared.turns < min(len(shared.waiting), HANDSHAKE_TURNS):
-            shared.turns += 1
-            self._loop.call_in_turn(self, self._serve_one)
-
     def _serve_one(self) -> None:
         """Give this turn to the oldest handshake that waits; every fourth one to the newest.
 
         So those who come behind a crowd are served at once, and nobody waits for as long as others come.
         """
         shared = self._sock.shared
-        shared.turns -= 1
         shared.turn += 1
         is_newest = not shared.turn % 4
         for _ in range(min(len(shared.waiting), GONE_PER_TURN)):
@@ -367,8 +360,9 @@ class TLSConnection(Connection):
             self._loop.call_isolated(chosen, chosen._take_turn)
             if chosen._phase is not CLOSED or chosen._sock.engine is not None:
                 break
+        shared.is_serving = bool(shared.waiting)
         if shared.waiting:
-            shared.waiting[0]._ask_for_turn()
+            self._loop.call_in_early_turn(shared.waiting[0], shared.waiting[0]._serve_one)
 
     def _wants_read(self) -> bool:
         return not self._sock.unsent and super()._wants_read()

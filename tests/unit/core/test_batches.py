@@ -375,8 +375,8 @@ def test_a_batch_that_takes_long_goes_on_in_turns(closes: bool, monkeypatch: pyt
             listening.listener.close()
             assert listening.events.count("start") == 3
         epoch = listening.loop.clock.epoch
-        while listening.loop._turns:
-            _, call = listening.loop._turns.popleft()
+        while listening.loop._early_turns:
+            _, call = listening.loop._early_turns.popleft()
             call()
         assert listening.events == ["receive"] * 3 + ["start"] * 3
         assert (listening.loop.clock.epoch > epoch) != closes

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from rawservers.core.loop import STEPS_PER_CHECK, TIMERS_PER_WAKE, Loop
+from rawservers.core.loop import STEPS_PER_CHECK, TIMERS_PER_WAKE, EventHandler, Loop
 from rawservers.core.protocol import Chunk
 from tests.harness.core import Recording, Running, Slow, run_wakes
 from tests.harness.sockets import receive_until
@@ -76,6 +76,28 @@ def test_turns_are_taken_in_order_and_one_that_comes_again_stands_behind() -> No
     run_wakes(loop, 3)
     assert "".join(heard) == "abcabcabc"
     loop.close()
+
+
+def test_new_clients_have_every_other_turn() -> None:
+    """However many others wait; and none is left out if there are only those of one kind."""
+    loop = Loop()
+    taken = ""
+
+    def take(name: str, times: int, call: Callable[[EventHandler, Callable[[], None]], None]) -> None:
+        nonlocal taken
+        taken += name
+        if times > 1:
+            call(loop, lambda: take(name, times - 1, call))
+        if len(taken) == 11:
+            loop.stop()
+
+    for name in "abcd":
+        loop.call_in_turn(loop, lambda name=name: take(name, 1, loop.call_in_turn))  # type: ignore[misc]
+    for name, times in (("X", 3), ("Y", 4)):
+        loop.call_in_early_turn(loop, lambda name=name, times=times: take(name, times, loop.call_in_early_turn))  # type: ignore[misc]
+    loop.run()
+    loop.close()
+    assert taken == "XaYbXcYdXYY"
 
 
 def test_a_turn_that_fails_costs_its_source_alone() -> None:

@@ -24,7 +24,7 @@ from rawservers.core.loop import EventHandler, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Done, Phase, PreambleError
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
-from rawservers.core.tls import HANDSHAKE_TURNS, SharedTLS, TLSConnection, TLSTransport
+from rawservers.core.tls import SharedTLS, TLSConnection, TLSTransport
 from rawservers.core.tls_engine import Engine
 from rawservers.core.transfer import HANGUP_ONLY, INPUT, READ_ONCE
 from tests.harness.core import Recording
@@ -579,20 +579,6 @@ def ssl_socket(sock: socket.socket) -> ssl.SSLSocket:
     return client_context().wrap_socket(sock, server_hostname="localhost")
 
 
-def test_handshakes_have_several_turns_in_the_queue(files: Files) -> None:
-    """So one client that takes turn after turn counts no more than each of them; but they do not hold up all others."""
-    number = HANDSHAKE_TURNS + 4
-    with Waiting(files) as waiting:
-        for _ in range(number):
-            waiting.add()
-        assert len(waiting.loop._turns) == HANDSHAKE_TURNS
-        others: list[int] = []
-        waiting.loop.call_in_turn(waiting.loop, lambda: others.append(len(waiting.answered())))
-        assert sorted(waiting.take_turns()) == [*range(number)]
-        assert others == [HANDSHAKE_TURNS]
-        assert waiting.shared.turns == 0
-
-
 class Waiting:
     """Connections that have begun a handshake, in a loop that nobody runs. socks: of their clients."""
 
@@ -623,9 +609,9 @@ class Waiting:
     def take_turns(self) -> list[int]:
         """The numbers of the clients that are answered, turn by turn."""
         found = []
-        while self.loop._turns:
+        while self.loop._early_turns:
             before = self.answered()
-            self.loop._turns.popleft()[1]()
+            self.loop._early_turns.popleft()[1]()
             found += sorted(self.answered() - before)
         return found
 
@@ -711,7 +697,7 @@ def test_those_who_have_gone_share_a_turn(files: Files) -> None:
         for sock in waiting.socks[:9]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             sock.close()
-        waiting.loop._turns.popleft()[1]()
+        waiting.loop._early_turns.popleft()[1]()
         assert [number for number, each in enumerate(connections) if each._phase is Phase.CLOSED] == [*range(10)]
         assert waiting.answered() == {9}  # by an alert
         assert waiting.take_turns() == [10, 11]
