@@ -321,9 +321,9 @@ def measure(found: Outcome, server: Running, ports: dict[str, int], crowd: Seque
             enemies.send("end")
             found.done = hear(enemies, MARGIN)
     until = time.monotonic() + SETTLED
-    while look()[1] > first[1] and time.monotonic() < until:
+    while (third := look())[1] > first[1] and time.monotonic() < until:
         time.sleep(0.1)
-    found.holdings = Holdings(*zip(first, second, look(), strict=True))  # type: ignore[arg-type]
+    found.holdings = Holdings(*zip(first, second, third, strict=True))  # type: ignore[arg-type]
     found.ended = len(workers - set(tree(server.pid)))
     found.clients = {name: Honest.of(record) for name, record in records.items()}
     for record in records.values():
