@@ -36,7 +36,10 @@ SUPERVISOR_GROWTH = 3 * MIB  # it has no caches
 SETTLED = 60.0  # seconds for the last old workers to exit
 CONFIG = "[limits]\nconnections = 2000\n"
 # What an attack or a busy machine may bring about.
-EXPLAINED = re.compile(r"reloading$|http connection from .* lost: |access log: |the event loop was blocked for ")
+EXPLAINED = re.compile(
+    r"reloading$|http connection from .* lost: |access log: |the event loop was blocked for |"
+    r"connection from 127\.0\.1\.\d+:\d+ closed: no TLS handshake in time$"  # a hostile one, by its address
+)
 
 
 class Held(NamedTuple):
