@@ -88,6 +88,7 @@ class Listener(EventHandler):
         # A class with a `begin` of its own has something before the conversation.
         self._hears_first = service.client_first and not self._has_preambles and connection.begin is Connection.begin
         self._heard: list[Connection] = []  # accepted and read, but not begun
+        self._has_turn = False  # asked for, to begin them
         self._state = CLOSED
         self._timer = 0  # of the state
         # clock.now of the wake at whose end no more is accepted: it has a tick, or its time is used up; and of the last accept.
@@ -199,12 +200,15 @@ class Listener(EventHandler):
             if clock.work - work_at_check > STEPS_PER_CHECK:
                 if number < len(heard) and time.monotonic() > end:
                     self._heard = heard[number:]
-                    self._loop.call_in_early_turn(self, self._begin_rest)
+                    if not self._has_turn:
+                        self._has_turn = True
+                        self._loop.call_in_early_turn(self, self._begin_rest)
                     break
                 work_at_check = clock.work
         return bool(heard)
 
     def _begin_rest(self) -> None:
+        self._has_turn = False
         self._begin_heard(time.monotonic() + TURNS_TIME)
 
     def _introduce(self, connection: Connection) -> None:

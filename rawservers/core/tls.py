@@ -9,8 +9,8 @@ and `Peer.secure` is true.
   it has left, the connection is not read.
 - The end is announced by close_notify, in both directions. A FIN without one is taken as well: HTTP and Telnet know where
   their messages end.
-- A handshake takes as long as ten requests. Those that begin wait in a queue of the loop's turns, the newest first: after a
-  burst of them, an honest client does not wait behind all others. The first one of a wake does not wait if nobody does.
+- A handshake takes as long as ten requests. Those that begin wait in a queue, which has early turns of the loop, one after the
+  other: three for the oldest, one for the newest. The first one of a wake does not wait if nobody does.
 - A client that speaks without TLS is answered without TLS, by `ServiceSpec.refuse_plain`.
 """
 
@@ -30,7 +30,7 @@ from rawservers.core.output import DONTWAIT, Output
 from rawservers.core.peer import Clock
 from rawservers.core.phases import Introduction, Phase
 from rawservers.core.protocol import Chunk, Closing, Deadline
-from rawservers.core.tls_engine import MUCH_INPUT, Buffers, Engine
+from rawservers.core.tls_engine import CAUTIOUS_SIZE, Buffers, Engine
 from rawservers.core.transfer import HANGUP_ONLY, INPUT, RECEIVE_SIZE
 from rawservers.core.transport import Transport
 
@@ -41,6 +41,7 @@ HANDSHAKE_RECORD = 22  # ContentType of the first record of a client, and its fi
 CLIENT_HELLO = 1  # HandshakeType, behind the five bytes of the record's header (RFC 8446 §4)
 PIECE = 1 << 16  # bytes of plaintext encrypted for one send
 GONE_PER_TURN = 32  # handshakes in a turn, if the clients of all but the last have gone: that takes some microseconds each
+SPARED_TIME = 1.0  # seconds for which a handshake that waits is not closed in favour of a new connection, or by a stop
 COMPACT_SIZE = 256  # waiting handshakes, from which on those are dropped that are closed already
 SEND_QUOTA = 1 << 18  # bytes sent in one turn, fewer than without TLS: encrypting them takes longer
 MORE = int(socket.MSG_MORE)  # the only flag that means something in TLS: there is no urgent data
@@ -82,7 +83,7 @@ class TLSTransport(Transport):
         self.engine: Engine | None = None  # made with the first input: until then a connection costs no more than a plain one
         self._early = b""  # input that `recv` returns first
         self._held = b""  # ciphertext that waits for more, which is sent at once
-        self._room = MUCH_INPUT  # bytes of the next receive, 0 for all that there is room for: so much after one with data
+        self._room = CAUTIOUS_SIZE  # bytes of the next receive, 0 for all that there is room for: so much after one with data
         self._has_eof = self.has_hello = self.is_pending = self.is_shaking = False
         self.is_plain = True
         self.unsent = b""
@@ -111,7 +112,7 @@ class TLSTransport(Transport):
             self._early = b""
         else:
             try:
-                data = shared.received[: self.recv_into(shared.received, MUCH_INPUT, DONTWAIT)]
+                data = shared.received[: self.recv_into(shared.received, CAUTIOUS_SIZE, DONTWAIT)]
             except BlockingIOError:
                 return None
         if not data:
@@ -144,7 +145,7 @@ class TLSTransport(Transport):
             return super().recv(size, flags)
         count = self.recv_into(received, self._room, flags)
         plaintext = self._decrypt(engine, received[:count]) if count else b""
-        self._room = 0 if plaintext else MUCH_INPUT
+        self._room = 0 if plaintext else CAUTIOUS_SIZE
         self._has_eof = self.is_pending = engine.eof or not count
         if plaintext or self._has_eof:
             return plaintext
@@ -345,7 +346,9 @@ class TLSConnection(Connection):
         return HEAD if self._sock.has_hello else super().waits_for
 
     def has_unread(self) -> bool:
-        return self._sock.has_hello or super().has_unread()  # it is not the client that is slow
+        if self._sock.has_hello and self.clock.now < self.timer_started + SPARED_TIME:
+            return True  # it is not the client that is slow; but a crowd of them may not take the places of all others
+        return super().has_unread()
 
     def _serve_one(self) -> None:
         """Give this turn to the oldest handshake that waits; every fourth one to the newest.

@@ -17,7 +17,7 @@ MAX_RECORD = 1 << 14  # bytes of plaintext in a record
 HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
 BYTES_PER_STEP = 64  # of ciphertext: two or three of the smallest records
 MANY_RECORDS = 64  # with data, in one receive
-MUCH_INPUT = 4096  # bytes of one receive, for which there should be data
+CAUTIOUS_SIZE = 4096  # bytes of one receive, until one had data: so many small records without any take half a millisecond
 ROOM = 512  # bytes beyond RECEIVE_SIZE, so that a receive has room for a record with all that is added to it
 
 
@@ -33,18 +33,19 @@ class Buffers:
 class Engine:
     """OpenSSL for one connection.
 
-    is_open: the handshake is complete; eof: the peer has sent close_notify; is_greedy: the last input had many records, or no
-    data: key updates, for example; output: ciphertext to send, besides what `send` returns. After an ssl.SSLError it is of no
-    use any more.
+    is_open: the handshake is complete; eof: the peer has sent close_notify; is_greedy: the last input had many records, or more
+    has come than a record holds without any data: key updates, for example; output: ciphertext to send, besides what `send`
+    returns. After an ssl.SSLError it is of no use any more.
     """
 
-    __slots__ = ("_buffers", "_is_new", "_ssl", "eof", "is_greedy", "is_open", "output")
+    __slots__ = ("_barren", "_buffers", "_is_new", "_ssl", "eof", "is_greedy", "is_open", "output")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self._ssl = buffers.context.wrap_bio(buffers.incoming, buffers.outgoing, server_side=True)
         self.eof = self.is_greedy = self.is_open = False
         self._is_new = True  # the handshake is not complete
+        self._barren = 0  # bytes since the last data
         self.output = b""
 
     def receive(self, data: bytes | memoryview) -> bytes:
@@ -79,7 +80,8 @@ class Engine:
                 incoming.read()
             if outgoing.pending:
                 self.output += outgoing.read()
-        self.is_greedy = was_open and len(data) >= MUCH_INPUT and not 0 < len(parts) < MANY_RECORDS
+        self._barren = 0 if parts or not was_open else self._barren + len(data)
+        self.is_greedy = len(parts) >= MANY_RECORDS or self._barren > MAX_RECORD + ROOM
         return b"".join(parts)
 
     def send(self, data: bytes | memoryview) -> bytes:

@@ -85,7 +85,7 @@ class Sink:
                 self._offset = written - whole
                 if self._offset:
                     self._size = os.fstat(self._fd).st_size
-            self.stalled = False
+            self.stalled = self.waits = False
         except OSError as error:
             self.waits = self.waits or not self.stalled
             self.stalled, self.drop_reason = True, os_error_text(error)

@@ -371,6 +371,9 @@ def test_a_batch_that_takes_long_goes_on_in_turns(closes: bool, monkeypatch: pyt
         socks = listening.connect(b"x", b"y", b"z")
         listening.accept()
         assert listening.events == ["receive"] * 3 + ["start"]
+        listening.listener._begin_heard(0.0)
+        assert listening.events == ["receive"] * 3 + ["start"] * 2
+        assert len(listening.loop._early_turns) == 1  # for all that are left
         if closes:
             listening.listener.close()
             assert listening.events.count("start") == 3

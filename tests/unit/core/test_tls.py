@@ -13,6 +13,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,8 +25,8 @@ from rawservers.core.loop import EventHandler, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Done, Phase, PreambleError
 from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFile, ResponseEnd, ServiceSpec, Urgent
-from rawservers.core.tls import SharedTLS, TLSConnection, TLSTransport
-from rawservers.core.tls_engine import Engine
+from rawservers.core.tls import GONE_PER_TURN, SharedTLS, TLSConnection, TLSTransport
+from rawservers.core.tls_engine import CAUTIOUS_SIZE, Engine
 from rawservers.core.transfer import HANGUP_ONLY, INPUT, READ_ONCE
 from tests.harness.core import Recording
 from tests.harness.needs import need
@@ -108,7 +109,7 @@ def test_many_records_at_once(shared: SharedTLS, version: ssl.TLSVersion) -> Non
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_much_input_with_little_data_is_greedy(shared: SharedTLS, version: ssl.TLSVersion) -> None:
-    """Records of a byte each, or of a part of a record; not those of an upload."""
+    """Records of a byte each, or more without data than a record holds; not those of an upload."""
     client = Client(client_context(version))
     engine = shake_hands(shared, client)
     for said, expected in (([b"x"] * 300, True), ([b"x"] * 10, False), ([bytes(1 << 14)], False), ([b"x" * 100] * 40, False)):
@@ -116,7 +117,7 @@ def test_much_input_with_little_data_is_greedy(shared: SharedTLS, version: ssl.T
         assert engine.is_greedy == expected
     large = client.say(bytes(1 << 14))
     for part, size in ((large[:9000], 0), (large[9000:], 1 << 14)):
-        assert (len(engine.receive(part)), engine.is_greedy) == (size, size == 0)
+        assert (len(engine.receive(part)), engine.is_greedy) == (size, False)
 
 
 def test_who_renegotiates_without_end_is_read_in_turn(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -689,6 +690,36 @@ def test_handshakes_of_closed_connections_are_dropped(files: Files) -> None:
         assert waiting.take_turns() == [3, 4]
 
 
+def test_a_turn_is_for_so_many_who_have_gone(files: Files) -> None:
+    with Waiting(files) as waiting:
+        connections = [waiting.add() for _ in range(GONE_PER_TURN + 8)]
+        for sock in waiting.socks:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.close()
+        for closed in (GONE_PER_TURN, GONE_PER_TURN + 8):
+            waiting.loop._early_turns.popleft()[1]()
+            assert sum(each._phase is Phase.CLOSED for each in connections) == closed
+        assert not waiting.loop._early_turns
+
+
+def test_a_client_is_received_in_small_pieces_until_it_has_sent_data(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no single receive takes long, from a client that has never sent any."""
+    sizes: list[int] = []
+    receive = TLSTransport.recv_into
+
+    def note(sock: TLSTransport, *arguments: Any) -> int:
+        sizes.append(receive(sock, *arguments))
+        return sizes[-1]
+
+    monkeypatch.setattr(TLSTransport, "recv_into", note)
+    with TLSRunning(Answering, files) as running, running.secure() as sock:
+        for is_first in (True, False):
+            sizes.clear()
+            sock.sendall(bytes(1 << 14))
+            assert sock.recv(99) == b"answer"
+            assert (max(sizes) <= CAUTIOUS_SIZE) == is_first
+
+
 def test_those_who_have_gone_share_a_turn(files: Files) -> None:
     """It takes little to see that. A handshake takes a turn by itself, even if it fails."""
     with Waiting(files) as waiting:
@@ -708,9 +739,10 @@ def test_a_handshake_whose_turn_does_not_come_has_its_deadline(files: Files) -> 
         waiting.spec.deadlines[Deadline.HEAD] = 10
         connection = waiting.add()
         assert connection.waits_for is Deadline.HEAD
-        assert connection.has_unread()  # so nobody else gets its place, nor is it closed by a stop
+        assert connection.has_unread()  # so nobody else gets its place, nor is it closed by a stop; but not for long
         assert waiting.loop._schedule[0][0] == connection.accepted_at + 10
         waiting.loop.clock.now += 9
+        assert not connection.has_unread()
         connection._check_deadline()
         assert connection._phase is Phase.PREAMBLE
         waiting.loop.clock.now += 2

@@ -279,6 +279,12 @@ def test_a_full_disk_is_told_of_before_a_line_is_dropped(disk: Path, caplog: pyt
     fill(disk / "filler")
     assert told(1) == []  # once a minute
     assert told(60) == [line]
+    (disk / "filler").unlink()
+    assert told(1) == []
+    fill(disk / "filler")
+    assert told(1) == []
+    (disk / "filler").unlink()
+    assert told(1) == told(100) == []  # what is over is not told any more
     assert log.sink.dropped == 0
 
 
