@@ -295,8 +295,12 @@ def test_without_javascript(browser: Browser, welcome: Server) -> None:
     with welcome.connect("telnet") as sock, visiting(browser, java_script_enabled=False) as page:
         sock.sendall(b"x\r\n")
         assert receive_until(sock, b"\n") == b"x\r\n"  # so it is accepted
-        page.goto(welcome.url)
-        assert page.locator("#connected tr", has_text="{}:{}".format(*sock.getsockname())).count() == 1
+
+        def is_shown() -> bool:
+            page.goto(welcome.url)
+            return page.locator("#connected tr", has_text="{}:{}".format(*sock.getsockname())).count() == 1
+
+        until(is_shown, "its row: a worker that is late is left out")
         assert page.locator("#peer-port").text_content() in [row[3].rpartition(":")[2] for row in rows(page, "connected")]
         assert page.locator("form").is_hidden()
         assert page.locator("#pause").is_hidden()

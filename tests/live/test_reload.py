@@ -501,7 +501,7 @@ def test_workers_are_replaced_during_a_reload(conf: Path, folder: Path, tmp_path
 
 
 def test_a_reload_waits_so_long_for_old_workers(conf: Path) -> None:
-    with supervise("-c", conf, env=os.environ | {"START_TIME": "1", "STUCK_TIME": "0"}) as server:
+    with supervise("-c", conf, env=os.environ | {"START_TIME": "1", "STUCK_TIME": "0", "KILL_DELAY": "60"}) as server:
         server.address("http")
         old = server.workers()
         with stopped(old[0]):
