@@ -29,6 +29,7 @@ UNLIMITED = 1 << 30  # the share of a service that has none
 RECENT = 0.1  # seconds
 SLOW_BODY = 5.0  # seconds
 SCAN_PER_STEP = 16  # connections examined in a step of work
+PAUSE = 5e-6  # seconds for each connection, after all were examined in vain: about twice as long as that has taken
 
 # The order of candidates, the first to be closed first. That of a recent one is higher by AFTER_OTHERS.
 RANKS = {IDLE: 0, LINGER: 1, HEAD: 2, BODY: 6}
@@ -58,6 +59,7 @@ class Connections:
         self._by_address: defaultdict[str, int] = defaultdict(int)
         self._candidates: dict[str, Candidates] = {}  # see `_scan`
         self.evictable_soon = False
+        self._scan_again_at: dict[str, float] = {}  # clock.now, after a scan in vain, see `_scan`
 
     def __len__(self) -> int:
         return len(self._open)
@@ -101,9 +103,14 @@ class Connections:
         wake, so that there may be one in the next wake. All connections are examined only when the candidates found the last
         time are used up.
         """
-        only = service if self._remaining[service] <= 0 else ""
+        only, now = service if self._remaining[service] <= 0 else "", self._clock.now
         self.evictable_soon = False
-        return self._next_candidate(self._candidates.get(only, [])) or self._next_candidate(self._scan(only))
+        found = self._next_candidate(self._candidates.get(only, []))
+        if found is None and now >= self._scan_again_at.get(only, 0.0):
+            found = self._next_candidate(self._scan(only))
+            if found is None:
+                self._scan_again_at[only] = now + len(self._open) * PAUSE
+        return found
 
     def _next_candidate(self, candidates: Candidates) -> Connection | None:
         """The first that may still be closed; it and those before it are removed from the list."""

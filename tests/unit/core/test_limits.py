@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rawservers.core.limits import RECENT, SLOW_BODY, Connections
+from rawservers.core.limits import PAUSE, RECENT, SLOW_BODY, Connections
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Deadline
 
@@ -91,6 +91,24 @@ def test_all_are_looked_through_once_for_many_that_go() -> None:
         assert held
         books.discard(held)
     assert Counting.looked <= 1000 + 500
+
+
+def test_a_look_in_vain_at_all_is_not_repeated_at_once() -> None:
+    """It takes milliseconds where they are many, and each connection that finds no room asks for one."""
+    clock = Clock(now=1.0)
+    books: Any = Connections(clock)
+    for number in range(1000):
+        books.add(Held(str(number), None, 0.5))
+    assert books.evict() is None
+    work = clock.work
+    assert work > 0
+    assert books.evict("http") is None
+    assert clock.work == work
+    late = Held("late", Deadline.IDLE, 0.5)
+    books.add(late)
+    clock.now += 1001 * PAUSE
+    assert books.evict() is late
+    assert clock.work > work
 
 
 def test_a_service_has_its_share_and_no_more() -> None:
