@@ -59,7 +59,7 @@ class Connections:
         self._by_address: defaultdict[str, int] = defaultdict(int)
         self._candidates: dict[str, Candidates] = {}  # see `_scan`
         self.evictable_soon = False
-        self._scan_again_at: dict[str, float] = {}  # clock.now, after a scan in vain, see `_scan`
+        self._in_vain: dict[str, tuple[float, bool]] = {}  # when to scan again, and `evictable_soon` until then, see `_scan`
 
     def __len__(self) -> int:
         return len(self._open)
@@ -105,11 +105,13 @@ class Connections:
         """
         only, now = service if self._remaining[service] <= 0 else "", self._clock.now
         self.evictable_soon = False
-        found = self._next_candidate(self._candidates.get(only, []))
-        if found is None and now >= self._scan_again_at.get(only, 0.0):
-            found = self._next_candidate(self._scan(only))
-            if found is None:
-                self._scan_again_at[only] = now + len(self._open) * PAUSE
+        if found := self._next_candidate(self._candidates.get(only, [])):
+            return found
+        scan_at, evictable_soon = self._in_vain.get(only, (0.0, False))
+        if now < scan_at:
+            self.evictable_soon = evictable_soon
+        elif (found := self._next_candidate(self._scan(only))) is None:
+            self._in_vain[only] = now + len(self._open) * PAUSE, self.evictable_soon
         return found
 
     def _next_candidate(self, candidates: Candidates) -> Connection | None:

@@ -103,12 +103,17 @@ def test_a_look_in_vain_at_all_is_not_repeated_at_once() -> None:
     work = clock.work
     assert work > 0
     assert books.evict("http") is None
-    assert clock.work == work
+    assert (clock.work, books.evictable_soon) == (work, False)
     late = Held("late", Deadline.IDLE, 0.5)
     books.add(late)
     clock.now += 1001 * PAUSE
     assert books.evict() is late
     assert clock.work > work
+    books.discard(late)
+    books.add(Held("unread", Deadline.IDLE, 0.5, unread=True))
+    for _ in range(3):
+        clock.now += PAUSE
+        assert (books.evict(), books.evictable_soon) == (None, True)
 
 
 def test_a_service_has_its_share_and_no_more() -> None:
