@@ -14,6 +14,7 @@ from rawservers.core.peer import Clock
 from rawservers.core.transfer import RECEIVE_SIZE
 
 MAX_RECORD = 1 << 14  # bytes of plaintext in a record
+HEADER = 5  # bytes of a record's: type, version, and two bytes of length (RFC 8446 §5.1)
 HANDSHAKE_STEPS = 128  # of work in each part of a handshake: half a millisecond or more
 BYTES_PER_STEP = 64  # of ciphertext: two or three of the smallest records
 MANY_RECORDS = 64  # with data, in one receive
@@ -33,19 +34,20 @@ class Buffers:
 class Engine:
     """OpenSSL for one connection.
 
-    is_open: the handshake is complete; eof: the peer has sent close_notify; is_greedy: the last input had many records, or more
-    has come than a record holds without any data: key updates, for example; output: ciphertext to send, besides what `send`
+    is_open: the handshake is complete; eof: the peer has sent close_notify; is_greedy: the last input had many records, or so
+    much has come in records without data: key updates, for example; output: ciphertext to send, besides what `send`
     returns. After an ssl.SSLError it is of no use any more.
     """
 
-    __slots__ = ("_barren", "_buffers", "_is_new", "_ssl", "eof", "is_greedy", "is_open", "output")
+    __slots__ = ("_barren", "_buffers", "_is_new", "_left", "_ssl", "eof", "is_greedy", "is_open", "output")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self._ssl = buffers.context.wrap_bio(buffers.incoming, buffers.outgoing, server_side=True)
         self.eof = self.is_greedy = self.is_open = False
         self._is_new = True  # the handshake is not complete
-        self._barren = 0  # bytes since the last data
+        self._barren = 0  # bytes since the last data, without parts of a large record
+        self._left = 0  # bytes of a large record that are yet to come
         self.output = b""
 
     def receive(self, data: bytes | memoryview) -> bytes:
@@ -80,9 +82,19 @@ class Engine:
                 incoming.read()
             if outgoing.pending:
                 self.output += outgoing.read()
-        self._barren = 0 if parts or not was_open else self._barren + len(data)
-        self.is_greedy = len(parts) >= MANY_RECORDS or self._barren > MAX_RECORD + ROOM
+        if parts or not was_open:
+            self._barren = self._left = 0
+        else:
+            self._count_barren(data)
+        self.is_greedy = len(parts) >= MANY_RECORDS or self._barren >= CAUTIOUS_SIZE
         return b"".join(parts)
+
+    def _count_barren(self, data: bytes | memoryview) -> None:
+        """Count input after which there is no data yet, unless it is a part of one record, by the header it begins with."""
+        whole = self._left or (HEADER + int.from_bytes(data[3:HEADER]) if len(data) >= HEADER else 0)
+        self._left = whole - len(data) if len(data) < whole <= MAX_RECORD + ROOM else 0
+        if not self._left:
+            self._barren += len(data)
 
     def send(self, data: bytes | memoryview) -> bytes:
         """The ciphertext of `data`. Raises ssl.SSLError."""

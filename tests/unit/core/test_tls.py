@@ -109,7 +109,7 @@ def test_many_records_at_once(shared: SharedTLS, version: ssl.TLSVersion) -> Non
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_much_input_with_little_data_is_greedy(shared: SharedTLS, version: ssl.TLSVersion) -> None:
-    """Records of a byte each, or more without data than a record holds; not those of an upload."""
+    """Records of a byte each, or records without data; not those of an upload, nor parts of one."""
     client = Client(client_context(version))
     engine = shake_hands(shared, client)
     for said, expected in (([b"x"] * 300, True), ([b"x"] * 10, False), ([bytes(1 << 14)], False), ([b"x" * 100] * 40, False)):
@@ -118,6 +118,9 @@ def test_much_input_with_little_data_is_greedy(shared: SharedTLS, version: ssl.T
     large = client.say(bytes(1 << 14))
     for part, size in ((large[:9000], 0), (large[9000:], 1 << 14)):
         assert (len(engine.receive(part)), engine.is_greedy) == (size, False)
+    large = client.say(bytes(1 << 14))
+    pieces = [large[start : start + CAUTIOUS_SIZE] for start in range(0, len(large), CAUTIOUS_SIZE)]
+    assert [(len(engine.receive(piece)), engine.is_greedy) for piece in pieces] == [(0, False)] * 4 + [(1 << 14, False)]
 
 
 def test_who_renegotiates_without_end_is_read_in_turn(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
