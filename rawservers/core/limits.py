@@ -29,7 +29,7 @@ UNLIMITED = 1 << 30  # the share of a service that has none
 RECENT = 0.1  # seconds
 SLOW_BODY = 5.0  # seconds
 SCAN_PER_STEP = 16  # connections examined in a step of work
-PAUSE = 5e-6  # seconds for each connection, after all were examined in vain: about twice as long as that has taken
+SCAN_PAUSE = 5e-6  # seconds for each connection, after none was found to close: about twice as long as the scan has taken
 
 # The order of candidates, the first to be closed first. That of a recent one is higher by AFTER_OTHERS.
 RANKS = {IDLE: 0, LINGER: 1, HEAD: 2, BODY: 6}
@@ -59,7 +59,7 @@ class Connections:
         self._by_address: defaultdict[str, int] = defaultdict(int)
         self._candidates: dict[str, Candidates] = {}  # see `_scan`
         self.evictable_soon = False
-        self._in_vain: dict[str, tuple[float, bool]] = {}  # when to scan again, and `evictable_soon` until then, see `_scan`
+        self._next_scans: dict[str, tuple[float, bool]] = {}  # after one in vain: its time, and `evictable_soon` until then
 
     def __len__(self) -> int:
         return len(self._open)
@@ -107,11 +107,11 @@ class Connections:
         self.evictable_soon = False
         if found := self._next_candidate(self._candidates.get(only, [])):
             return found
-        scan_at, evictable_soon = self._in_vain.get(only, (0.0, False))
+        scan_at, evictable_soon = self._next_scans.get(only, (0.0, False))
         if now < scan_at:
             self.evictable_soon = evictable_soon
         elif (found := self._next_candidate(self._scan(only))) is None:
-            self._in_vain[only] = now + len(self._open) * PAUSE, self.evictable_soon
+            self._next_scans[only] = now + len(self._open) * SCAN_PAUSE, self.evictable_soon
         return found
 
     def _next_candidate(self, candidates: Candidates) -> Connection | None:

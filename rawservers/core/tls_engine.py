@@ -39,14 +39,14 @@ class Engine:
     returns. After an ssl.SSLError it is of no use any more.
     """
 
-    __slots__ = ("_barren", "_buffers", "_is_new", "_left", "_ssl", "eof", "is_greedy", "is_open", "output")
+    __slots__ = ("_buffers", "_is_new", "_left", "_overhead", "_ssl", "eof", "is_greedy", "is_open", "output")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self._ssl = buffers.context.wrap_bio(buffers.incoming, buffers.outgoing, server_side=True)
         self.eof = self.is_greedy = self.is_open = False
         self._is_new = True  # the handshake is not complete
-        self._barren = 0  # bytes since the last data, without parts of a large record
+        self._overhead = 0  # bytes of records since the last data, without parts of a large one
         self._left = 0  # bytes of a large record that are yet to come
         self.output = b""
 
@@ -83,18 +83,18 @@ class Engine:
             if outgoing.pending:
                 self.output += outgoing.read()
         if parts or not was_open:
-            self._barren = self._left = 0
+            self._overhead = self._left = 0
         else:
-            self._count_barren(data)
-        self.is_greedy = len(parts) >= MANY_RECORDS or self._barren >= CAUTIOUS_SIZE
+            self._count_overhead(data)
+        self.is_greedy = len(parts) >= MANY_RECORDS or self._overhead >= CAUTIOUS_SIZE
         return b"".join(parts)
 
-    def _count_barren(self, data: bytes | memoryview) -> None:
+    def _count_overhead(self, data: bytes | memoryview) -> None:
         """Count input after which there is no data yet, unless it is a part of one record, by the header it begins with."""
         whole = self._left or (HEADER + int.from_bytes(data[3:HEADER]) if len(data) >= HEADER else 0)
         self._left = whole - len(data) if len(data) < whole <= MAX_RECORD + ROOM else 0
         if not self._left:
-            self._barren += len(data)
+            self._overhead += len(data)
 
     def send(self, data: bytes | memoryview) -> bytes:
         """The ciphertext of `data`. Raises ssl.SSLError."""

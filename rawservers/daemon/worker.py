@@ -353,7 +353,10 @@ def collect_garbage() -> None:
 
 
 def freeze_survivors(phase: str, info: Mapping[str, int]) -> None:
-    """One of gc.callbacks: does the same after each automatic collection but the smallest, so that a tick finds few objects."""
+    """One of gc.callbacks: exclude what survives an automatic collection of the middle generation from later ones.
+
+    So a collection at a tick looks at few objects, however many were made since the last one.
+    """
     if phase == "stop" and info["generation"] == 1:
         gc.freeze()
 

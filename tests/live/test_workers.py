@@ -50,6 +50,13 @@ def test_every_worker_accepts(conf: Path) -> None:
             assert take_answer(waiting) == (200, False, CONTENT)
 
 
+def test_what_survives_a_collection_is_excluded_from_later_ones(conf: Path) -> None:
+    with supervise("-c", conf, workers=1) as server, server.connect() as sock:
+        sock.sendall(request("/collections"))
+        said = take_answer(sock)[2].decode()
+    assert re.fullmatch(r"\[700, 10, 1000, <function freeze_survivors at .*>\]", said)
+
+
 def test_a_worker_that_is_killed_is_replaced(conf: Path) -> None:
     with supervise("-c", conf) as server, Load(server.address("http"), CONTENT) as load:
         victim, other = server.workers()

@@ -4,6 +4,7 @@ python3 -m tests.servers.supervised ARGUMENTS OF THE COMMAND
 """
 
 import contextlib
+import gc
 import itertools
 import os
 import re
@@ -62,6 +63,7 @@ def slow(request: Request) -> Response:
 
 HANDLERS = {
     "/pid": pid, "/environment": environment, "/endless": endless, "/deaf": deaf, "/slow": slow, "/very-slow": slow,
+    "/collections": lambda request: Response(200, [], repr([*gc.get_threshold(), *gc.callbacks]).encode()),
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rawservers.core.limits import PAUSE, RECENT, SLOW_BODY, Connections
+from rawservers.core.limits import RECENT, SCAN_PAUSE, SLOW_BODY, Connections
 from rawservers.core.peer import Clock
 from rawservers.core.protocol import Deadline
 
@@ -106,13 +106,13 @@ def test_a_look_in_vain_at_all_is_not_repeated_at_once() -> None:
     assert (clock.work, books.evictable_soon) == (work, False)
     late = Held("late", Deadline.IDLE, 0.5)
     books.add(late)
-    clock.now += 1001 * PAUSE
+    clock.now += 1001 * SCAN_PAUSE
     assert books.evict() is late
     assert clock.work > work
     books.discard(late)
     books.add(Held("unread", Deadline.IDLE, 0.5, unread=True))
     for _ in range(3):
-        clock.now += PAUSE
+        clock.now += SCAN_PAUSE
         assert (books.evict(), books.evictable_soon) == (None, True)
 
 
