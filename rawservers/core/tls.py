@@ -204,7 +204,7 @@ class TLSTransport(Transport):
         sent = 0
         if not self.unsent:
             try:
-                sent = super().send(held, DONTWAIT)
+                sent = Transport.send(self, held, DONTWAIT)
             except BlockingIOError:
                 sent = 0
         if sent < len(held):
@@ -278,7 +278,7 @@ class TLSConnection(Connection):
         sock = self._sock
         if sock.is_shaking and self._output is None:
             return self._shake_hands(events)
-        super().ready(events, data)
+        Connection.ready(self, events, data)  # super() would take longer
         if sock.unsent or (sock.is_pending and not self._eof_received):
             self._update_interest()
 

@@ -65,11 +65,14 @@ class Engine:
                 self._buffers.clock.work += HANDSHAKE_STEPS
                 self._ssl.do_handshake()
                 self.is_open, self._is_new = True, False
-            while incoming.pending:
-                if not (part := self._ssl.read(MAX_RECORD)):
+            size, is_cut = len(data), False  # of a read: a small one takes less time
+            while incoming.pending or is_cut:
+                if not (part := self._ssl.read(size)):
                     self.eof = True
                     break
                 parts.append(part)
+                if is_cut := len(part) == size:  # a record that has begun in an earlier receive: the rest is read at once
+                    size = MAX_RECORD
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:  # close_notify, after ours
