@@ -344,7 +344,7 @@ class Conversation(Protocol):
         """The chunks of the response. Sets `closing` and `waiting` for what follows it."""
         clock = self._clock
         common = self._common_headers
-        if int(clock.time) != common.second:
+        if not common.begin <= clock.time < common.end:
             common.refresh(int(clock.time))
         if self._requests_left != 1 and (response.keep_alive or (response.keep_alive is None and self._is_reused())):
             if self._requests_left:
@@ -352,7 +352,9 @@ class Conversation(Protocol):
             self.waiting = IDLE
             self._kept_alive_at = clock.now
             lines = common.keep_alive_lines
-            end = response.end_keepalive or response.make_end(True, lines)
+            end = response.end_keepalive
+            if end is None:  # quicker than `or`, which looks for a truth value or a length of its own
+                end = response.make_end(True, lines)
         else:
             if self.closing is KEEP:
                 self.closing = LINGER if self._buffer else CLOSE

@@ -165,11 +165,11 @@ class Busy(OSError):
 class CommonHeaders:
     """The Date, Connection and Server lines, the same in all responses of one second.
 
-    server: whether there is a Server line. second: since 1970, for which the lines are made. keep_alive_lines, close_lines: the
-    lines for a connection that stays open, and for one that is closed.
+    server: whether there is a Server line. begin, end: of the second that the lines are made for, since 1970. keep_alive_lines,
+    close_lines: the lines for a connection that stays open, and for one that is closed.
     """
 
-    __slots__ = ("_server", "close_lines", "keep_alive_lines", "second")
+    __slots__ = ("_server", "begin", "close_lines", "end", "keep_alive_lines")
 
     def __init__(self, server: bool = True) -> None:
         self._server = SERVER_LINE if server else ""
@@ -177,7 +177,7 @@ class CommonHeaders:
 
     def refresh(self, second: int) -> None:
         """Make the lines of another second."""
-        self.second = second
+        self.begin, self.end = float(second), float(second + 1)
         date = f"Date: {http_date(second)}\r\nConnection: "
         self.keep_alive_lines = f"{date}keep-alive\r\n{self._server}".encode()
         self.close_lines = f"{date}close\r\n{self._server}".encode()

@@ -107,7 +107,7 @@ BUDGET = {
     "config": Size(512, 5260),
     "core": Size(2377, 20916),
     "daemon": Size(1661, 16015),
-    "http": Size(2401, 23370),
+    "http": Size(2403, 23394),
     "logs": Size(470, 4546),
     "schema": Size(102, 1196),
     "server": Size(219, 1829),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10558, 100945),
+    TOTAL: Size(10560, 100969),
 }
 
 
