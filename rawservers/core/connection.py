@@ -70,6 +70,11 @@ class Connection(Transfer):
         self._timer = self._resume_timer = 0  # numbers of the loop's timers
         self.accepted_at = self.timer_started = loop.clock.now
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether the peer has begun a TLS handshake."""
+        return False
+
     def __repr__(self) -> str:
         return f"{self.service} connection from {self.address[0]} port {self.address[1]}"
 

@@ -10,7 +10,9 @@ closed in favour of a new one. Candidates, in this order, the oldest of each kin
 
 A connection with unread input is never closed, unless it lingers: it is about to be served. Those whose timer was started less
 than RECENT seconds ago come after the rest of the first three kinds, so a client that is using its idle connection does not
-lose it to a flood of incomplete heads. Telnet sessions, in which a person may be thinking, are never closed.
+lose it to a flood of incomplete heads. TLS connections of this age come last of all: a handshake takes several packets, between
+which a flood of connections that only begin would close it. Telnet sessions, in which a person may be thinking, are never
+closed.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ SCAN_PAUSE = 5e-6  # seconds for each connection, after none was found to close:
 # The order of candidates, the first to be closed first. That of a recent one is higher by AFTER_OTHERS.
 RANKS = {IDLE: 0, LINGER: 1, HEAD: 2, BODY: 6}
 AFTER_OTHERS = 3
+RECENT_TLS = 7  # the order of a recent TLS connection with an incomplete handshake or head
 
 
 Candidates: TypeAlias = list[tuple[int, float, Connection]]  # order, start of the timer
@@ -141,7 +144,12 @@ class Connections:
             if rank == RANKS[HEAD] and age <= 0:  # accepted in this wake, and perhaps not read yet
                 self.evictable_soon = True
             elif rank != RANKS[BODY] or age >= SLOW_BODY:
-                found.append((rank + AFTER_OTHERS * (age < RECENT), connection.timer_started, connection))
+                spared = rank == RANKS[HEAD] and age < RECENT and connection.has_tls
+                order = RECENT_TLS if spared else rank + AFTER_OTHERS * (age < RECENT)
+                found.append((order, connection.timer_started, connection))
+        others = [candidate for candidate in found if candidate[0] != RECENT_TLS]
+        if others or self.evictable_soon:
+            found = others  # when they are used up, there may be others again
         self._candidates[only] = sorted(found, key=lambda candidate: candidate[:2], reverse=True)
         return self._candidates[only]
 

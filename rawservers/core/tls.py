@@ -255,6 +255,10 @@ class TLSConnection(Connection):
     __slots__ = ()
     _sock: TLSTransport
 
+    @property
+    def has_tls(self) -> bool:
+        return self._sock.engine is not None
+
     def begin(self, rest: bytes = b"") -> None:
         """Begin with the handshake."""
         self._recv_size = RECEIVE_SIZE

@@ -105,7 +105,7 @@ BUDGET = {
     "__main__": Size(19, 136),
     "cli": Size(278, 2908),
     "config": Size(512, 5260),
-    "core": Size(2377, 20916),
+    "core": Size(2389, 20999),
     "daemon": Size(1661, 16015),
     "http": Size(2403, 23394),
     "logs": Size(470, 4546),
@@ -119,7 +119,7 @@ BUDGET = {
     "testing": Size(1036, 9794),
     "watch": Size(97, 865),
     "welcome": Size(262, 2772),
-    TOTAL: Size(10560, 100969),
+    TOTAL: Size(10572, 101052),
 }
 
 

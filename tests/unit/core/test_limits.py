@@ -12,13 +12,15 @@ from rawservers.core.protocol import Deadline
 class Held:
     """A connection that waits; for the books alone."""
 
-    def __init__(self, name: str, why: Deadline | None, since: float, service: str = "http", unread: bool = False) -> None:
+    def __init__(
+        self, name: str, why: Deadline | None, since: float, service: str = "http", unread: bool = False, has_tls: bool = False
+    ) -> None:
         self.name = name
         self.service = service
         self.timer_started = since
         self.waits_for = why or Deadline.IDLE
         self.closable_when_idle = why is not None
-        self.unread = unread
+        self.unread, self.has_tls = unread, has_tls
         self.host = "h"
 
     def has_unread(self) -> bool:
@@ -54,6 +56,23 @@ def test_who_goes_when_there_is_no_room() -> None:
     ):
         books.add(held)
     assert evicted(books) == "ijlghkmb"
+
+
+def test_a_handshake_under_way_is_closed_last() -> None:
+    """However many connections begin meanwhile. After a while it is as slow as any other."""
+    clock = Clock(now=1000.0)
+    books: Any = Connections(clock)
+    secure, slow = (Held("s", Deadline.HEAD, clock.now - RECENT * part, has_tls=True) for part in (0.5, 1.5))
+    for held in (secure, slow, Held("b", Deadline.BODY, 1.0), Held("h", Deadline.HEAD, clock.now - RECENT / 4)):
+        books.add(held)
+    assert books.evict() is slow
+    books.discard(slow)
+    for number in range(9):  # in each wake another one comes
+        clock.now += RECENT / 100
+        books.add(Held("n", Deadline.HEAD, clock.now))
+        assert (evicted(books), books.evictable_soon) == ("n" if number else "hb", True)
+    clock.now += RECENT / 100
+    assert evicted(books) == "ns"
 
 
 def test_who_has_spoken_since_it_was_looked_at_stays() -> None:

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 
 from bench.renegotiation import RECORDS, renegotiations
 from rawservers.core.certificates import Certificate, load_context
+from rawservers.core.connection import Connection
+from rawservers.core.limits import RECENT, Connections
 from rawservers.core.loop import EventHandler, Loop
 from rawservers.core.peer import Clock, Peer
 from rawservers.core.phases import Done, Phase, PreambleError
@@ -28,6 +30,7 @@ from rawservers.core.protocol import Chunk, Closing, Deadline, FileSlice, OpenFi
 from rawservers.core.tls import GONE_PER_TURN, SharedTLS, TLSConnection, TLSTransport
 from rawservers.core.tls_engine import CAUTIOUS_SIZE, Engine
 from rawservers.core.transfer import HANGUP_ONLY, INPUT, READ_ONCE
+from rawservers.core.transport import Transport
 from tests.harness.core import Recording
 from tests.harness.needs import need
 from tests.harness.sockets import receive_all, receive_until
@@ -653,6 +656,29 @@ def test_the_first_handshake_of_a_wake_does_not_wait(files: Files) -> None:
         waiting.loop.clock.now += 1
         waiting.add_first()
         assert waiting.answered() == {0, 1, 2, 3}
+
+
+def test_a_handshake_that_was_answered_outlives_connections_that_only_begin(files: Files) -> None:
+    with Waiting(files) as waiting:
+        books = Connections(waiting.loop.clock)
+        first, second = waiting.add_first(), waiting.add()
+        assert (first.has_tls, second.has_tls) == (True, False)
+        plain, other = socket.socketpair()
+        waiting.socks.append(other)
+        transport = Transport(socket.AF_UNIX, socket.SOCK_STREAM, 0, plain.detach())
+        third = Connection(transport, ("h", 1), waiting.spec, waiting.loop, lambda connection: None)
+        third.begin()
+        third._protocol.waiting = Deadline.HEAD
+        waiting.loop.clock.now += RECENT / 2
+        for connection in (first, second, third):
+            books.add(connection)
+        assert books.evict() is third  # `second` has input, which waits for its turn
+        books.discard(third)
+        third.close()
+        assert (books.evict(), books.evictable_soon) == (None, True)
+        waiting.take_turns()
+        waiting.loop.clock.now += RECENT / 4  # there was nobody to close: not at once again
+        assert books.evict() in {first, second}
 
 
 def test_who_waits_and_says_more_is_left_alone(files: Files) -> None:
