@@ -68,7 +68,8 @@ def test_standard_error_that_is_not_read(ends: Callable[[], tuple[int, int]], jo
     others = re.compile(r"error log: \d+ lines|the last word")  # reports, one or more, and the end
     assert {line[:3] for line in lines if not others.search(line)} == ({"<6>"} if journal else {"   "})
     numbers = [int(line.removeprefix("<6>")) for line in lines if line.removeprefix("<6>").startswith(" ")]
-    first = MAX_PENDING // max(map(len, lines)) - 1  # lines that find room even if the thread has not written any yet
+    # Lines, each with its newline, that find room even if the thread has not written any yet.
+    first = MAX_PENDING // (max(map(len, lines)) + 1) - 1
     assert numbers[:first] == list(range(first))
     assert numbers == sorted(set(numbers))
     told = [int(number) for number in re.findall(r"error log: (\d+) lines", "\n".join(lines))]
