@@ -71,7 +71,7 @@ class Connection(Transfer):
         self.accepted_at = self.timer_started = loop.clock.now
 
     @property
-    def has_tls(self) -> bool:
+    def has_begun_handshake(self) -> bool:
         """Whether the peer has begun a TLS handshake."""
         return False
 

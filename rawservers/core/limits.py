@@ -10,9 +10,9 @@ closed in favour of a new one. Candidates, in this order, the oldest of each kin
 
 A connection with unread input is never closed, unless it lingers: it is about to be served. Those whose timer was started less
 than RECENT seconds ago come after the rest of the first three kinds, so a client that is using its idle connection does not
-lose it to a flood of incomplete heads. TLS connections of this age come last of all: a handshake takes several packets, between
-which a flood of connections that only begin would close it. Telnet sessions, in which a person may be thinking, are never
-closed.
+lose it to a flood of incomplete heads. TLS connections of this age with an incomplete handshake or head come last of all: a
+handshake takes several packets, and a flood of new connections would close it between two of them. Telnet sessions, in which a
+person may be thinking, are never closed.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Connections:
             if rank == RANKS[HEAD] and age <= 0:  # accepted in this wake, and perhaps not read yet
                 self.evictable_soon = True
             elif rank != RANKS[BODY] or age >= SLOW_BODY:
-                spared = rank == RANKS[HEAD] and age < RECENT and connection.has_tls
+                spared = rank == RANKS[HEAD] and age < RECENT and connection.has_begun_handshake
                 order = RECENT_TLS if spared else rank + AFTER_OTHERS * (age < RECENT)
                 found.append((order, connection.timer_started, connection))
         others = [candidate for candidate in found if candidate[0] != RECENT_TLS]

@@ -256,7 +256,7 @@ class TLSConnection(Connection):
     _sock: TLSTransport
 
     @property
-    def has_tls(self) -> bool:
+    def has_begun_handshake(self) -> bool:
         return self._sock.engine is not None
 
     def begin(self, rest: bytes = b"") -> None:

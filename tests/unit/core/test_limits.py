@@ -13,14 +13,20 @@ class Held:
     """A connection that waits; for the books alone."""
 
     def __init__(
-        self, name: str, why: Deadline | None, since: float, service: str = "http", unread: bool = False, has_tls: bool = False
+        self,
+        name: str,
+        why: Deadline | None,
+        since: float,
+        service: str = "http",
+        unread: bool = False,
+        has_begun_handshake: bool = False,
     ) -> None:
         self.name = name
         self.service = service
         self.timer_started = since
         self.waits_for = why or Deadline.IDLE
         self.closable_when_idle = why is not None
-        self.unread, self.has_tls = unread, has_tls
+        self.unread, self.has_begun_handshake = unread, has_begun_handshake
         self.host = "h"
 
     def has_unread(self) -> bool:
@@ -62,7 +68,7 @@ def test_a_handshake_under_way_is_closed_last() -> None:
     """However many connections begin meanwhile. After a while it is as slow as any other."""
     clock = Clock(now=1000.0)
     books: Any = Connections(clock)
-    secure, slow = (Held("s", Deadline.HEAD, clock.now - RECENT * part, has_tls=True) for part in (0.5, 1.5))
+    secure, slow = (Held("s", Deadline.HEAD, clock.now - RECENT * part, has_begun_handshake=True) for part in (0.5, 1.5))
     for held in (secure, slow, Held("b", Deadline.BODY, 1.0), Held("h", Deadline.HEAD, clock.now - RECENT / 4)):
         books.add(held)
     assert books.evict() is slow

@@ -662,7 +662,7 @@ def test_a_handshake_that_was_answered_outlives_connections_that_only_begin(file
     with Waiting(files) as waiting:
         books = Connections(waiting.loop.clock)
         first, second = waiting.add_first(), waiting.add()
-        assert (first.has_tls, second.has_tls) == (True, False)
+        assert (first.has_begun_handshake, second.has_begun_handshake) == (True, False)
         plain, other = socket.socketpair()
         waiting.socks.append(other)
         transport = Transport(socket.AF_UNIX, socket.SOCK_STREAM, 0, plain.detach())
