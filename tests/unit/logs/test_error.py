@@ -127,9 +127,11 @@ def test_what_the_error_log_has_lost_is_told_when_there_is_room(ends: Callable[[
         found = re.findall(r"^error log: (\d+) lines dropped \(reader too slow\)$", taken.decode(), re.M)
         return list(map(int, found))
 
-    until(lambda: bool(told()), "it is told")
-    assert len(told()) == 1
-    assert taken.count(b"\n") - 1 + told()[0] == count
+    def is_all_told() -> bool:
+        found = told()  # several, if the thread made room between two drops
+        return bool(found) and taken.count(b"\n") - len(found) + sum(found) == count
+
+    until(is_all_told, "all that was lost is told")
     log.info("behind it")
     assert read(log, reader) == b"behind it\n"
     end(log)
